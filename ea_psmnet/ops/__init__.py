@@ -1,0 +1,1 @@
+"""Parameter-free tensor functions; each fast form stands beside its plain reference."""

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from ea_psmnet.ops.soft_argmin import soft_argmin, soft_argmin_reference
+
+
+def score(gain=5.0, shape=(2, 6, 3, 5), dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    return (gain * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0, 30.0, 2000.0])
+def test_fast_head_equals_reference_with_gradients(gain):
+    c = score(gain)
+    size = (24, 12, 20)
+    plain, fast = soft_argmin_reference(c, size), soft_argmin(c, size)
+    torch.testing.assert_close(plain, fast, rtol=0, atol=1e-11)
+    weight = torch.randn_like(plain)
+    (a,), (b,) = (torch.autograd.grad(out, c, weight) for out in (plain, fast))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_fast_head_passes_gradcheck():
+    assert torch.autograd.gradcheck(
+        lambda c: soft_argmin(c, (16, 8, 12)), (score(shape=(1, 4, 2, 3)),)
+    )
+
+
+def test_slabs_of_rows_join_without_a_seam():
+    c = score(shape=(1, 48, 24, 40)).detach()  # larger than one slab
+    size = (192, 96, 160)
+    torch.testing.assert_close(
+        soft_argmin(c, size), soft_argmin_reference(c, size), rtol=0, atol=1e-10
+    )
+
+
+def test_a_sharp_peak_gives_its_disparity():
+    c = torch.full((1, 12, 2, 2), -100.0, dtype=torch.float64)
+    c[:, 7] = 100.0
+    # Score 7 covers disparities 28 to 31; upsampling ranks the middle two first, and equally.
+    expected = torch.full((1, 8, 8), 29.5, dtype=torch.float64)
+    torch.testing.assert_close(soft_argmin(c, (48, 8, 8)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_lonely_peak_of_any_height_is_found():
+    c = torch.full((1, 12, 2, 2), -1e6, requires_grad=True)
+    peak = c.clone()
+    peak[:, 7] = 1e6
+    out = soft_argmin(peak, (48, 8, 8))
+    torch.testing.assert_close(out, torch.full((1, 8, 8), 29.5))
+    out.sum().backward()
+    assert torch.isfinite(c.grad).all()
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_other_scales_and_alignments_fall_back(align_corners):
+    c, size = score(), (18, 10, 15)
+    assert torch.equal(
+        soft_argmin(c, size, align_corners=align_corners),
+        soft_argmin_reference(c, size, align_corners=align_corners),
+    )
+
+
+def test_half_precision_scores_are_summed_in_float32():
+    c = score(dtype=torch.float32).detach().bfloat16()
+    out = soft_argmin(c, (24, 12, 20))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(
+        out, soft_argmin_reference(c.double(), (24, 12, 20)).float(), atol=1e-4, rtol=0
+    )
