@@ -1,0 +1,29 @@
+"""EA-PSMNet: stereo depth with efficient attention in the cost volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ea_psmnet.inference.matcher import StereoMatcher, StereoResult
+    from ea_psmnet.models.config import PSMNetConfig
+    from ea_psmnet.models.psmnet import PSMNet, build_model
+
+__all__ = ["PSMNet", "PSMNetConfig", "StereoMatcher", "StereoResult", "build_model"]
+
+_HOMES = {
+    "PSMNet": "ea_psmnet.models.psmnet",
+    "PSMNetConfig": "ea_psmnet.models.config",
+    "StereoMatcher": "ea_psmnet.inference.matcher",
+    "StereoResult": "ea_psmnet.inference.matcher",
+    "build_model": "ea_psmnet.models.psmnet",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `python -m ea_psmnet --help` does not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ea_psmnet' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,124 @@
+"""What a network is made of, without importing torch: safe for command lines and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+__all__ = ["HOURGLASS_SITES", "PRESETS", "SITES", "Aggregation", "PSMNetConfig", "preset"]
+
+Aggregation = Literal["hourglass", "basic"]
+
+HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
+"""Places in one hourglass: 1/8 before and after the 1/16 bottleneck, and its 1/4 output."""
+
+SITES = ("volume", *(f"hourglass{i}.{site}" for i in (1, 2, 3) for site in HOURGLASS_SITES))
+"""Every place for an attention module; `volume` follows the residual blocks at 1/4."""
+
+_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class PSMNetConfig:
+    """A PSMNet (Chang and Chen, CVPR 2018) with optional attention in its cost volume.
+
+    Raises:
+        ValueError: a value is out of range; the message says which and what is allowed.
+    """
+
+    aggregation: Aggregation = "hourglass"
+    """Three stacked hourglasses, or `basic`: residual blocks alone."""
+    max_disparity: int = 192
+    """D: disparities 0 to D - 1 pixels are searched; a multiple of 16."""
+    width: float = 1.0
+    """Channels relative to the published network's."""
+    attention: str = "none"
+    """Mechanism: none, efficient or dot_product."""
+    attention_sites: tuple[str, ...] = ()
+    """Where it is placed; `encoder` stands for that place in all three hourglasses."""
+    attention_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the mechanism, as key_channels, heads or normalisation."""
+    align_corners: bool = False
+    """How upsampling aligns; weights trained with torch 0.4 need true."""
+
+    def __post_init__(self) -> None:
+        if self.aggregation not in ("hourglass", "basic"):
+            raise ValueError(f"aggregation is hourglass or basic, not '{self.aggregation}'")
+        if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
+            nearest = max(_STRIDE, -(-self.max_disparity // _STRIDE) * _STRIDE)
+            raise ValueError(
+                f"max disparity must be a multiple of {_STRIDE}, not {self.max_disparity}: "
+                f"try {nearest}"
+            )
+        if self.width <= 0 or (32 * self.width) % 4:
+            raise ValueError(f"width must make 32 * width a multiple of 4, not {self.width}")
+        object.__setattr__(self, "attention_sites", _expand_sites(self.attention_sites))
+        object.__setattr__(self, "attention_options", dict(self.attention_options))
+        if (self.attention == "none") != (not self.attention_sites):
+            raise ValueError(
+                f"attention '{self.attention}' with sites {list(self.attention_sites)}: "
+                "a mechanism needs at least one site, and a site a mechanism"
+            )
+        if self.aggregation == "basic" and set(self.attention_sites) - {"volume"}:
+            raise ValueError("the basic network has no hourglass: its only site is 'volume'")
+
+    def channels(self, published: int) -> int:
+        """A published channel count at this width."""
+        return round(published * self.width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"attention_sites": list(self.attention_sites)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PSMNetConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: an unknown field.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown model setting '{unknown[0]}': made by a newer version?")
+        return cls(**values)
+
+
+def _expand_sites(sites: tuple[str, ...]) -> tuple[str, ...]:
+    """Replace a bare hourglass place by its three sites; network order, no repetitions."""
+    wanted: set[str] = set()
+    for site in sites:
+        expanded = (
+            [f"hourglass{i}.{site}" for i in (1, 2, 3)] if site in HOURGLASS_SITES else [site]
+        )
+        if not set(expanded) <= set(SITES):
+            choices = ", ".join([*HOURGLASS_SITES, *SITES])
+            raise ValueError(f"unknown attention site '{site}': choose from {choices}")
+        wanted.update(expanded)
+    return tuple(site for site in SITES if site in wanted)
+
+
+def _with_small(presets: dict[str, PSMNetConfig]) -> dict[str, PSMNetConfig]:
+    """Each preset, and with `-small` the same at half the channels."""
+    return presets | {f"{name}-small": replace(c, width=0.5) for name, c in presets.items()}
+
+
+PRESETS: dict[str, PSMNetConfig] = _with_small(
+    {
+        "psmnet": PSMNetConfig(),
+        "ea-psmnet": PSMNetConfig(attention="efficient", attention_sites=("encoder",)),
+        "nonlocal-psmnet": PSMNetConfig(attention="dot_product", attention_sites=("encoder",)),
+    }
+)
+"""Networks by name. Both attention presets use the same sites, so that they compare."""
+
+
+def preset(name: str) -> PSMNetConfig:
+    """A preset by name.
+
+    Raises:
+        ValueError: unknown; the message lists the choices.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset '{name}': choose from {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,198 @@
+"""Weights on disk: safetensors that carry their configuration, and original PSMNet checkpoints."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ea_psmnet.files import atomic_path
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.psmnet import PSMNet, build_model
+
+__all__ = ["import_original", "load_into", "load_model", "load_state", "save_model"]
+
+_HEADER = "ea_psmnet"
+
+_SHARED_NAMES = (
+    ("feature_extraction.firstconv.", "features.stem."),
+    *((f"feature_extraction.layer{i + 1}.", f"features.stages.{i}.") for i in range(4)),
+    *((f"feature_extraction.branch{i + 1}.1.", f"features.pyramid.{i}.0.") for i in range(4)),
+    ("feature_extraction.lastconv.", "features.fuse."),
+    ("dres0.", "aggregation.stem."),
+    ("dres1.", "aggregation.residuals.0."),
+)
+_HOURGLASS_PARTS = (
+    ("conv1.", "down1."),
+    ("conv2.", "refine1."),
+    ("conv3.", "down2."),
+    ("conv4.", "refine2."),
+    ("conv5.", "up2."),
+    ("conv6.", "up1."),
+)
+ORIGINAL_NAMES: dict[str, str] = dict(
+    (
+        *_SHARED_NAMES,
+        *(
+            (f"dres{i + 2}.{theirs}", f"aggregation.hourglasses.{i}.{ours}")
+            for i in range(3)
+            for theirs, ours in _HOURGLASS_PARTS
+        ),
+        *((f"classif{i + 1}.", f"aggregation.classifiers.{i}.") for i in range(3)),
+        *(
+            (f"dres{i + 1}.{layer}.", f"aggregation.residuals.{i}.{layer}.")
+            for i in (1, 2, 3)
+            for layer in (0, 2)
+        ),
+        ("classify.", "aggregation.classifiers.0."),
+    )
+)
+"""Prefixes of the original's parameter names and ours; `downsample` is renamed besides."""
+
+
+def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
+    """Write weights and configuration as safetensors, atomically.
+
+    Args:
+        path: the file to write.
+        model: the network.
+        half: store parameters in float16; batch statistics stay float32.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    tensors = {
+        name: (tensor.half() if half and name in parameters else tensor).contiguous().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    header = {_HEADER: json.dumps(model.config.to_dict(), sort_keys=True)}
+    with atomic_path(Path(path)) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=header)
+
+
+def load_model(
+    path: Path | str,
+    *,
+    max_disparity: int | None = None,
+    align_corners: bool | None = None,
+) -> PSMNet:
+    """Read a network in evaluation mode, on the CPU, in float32.
+
+    Args:
+        path: a `.safetensors` file of `save_model`, or an original PSMNet `.tar`.
+        max_disparity: search another range than the one trained with.
+        align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
+            need true, later ones false, which is what is taken for them by default.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this network; the message says what is wrong.
+    """
+    config, state = load_state(path)
+    if max_disparity is not None:
+        config = replace(config, max_disparity=max_disparity)
+    if align_corners is not None:
+        config = replace(config, align_corners=align_corners)
+    model = build_model(config)
+    _load_strictly(model, state, path)
+    return model.eval()
+
+
+def load_state(path: Path | str) -> tuple[PSMNetConfig, dict[str, Tensor]]:
+    """Configuration and float32 state of a checkpoint of either kind; raises as `load_model`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    config, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tar(path)
+    return config, {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _read_safetensors(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    if header is None:
+        raise ValueError(f"{path}: these weights are not an EA-PSMNet's: no configuration inside")
+    try:
+        return PSMNetConfig.from_dict(json.loads(header)), state
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_tar(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: not a checkpoint torch can read safely ({reason})") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path}: holds no state_dict of tensors")
+    try:
+        return import_original(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def import_original(state: dict[str, Tensor]) -> tuple[PSMNetConfig, dict[str, Tensor]]:
+    """Translate an original PSMNet's state to our names.
+
+    Args:
+        state: as saved by PSMNet's code, stacked hourglass or basic, with or without `module.`.
+
+    Returns:
+        The configuration (disparity range 192, `align_corners` false: the file does not tell) and
+        the renamed state.
+
+    Raises:
+        ValueError: a name that an original PSMNet does not have.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        plain = name.removeprefix("module.")
+        theirs = next((prefix for prefix in ORIGINAL_NAMES if plain.startswith(prefix)), None)
+        if theirs is None:
+            raise ValueError(f"'{name}' is no parameter of an original PSMNet")
+        ours = ORIGINAL_NAMES[theirs] + plain.removeprefix(theirs)
+        renamed[ours.replace(".downsample.", ".shortcut.")] = tensor
+    basic = any(".classify." in f".{name}" for name in state)
+    config = PSMNetConfig(aggregation="basic" if basic else "hourglass")
+    return config, renamed
+
+
+def load_into(model: PSMNet, path: Path | str) -> None:
+    """Start a network from a checkpoint of either kind.
+
+    Attention modules that the checkpoint lacks keep their initial state, the identity; everything
+    else must fit. Raises as `load_model`.
+    """
+    _, state = load_state(path)
+    fresh = {name: t for name, t in model.state_dict().items() if ".attention." in name}
+    _load_strictly(model, fresh | state, path)
+
+
+def _load_strictly(model: PSMNet, state: dict[str, Tensor], path: Path | str) -> None:
+    """Load every tensor or say in one line what does not fit."""
+    expected = model.state_dict()
+    # Torch before 0.4.1 did not count batches; the count changes nothing in evaluation.
+    counters = {n: t for n, t in expected.items() if n.endswith("num_batches_tracked")}
+    state = counters | state
+    problems = {
+        "lacks": expected.keys() - state.keys(),
+        "has a surplus": state.keys() - expected.keys(),
+        "has another shape of": {
+            n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape
+        },
+    }
+    for problem, names in problems.items():
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"{path}: does not fit the network: {problem} '{min(names)}'{more}")
+    model.load_state_dict(state)

@@ -1,0 +1,94 @@
+"""Original PSMNet checkpoints: read by name, strictly, and computing what the original does."""
+
+import pytest
+import torch
+from models.original_psmnet import OriginalState, psmnet
+
+from ea_psmnet.models.weights import load_model
+
+SIZE = (256, 272)  # the original needs 256 rows for its largest pool
+DEPTH = 48
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(7)
+    return [torch.rand(1, 3, *SIZE, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+def normalise(image):
+    # ImageNet's constants, rounded to the float32 they are stored in.
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (image - mean.double().view(3, 1, 1)) / std.double().view(3, 1, 1)
+
+
+@pytest.fixture(scope="module", params=["hourglass", "basic"])
+def original(request, images):
+    """A state in the original's names (float32, as saved) and the original's two outputs."""
+    basic = request.param == "basic"
+    inputs = [normalise(image) for image in images]
+    state = OriginalState()
+    psmnet(state, *inputs, DEPTH, basic=basic)  # creates the tensors
+    saved = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    exact = OriginalState({n: t.double() if t.is_floating_point() else t for n, t in saved.items()})
+    with torch.no_grad():
+        outputs = {
+            align: psmnet(exact, *inputs, DEPTH, basic=basic, align=align)
+            for align in (False, True)
+        }
+    return saved, outputs
+
+
+@pytest.mark.parametrize(("prefix", "align"), [("module.", False), ("", True)])
+def test_gives_the_originals_output(tmp_path, images, original, prefix, align):
+    saved, outputs = original
+    path = tmp_path / "pretrained.tar"
+    torch.save({"epoch": 9, "state_dict": {prefix + n: t for n, t in saved.items()}}, path)
+    model = load_model(path, max_disparity=DEPTH, align_corners=align).double()
+    with torch.no_grad():
+        (disparity,) = model(*images)
+    torch.testing.assert_close(disparity, outputs[align], rtol=0, atol=1e-9)
+    assert disparity.std() > 0.05  # a constant output would agree by accident
+
+
+def test_batch_counters_may_be_missing(tmp_path, original):
+    saved, _ = original
+    path = tmp_path / "torch040.tar"
+    state = {n: t for n, t in saved.items() if not n.endswith("num_batches_tracked")}
+    torch.save({"state_dict": state}, path)
+    load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("dres0.0.0.weight"), "lacks 'aggregation.stem.0.0.weight'"),
+        (lambda s: s.update({"dres9.weight": torch.zeros(1)}), "'dres9.weight' is no parameter"),
+        (
+            lambda s: s.update({"dres0.0.1.bias": torch.zeros(3)}),
+            "another shape of 'aggregation.stem.0.1.bias'",
+        ),
+    ],
+)
+def test_anything_else_is_refused_in_one_line(tmp_path, original, change, message):
+    state = dict(original[0])
+    change(state)
+    path = tmp_path / "other.tar"
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_unsafe_pickles_are_not_executed(tmp_path, capsys):
+    path = tmp_path / "evil.tar"
+    torch.save({"state_dict": {"weight": Payload()}}, path)
+    with pytest.raises(ValueError, match="not a checkpoint torch can read safely"):
+        load_model(path)
+    assert "executed" not in capsys.readouterr().out

@@ -1,0 +1,145 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ea_psmnet import PSMNet, PSMNetConfig, build_model
+from ea_psmnet.attention import DotProductAttention, EfficientAttention
+from ea_psmnet.models.config import PRESETS, SITES
+
+
+def images(height=32, width=64, batch=1):
+    generator = torch.Generator().manual_seed(8)
+    return [torch.rand(batch, 3, height, width, generator=generator) for _ in range(2)]
+
+
+def small(**changes):
+    return replace(PSMNetConfig(max_disparity=32, width=0.25), **changes)
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_published_network_has_its_published_size():
+    assert count(build_model("psmnet")) == 5_224_768
+
+
+def test_half_the_channels_are_a_quarter_of_the_size():
+    assert count(build_model("psmnet-small")) / 5_224_768 == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("aggregation", ["hourglass", "basic"])
+def test_training_gives_every_output_and_evaluation_the_last(aggregation):
+    model = build_model(small(aggregation=aggregation))
+    outputs = model.train()(*images(batch=2))
+    assert len(outputs) == (3 if aggregation == "hourglass" else 1)
+    assert all(output.shape == (2, 32, 64) for output in outputs)
+    assert all(0 <= output.min() and output.max() <= 31 for output in outputs)
+    assert len(model.eval()(*images())) == 1
+
+
+def test_every_parameter_of_the_network_gets_a_gradient():
+    model = build_model(small(attention="efficient", attention_sites=SITES)).train()
+    sum(output.sum() for output in model(*images(batch=2))).backward()
+    # The identity start stops the gradient before the queries, keys and values.
+    silent = [n for n, p in model.named_parameters() if p.grad is None]
+    assert silent == []
+
+
+def test_both_images_pass_the_same_features():
+    model = build_model(small()).double().eval()
+    left, right = (image.double() for image in images())
+    torch.testing.assert_close(
+        model.features(torch.cat([left, right]))[1:], model.features(right), rtol=1e-9, atol=0
+    )
+
+
+@pytest.mark.parametrize("mechanism", ["efficient", "dot_product"])
+@pytest.mark.parametrize("site", SITES)
+def test_attention_sits_where_it_is_asked_and_starts_as_the_identity(mechanism, site):
+    config = small(attention=mechanism, attention_sites=(site,))
+    torch.manual_seed(9)
+    plain = build_model(small()).eval()
+    model = build_model(config).eval()
+    kinds = (EfficientAttention, DotProductAttention)
+    placed = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    stage, _, place = site.partition(".")
+    expected = (
+        "aggregation.attention"
+        if site == "volume"
+        else f"aggregation.hourglasses.{int(stage[-1]) - 1}.attention.{place}"
+    )
+    assert placed == [expected]
+    missing, surplus = model.load_state_dict(plain.state_dict(), strict=False)
+    assert surplus == []
+    assert all(name.startswith(expected) for name in missing)
+    with torch.no_grad():
+        torch.testing.assert_close(model(*images()), plain(*images()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_attention_at_every_site_changes_the_output_once_trained(site):
+    model = build_model(small(attention="efficient", attention_sites=(site,))).eval()
+    with torch.no_grad():
+        before = model(*images())[0]
+        for module in model.modules():
+            if isinstance(module, EfficientAttention):
+                module.projection.weight.normal_(std=0.3)
+        assert (model(*images())[0] - before).abs().max() > 1e-6
+
+
+def test_presets_put_both_attentions_at_the_same_sites():
+    assert PRESETS["ea-psmnet"].attention_sites == PRESETS["nonlocal-psmnet"].attention_sites
+    assert set(PRESETS) == {
+        name + suffix
+        for name in ("psmnet", "ea-psmnet", "nonlocal-psmnet")
+        for suffix in ("", "-small")
+    }
+
+
+def test_a_bare_site_stands_for_all_three_hourglasses():
+    config = small(attention="efficient", attention_sites=("bottleneck",))
+    assert config.attention_sites == tuple(f"hourglass{i}.bottleneck" for i in (1, 2, 3))
+
+
+def test_configuration_survives_json():
+    config = small(
+        attention="efficient", attention_sites=("volume",), attention_options={"heads": 2}
+    )
+    assert PSMNetConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_disparity": 100}, "multiple of 16, not 100: try 112"),
+        ({"width": 0.3}, "width"),
+        ({"aggregation": "deep"}, "hourglass or basic"),
+        ({"attention": "efficient"}, "needs at least one site"),
+        ({"attention_sites": ("volume",)}, "needs at least one site"),
+        ({"attention": "efficient", "attention_sites": ("middle",)}, "choose from encoder"),
+        (
+            {"attention": "efficient", "attention_sites": ("encoder",), "aggregation": "basic"},
+            "no hourglass",
+        ),
+    ],
+)
+def test_impossible_configurations_say_what_is_possible(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(**changes)
+
+
+def test_unknown_presets_and_settings_are_named():
+    with pytest.raises(ValueError, match="'psmnet2'.*ea-psmnet"):
+        build_model("psmnet2")
+    with pytest.raises(ValueError, match="unknown model setting 'depth'"):
+        PSMNetConfig.from_dict({"depth": 3})
+
+
+def test_sizes_the_network_cannot_take_are_explained():
+    model = PSMNet(small()).eval()
+    with pytest.raises(ValueError, match="30 x 60: pad by 2 rows and 4 columns"):
+        model(*images(30, 60))
+    with pytest.raises(ValueError, match="one shape"):
+        model(images(32, 64)[0], images(32, 80)[0])

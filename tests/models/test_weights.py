@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from ea_psmnet import PSMNetConfig, build_model
+from ea_psmnet.models.weights import load_into, load_model, save_model
+
+CONFIG = PSMNetConfig(
+    max_disparity=32,
+    width=0.25,
+    attention="efficient",
+    attention_sites=("encoder",),
+    attention_options={"heads": 2},
+)
+
+
+def images():
+    generator = torch.Generator().manual_seed(8)
+    return [torch.rand(1, 3, 32, 64, generator=generator) for _ in range(2)]
+
+
+def test_weights_and_configuration_come_back(tmp_path):
+    model = build_model(CONFIG).eval()
+    save_model(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.config == CONFIG
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded(*images())[0], model(*images())[0])
+
+
+def test_half_precision_halves_the_file_and_keeps_the_statistics(tmp_path):
+    model = build_model(CONFIG)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(1e6)  # float16 ends at 65,504
+    for half in (False, True):
+        save_model(tmp_path / f"{half}.safetensors", model, half=half)
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    assert sizes[1] < 0.65 * sizes[0]
+    loaded = load_model(tmp_path / "True.safetensors")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype != torch.float16
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_saved_names_are_a_contract(tmp_path):
+    save_model(tmp_path / "m.safetensors", build_model(CONFIG))
+    state = safetensors.torch.load_file(tmp_path / "m.safetensors")
+    expected = {
+        "features.stem.0.0.weight": (8, 3, 3, 3),
+        "features.stages.1.0.shortcut.0.weight": (16, 8, 1, 1),
+        "features.pyramid.3.0.0.weight": (8, 32, 1, 1),
+        "features.fuse.2.weight": (8, 32, 1, 1),
+        "aggregation.stem.0.0.weight": (8, 16, 3, 3, 3),
+        "aggregation.residuals.0.2.1.running_mean": (8,),
+        "aggregation.hourglasses.2.up1.0.weight": (16, 8, 3, 3, 3),
+        "aggregation.hourglasses.0.attention.encoder.queries.weight": (8, 16, 1, 1, 1),
+        "aggregation.classifiers.2.2.weight": (1, 8, 3, 3, 3),
+    }
+    assert {name: tuple(state[name].shape) for name in expected} == expected
+    with safetensors.safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["ea_psmnet"])["attention_options"] == {"heads": 2}
+
+
+def test_another_disparity_range_keeps_the_weights(tmp_path):
+    save_model(tmp_path / "m.safetensors", build_model(CONFIG))
+    assert load_model(tmp_path / "m.safetensors", max_disparity=64).config.max_disparity == 64
+
+
+def test_a_plain_network_starts_one_with_attention(tmp_path):
+    plain = build_model(PSMNetConfig(max_disparity=32, width=0.25)).eval()
+    save_model(tmp_path / "plain.safetensors", plain)
+    model = build_model(CONFIG).eval()
+    load_into(model, tmp_path / "plain.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(model(*images()), plain(*images()), rtol=0, atol=0)
+    save_model(tmp_path / "attention.safetensors", model)
+    with pytest.raises(ValueError, match="has a surplus 'aggregation.hourglasses.0.attention"):
+        load_into(plain, tmp_path / "attention.safetensors")
+
+
+def test_files_that_are_no_such_weights_are_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        load_model(path)
+    path.write_bytes(b"not safetensors at all")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_model(path)
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="no configuration inside"):
+        load_model(path)
+    save_model(path, build_model(CONFIG))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_model(path)
