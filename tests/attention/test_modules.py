@@ -99,9 +99,9 @@ def test_published_channel_defaults():
 
 
 def test_wrong_requests_list_the_choices():
-    with pytest.raises(ValueError, match="'linear'.*none, efficient, dot_product"):
+    with pytest.raises(ValueError, match=r"'linear'.*none, efficient, dot_product"):
         build_attention("linear", 8)
-    with pytest.raises(ValueError, match="no option 'key_chanels'.*key_channels"):
+    with pytest.raises(ValueError, match=r"no option 'key_chanels'.*key_channels"):
         build_attention("efficient", 8, key_chanels=4)
     with pytest.raises(ValueError, match="3 heads cannot share 8 value channels"):
         build_attention("efficient", 8, key_channels=3, heads=3)

@@ -35,7 +35,7 @@ def test_training_gives_every_output_and_evaluation_the_last(aggregation):
     outputs = model.train()(*images(batch=2))
     assert len(outputs) == (3 if aggregation == "hourglass" else 1)
     assert all(output.shape == (2, 32, 64) for output in outputs)
-    assert all(0 <= output.min() and output.max() <= 31 for output in outputs)
+    assert all(output.min() >= 0 and output.max() <= 31 for output in outputs)
     assert len(model.eval()(*images())) == 1
 
 
@@ -131,7 +131,7 @@ def test_impossible_configurations_say_what_is_possible(changes, message):
 
 
 def test_unknown_presets_and_settings_are_named():
-    with pytest.raises(ValueError, match="'psmnet2'.*ea-psmnet"):
+    with pytest.raises(ValueError, match=r"'psmnet2'.*ea-psmnet"):
         build_model("psmnet2")
     with pytest.raises(ValueError, match="unknown model setting 'depth'"):
         PSMNetConfig.from_dict({"depth": 3})

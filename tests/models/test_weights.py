@@ -78,7 +78,7 @@ def test_a_plain_network_starts_one_with_attention(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(*images()), plain(*images()), rtol=0, atol=0)
     save_model(tmp_path / "attention.safetensors", model)
-    with pytest.raises(ValueError, match="has a surplus 'aggregation.hourglasses.0.attention"):
+    with pytest.raises(ValueError, match=r"has a surplus 'aggregation.hourglasses.0.attention"):
         load_into(plain, tmp_path / "attention.safetensors")
 
 
