@@ -1,0 +1,211 @@
+"""The training loop: one road for a laptop's CPU and, under torchrun, for many GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from datasets.builder import build_dataset
+from ea_psmnet.files import write_json
+from ea_psmnet.losses import stereo_loss
+from ea_psmnet.machine import choose_device, has_fast_bfloat16
+from ea_psmnet.models.config import preset
+from ea_psmnet.models.layers import to_channels_last
+from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.weights import load_into, save_model
+from ea_psmnet.sample import StereoSample
+from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training.config import TrainingConfig
+from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
+
+__all__ = ["SCENE_FLOW_SAMPLES", "learning_rate", "train"]
+
+SCENE_FLOW_SAMPLES = 35_454
+"""Training pairs of Scene Flow: the length of an epoch of rendered scenes, too."""
+
+_MAY_CHANGE = frozenset({"out", "device", "workers", "save_every", "micro_batch"})
+"""Settings that a continued run may change: they do not change what is computed."""
+
+
+def train(config: TrainingConfig) -> Path:
+    """Train, or continue, the run that a configuration describes.
+
+    Returns:
+        The weights file, `model.safetensors` in the run folder, refreshed at every checkpoint.
+
+    Raises:
+        ValueError: settings that cannot work, or a run folder of another configuration.
+        FileNotFoundError: no dataset, or no initial weights.
+    """
+    accelerator = _accelerator(config)
+    try:
+        trainer = _Trainer(config, accelerator)
+        if accelerator.is_main_process:
+            _claim_run_folder(config)
+        accelerator.wait_for_everyone()
+        trainer.run()
+    finally:
+        accelerator.end_training()
+    return config.out / "model.safetensors"
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """The rate at a step: constant, or linear up to `lr` and a half cosine down to zero."""
+    if config.schedule == "constant":
+        return config.lr
+    rise = max(1, steps // 20)
+    if step < rise:
+        return config.lr * (step + 1) / rise
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    device = choose_device(config.device)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(device))
+    AcceleratorState._reset_state()  # a run before this one may have had another precision
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
+
+
+def _claim_run_folder(config: TrainingConfig) -> None:
+    """Record the settings, or refuse a folder that holds a run of others."""
+    path, settings = config.out / "config.json", config.to_dict()
+    if path.is_file():
+        recorded = json.loads(path.read_text())
+        for name in sorted(settings.keys() - _MAY_CHANGE):
+            if settings[name] != recorded.get(name):
+                raise ValueError(
+                    f"{config.out}: holds a run with {name} {recorded.get(name)}, "
+                    f"not {settings[name]}: give the same settings or another --out"
+                )
+    write_json(path, settings)
+
+
+def _training_set(config: TrainingConfig) -> tuple[Sequence[StereoSample], int]:
+    """The dataset and the number of steps."""
+    if config.data == "synthetic":
+        steps = config.steps or config.epochs * SCENE_FLOW_SAMPLES // config.batch
+        dataset = build_dataset(
+            "synthetic",
+            seed=config.seed,
+            size=config.crop,
+            count=steps * config.batch,
+            max_disparity=config.max_disparity,
+        )
+        return dataset, steps
+    dataset = build_dataset(config.data, config.root or "", render_pass=config.render_pass)
+    return dataset, config.steps or max(1, config.epochs * len(dataset) // config.batch)
+
+
+class _Trainer:
+    """The parts of a run, its state and its one loop."""
+
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        dataset, self.steps = _training_set(config)
+        self.samples = TrainingSamples(dataset, config.crop, config.seed)
+        self.micro = config.micro_batch or max(1, config.batch // accelerator.num_processes)
+        self.start = 0
+        sampler = self._sampler()
+        self.accumulation = len(sampler) // len(sampler.steps)
+        set_seed(config.seed)
+        network = build_model(replace(preset(config.preset), max_disparity=config.max_disparity))
+        if config.init is not None:
+            load_into(network, config.init)
+        to_channels_last(network)
+        optimizer = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.999))
+        self.network: PSMNet = network
+        self.model, self.optimizer = accelerator.prepare(network.train(), optimizer)
+
+    def run(self) -> None:
+        """Train from the last checkpoint to the last step."""
+        self._resume()
+        main = self.accelerator.is_main_process
+        with (
+            tqdm(total=self.steps, initial=self.start, unit="step", disable=not main) as bar,
+            contextlib.closing(SummaryWriter(self.config.out / "tensorboard")) as writer,
+        ):
+            batches = iter(self._loader())
+            for step in range(self.start, self.steps):
+                figures = self._step(step, batches)
+                bar.update()
+                bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+                if main:
+                    for name, value in figures.items():
+                        writer.add_scalar(f"train/{name}", value, step)
+                    writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], step)
+                done = step + 1
+                if main and (done % self.config.save_every == 0 or done == self.steps):
+                    self._save(done)
+
+    def _step(self, step: int, batches: Iterator[StereoBatch]) -> dict[str, float]:
+        """One optimiser step over all micro-batches; returns mean loss and EPE."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step, self.steps)
+        self.optimizer.zero_grad()
+        loss_sum = error_sum = 0.0
+        for index in range(self.accumulation):
+            last = index == self.accumulation - 1
+            sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            with sync:
+                loss, error = self._backward(next(batches).to(self.accelerator.device))
+            loss_sum, error_sum = loss_sum + loss, error_sum + error
+        if not math.isfinite(loss_sum):
+            raise FloatingPointError(
+                f"the loss is {loss_sum} at step {step}: lower --lr, or use --precision fp32; "
+                f"the last good checkpoint is in {self.config.out}"
+            )
+        self.optimizer.step()
+        return {"loss": loss_sum / self.accumulation, "epe": error_sum / self.accumulation}
+
+    def _backward(self, batch: StereoBatch) -> tuple[float, float]:
+        """Accumulate the gradients of one micro-batch; returns its loss and EPE."""
+        limit = self.config.max_disparity
+        outputs = self.model(batch.left.float() / 255, batch.right.float() / 255)
+        loss = stereo_loss(outputs, batch.disparity, batch.valid, limit)
+        self.accelerator.backward(loss / self.accumulation)
+        counted = batch.valid & (batch.disparity < limit)
+        error = (outputs[-1].detach() - batch.disparity).abs()[counted].sum()
+        return loss.item(), error.item() / max(1, int(counted.sum()))
+
+    def _sampler(self) -> StepSampler:
+        return StepSampler(
+            self.start,
+            self.steps,
+            batch=self.config.batch,
+            micro=self.micro,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def _loader(self) -> DataLoader[StereoSample]:
+        return DataLoader(
+            self.samples,
+            batch_sampler=self._sampler(),
+            collate_fn=StereoBatch.stack,
+            num_workers=self.config.workers,
+        )
+
+    def _resume(self) -> None:
+        state = load_newest(self.config.out / "checkpoints")
+        if state is not None:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.start = state["step"]
+
+    def _save(self, done: int) -> None:
+        state = {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        save_checkpoint(self.config.out / "checkpoints", done, state)
+        save_model(self.config.out / "model.safetensors", self.network)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from ea_psmnet.sample import StereoSample
+from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
+
+
+def sample(number, height=8, width=12):
+    image = np.full((height, width, 3), number, np.uint8)
+    image[:, :, 1] = np.arange(width)
+    disparity = np.full((height, width), number / 2, np.float32)
+    return StereoSample(image, image + 1, disparity, disparity >= 0, f"s{number}")
+
+
+def drawn(dataset, positions):
+    return [int(dataset[p].name[1:]) for p in positions]
+
+
+def test_each_epoch_sees_every_sample_once_in_another_order():
+    dataset = TrainingSamples([sample(i) for i in range(20)], (4, 6), seed=0)
+    first, second = drawn(dataset, range(20)), drawn(dataset, range(20, 40))
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+
+
+def test_a_position_decides_sample_and_crop():
+    base = [sample(i) for i in range(20)]
+    forward = TrainingSamples(base, (4, 6), seed=0)
+    everything = [forward[p] for p in range(30)]
+    later = TrainingSamples(base, (4, 6), seed=0)[25]
+    assert later.name == everything[25].name
+    assert np.array_equal(later.left, everything[25].left)
+    other = TrainingSamples(base, (4, 6), seed=1)
+    assert [s.name for s in everything] != [other[p].name for p in range(30)]
+
+
+def test_crops_vary():
+    dataset = TrainingSamples([sample(0)], (4, 6), seed=0)
+    assert len({int(dataset[p].left[0, 0, 1]) for p in range(50)}) > 3
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_processes_share_every_step_without_overlap(world, micro):
+    batch = 12
+    parts = [
+        list(StepSampler(5, 8, batch=batch, micro=micro, rank=rank, world=world))
+        for rank in range(world)
+    ]
+    assert all(len(micro_batch) == micro for part in parts for micro_batch in part)
+    per_step = batch // (micro * world)
+    for index, step in enumerate(range(5, 8)):
+        taken = [
+            p for part in parts for m in part[index * per_step : (index + 1) * per_step] for p in m
+        ]
+        assert sorted(taken) == list(range(step * batch, (step + 1) * batch))
+    assert len(StepSampler(5, 8, batch=batch, micro=micro, world=world)) == len(parts[0])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="batch 24 is not a multiple of micro-batch 5 x 2"):
+        StepSampler(0, 1, batch=24, micro=5, world=2)
+
+
+def test_stacking_keeps_every_value_in_its_place():
+    samples = [sample(3), sample(7)]
+    batch = StereoBatch.stack(samples)
+    assert batch.left.shape == (2, 3, 8, 12)
+    assert batch.left.dtype == torch.uint8
+    for i, s in enumerate(samples):
+        assert np.array_equal(batch.left[i].permute(1, 2, 0).numpy(), s.left)
+        assert np.array_equal(batch.right[i].permute(1, 2, 0).numpy(), s.right)
+        assert np.array_equal(batch.disparity[i].numpy(), s.disparity)
+        assert np.array_equal(batch.valid[i].numpy(), s.valid)
