@@ -1,0 +1,1 @@
+"""Prediction: images in, disparity, pictures and files out."""

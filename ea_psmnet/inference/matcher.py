@@ -1,0 +1,125 @@
+"""Two images in, disparity out: padding, precision and device are nobody else's business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ea_psmnet.machine import Device, Precision, choose_device, has_fast_bfloat16
+from ea_psmnet.models.layers import to_channels_last
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
+from ea_psmnet.models.weights import load_model
+
+__all__ = ["BUNDLED", "StereoMatcher", "StereoResult"]
+
+BUNDLED = Path(__file__).parents[2] / "checkpoints" / "ea-psmnet-small.safetensors"
+"""The weights that come with the project."""
+
+
+@dataclass(frozen=True, eq=False)
+class StereoResult:
+    """What a matcher finds out about a pair."""
+
+    disparity: NDArray[np.float32]
+    """(H, W) in pixels: the left pixel (x, y) matches the right pixel (x - disparity, y)."""
+
+
+class StereoMatcher:
+    """Predicts the disparity of rectified pairs of any size.
+
+    Args:
+        model: the network; it is moved to the device and put in evaluation mode.
+        device: where to compute.
+        precision: of the convolutions; attention sums and soft-argmin are float32 in any case.
+
+    Example:
+        >>> matcher = StereoMatcher.load("checkpoints/ea-psmnet-small.safetensors")
+        >>> matcher(left, right).disparity.shape == left.shape[:2]
+        True
+    """
+
+    def __init__(
+        self, model: PSMNet, *, device: Device = "auto", precision: Precision = "auto"
+    ) -> None:
+        chosen = choose_device(device)
+        self.device = torch.device(chosen)
+        to_channels_last(model)
+        self.model = model.eval().to(self.device)
+        self.max_disparity = model.config.max_disparity
+        self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str | None = None,
+        *,
+        max_disparity: int | None = None,
+        align_corners: bool | None = None,
+        device: Device = "auto",
+        precision: Precision = "auto",
+    ) -> StereoMatcher:
+        """A matcher from a checkpoint; `None` takes the bundled weights.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+            ValueError: not a checkpoint of this network, or an impossible setting.
+        """
+        if path is None and not BUNDLED.is_file():
+            raise FileNotFoundError(f"{BUNDLED}: no bundled weights yet: name a checkpoint")
+        model = load_model(
+            BUNDLED if path is None else path,
+            max_disparity=max_disparity,
+            align_corners=align_corners,
+        )
+        return cls(model, device=device, precision=precision)
+
+    def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
+        """Predict the disparity of the left image.
+
+        Args:
+            left: (H, W, 3) uint8 RGB.
+            right: the same, rectified against it.
+
+        Raises:
+            ValueError: the images differ in size, are no uint8 RGB, or are narrower than the
+                disparity range.
+        """
+        self._check(left, right)
+        height, width = left.shape[:2]
+        images = [self._to_input(image) for image in (left, right)]
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self._bf16):
+            (disparity,) = self.model(*images)
+        # The padding lies above and to the right.
+        return StereoResult(disparity[0, -height:, :width].float().cpu().numpy().copy())
+
+    def _check(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
+        for label, image in (("left", left), ("right", right)):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(
+                    f"the {label} image is {image.dtype} {image.shape}: expected uint8 (H, W, 3)"
+                )
+        if left.shape != right.shape:
+            raise ValueError(
+                f"the images differ in size: left {left.shape[1]} x {left.shape[0]}, "
+                f"right {right.shape[1]} x {right.shape[0]}: a rectified pair has one size"
+            )
+        if self.max_disparity > left.shape[1]:
+            lower = left.shape[1] // SIZE_MULTIPLE * SIZE_MULTIPLE
+            raise ValueError(
+                f"max disparity {self.max_disparity} is wider than the image ({left.shape[1]} px): "
+                + (f"ask for at most {lower}" if lower else "the image is too small")
+            )
+
+    def _to_input(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 to (1, 3, H', W') from 0 to 1, padded at the top and right as PSMNet."""
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        tensor = tensor.permute(2, 0, 1).unsqueeze(0).float() / 255
+        top, right = (-side % SIZE_MULTIPLE for side in image.shape[:2])
+        # Zero after normalisation is what the network knows as nothing.
+        return F.pad(tensor - self.model.mean, (0, right, top, 0)) + self.model.mean

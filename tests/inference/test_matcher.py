@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet.models.weights import save_model
+
+CONFIG = PSMNetConfig(max_disparity=32, width=0.25)
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    torch.manual_seed(0)
+    return StereoMatcher(build_model(CONFIG), device="cpu", precision="exact")
+
+
+def pair(height=32, width=64):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
+
+
+@pytest.mark.parametrize("size", [(32, 64), (33, 65), (47, 79), (16, 32), (5, 40)])
+def test_any_size_comes_back_as_it_went_in(matcher, size):
+    disparity = matcher(*pair(*size)).disparity
+    assert disparity.shape == size
+    assert disparity.dtype == np.float32
+    assert np.isfinite(disparity).all()
+
+
+def test_padding_is_psmnets_top_and_right_in_the_mean_colour(matcher):
+    left, right = pair(30, 60)
+    model = matcher.model
+    padded = []
+    for image in (left, right):
+        canvas = model.mean.expand(3, 32, 64).clone()
+        canvas[:, 2:, :60] = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+        padded.append(canvas[None])
+    with torch.no_grad():
+        expected = model(*padded)[0][0, 2:, :60].numpy()
+    np.testing.assert_allclose(matcher(left, right).disparity, expected, rtol=0, atol=1e-4)
+
+
+def test_the_result_outlives_the_next_call(matcher):
+    first = matcher(*pair()).disparity
+    kept = first.copy()
+    matcher(*[image[::-1] for image in pair()])
+    assert np.array_equal(first, kept)
+
+
+def test_fast_precision_stays_close_to_exact(matcher):
+    fast = StereoMatcher(matcher.model, device="cpu", precision="fast")
+    fast._bf16 = True  # on any processor: slow on some, but the same arithmetic
+    left, right = pair()
+    difference = np.abs(fast(left, right).disparity - matcher(left, right).disparity)
+    assert 0 < np.median(difference) < 2  # an untrained network is far from any decision
+
+
+def test_load_reads_a_checkpoint_and_another_range(tmp_path):
+    save_model(tmp_path / "model.safetensors", build_model(CONFIG))
+    matcher = StereoMatcher.load(tmp_path / "model.safetensors", max_disparity=48)
+    assert matcher.max_disparity == 48
+    assert not matcher.model.training
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "message"),
+    [
+        (pair()[0], pair(32, 80)[0], "left 64 x 32, right 80 x 32"),
+        (pair()[0][..., 0], pair()[1], r"left image is uint8 \(32, 64\): expected"),
+        (pair()[0] / 255, pair()[1], "left image is float64"),
+        (*pair(32, 24), "max disparity 32 is wider than the image .24 px.: ask for at most 16"),
+        (*pair(32, 8), "the image is too small"),
+    ],
+)
+def test_what_is_no_pair_is_refused(matcher, left, right, message):
+    with pytest.raises(ValueError, match=message):
+        matcher(left, right)
