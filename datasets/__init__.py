@@ -1,0 +1,1 @@
+"""Stereo pairs with truth: readers of data sets on disk, rendered scenes, crops."""

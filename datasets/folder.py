@@ -1,0 +1,84 @@
+"""A folder of pairs: the simplest layout there is, for one's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets.frames import Frame, FrameDataset
+from ea_psmnet.files import DISPARITY_SUFFIXES
+
+__all__ = ["PairFolder", "is_pair_folder"]
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_LAYOUT = "expected ROOT/NAME/{left.png, right.png, disp.npy|disp.pfm|disp.png}, or ROOT one such"
+
+
+class PairFolder(FrameDataset):
+    """Pairs with truth, one a folder, sorted by the folders' names.
+
+    ```
+    ROOT/NAME/left.png     or .jpg, .jpeg, .webp
+    ROOT/NAME/right.png    likewise
+    ROOT/NAME/disp.npy     or .pfm, .png, as `ea_psmnet.files.read_disparity` reads them
+    ```
+
+    `ROOT` may itself be one such pair. Folders with none of these files, and other files, are left
+    alone; a folder with some must have all three, each in one format only.
+
+    Data: your own, or any benchmark's pairs copied so; the licence is that of their source.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        """Finds the pairs; they are read on use.
+
+        Raises:
+            FileNotFoundError: there is no pair, or one lacks an image or its truth.
+            ValueError: a pair has one of its files in two formats.
+        """
+        root = Path(root)
+        folders = _pair_folders(root)
+        if not folders:
+            raise FileNotFoundError(f"{root}: no pairs; {_LAYOUT}")
+        super().__init__(_frame(folder) for folder in folders)
+
+
+def is_pair_folder(root: str | Path) -> bool:
+    """Whether `root` is or holds a pair in the layout `PairFolder` reads."""
+    return bool(_pair_folders(Path(root)))
+
+
+def _pair_folders(root: Path) -> list[Path]:
+    if _holds_pair(root):
+        return [root]
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(filter(_holds_pair, folders), key=lambda folder: folder.name)
+
+
+def _holds_pair(folder: Path) -> bool:
+    return any(_candidates(folder, stem, _IMAGE_SUFFIXES) for stem in ("left", "right"))
+
+
+def _frame(folder: Path) -> Frame:
+    return Frame(
+        left=_only(folder, "left", _IMAGE_SUFFIXES),
+        right=_only(folder, "right", _IMAGE_SUFFIXES),
+        disparity=_only(folder, "disp", DISPARITY_SUFFIXES),
+        name=folder.resolve().name,
+    )
+
+
+def _only(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
+    found = _candidates(folder, stem, suffixes)
+    if not found:
+        what = "no truth" if stem == "disp" else f"no {stem} image"
+        names = ", ".join(f"{stem}{suffix}" for suffix in suffixes)
+        raise FileNotFoundError(f"{folder}: {what} (one of {names}); {_LAYOUT}")
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise ValueError(f"{folder}: both {names}; keep the one that is meant")
+    return found[0]
+
+
+def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
+    paths = (folder / f"{stem}{suffix}" for suffix in suffixes)
+    return [path for path in paths if path.is_file()]

@@ -1,0 +1,111 @@
+"""Folders of pairs, written here and, where they lie beside the repository, real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.builder import build_dataset, detect_dataset
+from datasets.folder import PairFolder
+from ea_psmnet.files import write_disparity_png, write_image, write_npy, write_pfm
+
+WRITERS = {".npy": write_npy, ".pfm": write_pfm, ".png": write_disparity_png}
+
+
+def write_pair(folder: Path, image: str = ".png", truth: str = ".npy", shade: int = 50) -> Path:
+    for stem, value in (("left", shade), ("right", shade + 1)):
+        write_image(folder / f"{stem}{image}", np.full((4, 6, 3), value, np.uint8))
+    WRITERS[truth](folder / f"disp{truth}", np.full((4, 6), 2.5, np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("image", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("truth", [".npy", ".pfm", ".png"])
+def test_every_format(tmp_path, image, truth):
+    write_pair(tmp_path / "pair", image, truth)
+    sample = PairFolder(tmp_path)[0]
+    assert sample.name == "pair"
+    assert abs(int(sample.left[0, 0, 0]) - 50) <= 2
+    assert (sample.disparity == 2.5).all()
+    assert sample.valid.all()
+
+
+def test_pairs_are_sorted_by_name_and_others_left_alone(tmp_path):
+    for name in ("b", "a", "left"):
+        write_pair(tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "README.md").touch()
+    assert [sample.name for sample in PairFolder(tmp_path)] == ["a", "b", "left"]
+
+
+def test_root_may_be_one_pair(tmp_path, monkeypatch):
+    write_pair(tmp_path / "pair")
+    monkeypatch.chdir(tmp_path / "pair")
+    for root in (tmp_path / "pair", "."):
+        assert [sample.name for sample in PairFolder(root)] == ["pair"]
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("disp.npy", "no truth"), ("right.png", "no right image"), ("left.png", "no left image")],
+)
+def test_a_missing_file_is_told(tmp_path, file, told):
+    write_pair(tmp_path / "a")
+    (write_pair(tmp_path / "b") / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"b: {told}.*expected ROOT/NAME"):
+        PairFolder(tmp_path)
+
+
+def test_two_formats_of_one_file_are_ambiguous(tmp_path):
+    write_pair(tmp_path / "a")
+    write_pair(tmp_path / "a", truth=".pfm")
+    with pytest.raises(ValueError, match=r"a: both disp\.npy and disp\.pfm"):
+        PairFolder(tmp_path)
+
+
+def test_sizes_must_agree(tmp_path):
+    write_npy(write_pair(tmp_path / "a") / "disp.npy", np.ones((6, 4), np.float32))
+    with pytest.raises(ValueError, match=r"disp\.npy: 4x6 pixels.*left\.png has 6x4"):
+        PairFolder(tmp_path)[0]
+
+
+def test_no_pairs(tmp_path):
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match="no pairs; expected ROOT/NAME"):
+            PairFolder(root)
+
+
+def test_built_by_name_and_recognised(tmp_path):
+    write_pair(tmp_path / "a")
+    assert detect_dataset(tmp_path) == "folder"
+    assert len(build_dataset("folder", tmp_path)) == len(build_dataset("auto", tmp_path)) == 1
+
+
+def test_builder_refuses_what_it_does_not_know(tmp_path):
+    with pytest.raises(ValueError, match="'kitty'; choose one of sceneflow, folder, synthetic"):
+        build_dataset("kitty", tmp_path)
+    with pytest.raises(ValueError, match="folder: needs the folder"):
+        build_dataset("folder")
+    with pytest.raises(ValueError, match="seed: for synthetic scenes only"):
+        build_dataset("folder", write_pair(tmp_path), seed=1)
+    (tmp_path / "training" / "image_2").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no known layout"):
+        detect_dataset(tmp_path / "training")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        detect_dataset(tmp_path / "nowhere")
+
+
+def test_real_pairs(shared_data):
+    dataset = PairFolder(shared_data / "stereo")
+    assert len(dataset) == 23
+    for frame, sample in zip(dataset.frames, dataset, strict=True):
+        facts = json.loads((frame.left.parent / "meta.json").read_text(encoding="utf-8"))
+        assert sample.disparity.shape == (facts["height"], facts["width"])
+        assert sample.valid.mean() == pytest.approx(facts["valid_fraction"], abs=1e-3)
+        known = sample.disparity[sample.valid]
+        assert known.min() == pytest.approx(facts["min_disparity"])
+        assert known.max() == pytest.approx(facts["max_disparity"])
+        assert not sample.disparity[~sample.valid].any()

@@ -1,0 +1,287 @@
+"""Files: what is read is what was stored; what is written is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ea_psmnet import files
+
+
+@pytest.fixture
+def rgb() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def grid() -> NDArray[np.float32]:
+    return np.arange(6, dtype=np.float32).reshape(2, 3) + 0.5
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Images
+
+
+@pytest.mark.parametrize("suffix", [".png", ".ppm", ".bmp", ".tiff", ".PNG"])
+def test_lossless_images_come_back_exactly(tmp_path, rgb, suffix):
+    path = tmp_path / "new" / "folder" / f"image{suffix}"
+    files.write_image(path, rgb)
+    assert np.array_equal(files.read_image(path), rgb)
+    assert leftovers(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_lossy_images_keep_size_and_channel_order(tmp_path, suffix):
+    red = np.full((8, 12, 3), (250, 10, 20), np.uint8)
+    files.write_image(tmp_path / f"red{suffix}", red)
+    read = files.read_image(tmp_path / f"red{suffix}")
+    assert read.shape == red.shape
+    assert np.abs(read.astype(int) - red).max() < 10
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_grey_and_palette_become_rgb(tmp_path, rgb, mode):
+    image = Image.fromarray(rgb).convert(mode)
+    image.save(tmp_path / "image.png")
+    assert np.array_equal(files.read_image(tmp_path / "image.png"), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_dropped_not_blended(tmp_path, rgb, mode):
+    image = Image.fromarray(rgb).convert(mode)
+    image.putalpha(Image.fromarray(rgb[..., 0]))
+    image.save(tmp_path / "image.png")
+    opaque = image.convert(mode[:-1]).convert("RGB")
+    assert np.array_equal(files.read_image(tmp_path / "image.png"), opaque)
+
+
+def test_16_bits_are_rounded_to_8(tmp_path):
+    deep = np.array([[0, 128, 129, 257 * 100 + 128, 257 * 100 + 129, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    read = files.read_image(tmp_path / "deep.png")
+    assert read[0].tolist() == [[v] * 3 for v in (0, 0, 1, 100, 101, 255)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_exif_orientation_is_ignored(tmp_path, rgb, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    Image.fromarray(rgb).save(tmp_path / f"plain.{suffix}")
+    Image.fromarray(rgb).save(tmp_path / f"turned.{suffix}", exif=exif)
+    plain, turned = (
+        files.read_image(tmp_path / f"{name}.{suffix}") for name in ("plain", "turned")
+    )
+    assert np.array_equal(plain, turned)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "ppm"])
+def test_a_damaged_image_is_refused(tmp_path, suffix):
+    path = tmp_path / f"image.{suffix}"
+    files.write_image(path, np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=rf"image\.{suffix}: damaged"):
+        files.read_image(path)
+
+
+def test_missing_empty_and_folder_are_named(tmp_path):
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"none\.png: no such file"):
+        files.read_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match=r"empty\.png: .*0 bytes"):
+        files.read_image(tmp_path / "empty.png")
+    with pytest.raises(OSError, match="cannot be read"):
+        files.read_image(tmp_path)
+
+
+def test_write_image_checks_suffix_and_array(tmp_path, rgb):
+    with pytest.raises(ValueError, match=r"image\.xyz.*\.png"):
+        files.write_image(tmp_path / "image.xyz", rgb)
+    with pytest.raises(ValueError, match="float32"):
+        files.write_image(tmp_path / "image.png", rgb.astype(np.float32))
+    assert leftovers(tmp_path) == []
+
+
+# PFM
+
+
+@pytest.mark.parametrize(("order", "scale"), [("<", "-1.0"), (">", "1.0"), ("<", "-0.003922")])
+def test_pfm_is_bottom_up_in_either_byte_order_and_unscaled(tmp_path, order, scale):
+    bottom_first = struct.pack(f"{order}6f", 3.5, 4.5, 5.5, 0.5, 1.5, 2.5)
+    (tmp_path / "map.pfm").write_bytes(f"Pf\n3 2\n{scale}\n".encode() + bottom_first)
+    read = files.read_pfm(tmp_path / "map.pfm")
+    assert read.dtype == np.float32
+    assert read.dtype.isnative
+    assert read.flags.c_contiguous
+    assert read.flags.writeable
+    assert np.array_equal(read, grid())
+
+
+def test_written_pfm_has_the_documented_bytes(tmp_path):
+    files.write_pfm(tmp_path / "map.pfm", grid())
+    expected = b"Pf\n3 2\n-1.0\n" + struct.pack("<6f", 3.5, 4.5, 5.5, 0.5, 1.5, 2.5)
+    assert (tmp_path / "map.pfm").read_bytes() == expected
+
+
+def test_pfm_keeps_infinity_and_nan(tmp_path):
+    wild = np.array([[np.inf, np.nan, -3.0]], np.float32)
+    files.write_pfm(tmp_path / "map.pfm", wild)
+    assert np.array_equal(files.read_pfm(tmp_path / "map.pfm"), wild, equal_nan=True)
+
+
+@pytest.mark.parametrize("change", [-1, -24, 4])
+def test_pfm_of_wrong_length_tells_both(tmp_path, change):
+    body = (struct.pack("<6f", *range(6)) + b"\0" * 4)[: 24 + change]
+    (tmp_path / "map.pfm").write_bytes(b"Pf\n3 2\n-1\n" + body)
+    with pytest.raises(ValueError, match=rf"map\.pfm: 3x2 .* 24 bytes .* has {24 + change}"):
+        files.read_pfm(tmp_path / "map.pfm")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "no PFM header"),
+        (b"P5\n1 1\n255\n0", "no PFM header"),
+        (b"Pf\n1 1\n0.0\n" + b"\0" * 4, "scale '0.0'"),
+        (b"Pf\n1 1\n--\n" + b"\0" * 4, "scale '--'"),
+        (b"Pf\n0 4\n-1\n", "damaged"),
+        (b"PF\n1 1\n-1\n" + b"\0" * 12, "colour PFM"),
+    ],
+)
+def test_pfm_malformed(tmp_path, data, reason):
+    (tmp_path / "map.pfm").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"map\.pfm: .*{reason}"):
+        files.read_pfm(tmp_path / "map.pfm")
+
+
+# Disparity
+
+
+@pytest.mark.parametrize("suffix", [".pfm", ".npy"])
+def test_unknown_and_negative_disparities_are_invalid(tmp_path, suffix):
+    stored = np.array([[0.0, 1.5, -2.0], [np.nan, np.inf, -np.inf]], np.float32)
+    write = files.write_pfm if suffix == ".pfm" else files.write_npy
+    write(tmp_path / f"map{suffix}", stored)
+    disparity, valid = files.read_disparity(tmp_path / f"map{suffix}")
+    assert valid.tolist() == [[True, True, False], [False, False, False]]
+    assert disparity.tolist() == [[0.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
+    assert (disparity.dtype, valid.dtype) == (np.float32, np.bool_)
+
+
+def test_kitti_png_round_trip(tmp_path):
+    disparity = np.array([[0.5, 17.25, 255.99609375]], np.float32)
+    files.write_disparity_png(tmp_path / "map.png", disparity)
+    with Image.open(tmp_path / "map.png") as image:
+        assert np.asarray(image).tolist() == [[128, 4416, 65535]]
+    read, valid = files.read_disparity(tmp_path / "map.png")
+    assert np.array_equal(read, disparity)
+    assert valid.all()
+
+
+def test_png_stores_what_it_cannot_hold_as_unknown(tmp_path):
+    disparity = np.array([[0.0, 1e-4, -1.0, np.nan, np.inf, 256.0, 1000.0]])
+    files.write_disparity_png(tmp_path / "map.png", disparity)
+    read, valid = files.read_disparity(tmp_path / "map.png")
+    assert valid.tolist() == [[False, True] + [False] * 5]
+    assert read.tolist() == [[0.0, 1 / 256] + [0.0] * 5]
+
+
+@pytest.mark.parametrize(("mode", "told"), [("L", "8-bit PNG of 1"), ("RGB", "8-bit PNG of 3")])
+def test_8_bit_disparity_is_refused_with_a_reason(tmp_path, rgb, mode, told):
+    Image.fromarray(rgb).convert(mode).save(tmp_path / "map.png")
+    with pytest.raises(ValueError, match=rf"map\.png: {told}.*scale is unknown"):
+        files.read_disparity(tmp_path / "map.png")
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((2, 2, 2), np.float32), r"\(H, W\)"),
+        (np.zeros((2, 2), np.uint16), "uint16 values"),
+    ],
+)
+def test_npy_must_be_a_float_map(tmp_path, array, reason):
+    files.write_npy(tmp_path / "map.npy", array)
+    with pytest.raises(ValueError, match=rf"map\.npy: .*{reason}"):
+        files.read_disparity(tmp_path / "map.npy")
+
+
+def test_npy_truncated_or_pickled_is_refused(tmp_path):
+    files.write_npy(tmp_path / "cut.npy", grid())
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-3])
+    np.save(tmp_path / "pickled.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    (tmp_path / "empty.npy").touch()
+    for name in ("cut", "pickled", "empty"):
+        with pytest.raises(ValueError, match=rf"{name}\.npy: damaged"):
+            files.read_disparity(tmp_path / f"{name}.npy")
+
+
+def test_unknown_disparity_suffix_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match=r"map\.exr.*\.npy, \.pfm, \.png"):
+        files.read_disparity(tmp_path / "map.exr")
+
+
+@pytest.mark.parametrize("write", [files.write_pfm, files.write_disparity_png])
+def test_only_maps_are_written_as_disparity(tmp_path, write):
+    with pytest.raises(ValueError, match=r"\(1, 2, 3\)"):
+        write(tmp_path / "map", np.zeros((1, 2, 3)))
+    assert leftovers(tmp_path) == []
+
+
+# Whole or not at all
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt: not an Exception."""
+
+
+def stop_midway(path: Path) -> None:
+    with files.atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix
+        temporary.write_text("half")
+        raise Interrupted
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "note.txt"
+    files.write_text(path, "old\n")
+    with pytest.raises(Interrupted):
+        stop_midway(path)
+    assert path.read_bytes() == b"old\n"
+    assert leftovers(tmp_path) == ["note.txt"]
+
+
+def test_an_interrupted_first_write_leaves_nothing(tmp_path):
+    with pytest.raises(Interrupted):
+        stop_midway(tmp_path / "note.txt")
+    assert leftovers(tmp_path) == []
+
+
+def test_what_cannot_be_replaced_is_named(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "taken", tmp_path / "file" / "below.txt"):
+        with pytest.raises(OSError, match=f"{path.name}: not written"):
+            files.write_text(path, "text")
+    assert leftovers(tmp_path) == ["file", "taken"]
+
+
+def test_json_is_readable_and_strict(tmp_path):
+    value = {"epe": 0.5, "name": "Größe"}
+    files.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert "Größe" in text
+    assert text.endswith("}\n")
+    for bad in (float("nan"), object()):
+        with pytest.raises(ValueError, match=r"b\.json: not written"):
+            files.write_json(tmp_path / "b.json", bad)
+    assert leftovers(tmp_path) == ["a.json"]
