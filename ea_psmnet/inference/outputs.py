@@ -1,0 +1,278 @@
+"""What a person looks at: coloured disparity, error maps, sheets; and the files of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ea_psmnet.files import atomic_path, write_disparity_png, write_image, write_pfm
+
+__all__ = ["colourise", "error_map", "preview", "sheet", "write_prediction"]
+
+# The first steps of Turbo are almost black, which here means unknown.
+_STEPS = np.arange(16, 256, dtype=np.uint8)[:, None]
+_TURBO = cv2.applyColorMap(_STEPS, cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (240, 3) RGB
+
+# Doubling steps as in KITTI's error images, here from 1/8 pixel: blue below 1 pixel, red above.
+_ERROR_STEPS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_ERROR_COLOURS = np.array(  # ColorBrewer's RdYlBu, safe for the colour-blind
+    [
+        (49, 54, 149),
+        (69, 117, 180),
+        (116, 173, 209),
+        (198, 228, 240),
+        (254, 224, 144),
+        (253, 174, 97),
+        (244, 109, 67),
+        (190, 20, 38),
+    ],
+    np.uint8,
+)
+
+
+def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
+    """Colours a disparity map: blue at `low`, far; red at `high`, near; black where not finite.
+
+    Args:
+        disparity: (H, W) in pixels; values outside `low` to `high` get the colour of the end.
+        low: Disparity of the first colour, in pixels.
+        high: Disparity of the last, larger than `low`.
+
+    Returns:
+        (H, W, 3) uint8 RGB, in OpenCV's Turbo without its darkest end.
+
+    Raises:
+        ValueError: `high` is not larger than `low`.
+    """
+    if not low < high:
+        raise ValueError(f"colours from {low} to {high} pixels; the second must be larger")
+    known = np.isfinite(disparity)
+    share = np.clip((np.where(known, disparity, low) - low) / (high - low), 0, 1)
+    colours = _TURBO[np.rint(share * (len(_TURBO) - 1)).astype(np.uint8)]  # (H, W, 3)
+    return np.where(known[..., None], colours, np.uint8(0))
+
+
+def error_map(
+    disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Colours the absolute error: blue below 1 pixel, yellow to red from there to 8 and more.
+
+    Steps double from 1/8 to 8 pixels. A prediction that is not finite counts as 8 and more.
+
+    Args:
+        disparity: (H, W) in pixels.
+        truth: (H, W) in pixels.
+        valid: (H, W), true where `truth` is known; black elsewhere.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    error = np.where(np.isfinite(disparity), np.abs(disparity - truth), np.inf)
+    colours = _ERROR_COLOURS[np.digitize(error, _ERROR_STEPS)]  # (H, W, 3)
+    return np.where(valid[..., None], colours, np.uint8(0))
+
+
+def sheet(
+    left: NDArray[np.uint8],
+    disparity: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    valid: NDArray[np.bool_],
+    title: str,
+) -> NDArray[np.uint8]:
+    """Draws left image, prediction, error and truth as four labelled panels with colour bars.
+
+    Prediction and truth share one range of colours, that of the truth; black is unknown.
+
+    Args:
+        left: (H, W, 3) uint8 RGB.
+        disparity: (H, W) in pixels.
+        truth: (H, W) in pixels.
+        valid: (H, W), true where `truth` is known.
+        title: One line above the panels.
+
+    Returns:
+        (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
+    """
+    known = np.where(valid, truth, np.nan)
+    low, high = _colour_range(known if valid.any() else disparity)
+    panels = [
+        [
+            _Panel("Left image", left, cv2.INTER_AREA),
+            _Panel("Predicted disparity", colourise(disparity, low, high)),
+        ],
+        [
+            _Panel("Absolute error", error_map(disparity, truth, valid)),
+            _Panel("True disparity", colourise(known, low, high)),
+        ],
+    ]
+    return _draw(panels, [_error_bar(), _disparity_bar(low, high)], title)
+
+
+def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Draws the left image beside its coloured disparity, with a colour bar.
+
+    Args:
+        left: (H, W, 3) uint8 RGB.
+        disparity: (H, W) in pixels; black where not finite.
+
+    Returns:
+        (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
+    """
+    low, high = _colour_range(disparity)
+    panels = [
+        [
+            _Panel("Left image", left, cv2.INTER_AREA),
+            _Panel("Disparity", colourise(disparity, low, high)),
+        ],
+    ]
+    return _draw(panels, [None, _disparity_bar(low, high)])
+
+
+def write_prediction(
+    folder: str | Path, stem: str, left: NDArray[np.uint8], disparity: NDArray[np.floating]
+) -> list[Path]:
+    """Writes a prediction: `STEM.pfm`, `STEM.png` (16-bit) and `STEM_preview.png`.
+
+    All or nothing: the files appear once all three are complete.
+
+    Args:
+        folder: Where to; created.
+        stem: Name of the pair.
+        left: (H, W, 3) uint8 RGB.
+        disparity: (H, W) in pixels.
+
+    Returns:
+        The three paths, in that order.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: image and disparity differ in size.
+    """
+    if left.shape[:2] != disparity.shape:
+        raise ValueError(f"{stem}: image {left.shape[:2]} and disparity {disparity.shape} differ")
+    paths = [Path(folder) / f"{stem}{ending}" for ending in (".pfm", ".png", "_preview.png")]
+    with ExitStack() as stack:
+        pfm, png, picture = (stack.enter_context(atomic_path(path)) for path in paths)
+        write_pfm(pfm, disparity)
+        write_disparity_png(png, disparity)
+        write_image(picture, preview(left, disparity))
+    return paths
+
+
+# Drawing: panels in a grid, a colour bar under each column; all lengths in pixels -----------------
+
+_SIDE = 960  # a panel's longer side
+_GAP, _CAPTION, _TITLE, _BAR_STRIP, _BAR = 24, 44, 56, 92, 22
+_DPI = 100
+_INK = "#222222"
+
+
+class _Panel(NamedTuple):
+    caption: str
+    image: NDArray[np.uint8]
+    interpolation: int = cv2.INTER_NEAREST  # averages would darken sparse truth to black
+
+    def resized(self, height: int, width: int) -> NDArray[np.uint8]:
+        image = cv2.resize(self.image, (width, height), interpolation=self.interpolation)
+        return np.asarray(image, np.uint8)
+
+
+class _Bar(NamedTuple):
+    label: str
+    colours: ScalarMappable
+    ticks: Sequence[float] | None = None
+
+
+def _disparity_bar(low: float, high: float) -> _Bar:
+    colours = ScalarMappable(Normalize(low, high), ListedColormap(_TURBO / 255))
+    return _Bar("disparity in pixels, far to near; black: unknown", colours)
+
+
+def _error_bar() -> _Bar:
+    colours = ListedColormap(_ERROR_COLOURS / 255)
+    norm = BoundaryNorm((0, *_ERROR_STEPS), colours.N, extend="max")
+    label = "absolute error in pixels; black: no truth"
+    return _Bar(label, ScalarMappable(norm, colours), (0, *_ERROR_STEPS))
+
+
+def _colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
+    """Whole pixels around the middle 98 %: a few wild values must not grey out all others."""
+    known = disparity[np.isfinite(disparity)]
+    if known.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(known, (1, 99))
+    return float(np.floor(low)), float(max(np.ceil(high), np.floor(low) + 1))
+
+
+def _draw(
+    panels: list[list[_Panel]], bars: Sequence[_Bar | None], title: str = ""
+) -> NDArray[np.uint8]:
+    height, width = _panel_size(panels[0][0].image.shape)
+    top = _TITLE if title else 0
+    canvas = _Canvas(
+        width=_GAP + len(bars) * (width + _GAP),
+        height=top + len(panels) * (height + _CAPTION) + _BAR_STRIP,
+    )
+    if title:
+        canvas.text(_GAP, top / 2 + 6, title, size=18, weight="bold")
+    for column, bar in enumerate(bars):
+        x = _GAP + column * (width + _GAP)
+        y = top
+        for row in panels:
+            canvas.text(x, y + _CAPTION / 2 + 2, row[column].caption, size=14)
+            canvas.image(x, y + _CAPTION, row[column].resized(height, width))
+            y += _CAPTION + height
+        if bar is not None:
+            canvas.bar(x, y + 18, width, bar)
+    return canvas.pixels()
+
+
+class _Canvas:
+    """A matplotlib figure addressed in pixels from its top left corner; no pyplot, no state."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+        self._agg = FigureCanvasAgg(self._figure)
+
+    def text(self, x: float, y: float, text: str, **style: Any) -> None:
+        # Not parsed as mathematics: names of files may hold dollar signs.
+        self._figure.text(
+            *self._share(x, y), text, color=_INK, va="center", parse_math=False, **style
+        )
+
+    def image(self, x: int, y: int, image: NDArray[np.uint8]) -> None:
+        self._figure.figimage(image, x, self._height - y - image.shape[0], origin="upper")
+
+    def bar(self, x: int, y: int, width: int, bar: _Bar) -> None:
+        left, bottom = self._share(x, y + _BAR)
+        axes = self._figure.add_axes((left, bottom, width / self._width, _BAR / self._height))
+        colorbar = self._figure.colorbar(
+            bar.colours, cax=axes, orientation="horizontal", ticks=bar.ticks, format="%g"
+        )
+        colorbar.set_label(bar.label, size=13, color=_INK)
+        colorbar.outline.set_visible(False)
+        axes.tick_params(labelsize=12, colors=_INK)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        self._agg.draw()
+        return np.asarray(self._agg.buffer_rgba(), np.uint8)[..., :3].copy()
+
+    def _share(self, x: float, y: float) -> tuple[float, float]:
+        """Pixels from the top left corner as matplotlib's shares from the bottom left."""
+        return x / self._width, 1 - y / self._height
+
+
+def _panel_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    scale = _SIDE / max(shape[:2])
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
