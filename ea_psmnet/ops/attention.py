@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from ea_psmnet.ops.precision import widen
+from ea_psmnet.ops.precision import full_precision, widen
 
 __all__ = [
     "Normalisation",
@@ -29,6 +29,7 @@ def check_normalisation(name: str, allowed: tuple[str, ...] = get_args(Normalisa
         raise ValueError(f"unknown normalisation '{name}': choose from {', '.join(allowed)}")
 
 
+@full_precision
 def efficient_attention(
     queries: Tensor, keys: Tensor, values: Tensor, normalisation: Normalisation = "softmax"
 ) -> Tensor:
@@ -58,6 +59,7 @@ def efficient_attention(
     return context.transpose(-1, -2) @ queries  # (B, h, v, n)
 
 
+@full_precision
 def dot_product_attention(
     queries: Tensor, keys: Tensor, values: Tensor, normalisation: Normalisation = "softmax"
 ) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.precision import widen
+from ea_psmnet.ops.precision import full_precision, widen
 
 __all__ = ["soft_argmin", "soft_argmin_reference"]
 
@@ -23,6 +23,7 @@ _SCALE = 4
 _SLAB_BYTES = 2**20
 
 
+@full_precision
 def soft_argmin_reference(
     score: Tensor, size: tuple[int, int, int], *, align_corners: bool = False
 ) -> Tensor:
@@ -132,14 +133,15 @@ class _SoftArgmin(torch.autograd.Function):
         )
 
 
+@full_precision
 def soft_argmin(
     score: Tensor, size: tuple[int, int, int], *, align_corners: bool = False
 ) -> Tensor:
     """`soft_argmin_reference` without the (B, D, H, W) volume.
 
     Works with D/4 exponentials a pixel instead of D, in slabs of rows, and recomputes them in the
-    backward. A score more than 600 (float32; 5,000 in float64) below its pixel's best counts as that
-    far below. Falls back to the reference for other scales than 4 and for `align_corners=True`.
+    backward. A score more than 600 (in float64 5,000) below its pixel's best counts as that far
+    below. Falls back to the reference for other scales than 4 and for `align_corners=True`.
     """
     exact = tuple(size) == tuple(_SCALE * n for n in score.shape[1:]) and score.shape[1] > 1
     if align_corners or not exact:

@@ -78,6 +78,15 @@ def test_an_unknown_normalisation_lists_the_choices(kernel):
         kernel(*inputs(), "cosine")
 
 
+@pytest.mark.parametrize("kernel", [efficient_attention, dot_product_attention])
+def test_autocast_does_not_reach_the_sums(kernel):
+    tensors = inputs(positions=50)
+    expected = kernel(*tensors).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = kernel(*(t.float() for t in tensors))
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+
+
 def test_scaling_survives_half_precision_at_many_positions():
     n = 200_000
     q, k, v = (torch.full((1, 1, 2, n), 3.0, dtype=torch.float16) for _ in range(3))

@@ -61,6 +61,14 @@ def test_other_scales_and_alignments_fall_back(align_corners):
     )
 
 
+@pytest.mark.parametrize("form", [soft_argmin, soft_argmin_reference])
+def test_autocast_does_not_reach_the_sums(form):
+    c, size = score(shape=(1, 24, 3, 5), dtype=torch.float32).detach(), (96, 12, 20)
+    expected = soft_argmin_reference(c.double(), size).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(form(c, size), expected, rtol=0, atol=1e-4)
+
+
 def test_half_precision_scores_are_summed_in_float32():
     c = score(dtype=torch.float32).detach().bfloat16()
     out = soft_argmin(c, (24, 12, 20))
