@@ -1,0 +1,1 @@
+"""Evaluation and comparison: each returns data, then renders it."""

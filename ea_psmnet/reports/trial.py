@@ -1,0 +1,140 @@
+"""One variant under a memory budget, in a process of its own: `python -m ea_psmnet.reports.trial`.
+
+Reads a `Trial` as JSON from standard input and writes an `Outcome` as JSON to the file it names, so
+that a variant that dies takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.builder import build_dataset
+from ea_psmnet.files import write_json
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.machine import keep_freed_memory
+from ea_psmnet.models.config import preset
+from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.weights import load_model
+from ea_psmnet.reports.evaluation import evaluate
+
+__all__ = ["Outcome", "Trial", "run_trial"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to run."""
+
+    label: str
+    checkpoint: str | None
+    """Weights to measure errors with; None measures memory and time of a fresh network."""
+    preset: str | None
+    """The fresh network."""
+    data: str
+    root: str
+    budget: int
+    """Bytes it may take above the loaded network."""
+    max_disparity: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    label: str
+    parameters: int
+    out_of_memory: bool
+    requested: int | None = None
+    """Bytes of the allocation that failed, where the allocator says."""
+    peak: int | None = None
+    """Highest resident memory above the loaded network, bytes."""
+    seconds: float | None = None
+    """Mean time a pair."""
+    figures: dict[str, float] | None = None
+    """EPE and so on; None for a fresh network."""
+
+
+def run_trial(trial: Trial) -> Outcome:
+    """Evaluate a variant within its budget; running out of memory is an outcome, not an error."""
+    model = (
+        load_model(trial.checkpoint, max_disparity=trial.max_disparity)
+        if trial.checkpoint
+        else build_model(replace(preset(trial.preset or ""), max_disparity=trial.max_disparity))
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    matcher = StereoMatcher(model)
+    dataset = build_dataset(trial.data, Path(trial.root), split="test")
+    before = _limit_memory(trial.budget, matcher.device)
+    try:
+        evaluation = evaluate(matcher, dataset, trial.label)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return Outcome(trial.label, parameters, True, requested=_requested_bytes(str(error)))
+    seconds = [image.seconds for image in evaluation.images]
+    return Outcome(
+        trial.label,
+        parameters,
+        False,
+        peak=_peak_bytes(matcher.device) - before,
+        seconds=sum(seconds) / len(seconds),
+        figures=evaluation.total.figures() if trial.checkpoint else None,
+    )
+
+
+def _limit_memory(budget: int, device: torch.device) -> int:
+    """Cap what this process may add from here on; returns what it holds now, in bytes."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        held = torch.cuda.memory_allocated(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (held + budget) / total), device)
+        return held
+    data = _status_bytes("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (data + budget, data + budget))
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    """A figure of this process from Linux, in bytes."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if match is None:
+        raise OSError(f"/proc/self/status has no {field}: budgets on the CPU need Linux")
+    return int(match[1]) * 1024
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status_bytes("VmHWM")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    refused = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return refused or "can't allocate memory" in str(error)
+
+
+def _requested_bytes(message: str) -> int | None:
+    """The size of the failed allocation, from the message of torch's CPU or CUDA allocator."""
+    if cpu := re.search(r"tried to allocate (\d+) bytes", message):
+        return int(cpu[1])
+    if cuda := re.search(r"Tried to allocate ([\d.]+) (B|KiB|MiB|GiB)", message):
+        return int(float(cuda[1]) * 1024 ** ("B", "KiB", "MiB", "GiB").index(cuda[2]))
+    return None
+
+
+def _main() -> None:
+    keep_freed_memory()  # as the commands do: the figures are theirs
+    request: dict[str, Any] = json.load(sys.stdin)
+    outcome = run_trial(Trial(**request["trial"]))
+    write_json(request["outcome"], asdict(outcome))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from ea_psmnet.machine import choose_device, has_fast_bfloat16
+
+
+def test_auto_takes_what_is_there():
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_said_to_be_missing():
+    with pytest.raises(ValueError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+def test_the_probe_agrees_with_the_processors_flags(monkeypatch, tmp_path):
+    probe = "ea_psmnet.machine.Path"
+    for flags, expected in (("avx2 avx512_bf16", True), ("amx_bf16", True), ("avx512f", False)):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(f"flags : {flags}\n")
+        monkeypatch.setattr(probe, lambda _, file=cpuinfo: file)
+        assert has_fast_bfloat16("cpu") is expected
