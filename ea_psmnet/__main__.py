@@ -1,0 +1,48 @@
+"""`python -m ea_psmnet COMMAND`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from ea_psmnet.commands.compare import compare
+from ea_psmnet.commands.evaluate import evaluate
+from ea_psmnet.commands.predict import predict
+from ea_psmnet.commands.render import render
+from ea_psmnet.commands.train import train
+from ea_psmnet.machine import keep_freed_memory
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "predict": predict,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "render": render,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; bad input is one line on standard error and exit code 2."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its errors are told by ours, in one line
+    keep_freed_memory()
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments,
+            prog="python -m ea_psmnet",
+            description="Stereo depth with attention.",
+        )
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Networks for `torch.hub.load("OWNER/ea-psmnet", "ea_psmnet_small")`."""
+
+from ea_psmnet.inference.matcher import BUNDLED
+from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.weights import load_model
+
+dependencies = ["torch", "numpy", "cv2", "safetensors"]
+
+
+def psmnet() -> PSMNet:
+    """PSMNet at full width, freshly initialised."""
+    return build_model("psmnet")
+
+
+def ea_psmnet() -> PSMNet:
+    """PSMNet with efficient attention at full width, freshly initialised."""
+    return build_model("ea-psmnet")
+
+
+def ea_psmnet_small(pretrained: bool = True) -> PSMNet:
+    """PSMNet with efficient attention at half the channels.
+
+    Args:
+        pretrained: with the weights that come with the project.
+    """
+    return load_model(BUNDLED) if pretrained else build_model("ea-psmnet-small")

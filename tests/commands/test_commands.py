@@ -1,0 +1,221 @@
+"""The commands as a user runs them: files in, files and one line out."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import read_image, read_pfm, write_image, write_npy
+from ea_psmnet.models.weights import save_model
+
+ROOT = Path(__file__).parents[2]
+SIZE = (40, 72)
+
+
+def run(*arguments, **options):
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ea_psmnet", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(path, build_model(PSMNetConfig(max_disparity=32, width=0.25)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pairs") / "noise"
+    wide = rng.integers(0, 256, (SIZE[0], SIZE[1] + 8, 3), dtype=np.uint8)
+    write_image(folder / "left.png", wide[:, : SIZE[1]])
+    write_image(folder / "right.png", wide[:, 8:])
+    write_npy(folder / "disp.npy", np.full(SIZE, 8, np.float32))
+    return folder
+
+
+def fails(capsys, message, *arguments):
+    """The command ends with 2 and exactly one line, which holds the message."""
+    assert main([str(a) for a in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0, error
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_help_is_instant():
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    for arguments in (["--help"], ["train", "--help"], ["predict", "--help"]):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            result = run(*arguments, env=environment)
+            times.append(time.perf_counter() - start)
+            assert result.returncode == 0
+            assert "usage: python -m ea_psmnet" in result.stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, ea_psmnet.__main__; print('torch' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout.strip() == "False"
+
+
+def test_predict_writes_what_the_matcher_says(checkpoint, pair, tmp_path):
+    out = tmp_path / "out"
+    result = run(
+        *("predict", pair / "left.png", pair / "right.png", "--out", out),
+        *("--checkpoint", checkpoint, "--precision", "exact", "--device", "cpu"),
+    )
+    assert result.returncode == 0, result.stderr
+    written = sorted(path.name for path in out.iterdir())
+    assert written == ["left.pfm", "left.png", "left_preview.png"]
+    assert sorted(result.stdout.split()) == sorted(str(path) for path in out.iterdir())
+    matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
+    expected = matcher(*(read_image(pair / f"{v}.png") for v in ("left", "right"))).disparity
+    np.testing.assert_allclose(read_pfm(out / "left.pfm"), expected, rtol=0, atol=1e-4)
+    stored = cv2.imread(str(out / "left.png"), cv2.IMREAD_UNCHANGED)
+    assert stored.dtype == np.uint16
+    np.testing.assert_allclose(stored / 256, expected, rtol=0, atol=1 / 128)
+
+
+def variants(image):
+    """One picture as people have it: grey, with alpha, 16 bits deep, as JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    yield "grey.png", cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+    yield "alpha.png", cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA)
+    yield "deep.png", bgr.astype(np.uint16) * 257
+    yield "lossy.jpg", bgr
+
+
+def test_predict_takes_images_of_every_kind(checkpoint, pair, tmp_path):
+    for name, image in variants(read_image(pair / "left.png")):
+        cv2.imwrite(str(tmp_path / name), image)
+        arguments = ["predict", tmp_path / name, pair / "right.png", "--out", tmp_path / "out"]
+        assert main([*map(str, arguments), "--checkpoint", str(checkpoint)]) == 0
+        stem = Path(name).stem
+        assert read_pfm(tmp_path / "out" / f"{stem}.pfm").shape == SIZE
+
+
+def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_path, capsys):
+    left, right, out = pair / "left.png", pair / "right.png", tmp_path / "out"
+    end = ("--out", out, "--checkpoint", checkpoint)
+    other = tmp_path / "other.png"
+    write_image(other, read_image(left)[:, :60])
+    wrong = tmp_path / "wrong.tar"
+    torch.save({"state_dict": {"fc.weight": torch.zeros(2)}}, wrong)
+
+    fails(capsys, "nowhere.png: no such file", "predict", tmp_path / "nowhere.png", right, *end)
+    fails(capsys, "left 72 x 40, right 60 x 40", "predict", left, other, *end)
+    fails(capsys, "wider than the image", "predict", left, right, *end, "--max-disparity", 96)
+    fails(capsys, "multiple of 16", "predict", left, right, *end, "--max-disparity", 30)
+    fails(capsys, "no such checkpoint", *("predict", left, right, "--out", out),
+          *("--checkpoint", tmp_path / "none.safetensors"))  # fmt: skip
+    fails(capsys, "'fc.weight' is no parameter", "predict", left, right, "--out", out,
+          "--checkpoint", wrong)  # fmt: skip
+    assert not out.exists()
+
+
+def test_a_damaged_image_is_one_line_without_the_decoders_own(checkpoint, pair, tmp_path):
+    torn = tmp_path / "torn.png"
+    torn.write_bytes((pair / "right.png").read_bytes()[:40])
+    result = run("predict", pair / "left.png", torn, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert (
+        result.stderr.strip()
+        == f"error: {torn}: damaged, or not an image (40 bytes); fetch it again"
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_named(checkpoint, pair, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "out"
+    end = ("--out", out, "--checkpoint", checkpoint)
+    fails(capsys, f"{out}", "predict", pair / "left.png", pair / "right.png", *end)
+
+
+def test_unknown_options_end_with_two():
+    assert run("predict", "--colour").returncode == 2
+    assert run("fly").returncode == 2
+
+
+def test_impossible_training_settings_end_with_two(tmp_path):
+    result = run("train", "--out", tmp_path / "run", "--data", "synthetic", "--crop", "30", "64")
+    assert result.returncode == 2
+    assert "multiples of 16" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_reports_and_draws(checkpoint, pair, tmp_path, capsys):
+    out = tmp_path / "report"
+    arguments = ["evaluate", "--root", pair.parent, "--checkpoint", checkpoint, "--out", out]
+    assert main([*map(str, arguments), "--sheets"]) == 0
+    table = capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    assert set(report) == {"label", "max_disparity", "protocol", "total", "images"}
+    assert set(report["total"]) == {"pixels", "EPE", "bad-1", "bad-2", "bad-3", "D1"}
+    assert report["total"]["pixels"] == SIZE[0] * SIZE[1]
+    assert f"{report['total']['EPE']:.2f}" in table
+    assert table.strip() in (out / "report.md").read_text()
+    assert [p.name for p in (out / "sheets").iterdir()] == ["noise.png"]
+
+
+def test_compare_survives_running_out_of_memory(checkpoint, pair, tmp_path):
+    """Non-local attention at 1/8 of 480 x 640 needs a map of (12 * 60 * 80)^2 floats: 12.4 GiB."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pairs" / "large"
+    for view in ("left", "right"):
+        write_image(folder / f"{view}.png", rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    write_npy(folder / "disp.npy", np.full((480, 640), 8, np.float32))
+    result = run(
+        *("compare", "--root", tmp_path / "pairs", "--max-disparity", 96, "--budget", "4GiB"),
+        *("--checkpoints", checkpoint, "--presets", "nonlocal-psmnet-small"),
+        *("--out", tmp_path / "out"),
+    )
+    assert result.returncode == 0, result.stderr
+    outcomes = json.loads((tmp_path / "out" / "comparison.json").read_text())["outcomes"]
+    fits, starves = outcomes
+    assert not fits["out_of_memory"]
+    assert fits["figures"]["EPE"] > 0
+    assert 0 < fits["peak"] < 4 * 2**30
+    assert starves["out_of_memory"]
+    assert starves["requested"] == (12 * 60 * 80) ** 2 * 4
+    assert "12.4 GiB" in result.stdout
+    assert "out of memory" in result.stdout
+
+
+def test_render_then_train_then_predict(tmp_path, capsys):
+    """The whole road in small: everything a first user does, on scenes made here."""
+    scenes, run_folder, out = (str(tmp_path / n) for n in ("scenes", "run", "out"))
+    assert main(f"render --out {scenes} --train 2 --test 1 --size 64 96 --max-disparity 32 "
+                "--workers 0".split()) == 0  # fmt: skip
+    assert main(f"train --data sceneflow --root {scenes} --out {run_folder} --preset "
+                "ea-psmnet-small --max-disparity 32 --crop 48 80 --batch 2 --steps 2 --workers 0 "
+                "--device cpu".split()) == 0  # fmt: skip
+    weights = capsys.readouterr().out.split()[-1]
+    frame = Path(scenes) / "FlyingThings3D/frames_cleanpass/TEST/A/0000"
+    assert main(["predict", *(f"{frame}/{view}/0006.png" for view in ("left", "right")),
+                 "--checkpoint", weights, "--out", out]) == 0  # fmt: skip
+    assert main(["evaluate", "--root", scenes, "--checkpoint", weights]) == 0
+    assert "| all 1" in capsys.readouterr().out
