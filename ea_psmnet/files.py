@@ -61,17 +61,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OSError: the file cannot be written; the message names `path` and the reason.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
     try:
         # Replacing a device such as /dev/null by a file would break the machine for everybody.
         if path.exists() and not path.is_file():
-            raise OSError("something that is no file has this name")
+            raise OSError(f"{path}: not written, what has this name is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)  # noqa: PTH105 - the atomic call is the point
     except OSError as error:
+        if error.strerror is None:  # not the system's but told in full, by a write nested here
+            raise
         raise OSError(
-            f"{path}: not written ({error.strerror or error}); "
+            f"{path}: not written ({error.strerror}); "
             "check the folder's permissions and the free space"
         ) from error
     finally:
