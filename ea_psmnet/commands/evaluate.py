@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from ea_psmnet.machine import Device, Precision
+import tyro
+
+from ea_psmnet.commands.options import MatcherOptions
 
 __all__ = ["evaluate"]
 
@@ -15,11 +17,7 @@ def evaluate(
     root: Path,
     data: Literal["auto", "sceneflow", "folder"] = "auto",
     split: Literal["train", "test"] = "test",
-    checkpoint: Path | None = None,
-    max_disparity: int | None = None,
-    align_corners: bool | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
     out: Path | None = None,
     sheets: bool = False,
 ) -> None:
@@ -31,30 +29,20 @@ def evaluate(
         root: Folder of the dataset.
         data: Kind of dataset; auto looks at what lies there.
         split: Of Scene Flow: FlyingThings3D's TEST frames, or all training frames.
-        checkpoint: Weights (.safetensors), or an original PSMNet's (.tar); default: the bundled.
-        max_disparity: Search this many pixels instead of what the network was trained for.
-        align_corners: True for original checkpoints trained with torch 0.4 (2018).
-        device: Where to compute.
-        precision: Float32 (exact) or bfloat16 where the processor is fast at it.
+        options: Which network predicts, and how.
         out: Folder for report.json and report.md.
         sheets: Also write a sheet a pair: left image, disparity, truth and error map.
     """
     from datasets.builder import build_dataset
-    from ea_psmnet.inference.matcher import BUNDLED, StereoMatcher
+    from ea_psmnet.inference.matcher import BUNDLED
     from ea_psmnet.reports.evaluation import evaluate as run
     from ea_psmnet.reports.evaluation import sheet_writer, write_report
 
     if sheets and out is None:
         raise ValueError("--sheets needs --out, a folder to write them to")
     dataset = build_dataset(data, root, split=split)
-    matcher = StereoMatcher.load(
-        checkpoint,
-        max_disparity=max_disparity,
-        align_corners=align_corners,
-        device=device,
-        precision=precision,
-    )
-    label = (checkpoint or BUNDLED).stem
+    matcher = options.load()
+    label = (options.checkpoint or BUNDLED).stem
     evaluation = run(matcher, dataset, label, sheet_writer(out) if sheets and out else None)
     print(evaluation.to_markdown())
     if out is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from ea_psmnet.machine import Device, Precision
+from ea_psmnet.commands.options import MatcherOptions
 
 __all__ = ["predict"]
 
@@ -16,11 +17,7 @@ def predict(
     right: tyro.conf.Positional[Path],
     *,
     out: Path,
-    checkpoint: Path | None = None,
-    max_disparity: int | None = None,
-    align_corners: bool | None = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
 ) -> None:
     """Predict the disparity of a rectified pair.
 
@@ -31,24 +28,12 @@ def predict(
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
         right: Right image, of the same size.
         out: Folder for the results.
-        checkpoint: Weights (.safetensors), or an original PSMNet's (.tar); default: the bundled.
-        max_disparity: Search this many pixels instead of what the network was trained for.
-        align_corners: True for original checkpoints trained with torch 0.4 (2018).
-        device: Where to compute.
-        precision: Float32 (exact) or bfloat16 where the processor is fast at it.
+        options: Which network predicts, and how.
     """
     from ea_psmnet.files import read_image
-    from ea_psmnet.inference.matcher import StereoMatcher
     from ea_psmnet.inference.outputs import write_prediction
 
     images = read_image(left), read_image(right)
-    matcher = StereoMatcher.load(
-        checkpoint,
-        max_disparity=max_disparity,
-        align_corners=align_corners,
-        device=device,
-        precision=precision,
-    )
-    disparity = matcher(*images).disparity
+    disparity = options.load()(*images).disparity
     for path in write_prediction(out, left.stem, images[0], disparity):
         print(path)

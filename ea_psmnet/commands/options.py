@@ -1,0 +1,42 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ea_psmnet.machine import Device, Precision
+
+if TYPE_CHECKING:
+    from ea_psmnet.inference.matcher import StereoMatcher
+
+__all__ = ["MatcherOptions"]
+
+
+@dataclass(frozen=True)
+class MatcherOptions:
+    """Which network predicts, and how."""
+
+    checkpoint: Path | None = None
+    """Weights (.safetensors), or an original PSMNet's (.tar); default: the bundled."""
+    max_disparity: int | None = None
+    """Search this many pixels instead of what the network was trained for."""
+    align_corners: bool | None = None
+    """True for original checkpoints trained with torch 0.4 (2018)."""
+    device: Device = "auto"
+    """Where to compute."""
+    precision: Precision = "auto"
+    """Float32 (exact), or bfloat16 where the processor is fast at it."""
+
+    def load(self) -> StereoMatcher:
+        """The matcher; raises as `StereoMatcher.load`."""
+        from ea_psmnet.inference.matcher import StereoMatcher
+
+        return StereoMatcher.load(
+            self.checkpoint,
+            max_disparity=self.max_disparity,
+            align_corners=self.align_corners,
+            device=self.device,
+            precision=self.precision,
+        )
