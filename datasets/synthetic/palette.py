@@ -1,0 +1,195 @@
+"""Random materials, shapes and lights: the words that the kinds of scenes are written with."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .outlines import draw_outline
+from .scene import Array, Light, Material, Outline, Solid
+
+NO_CUTS: Array = np.zeros((0, 4))
+FACING: Array = np.eye(3)
+"""A card that faces the camera; a box that stands straight."""
+UPRIGHT: Array = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+"""A cylinder that stands; a card that lies."""
+SIDEWAYS: Array = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+"""A card that is a wall on the left or right."""
+
+
+def turn_y(angle: float) -> Array:
+    """Rotation about the vertical."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def turn_x(angle: float) -> Array:
+    """Rotation about the horizontal; a positive angle turns what is below to the front."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def turn_z(angle: float) -> Array:
+    """Rotation about the viewing direction."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+def moved(solid: Solid, rotation: Array, shift: Array) -> Solid:
+    """The solid rotated about the origin, then shifted."""
+    centre = rotation @ solid.centre + shift
+    return replace(solid, centre=centre, rotation=rotation @ solid.rotation)
+
+
+def lit_from(light: Light, rotation: Array) -> Light:
+    """The light rotated about the origin."""
+    return replace(light, position=rotation @ light.position)
+
+
+@dataclass(frozen=True, eq=False)
+class Palette:
+    """A random generator with the camera it draws for."""
+
+    rng: np.random.Generator
+    size: tuple[int, int]
+    """Height and width of the picture in pixels."""
+    focal: float
+    """Focal length in pixels."""
+    vivid: float
+    """How saturated the scene's colours are; 1 is as much as painted things are."""
+
+    def chance(self, share: float) -> bool:
+        """True in this share of the draws."""
+        return bool(self.rng.random() < share)
+
+    def between(self, low: float, high: float) -> float:
+        """Uniform."""
+        return float(self.rng.uniform(low, high))
+
+    def spread(self, low: float, high: float) -> float:
+        """Log-uniform: every factor of two is equally likely."""
+        return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
+
+    def count(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return int(self.rng.integers(low, high + 1))
+
+    def extent(self, share: float, depth: float) -> float:
+        """The length that covers this share of the picture's width at this depth."""
+        return share * self.size[1] * depth / self.focal
+
+    def rotation(self) -> Array:
+        """Uniform over all rotations, from a random quaternion."""
+        w, x, y, z = (q := self.rng.standard_normal(4)) / np.sqrt(q @ q)
+        return np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+
+    def colour(self) -> Array:
+        """(3,) a colour in [0, 1]; most are muted, as in the world."""
+        saturation = min(1.0, self.vivid * self.rng.beta(1.1, 2.2))
+        value = self.between(0.12, 0.92)
+        return np.array(colorsys.hsv_to_rgb(self.between(0, 1), saturation, value))
+
+    def material(self, depth: float, *, weak: float = 0.15, base: Array | None = None) -> Material:
+        """A surface to be seen from about `depth`.
+
+        Args:
+            depth: it decides the scale of the texture.
+            weak: the chance of a nearly uniform surface.
+            base: its mean colour; random if none.
+        """
+        base = self.colour() if base is None else base
+        is_weak = self.chance(weak)
+        contrast = self.spread(0.02, 0.12) if is_weak else self.between(0.35, 1.15)
+        saturation = self.between(0, min(1.2, 0.3 + self.vivid))
+        mixing = saturation * np.eye(3) + (1 - saturation) / 3
+        mixing = mixing[:, self.rng.permutation(3)] if self.chance(0.5) else mixing
+        tint = 1 + self.between(0, 0.7) * (base / base.mean() - 1)
+        matrix = contrast * tint[:, None] * mixing
+        glossy = self.chance(0.35)
+        return Material(
+            texture=int(self.rng.integers(1 << 16)),
+            density=self.spread(0.25, 2.5) * self.focal / depth,
+            turn=self.between(0, 2 * np.pi) if self.chance(0.4) else 0.0,
+            shift=(self.between(0, 512), self.between(0, 512)),
+            colours=np.hstack([matrix, (base - matrix.sum(1) / 2)[:, None]]),
+            detail=int(self.rng.integers(1 << 16)),
+            detail_density=self.spread(0.5, 2.0) * self.focal / depth,
+            detail_strength=self.between(0, 0.08) if is_weak else self.between(0, 0.6),
+            highlight=self.spread(0.03, 0.6) if glossy else 0.0,
+            shininess=self.spread(4, 200),
+        )
+
+    def sky(self) -> Material:
+        """The inside of the far sphere: clear, cloudy or grey."""
+        blue = np.array(colorsys.hsv_to_rgb(self.between(0.5, 0.65), self.between(0, 0.6), 0.9))
+        material = self.material(1.0, weak=0.5, base=blue * self.between(0.6, 1.1))
+        return replace(material, density=self.spread(0.15, 1.0), glows=True, detail_strength=0.0)
+
+    def outline(self) -> Outline | None:
+        """The silhouette of a card; half of them are plain rectangles."""
+        kinds = ("rectangle", "disc", "blob", "foliage", "lattice")
+        kind = str(self.rng.choice(kinds, p=(0.45, 0.1, 0.2, 0.13, 0.12)))
+        return None if kind == "rectangle" else draw_outline(self.rng, kind)
+
+    def cuts(self) -> Array:
+        """(N, 4) random planes that leave the unit shape's middle standing."""
+        count = self.count(1, 7)
+        normals = self.rng.standard_normal((count, 3))
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        return np.hstack([normals, self.rng.uniform(0.2, 0.9, (count, 1))])
+
+    def solid(self, centre: Array, rotation: Array, half: Array, material: Material) -> Solid:
+        """A random shape of any kind."""
+        names = ("box", "cut box", "ellipsoid", "cut ellipsoid", "cylinder", "cut cylinder", "card")
+        name = str(self.rng.choice(names, p=(0.22, 0.16, 0.13, 0.07, 0.12, 0.05, 0.25)))
+        cuts = self.cuts() if name.startswith("cut") else NO_CUTS
+        shape = name.split()[-1]
+        outline = self.outline() if shape == "card" else None
+        return Solid(shape, centre, rotation, half, material, cuts, outline)
+
+    def rod(self, centre: Array, rotation: Array, length: float, material: Material) -> Solid:
+        """A thin bar along its own z axis, round or square."""
+        thickness = length * self.spread(0.008, 0.05)
+        shape = "cylinder" if self.chance(0.5) else "box"
+        half = np.array([thickness, thickness * self.between(0.4, 1), length]) / 2
+        return Solid(shape, centre, rotation, half, material, NO_CUTS)
+
+    def lamp(self, position: Array, reach: float, shadows: bool) -> Light:
+        """A light whose colour is warm, neutral or cool."""
+        warmth = self.between(-0.25, 0.25)
+        colour = np.array([1 + warmth, 1.0, 1 - warmth]) * self.spread(0.4, 2.0)
+        return Light(position, colour, reach, shadows)
+
+    def sun(self, shadows: bool) -> Light:
+        """A light from far above or behind the camera."""
+        direction = np.array([self.between(-1, 1), -self.spread(0.3, 2), self.between(-1.2, 0.4)])
+        return self.lamp(direction * 1e4, np.inf, shadows)
+
+
+def card(centre: Array, rotation: Array, half: tuple[float, float], material: Material) -> Solid:
+    """A rectangle."""
+    return Solid("card", centre, rotation, np.array([*half, 0.0]), material, NO_CUTS)
+
+
+def box(centre: Array, half: Array, material: Material) -> Solid:
+    """A box that stands straight."""
+    return Solid("box", centre, FACING, half, material, NO_CUTS)
+
+
+def column(centre: Array, radius: float, height: float, material: Material) -> Solid:
+    """A cylinder that stands."""
+    half = np.array([radius, radius, height / 2])
+    return Solid("cylinder", centre, UPRIGHT, half, material, NO_CUTS)
+
+
+def backdrop(solid: Solid) -> Solid:
+    """The same solid, casting no shadow: walls must not keep out the light behind them."""
+    return replace(solid, casts_shadow=False)

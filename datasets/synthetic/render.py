@@ -1,0 +1,185 @@
+"""Renders a scene: both views, each from its own rays, with exact disparity and occlusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ea_psmnet.sample import StereoSample
+
+from .cast import Body, Rays, nearest, occluded, one_thread, pixel_rays
+from .light import DISPLAY_GAMMA, lit
+from .scene import Scene
+from .sensor import Linear, encoded, exposure, sensed
+from .surface import Surface, surface
+from .textures import Atlas
+from .vectors import main_axis
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedScene:
+    """A rendered pair and all that is known of it."""
+
+    left: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    right: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    disparity_left: NDArray[np.float32]
+    """(H, W) in pixels: left (x, y) shows what right (x - disparity, y) shows."""
+    disparity_right: NDArray[np.float32]
+    """(H, W) in pixels: right (x, y) shows what left (x + disparity, y) shows."""
+    occluded_left: NDArray[np.bool_]
+    """(H, W), true where the right view does not show the point, out of its picture included."""
+    occluded_right: NDArray[np.bool_]
+    """(H, W) likewise."""
+    object_left: NDArray[np.int32]
+    """(H, W) number of the solid in the scene; -1 where there is none."""
+    object_right: NDArray[np.int32]
+    """(H, W) likewise."""
+
+    def sample(self, name: str) -> StereoSample:
+        """The left view's sample; a pixel that sees no solid has no known disparity."""
+        valid = self.object_left >= 0
+        return StereoSample(self.left, self.right, self.disparity_left, valid, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What of the appearance is rendered; the geometry never depends on it."""
+
+    lighting: bool = True
+    """False leaves the surfaces' own colours."""
+    noise: bool = True
+    """False leaves out what the sensor does: noise, blur, colour balance and gamma."""
+    supersample: int = 2
+    """Rays a side of a pixel at the edges of objects, faces and shadows; 1 is off."""
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """One camera's picture before the sensor."""
+
+    linear: NDArray[np.float32]  # (H, W, 3)
+    disparity: NDArray[np.float32]
+    occluded: NDArray[np.bool_]
+    number: NDArray[np.int32]
+
+
+def render(
+    scene: Scene, atlas: Atlas, look: Look | None = None, device: torch.device | str = "cpu"
+) -> RenderedScene:
+    """Renders both views of a scene.
+
+    Args:
+        scene: its parameters.
+        atlas: the textures, on the same device.
+        look: what to render; everything by default.
+        device: where the rays are cast.
+    """
+    look = look or Look()
+    with torch.inference_mode(), one_thread():
+        bodies = [Body(solid, device) for solid in scene.solids]
+        eyes = 0.0, scene.rig.baseline
+        left = _view(scene, bodies, atlas, look, eyes)
+        right = _view(scene, bodies, atlas, look, eyes[::-1])
+    gain = exposure(scene.sensor, left.linear) if look.lighting else 1.0
+    pictures = left.linear * gain, right.linear * gain
+    encode = partial(sensed, scene.sensor) if look.noise else _encoded
+    return RenderedScene(
+        *encode(*pictures),
+        left.disparity,
+        right.disparity,
+        left.occluded,
+        right.occluded,
+        left.number,
+        right.number,
+    )
+
+
+def _encoded(left: Linear, right: Linear) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    return encoded(left), encoded(right)
+
+
+def _view(
+    scene: Scene, bodies: Sequence[Body], atlas: Atlas, look: Look, eyes: tuple[float, float]
+) -> _View:
+    """The view of the camera at the first of `eyes`; the other decides what is occluded."""
+    rig = scene.rig
+    rays = pixel_rays(rig, eyes[0], bodies[0].centre.device)
+    depth, number = nearest(bodies, rays)
+    # Sorted by body, so that each body's points are a slice; rays that meet nothing are left out.
+    order = number.argsort(stable=True)
+    order = order[int((number < 0).sum()) :]
+    hit = Rays(rig, rays.eye, rays.x[order], rays.y[order])
+    seen = surface(bodies, hit, depth[order], number[order], atlas)
+    colours, key = _colours(scene, bodies, hit, seen, look)
+    linear = colours.new_zeros(len(depth), 3).index_copy_(0, order, colours)
+    if look.supersample > 1:
+        keys = torch.full_like(number, -1).index_copy_(0, order, key).view(rig.size)
+        _supersample(scene, bodies, atlas, look, rays, _edges(keys), linear)
+    hidden = torch.ones_like(number, dtype=torch.bool)
+    away = seen.away(eyes[1])
+    hidden[order] = occluded(bodies, hit, depth[order], number[order], away, eyes[1])
+    disparity = rig.focal * rig.baseline / depth
+    return _View(
+        linear.view(*rig.size, 3).cpu().numpy(),
+        disparity.float().view(rig.size).cpu().numpy(),
+        hidden.view(rig.size).cpu().numpy(),
+        number.int().view(rig.size).cpu().numpy(),
+    )
+
+
+def _colours(
+    scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, look: Look
+) -> tuple[Tensor, Tensor]:
+    """(N, 3) linear colours, and (N,) numbers that differ across edges of what is seen."""
+    # The dominant axis of the normal tells apart the faces of a box.
+    key = 8 * seen.number + main_axis(seen.normals)
+    if not look.lighting:
+        return seen.albedo**DISPLAY_GAMMA, key
+    colours, reached = lit(scene, bodies, rays, seen)
+    return colours, (key << len(scene.lights)) + reached
+
+
+def _edges(keys: Tensor) -> Tensor:
+    """Indices of the pixels whose key (H, W) differs from that of one of their four neighbours."""
+    edge = torch.zeros_like(keys, dtype=torch.bool)
+    across = keys[:, 1:] != keys[:, :-1]
+    down = keys[1:] != keys[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge.flatten().nonzero()[:, 0]
+
+
+def _supersample(
+    scene: Scene,
+    bodies: Sequence[Body],
+    atlas: Atlas,
+    look: Look,
+    rays: Rays,
+    edges: Tensor,
+    linear: Tensor,
+) -> None:
+    """Replaces the colours of edge pixels in `linear` (H*W, 3) by means over several rays."""
+    if not len(edges):
+        return
+    side = look.supersample
+    steps = (torch.arange(side, dtype=torch.float64, device=edges.device) + 0.5) / side - 0.5
+    dx, dy = steps.repeat(side)[:, None], steps.repeat_interleave(side)[:, None]
+    x, y = (rays.x[edges] + dx).flatten(), (rays.y[edges] + dy).flatten()  # (side² * E,)
+    depth, number = nearest(bodies, Rays(rays.rig, rays.eye, x, y))
+    order = number.argsort(stable=True)
+    order = order[int((number < 0).sum()) :]
+    hit = Rays(rays.rig, rays.eye, x[order], y[order])
+    seen = surface(bodies, hit, depth[order], number[order], atlas)
+    colours, _ = _colours(scene, bodies, hit, seen, look)
+    every = colours.new_zeros(len(x), 3).index_copy_(0, order, colours)
+    linear[edges] = every.view(side * side, len(edges), 3).mean(0)

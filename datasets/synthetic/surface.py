@@ -1,0 +1,124 @@
+"""What lies at the points that rays hit: position, normal and the colour of the surface itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cast import Body, Rays
+from .scene import Material
+from .shapes import gradient
+from .textures import Atlas
+from .vectors import dot, length, main_axis, unit
+
+_GRAZING = 0.05
+"""Cosine below which a surface's foreshortening no longer coarsens its texture."""
+_ANISOTROPY = 0.65
+"""Between 0.5, the area that a pixel covers, and 1, its longer side: shimmer against blur."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """N points on bodies, as one camera sees them."""
+
+    points: Tensor
+    """(3, N) float64."""
+    normals: Tensor
+    """(3, N) float64 unit normals, towards the camera that sees them."""
+    number: Tensor
+    """(N,) int64 bodies."""
+    albedo: Tensor
+    """(N, 3) float32 in [0, 1], encoded as in a picture."""
+
+    def away(self, eye: float) -> Tensor:
+        """(N,) negative where the camera at x = `eye` looks at the back of the surface."""
+        x, y, z = self.points
+        nx, ny, nz = self.normals
+        return -(nx * (x - eye) + ny * y + nz * z)
+
+
+def surface(
+    bodies: Sequence[Body], rays: Rays, depth: Tensor, number: Tensor, atlas: Atlas
+) -> Surface:
+    """The surface points of rays that each hit a body.
+
+    Args:
+        bodies: all bodies.
+        rays: N rays.
+        depth: (N,) finite depths along them.
+        number: (N,) bodies they hit, sorted: the points of one body lie in one slice.
+        atlas: the textures.
+    """
+    directions = rays.directions
+    points = rays.origin + depth * directions
+    normals = torch.empty_like(points)
+    main, fine = depth.new_empty(3, len(depth)), depth.new_empty(3, len(depth))
+    for body, part in _slices(bodies, number):
+        position = body.to_unit @ (points[:, part] - body.centre)
+        outward = gradient(body.solid.shape, body.cuts, position)
+        normal = unit(body.to_world @ outward)
+        slant = dot(normal, directions[:, part])
+        normals[:, part] = normal * -slant.sign()
+        cosine = slant.abs() / length(directions[:, part])
+        covered = depth[part] / rays.rig.focal * cosine.clamp(min=_GRAZING) ** -_ANISOTROPY
+        u, v = _unrolled(body, position, outward)
+        material = body.solid.material
+        main[:, part] = _texels(material, material.density, u, v, covered)
+        fine[:, part] = _texels(material, material.detail_density, u, v, covered)
+    return Surface(points, normals, number, _albedo(bodies, number, atlas, main, fine))
+
+
+def _slices(bodies: Sequence[Body], number: Tensor) -> list[tuple[Body, slice]]:
+    ends = np.cumsum(torch.bincount(number, minlength=len(bodies)).tolist())
+    starts = [0, *ends[:-1]]
+    return [
+        (body, slice(int(start), int(end)))
+        for body, start, end in zip(bodies, starts, ends, strict=True)
+        if end > start
+    ]
+
+
+def _unrolled(body: Body, position: Tensor, outward: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates on the surface in units of length, from those in the unit shape (3, N).
+
+    The surface is projected along the axis that its normal is nearest to; the side of a cylinder
+    is rolled out.
+    """
+    x, y, z = position * body.half
+    axis = main_axis(outward / body.half)
+    # Each face starts elsewhere in the texture.
+    u = torch.where(axis == 0, y + 0.37 * body.radius, x) + 0.61 * body.radius * (axis == 1)
+    v = torch.where(axis == 2, y, z)
+    if body.solid.shape == "cylinder":
+        side = axis < 2
+        around = torch.atan2(position[1], position[0]) * (body.half[0] + body.half[1]) / 2
+        u, v = torch.where(side, around, x), torch.where(side, z, y)
+    return u, v
+
+
+def _texels(material: Material, density: float, u: Tensor, v: Tensor, covered: Tensor) -> Tensor:
+    """(3, N): column and row in texels, and the mip level."""
+    cosine, sine = density * np.cos(material.turn), density * np.sin(material.turn)
+    column = cosine * u - sine * v + material.shift[0]
+    row = sine * u + cosine * v + material.shift[1]
+    return torch.stack([column, row, torch.log2(covered * density)])
+
+
+def _albedo(
+    bodies: Sequence[Body], number: Tensor, atlas: Atlas, main: Tensor, fine: Tensor
+) -> Tensor:
+    materials = [body.solid.material for body in bodies]
+    texture = number.new_tensor([material.texture for material in materials])
+    detail = number.new_tensor([material.detail for material in materials])
+    colours = atlas.look_up(texture[number], *main)  # (N, 3)
+    grain = atlas.look_up(detail[number], *fine).mean(1, keepdim=True) - 0.5  # (N, 1)
+    for body, part in _slices(bodies, number):
+        material = body.solid.material
+        mapping = colours.new_tensor(material.colours)  # (3, 4)
+        mapped = torch.addmm(mapping[:, 3], colours[part], mapping[:, :3].T)
+        colours[part] = mapped * (1 + material.detail_strength * grain[part])
+    return colours.clamp_(0.01, 1)

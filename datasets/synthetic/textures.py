@@ -1,0 +1,154 @@
+"""The atlas: all textures with their mip levels in one tensor, and the filtered look-up in it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from .patterns import PATTERNS, SIZE, Picture, spectral_noise
+
+_SEED = 20210105
+"""Every process builds the same pictures."""
+_LEVELS = SIZE.bit_length()
+"""Sides 512, 256, ... 1."""
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"}
+
+
+class Atlas:
+    """Textures of equal size, each repeating endlessly, with trilinear filtering.
+
+    A texel is four bytes (RGB and one unused) in one int32, so that a look-up gathers one number
+    where it would gather three.
+    """
+
+    def __init__(self, pictures: list[Picture], device: torch.device | str) -> None:
+        """Builds the mip levels of `pictures`, each (SIZE, SIZE, 3) in [0, 1]."""
+        texels = np.concatenate([_pyramid(picture) for picture in pictures])  # (M, 4) bytes
+        self._texels = torch.from_numpy(texels).view(torch.int32)[:, 0].to(device)
+        sides = torch.tensor([SIZE >> level for level in range(_LEVELS)])
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), (sides**2).cumsum(0)[:-1]])
+        self._starts = self._starts.to(torch.int32).to(device)
+        self._stride = int((sides**2).sum())
+        self._count = len(pictures)
+
+    def look_up(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
+        """Colours at texel positions.
+
+        Args:
+            texture: (N,) texture numbers, taken modulo the number of textures.
+            u: (N,) columns in texels of the finest level; any number.
+            v: (N,) rows in texels.
+            level: (N,) base-2 logarithm of the texels that one sample should cover.
+
+        Returns:
+            (N, 3) float32 in [0, 1].
+        """
+        base = (texture % self._count * self._stride).to(torch.int32)
+        u, v = (u.remainder(SIZE)).float(), (v.remainder(SIZE)).float()
+        level = level.float().clamp(0, _LEVELS - 1.001)
+        fine = level.to(torch.int32)
+        blend = (level - fine)[:, None]
+        near = self._bilinear(base, u, v, fine)
+        return torch.lerp(near, self._bilinear(base, u, v, fine + 1), blend)[:, :3] / 255
+
+    def _bilinear(self, base: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
+        side = SIZE >> level
+        share = side.float() / SIZE
+        x, y = u * share - 0.5, v * share - 0.5
+        left, top = torch.floor(x), torch.floor(y)
+        fx, fy = (x - left)[:, None], (y - top)[:, None]
+        mask = side - 1
+        x0, y0 = left.to(torch.int32), top.to(torch.int32)
+        x1, y1 = (x0 + 1) & mask, (y0 + 1) & mask
+        x0, y0 = x0 & mask, y0 & mask
+        start = base + self._starts[level.long()]
+        row0, row1 = start + y0 * side, start + y1 * side
+        upper = torch.lerp(self._fetch(row0 + x0), self._fetch(row0 + x1), fx)
+        lower = torch.lerp(self._fetch(row1 + x0), self._fetch(row1 + x1), fx)
+        return torch.lerp(upper, lower, fy)
+
+    def _fetch(self, index: Tensor) -> Tensor:
+        texel = self._texels.index_select(0, index)
+        return texel.view(torch.uint8).view(-1, 4).float()  # (N, 4)
+
+
+def _pyramid(picture: Picture) -> np.ndarray:
+    """All levels of a picture, one after the other, as (M, 4) bytes."""
+    levels = []
+    for level in range(_LEVELS):
+        side = SIZE >> level
+        small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        rgb = np.round(small.clip(0, 1) * 255).astype(np.uint8).reshape(-1, 3)
+        levels.append(np.pad(rgb, ((0, 0), (0, 1))))
+    return np.concatenate(levels)
+
+
+def _coloured(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A grey picture in two to four random colours; every picture with a little fine grain."""
+    if picture.ndim == 2:
+        count = int(rng.integers(2, 5))
+        stops = np.linspace(0, 1, count)
+        palette = rng.uniform(0, 1, 3) * 0.3 + rng.uniform(0, 0.7, (count, 1))
+        palette = palette + rng.uniform(-0.25, 0.25, (count, 3))
+        palette[[0, -1]] = np.sort(palette[[0, -1]], 0)[:: rng.choice([-1, 1])]
+        picture = np.stack([np.interp(picture, stops, ink) for ink in palette.T], -1)
+    grain = spectral_noise(rng, rng.uniform(0.2, 1.4)) - 0.5
+    # Stretched to full contrast: a material narrows it again where it wants less.
+    low, high = np.percentile(picture, (2, 98))
+    picture = 0.05 + 0.9 * (picture - low) / max(high - low, 0.1)
+    return (picture + rng.uniform(0.02, 0.25) * grain[..., None]).astype(np.float32)
+
+
+def _procedural() -> list[Picture]:
+    pictures = []
+    for number, (pattern, count) in enumerate(PATTERNS.items()):
+        for copy in range(count):
+            rng = np.random.Generator(np.random.PCG64([_SEED, number, copy]))
+            pictures.append(_coloured(pattern(rng), rng))
+    # Interleaved, so that neighbouring numbers are different patterns.
+    order = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(pictures))
+    return [pictures[k] for k in order]
+
+
+def _photographs(folder: Path) -> list[Picture]:
+    """The image files of `folder`, in the order of their names.
+
+    Raises:
+        FileNotFoundError: the folder has no readable image.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    images = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
+    pictures = [_square(np.asarray(image)) for image in images if image is not None]
+    if not pictures:
+        raise FileNotFoundError(
+            f"{folder}: expected image files to use as textures "
+            f"({', '.join(sorted(_IMAGE_SUFFIXES))}), found none that can be read"
+        )
+    return pictures
+
+
+def _square(image: np.ndarray) -> Picture:
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    middle = image[top : top + side, left : left + side]
+    small = cv2.resize(middle, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    return (small / 255).astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def load_atlas(textures: Path | None, device: str) -> Atlas:
+    """The atlas of this process, built at the first call (about two seconds).
+
+    Args:
+        textures: folder of photographs to use beside the procedural pictures; none for these only.
+        device: where it lies.
+    """
+    pictures = _procedural()
+    if textures is not None:
+        pictures += _photographs(textures)
+    return Atlas(pictures, device)

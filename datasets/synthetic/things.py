@@ -1,0 +1,147 @@
+"""Things of several solids: tables, shelves, cars, trees. Each stands on y = 0 at the origin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .outlines import draw_outline
+from .palette import FACING, NO_CUTS, UPRIGHT, Palette, box, card, column, turn_y
+from .scene import Solid
+
+
+def thing(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A single solid that stands on the floor; y points down, so it is at negative y."""
+    half = size * palette.rng.uniform(0.3, 1, 3) / 2
+    material = palette.material(depth)
+    rotation = turn_y(palette.between(0, np.pi))
+    if palette.chance(0.35):
+        rotation = rotation @ UPRIGHT
+    solid = palette.solid(np.zeros(3), rotation, half, material)
+    reach = float(np.abs(rotation[1]) @ half)
+    return [replace(solid, centre=np.array([0, -reach, 0]))]
+
+
+def table(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A board on four thin legs, often with things on it."""
+    wide, deep = size * palette.between(0.4, 1) / 2, size * palette.between(0.4, 1) / 2
+    tall, thick = size * palette.between(0.3, 0.8), size * palette.spread(0.01, 0.05)
+    wood = palette.material(depth)
+    solids = [box(np.array([0, -tall, 0]), np.array([wide, thick, deep]), wood)]
+    leg = size * palette.spread(0.01, 0.04)
+    for x in (leg - wide, wide - leg):
+        for z in (leg - deep, deep - leg):
+            middle = np.array([x, -tall / 2, z])
+            solids.append(box(middle, np.array([leg, tall / 2, leg]), wood))
+    if palette.chance(0.4):  # a chair's back
+        back = np.array([0, -tall * 1.5, deep - leg])
+        bars = palette.material(depth)
+        plate = card(back, FACING, (wide, tall / 2), bars)
+        lattice = draw_outline(palette.rng, "lattice") if palette.chance(0.5) else None
+        solids.append(replace(plate, outline=lattice))
+    for _ in range(palette.count(0, 3)):
+        x, z = palette.rng.uniform(-1, 1, 2) * (wide, deep)
+        shift = np.array([x, -tall - thick, z])
+        small = thing(palette, depth, size * palette.between(0.1, 0.4))
+        solids += [replace(solid, centre=solid.centre + shift) for solid in small]
+    return solids
+
+
+def shelf(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """Boards between two sides, with books or boxes in a row."""
+    wide, deep, tall = size * palette.between(0.3, 0.8) / 2, size * 0.15, size
+    thick = size * 0.012
+    wood = palette.material(depth)
+    sides = np.array([thick, tall / 2, deep])
+    solids = [box(np.array([x, -tall / 2, 0]), sides, wood) for x in (-wide, wide)]
+    levels = palette.count(2, 4)
+    for level in range(levels):
+        y = -tall * level / levels - thick
+        solids.append(box(np.array([0, y, 0]), np.array([wide, thick, deep]), wood))
+        x = -wide + 2 * thick
+        for _ in range(palette.count(0, 4)):
+            half = np.array([palette.between(0.08, 0.3) * wide, 0, deep * 0.8])
+            half[1] = tall / levels * palette.between(0.2, 0.45)
+            if x + 2 * half[0] < wide:
+                middle = np.array([x + half[0], y - thick - half[1], 0])
+                solids.append(box(middle, half, palette.material(depth)))
+            x += 2 * half[0] * palette.between(1, 1.5)
+    return solids
+
+
+def car(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A body, a cabin with slanted windows, and wheels; `size` is its length."""
+    paint, glass = palette.material(depth, weak=0.6), palette.material(depth, weak=0.5)
+    glass = replace(glass, highlight=0.4, colours=glass.colours * 0.4)
+    paint = replace(paint, highlight=palette.between(0, 0.6))
+    wide, body_half = size * 0.2, size * palette.between(0.06, 0.09)
+    low = size * 0.07
+    solids = [box(np.array([0, -low - body_half, 0]), np.array([wide, body_half, size / 2]), paint)]
+    cabin = np.array([wide * 0.9, size * palette.between(0.06, 0.1), size * 0.3])
+    slant = np.array([[0, -0.6, 0.8, 0.65], [0, -0.6, -0.8, 0.65], [0.9, -0.3, 0, 0.9]])
+    middle = np.array([0, -low - 2 * body_half - cabin[1], size * palette.between(-0.1, 0.1)])
+    solids.append(Solid("box", middle, FACING, cabin, glass, slant))
+    rubber = palette.material(depth, base=np.full(3, 0.15))
+    half = np.array([size * 0.075, size * 0.075, size * 0.02])
+    for x in (-wide, wide):
+        for z in (-0.32 * size, 0.32 * size):
+            axle = turn_y(np.pi / 2)
+            middle = np.array([x, -half[0], z])
+            solids.append(Solid("cylinder", middle, axle, half, rubber, NO_CUTS))
+    return solids
+
+
+def tree(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A trunk with cards of leaves that cross one another; some are bare poles with branches."""
+    bark, green = palette.material(depth), palette.material(depth)
+    tall = size * palette.between(0.4, 0.7)
+    radius = size * palette.spread(0.01, 0.05)
+    solids = [column(np.array([0, -tall / 2, 0]), radius, tall, bark)]
+    for _ in range(palette.count(2, 5)):
+        half = size * palette.rng.uniform(0.2, 0.4, 2)
+        shift = palette.rng.uniform(-0.12, 0.12, 3) * size
+        leaves = card(shift - (0, tall + half[1] / 2, 0), palette.rotation(), tuple(half), green)
+        solids.append(replace(leaves, outline=draw_outline(palette.rng, "foliage")))
+    return solids
+
+
+def post(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A thin pole, with a sign, a lamp or nothing on top."""
+    metal = palette.material(depth, weak=0.4)
+    radius = size * palette.spread(0.006, 0.02)
+    solids = [column(np.array([0, -size / 2, 0]), radius, size, metal)]
+    half = size * palette.rng.uniform(0.06, 0.15, 2)
+    top = np.array([0, -size + half[1], -1.5 * radius])
+    if palette.chance(0.5):
+        sign = card(top, turn_y(palette.between(-0.5, 0.5)), tuple(half), palette.material(depth))
+        outline = draw_outline(palette.rng, "disc") if palette.chance(0.5) else None
+        solids.append(replace(sign, outline=outline))
+    elif palette.chance(0.5):
+        arm = palette.rod(top, turn_y(palette.between(0, np.pi)), size * 0.4, metal)
+        solids.append(arm)
+    return solids
+
+
+def figure(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A head, a trunk and two legs, roughly a person of height `size`."""
+    clothes, skin = palette.material(depth), palette.material(depth, weak=0.6)
+    wide = size * 0.12
+    head = np.array([0.06, 0.07, 0.07]) * size
+    trunk = np.array([wide, size * 0.2, wide * 0.7])
+    solids = [
+        Solid("ellipsoid", np.array([0, -0.93 * size, 0]), FACING, head, skin, NO_CUTS),
+        Solid("ellipsoid", np.array([0, -0.66 * size, 0]), FACING, trunk, clothes, NO_CUTS),
+    ]
+    trousers = palette.material(depth)
+    for side in (-1, 1):
+        middle = np.array([side * wide / 2, -0.25 * size, side * palette.between(0, wide)])
+        solids.append(column(middle, size * 0.045, size * 0.5, trousers))
+    return solids
+
+
+def fence(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """An upright lattice of length `size`."""
+    half = (size / 2, size * palette.between(0.1, 0.3))
+    plate = card(np.array([0, -half[1], 0]), FACING, half, palette.material(depth))
+    return [replace(plate, outline=draw_outline(palette.rng, "lattice"))]
