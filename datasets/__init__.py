@@ -1,1 +1,1 @@
-"""Stereo pairs with truth: readers of data sets on disk, rendered scenes, crops."""
+"""Stereo pairs with truth: readers of datasets on disk, rendered scenes, crops."""

@@ -1,4 +1,4 @@
-"""Every data set by its name: one table, one function."""
+"""Every dataset by its name: one table, one function."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _synthetic(request: _Request) -> Sequence[StereoSample]:
     # Late: readers of files need no renderer.
     from datasets.synthetic import SyntheticScenes
 
-    return SyntheticScenes(**request.scenes)
+    scenes = SyntheticScenes(**request.scenes)
+    scenes.prepare()  # before a loader forks its workers, so that they share the textures
+    return scenes
 
 
 DATASETS: dict[str, Callable[[_Request], Sequence[StereoSample]]] = {
@@ -44,7 +46,7 @@ DATASETS: dict[str, Callable[[_Request], Sequence[StereoSample]]] = {
     "folder": _folder,
     "synthetic": _synthetic,
 }
-"""Data sets by name."""
+"""Datasets by name."""
 
 
 def build_dataset(
@@ -55,7 +57,7 @@ def build_dataset(
     render_pass: RenderPass = "clean",
     **scenes: Any,
 ) -> Sequence[StereoSample]:
-    """Builds a data set.
+    """Build a dataset.
 
     Args:
         name: A key of `DATASETS`, or `auto` for what `detect_dataset` sees in `root`.
@@ -70,10 +72,10 @@ def build_dataset(
 
     Raises:
         FileNotFoundError: `root` does not hold the data in the layout expected.
-        ValueError: an unknown name, or an argument the data set has no use for.
+        ValueError: an unknown name, or an argument the dataset has no use for.
     """
     if name not in (*DATASETS, "auto"):
-        raise ValueError(f"no data set {name!r}; choose one of {', '.join(DATASETS)} or auto")
+        raise ValueError(f"no dataset {name!r}; choose one of {', '.join(DATASETS)} or auto")
     if name != "synthetic" and not str(root):
         raise ValueError(f"{name}: needs the folder of the data")
     if name == "auto":
@@ -84,7 +86,7 @@ def build_dataset(
 
 
 def detect_dataset(root: str | Path) -> str:
-    """Names the data set whose layout `root` has: a key of `DATASETS`.
+    """Name the dataset whose layout `root` has: a key of `DATASETS`.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -29,7 +29,7 @@ class PairFolder(FrameDataset):
     """
 
     def __init__(self, root: str | Path) -> None:
-        """Finds the pairs; they are read on use.
+        """Find the pairs; they are read on use.
 
         Raises:
             FileNotFoundError: there is no pair, or one lacks an image or its truth.

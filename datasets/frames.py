@@ -22,10 +22,10 @@ class Frame:
     disparity: Path
     """Of the left view."""
     name: str
-    """Unique within the data set."""
+    """Unique within the dataset."""
 
     def read(self) -> StereoSample:
-        """Reads the three files.
+        """Read the three files.
 
         Raises:
             FileNotFoundError: one of them is not there.

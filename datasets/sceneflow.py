@@ -44,7 +44,7 @@ class SceneFlow(FrameDataset):
     def __init__(
         self, root: str | Path, *, split: Split = "train", render_pass: RenderPass = "clean"
     ) -> None:
-        """Finds the frames; images are read on use.
+        """Find the frames; images are read on use.
 
         Args:
             root: The folder that holds the parts, or the `SceneFlow` folder that does.

@@ -12,7 +12,7 @@ __all__ = ["random_crop"]
 def random_crop(
     sample: StereoSample, size: tuple[int, int], rng: np.random.Generator
 ) -> StereoSample:
-    """Cuts the same window out of both images, the disparity and its validity.
+    """Cut the same window out of both images, the disparity and its validity.
 
     One window for both views keeps every disparity as it is. A point whose match lies left of the
     right window keeps its truth too: a network must cope with those at every image's left edge.

@@ -52,7 +52,7 @@ _PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; it becomes `path` when the block ends without error.
+    """Yield a temporary path to write to; it becomes `path` when the block ends without error.
 
     The temporary file lies in the same folder, which is created, and has the same suffix. When the
     block raises, it is removed and what was at `path` before is still there.
@@ -82,13 +82,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text, atomically."""
+    """Write UTF-8 text, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically.
+    """Write `value` as indented JSON, atomically.
 
     Raises:
         ValueError: `value` has no JSON form; NaN and infinity have none.
@@ -104,7 +104,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Reads a PNG, JPEG, WebP, PPM, TIFF or BMP image.
+    """Read a PNG, JPEG, WebP, PPM, TIFF or BMP image.
 
     Grey is repeated over three channels, a palette resolved, alpha dropped. Orientation tags are
     ignored (TIFF's apart, which the decoder applies): rectification aligned the rows as stored.
@@ -128,7 +128,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
-    """Writes an (H, W, 3) uint8 RGB image in the format its suffix names, atomically.
+    """Write an (H, W, 3) uint8 RGB image in the format its suffix names, atomically.
 
     Raises:
         ValueError: the suffix is none of `IMAGE_SUFFIXES`, or the array is no such image.
@@ -145,7 +145,7 @@ def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
 
 
 def read_disparity(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Reads a disparity map in the format its suffix names: `.pfm`, `.png` or `.npy`.
+    """Read a disparity map in the format its suffix names: `.pfm`, `.png` or `.npy`.
 
     A negative value is unknown, never its absolute value: in a rectified pair nothing lies beyond
     infinity, and Scene Flow has wrong pixels of that kind. A stored 0 in `.pfm` and `.npy` is a
@@ -169,7 +169,7 @@ def read_disparity(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.bo
 
 
 def read_pfm(path: str | Path) -> NDArray[np.float32]:
-    """Reads a one-channel PFM (Portable Float Map), values as stored.
+    """Read a one-channel PFM (Portable Float Map), values as stored.
 
     The format keeps rows bottom-up and tells little-endian by a negative scale. The scale's size is
     ignored, as Middlebury asks: its files state 1/255 there and hold plain pixels. Colour PFM
@@ -201,20 +201,20 @@ def read_pfm(path: str | Path) -> NDArray[np.float32]:
 
 
 def write_pfm(path: str | Path, array: ArrayLike) -> None:
-    """Writes an (H, W) array as little-endian PFM, values as they are, atomically."""
+    """Write an (H, W) array as little-endian PFM, values as they are, atomically."""
     rows = _as_map(path, array).astype("<f4")
     height, width = rows.shape
     _write_bytes(path, f"Pf\n{width} {height}\n-1.0\n".encode() + rows[::-1].tobytes())
 
 
 def write_npy(path: str | Path, array: ArrayLike) -> None:
-    """Writes an array in numpy's own format, values and type as they are, atomically."""
+    """Write an array in numpy's own format, values and type as they are, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(array), allow_pickle=False)
 
 
 def write_disparity_png(path: str | Path, disparity: ArrayLike) -> None:
-    """Writes an (H, W) disparity in pixels as KITTI's 16-bit PNG, atomically.
+    """Write an (H, W) disparity in pixels as KITTI's 16-bit PNG, atomically.
 
     Values are rounded to 1/256 pixel. The format's 0 is unknown, so a positive value below 1/256 is
     stored as 1/256, while zero, negative and non-finite ones are stored as unknown. So are those

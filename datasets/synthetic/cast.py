@@ -30,7 +30,7 @@ Bounds = tuple[float, float, float, float]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps torch to one thread: on tensors as small as these, more threads wait on each other."""
+    """Keep torch to one thread: on tensors as small as these, more threads wait on each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -59,7 +59,7 @@ def covers(outline: Outline | None, x: Tensor, y: Tensor) -> Tensor:
 
 
 def draw_outline(rng: np.random.Generator, kind: str) -> Outline:
-    """Draws the coefficients of an outline of this kind."""
+    """Draw the coefficients of an outline of this kind."""
     if kind == "blob":
         count = int(rng.integers(2, 6))
         amplitude = rng.uniform(0.03, 0.5 / count, count)

@@ -142,7 +142,7 @@ def leaves(rng: np.random.Generator) -> Picture:
 
 
 def _fill_wrapped(canvas: Picture, ring: np.ndarray, size: float, colour: np.ndarray) -> None:
-    """Fills a polygon and those of its copies one picture away that reach into this one."""
+    """Fill a polygon and those of its copies one picture away that reach into this one."""
     for copy in product((-SIZE, 0, SIZE), repeat=2):
         moved = ring + np.array(copy)
         if (moved.min(0) < SIZE).all() and (moved.max(0) > 0).all():

@@ -74,7 +74,7 @@ class _View:
 def render(
     scene: Scene, atlas: Atlas, look: Look | None = None, device: torch.device | str = "cpu"
 ) -> RenderedScene:
-    """Renders both views of a scene.
+    """Render both views of a scene.
 
     Args:
         scene: its parameters.
@@ -168,7 +168,7 @@ def _supersample(
     edges: Tensor,
     linear: Tensor,
 ) -> None:
-    """Replaces the colours of edge pixels in `linear` (H*W, 3) by means over several rays."""
+    """Replace the colours of edge pixels in `linear` (H*W, 3) by means over several rays."""
     if not len(edges):
         return
     side = look.supersample

@@ -130,7 +130,7 @@ class Sensor:
     shot_noise: float
     """Variance of the noise a unit of light."""
     seed: int
-    """Starts the generator of the noise."""
+    """Start the generator of the noise."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The scenes as a data set: an endless stream cut off at a count."""
+"""The scenes as a dataset: an endless stream cut off at a count."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         textures: Path | None = None,
         device: str = "cpu",
     ) -> None:
-        """Describes the scenes; renders nothing yet.
+        """Describe the scenes; render nothing yet.
 
         Args:
             seed: of the series.
@@ -89,7 +89,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         return (self[k] for k in range(len(self)))
 
     def prepare(self) -> None:
-        """Builds the textures now, so that worker processes forked later share them."""
+        """Build the textures now, so that worker processes forked later share them."""
         load_atlas(self.textures, self.device)
 
     def name(self, number: int) -> str:

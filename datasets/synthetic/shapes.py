@@ -16,7 +16,7 @@ Interval = tuple[Tensor, Tensor]
 
 
 def _quadric(a: Tensor, b: Tensor, c: Tensor) -> Interval:
-    """Solves a t² + 2bt + c <= 0 for a > 0; where there is no solution the interval is empty."""
+    """Solve a t² + 2bt + c <= 0 for a > 0; where there is no solution the interval is empty."""
     root = (b * b - a * c).sqrt()  # NaN compares as false below: a miss
     return (-b - root) / a, (-b + root) / a
 

@@ -27,7 +27,7 @@ class Atlas:
     """
 
     def __init__(self, pictures: list[Picture], device: torch.device | str) -> None:
-        """Builds the mip levels of `pictures`, each (SIZE, SIZE, 3) in [0, 1]."""
+        """Build the mip levels of `pictures`, each (SIZE, SIZE, 3) in [0, 1]."""
         texels = np.concatenate([_pyramid(picture) for picture in pictures])  # (M, 4) bytes
         self._texels = torch.from_numpy(texels).view(torch.int32)[:, 0].to(device)
         sides = torch.tensor([SIZE >> level for level in range(_LEVELS)])
@@ -37,7 +37,7 @@ class Atlas:
         self._count = len(pictures)
 
     def look_up(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
-        """Colours at texel positions.
+        """Colour at texel positions.
 
         Args:
             texture: (N,) texture numbers, taken modulo the number of textures.

@@ -32,7 +32,7 @@ class _Task:
 
 
 class _Frames(Dataset[int]):
-    """Writes a frame when it is asked for, so that a DataLoader's workers share the work."""
+    """Write a frame when it is asked for, so that a DataLoader's workers share the work."""
 
     def __init__(self, scenes: SyntheticScenes, tasks: list[_Task]) -> None:
         self.scenes, self.tasks = scenes, tasks
@@ -63,7 +63,7 @@ def _tasks(root: Path, counts: dict[str, int]) -> Iterator[_Task]:
 def write_sceneflow(
     root: Path, scenes: SyntheticScenes, *, test: int = 0, workers: int = 0, progress: bool = True
 ) -> int:
-    """Writes `scenes` as `ROOT/FlyingThings3D/{frames_cleanpass,disparity}/{TRAIN,TEST}/A/...`.
+    """Write `scenes` as `ROOT/FlyingThings3D/{frames_cleanpass,disparity}/{TRAIN,TEST}/A/...`.
 
     Each scene is one folder with the single frame 0006. Frames that are complete already are
     left alone, so that a stopped run can be taken up again.

@@ -41,7 +41,7 @@ _ERROR_COLOURS = np.array(  # ColorBrewer's RdYlBu, safe for the colour-blind
 
 
 def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
-    """Colours a disparity map: blue at `low`, far; red at `high`, near; black where not finite.
+    """Colour a disparity map: blue at `low`, far; red at `high`, near; black where not finite.
 
     Args:
         disparity: (H, W) in pixels; values outside `low` to `high` get the colour of the end.
@@ -65,7 +65,7 @@ def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArr
 def error_map(
     disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Colours the absolute error: blue below 1 pixel, yellow to red from there to 8 and more.
+    """Colour the absolute error: blue below 1 pixel, yellow to red from there to 8 and more.
 
     Steps double from 1/8 to 8 pixels. A prediction that is not finite counts as 8 and more.
 
@@ -89,7 +89,7 @@ def sheet(
     valid: NDArray[np.bool_],
     title: str,
 ) -> NDArray[np.uint8]:
-    """Draws left image, prediction, error and truth as four labelled panels with colour bars.
+    """Draw left image, prediction, error and truth as four labelled panels with colour bars.
 
     Prediction and truth share one range of colours, that of the truth; black is unknown.
 
@@ -119,7 +119,7 @@ def sheet(
 
 
 def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Draws the left image beside its coloured disparity, with a colour bar.
+    """Draw the left image beside its coloured disparity, with a colour bar.
 
     Args:
         left: (H, W, 3) uint8 RGB.
@@ -141,7 +141,7 @@ def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray
 def write_prediction(
     folder: str | Path, stem: str, left: NDArray[np.uint8], disparity: NDArray[np.floating]
 ) -> list[Path]:
-    """Writes a prediction: `STEM.pfm`, `STEM.png` (16-bit) and `STEM_preview.png`.
+    """Write a prediction: `STEM.pfm`, `STEM.png` (16-bit) and `STEM_preview.png`.
 
     All or nothing: the files appear once all three are complete.
 
