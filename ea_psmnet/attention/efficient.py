@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import cast
+
 from torch import Tensor, nn
 
-from ea_psmnet.attention.volume import VolumeAttention, merge_heads, split_heads
-from ea_psmnet.ops.attention import Normalisation, check_normalisation, efficient_attention
+from ea_psmnet.attention.volume import VolumeAttention, layout_of
+from ea_psmnet.ops.attention import Normalisation, check_normalisation
+from ea_psmnet.ops.efficient_block import (
+    BlockWeights,
+    efficient_block,
+    efficient_block_reference,
+)
 
 __all__ = ["EfficientAttention"]
 
@@ -25,6 +33,8 @@ class EfficientAttention(VolumeAttention):
         heads: how many groups the key and value channels are split into.
         normalisation: `softmax` (of queries over channels, of keys over positions), `scaling` (by
             the number of positions) or `none`.
+        published_order: compute queries, keys, values and projection one after the other, as the
+            published code does, instead of the exact form that needs less time and memory.
 
     Raises:
         ValueError: the heads do not divide the channels, or the normalisation is unknown.
@@ -42,6 +52,7 @@ class EfficientAttention(VolumeAttention):
         value_channels: int | None = None,
         heads: int = 1,
         normalisation: Normalisation = "softmax",
+        published_order: bool = False,
     ) -> None:
         super().__init__()
         key_channels = channels // 2 if key_channels is None else key_channels
@@ -51,6 +62,7 @@ class EfficientAttention(VolumeAttention):
             if heads < 1 or count < 1 or count % heads:
                 raise ValueError(f"{heads} heads cannot share {count} {label} channels equally")
         self.heads = heads
+        self.published_order = published_order
         self.normalisation: Normalisation = normalisation
         self.queries = nn.Conv3d(channels, key_channels, kernel_size=1)
         self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
@@ -59,11 +71,13 @@ class EfficientAttention(VolumeAttention):
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]  # the bias exists
 
-    def attend(self, volume: Tensor) -> Tensor:
-        """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
-        queries, keys, values = (
-            split_heads(layer(volume), self.heads)  # (B, h, k or v, n)
-            for layer in (self.queries, self.keys, self.values)
-        )
-        gathered = efficient_attention(queries, keys, values, self.normalisation)  # (B, h, v, n)
-        return self.projection(merge_heads(gathered, volume.shape[2:]).to(volume.dtype))
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, D, H, W) to the same: type and memory layout are kept."""
+        block = efficient_block_reference if self.published_order else efficient_block
+        out = block(volume.flatten(2), self._weights(), self.heads, self.normalisation)
+        return out.unflatten(2, volume.shape[2:]).contiguous(memory_format=layout_of(volume))
+
+    def _weights(self) -> BlockWeights:
+        convolutions = (self.queries, self.keys, self.values, self.projection)
+        pairs = ((c.weight.flatten(1), cast(Tensor, c.bias)) for c in convolutions)
+        return BlockWeights(*itertools.chain.from_iterable(pairs))

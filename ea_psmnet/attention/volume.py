@@ -1,14 +1,30 @@
-"""The interface all attention mechanisms share, and the shape changes they all need.
+"""The interface all attention mechanisms share, and the steps they have in common.
 
 Shapes: B batch, C channels, (D, H, W) a volume, n = D * H * W positions, h heads.
 """
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["VolumeAttention", "merge_heads", "split_heads"]
+from ea_psmnet.ops.choices import check_choice
+
+__all__ = [
+    "Start",
+    "VolumeAttention",
+    "check_heads",
+    "check_start",
+    "layout_of",
+    "merge_heads",
+    "silence",
+    "split_heads",
+]
+
+Start = Literal["identity", "published"]
+"""How a new module starts: adding nothing, or as the code published with its paper."""
 
 
 class VolumeAttention(nn.Module):
@@ -17,13 +33,17 @@ class VolumeAttention(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """Add to every position what it gathers from all others."""
         gathered = self.attend(volume).to(volume.dtype)
-        if volume.is_contiguous(memory_format=torch.channels_last_3d):
-            gathered = gathered.contiguous(memory_format=torch.channels_last_3d)
-        return volume + gathered
+        return volume + gathered.contiguous(memory_format=layout_of(volume))
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
         raise NotImplementedError
+
+
+def layout_of(volume: Tensor) -> torch.memory_format:
+    """The memory format a volume is in: channels-last where it is dense in that order."""
+    last = volume.is_contiguous(memory_format=torch.channels_last_3d)
+    return torch.channels_last_3d if last else torch.contiguous_format
 
 
 def split_heads(volume: Tensor, heads: int) -> Tensor:
@@ -35,3 +55,21 @@ def split_heads(volume: Tensor, heads: int) -> Tensor:
 def merge_heads(positions: Tensor, size: torch.Size) -> Tensor:
     """(B, h, c, n) to (B, h * c, D, H, W), the inverse of `split_heads`."""
     return positions.reshape(positions.shape[0], -1, *size)
+
+
+def check_heads(heads: int, **channels: int) -> None:
+    """Raise a ValueError unless the heads divide every number of channels, given by its name."""
+    for name, count in channels.items():
+        if heads < 1 or count < 1 or count % heads:
+            raise ValueError(f"{heads} heads cannot share {count} {name} channels equally")
+
+
+def check_start(name: str) -> None:
+    """Raise a ValueError that lists the choices when `name` is not among them."""
+    check_choice("start", name, get_args(Start))
+
+
+def silence(layer: nn.Module) -> None:
+    """Zero a layer's parameters: a branch that ends in it adds nothing yet."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

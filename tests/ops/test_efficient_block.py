@@ -1,0 +1,131 @@
+"""The fast block against the published order: outputs and gradients, in every way it can run."""
+
+import pytest
+import torch
+
+from ea_psmnet.ops import efficient_block as module
+from ea_psmnet.ops.efficient_block import (
+    BlockWeights,
+    efficient_block,
+    efficient_block_reference,
+    folding_is_cheaper,
+)
+
+SHAPES = [  # heads, C, k, v
+    (1, 8, 4, 8),
+    (2, 8, 4, 6),
+    (4, 8, 8, 8),
+]
+
+
+def block(channels, keys, values, positions, gain=1.0):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        tensor = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return tensor.requires_grad_()
+
+    weights = BlockWeights(
+        *(random(keys, channels), random(keys), random(keys, channels), random(keys)),
+        *(random(values, channels), random(values), random(channels, values), random(channels)),
+    )
+    x = (gain * random(2, channels, positions)).detach().requires_grad_()
+    return x, weights
+
+
+def gradients(function, x, weights, heads, normalisation):
+    out = function(x, weights, heads, normalisation)
+    generator = torch.Generator().manual_seed(1)
+    arriving = torch.randn(out.shape, generator=generator, dtype=out.dtype)
+    return out, torch.autograd.grad(out, (x, *weights), arriving)
+
+
+def assert_relatively_close(actual, expected, bound):
+    scale = expected.abs().max().clamp(min=1e-6)
+    assert ((actual - expected).abs().max() / scale).item() < bound
+
+
+@pytest.mark.parametrize(("heads", "channels", "keys", "values"), SHAPES)
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling", "none"])
+@pytest.mark.parametrize("chunk", [2**19, 1])  # all positions at once, or 256 at a time
+def test_equals_the_published_order(
+    heads, channels, keys, values, normalisation, chunk, monkeypatch
+):
+    monkeypatch.setattr(module, "_CHUNK_FLOATS", chunk)
+    x, weights = block(channels, keys, values, positions=700)
+    plain, expected = gradients(efficient_block_reference, x, weights, heads, normalisation)
+    fast, actual = gradients(efficient_block, x, weights, heads, normalisation)
+    assert_relatively_close(fast, plain, 1e-12)
+    for name, a, e in zip(("x", *BlockWeights._fields), actual, expected, strict=True):
+        if name == "key_bias" and normalisation == "softmax":
+            assert a.abs().max() == 0  # exactly; the published order leaves rounding
+            assert e.abs().max() < 1e-10
+        else:
+            assert_relatively_close(a, e, 1e-10)
+
+
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling", "none"])
+def test_positions_in_channels_last_order(normalisation):
+    x, weights = block(8, 4, 8, positions=60)
+    last = x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    assert last.stride() != x.stride()
+    for a, e in zip(
+        gradients(efficient_block, last, weights, 2, normalisation)[1],
+        gradients(efficient_block, x, weights, 2, normalisation)[1],
+        strict=True,
+    ):
+        assert_relatively_close(a, e, 1e-12)
+    assert efficient_block(last, weights, 2, normalisation).stride() == last.stride()
+
+
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling"])
+def test_gradcheck(normalisation):
+    x, weights = block(4, 2, 4, positions=6)
+    assert torch.autograd.gradcheck(
+        lambda x, *w: efficient_block(x, BlockWeights(*w), 1, normalisation), (x, *weights)
+    )
+
+
+def test_the_published_order_is_taken_where_it_is_cheaper():
+    assert folding_is_cheaper(32, 16, 32, 1)
+    assert folding_is_cheaper(32, 32, 32, 8)
+    assert not folding_is_cheaper(8, 32, 8, 4)
+    x, weights = block(8, 32, 8, positions=20)
+    expected = efficient_block_reference(x, weights, 4)
+    assert torch.equal(efficient_block(x, weights, 4), expected)
+
+
+def test_saves_x_and_small_tensors_only():
+    x, weights = block(8, 4, 8, positions=5000)
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        efficient_block(x, weights, 1)
+    large = [t for t in saved if t.numel() >= 5000]
+    assert len(large) == 1
+    assert large[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling"])
+def test_half_precision_at_a_million_and_a_half_positions(dtype, normalisation):
+    """Logits of gain 3: half-precision sums over positions would lose most of their weights."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 8, 1_500_000, generator=generator)
+    weights = BlockWeights(*(t.detach().float() for t in block(8, 4, 8, positions=1)[1]))
+    weights = weights._replace(key=3 * weights.key / weights.key.norm(dim=1, keepdim=True))
+    half = x.to(dtype).requires_grad_()
+    wide = half.detach().double().requires_grad_()
+    expected = efficient_block(wide, BlockWeights(*(w.double() for w in weights)), 1, normalisation)
+    result = efficient_block(half, weights, 1, normalisation)
+    assert torch.isfinite(result).all()
+    # The residual is x itself: compare what attention added.
+    branch, true = result.double() - half.double(), expected - wide
+    assert (branch - true).norm() / expected.norm() < 1e-2
+    result.square().mean().backward()
+    assert torch.isfinite(half.grad).all()
