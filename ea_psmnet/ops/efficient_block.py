@@ -10,6 +10,7 @@ Shapes: B batch, C channels, h heads, k and v key and value channels over all he
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -132,12 +133,28 @@ def _softmax_queries(x: Tensor, weights: BlockWeights, heads: int) -> Tensor:
     return logits.unflatten(0, (heads, -1)).softmax(dim=1).flatten(0, 1)
 
 
+def _triton_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType | None:
+    """The Triton kernels where they can take x."""
+    if not x.is_cuda:
+        return None
+    from ea_psmnet.ops import efficient_triton  # not every platform has Triton
+
+    supported = efficient_triton.is_supported(x, weights.query.shape[0], heads)
+    return efficient_triton if supported else None
+
+
 def _gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Online softmax over positions (Milakov and Gimelshein, 2018) of one sample x, (C, n).
+    """Softmax over positions of x, (B, C, n), times x.
 
     Returns:
-        The contexts (k, C) and the log-sum-exps (k,) of the logits without bias.
+        The contexts (B, k, C) and the log-sum-exps (B, k) of the logits without bias.
     """
+    samples = [_gather_sample(sample, key) for sample in x]
+    return torch.stack([c for c, _ in samples]), torch.stack([lse for _, lse in samples])
+
+
+def _gather_sample(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Online softmax (Milakov and Gimelshein, 2018) over the positions of one x, (C, n)."""
     highest = key.new_full((key.shape[0],), -torch.inf)
     total, context = torch.zeros_like(highest), torch.zeros_like(key)
     for chunk in _chunks(x, sum(key.shape)):
@@ -151,24 +168,33 @@ def _gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     return context / total[:, None], highest + total.log()
 
 
+def _spread(x: Tensor, fold: Tensor, weights: BlockWeights, heads: int) -> Tensor:
+    """Return x + fold softmax(W_q x + b_q) + b_o, (B, C, n), written once; fold is (B, C, k)."""
+    out = torch.empty_like(x)
+    for sample, target, matrix in zip(x, out, fold, strict=True):
+        for chunk in _chunks(x, sum(weights.query.shape)):
+            positions = widen(sample[:, chunk])
+            queries = _softmax_queries(positions, weights, heads)
+            branch = torch.addmm(weights.projection_bias[:, None], matrix, queries)
+            target[:, chunk] = branch.add_(positions)
+    return out
+
+
 class _SoftmaxBlock(torch.autograd.Function):
     """Softmax on both sides, with the residual sum written in the same pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int, *tensors: Tensor) -> Tensor:
         weights = BlockWeights(*(widen(t) for t in tensors))
-        gathered = [_gather(sample, weights.key) for sample in x]
-        context = torch.stack([c for c, _ in gathered])  # (B, k, C)
-        ctx.save_for_backward(x, context, torch.stack([lse for _, lse in gathered]), *tensors)
+        kernels = _triton_for(x, weights, heads)
+        context, lse = kernels.gather(x, weights.key) if kernels else _gather(x, weights.key)
+        ctx.save_for_backward(x, context, lse, *tensors)
         ctx.heads = heads
-        out = torch.empty_like(x)
-        for sample, target, fold in zip(x, out, _fold(context, weights, heads), strict=True):
-            for chunk in _chunks(x, sum(weights.query.shape)):
-                positions = widen(sample[:, chunk])
-                queries = _softmax_queries(positions, weights, heads)
-                branch = torch.addmm(weights.projection_bias[:, None], fold, queries)
-                target[:, chunk] = branch.add_(positions)
-        return out
+        fold = _fold(context, weights, heads)
+        if kernels:
+            query, bias, offset = weights.query, weights.query_bias, weights.projection_bias
+            return kernels.spread(x, query, bias, fold, offset, heads)
+        return _spread(x, fold, weights, heads)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
