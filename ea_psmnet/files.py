@@ -286,8 +286,10 @@ def _write_bytes(path: str | Path, data: bytes) -> None:
 
 def _decode(path: Path, flags: int) -> NDArray[Any]:
     data = _read_bytes(path)
-    # OpenCV raises for an empty buffer and returns None for any other it cannot decode.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    # OpenCV raises for an empty buffer and for a header of too many pixels; else it returns None.
+    image = None
+    with suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError(f"{path}: damaged, or not an image ({len(data)} bytes); fetch it again")
     return image

@@ -36,8 +36,10 @@ def compare(
     """
     from dataclasses import asdict
 
+    from datasets.builder import build_dataset
     from ea_psmnet.files import write_json, write_text
     from ea_psmnet.models.config import preset
+    from ea_psmnet.models.weights import load_state
     from ea_psmnet.reports.comparison import compare as run
     from ea_psmnet.reports.comparison import comparison_markdown
     from ea_psmnet.reports.tables import parse_bytes
@@ -45,9 +47,13 @@ def compare(
 
     if not checkpoints and not presets:
         raise ValueError("nothing to compare: name --checkpoints or --presets")
+    limit = parse_bytes(budget)
+    # What is wrong shows here, in one line, not in a process of its own.
+    build_dataset(data, root, split="test")
     for name in presets:
         preset(name)
-    limit = parse_bytes(budget)
+    for path in checkpoints:
+        load_state(path)
     networks: list[tuple[str, str | None, str | None]] = [
         *((path.stem, str(path), None) for path in checkpoints),
         *((name, None, name) for name in presets),

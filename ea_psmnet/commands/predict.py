@@ -31,9 +31,12 @@ def predict(
         options: Which network predicts, and how.
     """
     from ea_psmnet.files import read_image
-    from ea_psmnet.inference.outputs import write_prediction
+    from ea_psmnet.inference.outputs import prediction_paths, write_prediction
 
     images = read_image(left), read_image(right)
+    for path in prediction_paths(out, left.stem):
+        if path.exists() and any(path.samefile(image) for image in (left, right)):
+            raise ValueError(f"{path}: would overwrite an input image: give another --out")
     disparity = options.load()(*images).disparity
     for path in write_prediction(out, left.stem, images[0], disparity):
         print(path)

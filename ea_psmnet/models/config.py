@@ -45,6 +45,8 @@ class PSMNetConfig:
     def __post_init__(self) -> None:
         if self.aggregation not in ("hourglass", "basic"):
             raise ValueError(f"aggregation is hourglass or basic, not '{self.aggregation}'")
+        if not isinstance(self.max_disparity, int):
+            raise ValueError(f"max disparity must be a whole number, not {self.max_disparity!r}")
         if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
             nearest = max(_STRIDE, -(-self.max_disparity // _STRIDE) * _STRIDE)
             raise ValueError(

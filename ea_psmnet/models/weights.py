@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,7 +96,10 @@ def load_model(
         config = replace(config, max_disparity=max_disparity)
     if align_corners is not None:
         config = replace(config, align_corners=align_corners)
-    model = build_model(config)
+    try:
+        model = build_model(config)
+    except TypeError as error:
+        raise ValueError(f"{path}: its configuration is damaged ({error})") from None
     _load_strictly(model, state, path)
     return model.eval()
 
@@ -122,18 +124,21 @@ def _read_safetensors(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
         raise ValueError(f"{path}: these weights are not an EA-PSMNet's: no configuration inside")
     try:
         return PSMNetConfig.from_dict(json.loads(header)), state
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: its configuration is damaged ({error})") from None
 
 
 def _read_tar(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: not a checkpoint torch can read safely ({reason})") from None
+    except Exception:  # the unpickler raises whatever odd bytes lead it to
+        raise ValueError(
+            f"{path}: neither safetensors nor a checkpoint of tensors that torch reads safely"
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(t, Tensor) for name, t in state.items()
+    ):
         raise ValueError(f"{path}: holds no state_dict of tensors")
     try:
         return import_original(state)
@@ -190,6 +195,7 @@ def _load_strictly(model: PSMNet, state: dict[str, Tensor], path: Path | str) ->
         "has another shape of": {
             n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape
         },
+        "has NaN or infinity in": {n for n, t in state.items() if not t.isfinite().all()},
     }
     for problem, names in problems.items():
         if names:

@@ -20,11 +20,7 @@ _FIGURES = ("EPE", "bad-1", "bad-2", "bad-3", "D1")
 
 
 def compare(trials: Sequence[Trial], *, timeout: float = 3600) -> list[Outcome]:
-    """Run each trial in its own process, one after the other.
-
-    Raises:
-        RuntimeError: a trial ended without an outcome for another reason than memory.
-    """
+    """Run each trial in its own process, one after the other; a failure is an outcome too."""
     return [_run(trial, timeout) for trial in trials]
 
 
@@ -32,18 +28,20 @@ def _run(trial: Trial, timeout: float) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "outcome.json"
         request: dict[str, Any] = {"trial": asdict(trial), "outcome": str(answer)}
-        process = subprocess.run(
-            [sys.executable, "-m", "ea_psmnet.reports.trial"],
-            input=json.dumps(request),
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        if not answer.is_file():
-            raise RuntimeError(
-                f"{trial.label}: ended with exit status {process.returncode} and no outcome"
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", "ea_psmnet.reports.trial"],
+                input=json.dumps(request),
+                text=True,
+                timeout=timeout,
+                check=False,
             )
-        return Outcome(**json.loads(answer.read_text()))
+            end = f"ended with exit status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            end = f"did not end within {timeout:.0f} s"
+        if answer.is_file():
+            return Outcome(**json.loads(answer.read_text()))
+        return Outcome(trial.label, 0, False, error=end)
 
 
 def comparison_markdown(outcomes: Sequence[Outcome], budget: int) -> str:
@@ -52,12 +50,11 @@ def comparison_markdown(outcomes: Sequence[Outcome], budget: int) -> str:
     notes = []
     for outcome in outcomes:
         figures: dict[str, object] = {name: (outcome.figures or {}).get(name) for name in _FIGURES}
-        state = "out of memory" if outcome.out_of_memory else format_bytes(outcome.peak or 0)
         rows.append(
             {
                 "variant": outcome.label,
                 "parameters": f"{outcome.parameters:,}",
-                "memory": state,
+                "memory": _memory(outcome),
                 "s/pair": outcome.seconds,
             }
             | figures
@@ -68,4 +65,12 @@ def comparison_markdown(outcomes: Sequence[Outcome], budget: int) -> str:
                 f"{outcome.label} ran out of memory: one tensor asked for {asked} "
                 f"under a budget of {format_bytes(budget)} above the loaded network."
             )
+        elif outcome.error:
+            notes.append(f"{outcome.label} failed: {outcome.error}.")
     return "\n\n".join([markdown_table(rows), *notes])
+
+
+def _memory(outcome: Outcome) -> str:
+    if outcome.error:
+        return "failed"
+    return "out of memory" if outcome.out_of_memory else format_bytes(outcome.peak or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Evaluation:
         return sum((image.errors for image in self.images), DisparityErrors())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; figures of nothing are left out."""
+        """Plain values for JSON; figures that are not finite are left out."""
         return {
             "label": self.label,
             "max_disparity": self.max_disparity,
@@ -71,7 +72,8 @@ class Evaluation:
 
 
 def _record(errors: DisparityErrors) -> dict[str, Any]:
-    return {"pixels": errors.pixels} | (errors.figures() if errors.pixels else {})
+    finite = {name: value for name, value in errors.figures().items() if math.isfinite(value)}
+    return {"pixels": errors.pixels} | finite
 
 
 def evaluate(

@@ -24,6 +24,7 @@ from ea_psmnet.models.config import preset
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_model
 from ea_psmnet.reports.evaluation import evaluate
+from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak, status_bytes
 
 __all__ = ["Outcome", "Trial", "run_trial"]
 
@@ -59,6 +60,8 @@ class Outcome:
     """Mean time a pair."""
     figures: dict[str, float] | None = None
     """EPE and so on; None for a fresh network."""
+    error: str | None = None
+    """What else ended it."""
 
 
 def run_trial(trial: Trial) -> Outcome:
@@ -71,7 +74,9 @@ def run_trial(trial: Trial) -> Outcome:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     matcher = StereoMatcher(model)
     dataset = build_dataset(trial.data, Path(trial.root), split="test")
-    before = _limit_memory(trial.budget, matcher.device)
+    _limit_memory(trial.budget, matcher.device)
+    before = held_bytes(matcher.device)
+    reset_peak(matcher.device)
     try:
         evaluation = evaluate(matcher, dataset, trial.label)
     except (RuntimeError, MemoryError) as error:
@@ -83,41 +88,29 @@ def run_trial(trial: Trial) -> Outcome:
         trial.label,
         parameters,
         False,
-        peak=_peak_bytes(matcher.device) - before,
+        peak=peak_bytes(matcher.device) - before,
         seconds=sum(seconds) / len(seconds),
-        figures=evaluation.total.figures() if trial.checkpoint else None,
+        figures=evaluation.to_dict()["total"] if trial.checkpoint else None,
     )
 
 
-def _limit_memory(budget: int, device: torch.device) -> int:
-    """Cap what this process may add from here on; returns what it holds now, in bytes."""
+def _limit_memory(budget: int, device: torch.device) -> None:
+    """Cap what this process may add to what it holds, from here on."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        held = torch.cuda.memory_allocated(device)
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (held + budget) / total), device)
-        return held
-    data = _status_bytes("VmData")
-    resource.setrlimit(resource.RLIMIT_DATA, (data + budget, data + budget))
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-    """A figure of this process from Linux, in bytes."""
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if match is None:
-        raise OSError(f"/proc/self/status has no {field}: budgets on the CPU need Linux")
-    return int(match[1]) * 1024
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _status_bytes("VmHWM")
+        allowed = held_bytes(device) + budget
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    else:
+        # Data, not address space: the libraries' mappings are no memory of the network's.
+        allowed = status_bytes("VmData") + budget
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     refused = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return refused or "can't allocate memory" in str(error)
+    # What torch's CPU allocator and oneDNN say; they have no exception of their own.
+    said = ("can't allocate memory", "could not create a memory object", "bad_alloc")
+    return refused or any(words in str(error) for words in said)
 
 
 def _requested_bytes(message: str) -> int | None:
@@ -132,7 +125,11 @@ def _requested_bytes(message: str) -> int | None:
 def _main() -> None:
     keep_freed_memory()  # as the commands do: the figures are theirs
     request: dict[str, Any] = json.load(sys.stdin)
-    outcome = run_trial(Trial(**request["trial"]))
+    trial = Trial(**request["trial"])
+    try:
+        outcome = run_trial(trial)
+    except (ValueError, OSError) as error:
+        outcome = Outcome(trial.label, 0, False, error=str(error))
     write_json(request["outcome"], asdict(outcome))
 
 

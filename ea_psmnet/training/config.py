@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,13 +60,15 @@ class TrainingConfig:
     """Of the initial weights, the data order and the crops."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "epochs", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
+        for name in ("batch", "micro_batch", "epochs", "steps", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, not {self.lr}")
         if any(side < 16 or side % 16 for side in self.crop):
             raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
         if self.max_disparity > self.crop[1]:

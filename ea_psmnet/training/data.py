@@ -46,9 +46,7 @@ class StereoBatch:
 
     def to(self, device: torch.device) -> StereoBatch:
         """A copy on another device."""
-        return StereoBatch(
-            **{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()}
-        )
+        return StereoBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 class TrainingSamples(Dataset[StereoSample]):
@@ -64,11 +62,11 @@ class TrainingSamples(Dataset[StereoSample]):
         """The sample at a position counted from the start of the run, over all epochs."""
         epoch, place = divmod(position, len(self.base))
         sample = self.base[int(self._permutation(epoch)[place])]
-        return random_crop(sample, self.crop, np.random.default_rng([self.seed, position]))
+        return random_crop(sample, self.crop, np.random.default_rng([1, self.seed, position]))
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch, 0])
+            rng = np.random.default_rng([0, self.seed, epoch])  # another stream than the crops'
             self._order = (epoch, rng.permutation(len(self.base)))
         return self._order[1]
 
@@ -76,8 +74,8 @@ class TrainingSamples(Dataset[StereoSample]):
 class StepSampler(Sampler[list[int]]):
     """Positions of one process's micro-batches, step by step.
 
-    Every step takes the next `batch` positions; process `rank` of `world` takes every `world`-th of
-    them, in micro-batches of `micro` each.
+    Every step takes the next `batch` positions, dealt out into micro-batches like cards, and these
+    among the processes. So the micro-batches are the same however many processes share them.
     """
 
     def __init__(
@@ -93,9 +91,10 @@ class StepSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
-            mine = range(step * self.batch + self.rank, (step + 1) * self.batch, self.world)
-            for start in range(0, len(mine), self.micro):
-                yield list(mine[start : start + self.micro])
+            positions = range(step * self.batch, (step + 1) * self.batch)
+            piles = self.batch // self.micro
+            for pile in range(self.rank, piles, self.world):
+                yield list(positions[pile::piles])
 
     def __len__(self) -> int:
         return len(self.steps) * self.batch // (self.micro * self.world)

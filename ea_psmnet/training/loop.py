@@ -8,11 +8,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -35,8 +37,12 @@ __all__ = ["SCENE_FLOW_SAMPLES", "learning_rate", "train"]
 SCENE_FLOW_SAMPLES = 35_454
 """Training pairs of Scene Flow: the length of an epoch of rendered scenes, too."""
 
-_MAY_CHANGE = frozenset({"out", "device", "workers", "save_every", "micro_batch"})
-"""Settings that a continued run may change: they do not change what is computed."""
+_MAY_CHANGE = frozenset({"out", "device", "workers", "save_every"})
+"""Settings that a continued run may change: they do not change what is to be computed."""
+
+_BF16_BROKEN_AT = (16, 32)
+"""Maximum disparities whose volumes are two deep somewhere: there the CPU's bfloat16 gradient of a
+convolution's weights reads uninitialised memory (oneDNN in torch 2.15, both memory layouts)."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -53,7 +59,7 @@ def train(config: TrainingConfig) -> Path:
     try:
         trainer = _Trainer(config, accelerator)
         if accelerator.is_main_process:
-            _claim_run_folder(config)
+            _claim_run_folder(replace(config, micro_batch=trainer.micro))
         accelerator.wait_for_everyone()
         trainer.run()
     finally:
@@ -73,7 +79,14 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 
 def _accelerator(config: TrainingConfig) -> Accelerator:
     device = choose_device(config.device)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(device))
+    broken = device == "cpu" and config.max_disparity in _BF16_BROKEN_AT
+    if broken and config.precision == "bf16":
+        raise ValueError(
+            f"bf16 on a CPU cannot train max disparity {config.max_disparity}: take 48 or more, "
+            "or --precision fp32"
+        )
+    fast = config.precision == "auto" and has_fast_bfloat16(device) and not broken
+    bf16 = config.precision == "bf16" or fast
     AcceleratorState._reset_state()  # a run before this one may have had another precision
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
 
@@ -82,20 +95,32 @@ def _claim_run_folder(config: TrainingConfig) -> None:
     """Record the settings, or refuse a folder that holds a run of others."""
     path, settings = config.out / "config.json", config.to_dict()
     if path.is_file():
-        recorded = json.loads(path.read_text())
+        recorded = _recorded_settings(path)
         for name in sorted(settings.keys() - _MAY_CHANGE):
             if settings[name] != recorded.get(name):
                 raise ValueError(
                     f"{config.out}: holds a run with {name} {recorded.get(name)}, "
                     f"not {settings[name]}: give the same settings or another --out"
                 )
+    elif (config.out / "model.safetensors").exists():
+        raise ValueError(f"{config.out}: holds weights of something else: give another --out")
     write_json(path, settings)
+
+
+def _recorded_settings(path: Path) -> dict[str, Any]:
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError:
+        recorded = None
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{path}: damaged: delete it, or give another --out")
+    return recorded
 
 
 def _training_set(config: TrainingConfig) -> tuple[Sequence[StereoSample], int]:
     """The dataset and the number of steps."""
     if config.data == "synthetic":
-        steps = config.steps or config.epochs * SCENE_FLOW_SAMPLES // config.batch
+        steps = config.steps or max(1, config.epochs * SCENE_FLOW_SAMPLES // config.batch)
         dataset = build_dataset(
             "synthetic",
             seed=config.seed,
@@ -116,10 +141,12 @@ class _Trainer:
         self.accelerator = accelerator
         dataset, self.steps = _training_set(config)
         self.samples = TrainingSamples(dataset, config.crop, config.seed)
+        self.samples[0]  # a crop that does not fit shows here, before anything is written
         self.micro = config.micro_batch or max(1, config.batch // accelerator.num_processes)
         self.start = 0
         sampler = self._sampler()
         self.accumulation = len(sampler) // len(sampler.steps)
+        self._micro_batches = self.accumulation * accelerator.num_processes
         set_seed(config.seed)
         network = build_model(replace(preset(config.preset), max_disparity=config.max_disparity))
         if config.init is not None:
@@ -135,14 +162,14 @@ class _Trainer:
         main = self.accelerator.is_main_process
         with (
             tqdm(total=self.steps, initial=self.start, unit="step", disable=not main) as bar,
-            contextlib.closing(SummaryWriter(self.config.out / "tensorboard")) as writer,
+            self._writer() as writer,
         ):
             batches = iter(self._loader())
             for step in range(self.start, self.steps):
                 figures = self._step(step, batches)
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
-                if main:
+                if writer is not None:
                     for name, value in figures.items():
                         writer.add_scalar(f"train/{name}", value, step)
                     writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], step)
@@ -150,35 +177,43 @@ class _Trainer:
                 if main and (done % self.config.save_every == 0 or done == self.steps):
                     self._save(done)
 
+    def _writer(self) -> contextlib.AbstractContextManager[SummaryWriter | None]:
+        """TensorBoard's, in the main process; steps that a resumed run repeats are dropped."""
+        if not self.accelerator.is_main_process:
+            return contextlib.nullcontext()
+        folder = self.config.out / "tensorboard"
+        return contextlib.closing(SummaryWriter(folder, purge_step=self.start))
+
     def _step(self, step: int, batches: Iterator[StereoBatch]) -> dict[str, float]:
-        """One optimiser step over all micro-batches; returns mean loss and EPE."""
+        """One optimiser step over all micro-batches of all processes; returns loss and EPE."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step, self.steps)
         self.optimizer.zero_grad()
-        loss_sum = error_sum = 0.0
+        sums = torch.zeros(3, device=self.accelerator.device)
         for index in range(self.accumulation):
             last = index == self.accumulation - 1
             sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
             with sync:
-                loss, error = self._backward(next(batches).to(self.accelerator.device))
-            loss_sum, error_sum = loss_sum + loss, error_sum + error
-        if not math.isfinite(loss_sum):
+                sums += self._backward(next(batches).to(self.accelerator.device))
+        loss, error, pixels = self.accelerator.reduce(sums, "sum").tolist()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        if not math.isfinite(loss) or not nn.utils.get_total_norm(gradients).isfinite():
             raise FloatingPointError(
-                f"the loss is {loss_sum} at step {step}: lower --lr, or use --precision fp32; "
-                f"the last good checkpoint is in {self.config.out}"
+                f"loss or gradient is not finite at step {step}: lower --lr, or use "
+                "--precision fp32; the same command goes on from the last checkpoint"
             )
         self.optimizer.step()
-        return {"loss": loss_sum / self.accumulation, "epe": error_sum / self.accumulation}
+        return {"loss": loss / self._micro_batches, "epe": error / max(1, pixels)}
 
-    def _backward(self, batch: StereoBatch) -> tuple[float, float]:
-        """Accumulate the gradients of one micro-batch; returns its loss and EPE."""
+    def _backward(self, batch: StereoBatch) -> Tensor:
+        """Accumulate one micro-batch's gradients; returns loss, sum of errors, counted pixels."""
         limit = self.config.max_disparity
         outputs = self.model(batch.left.float() / 255, batch.right.float() / 255)
         loss = stereo_loss(outputs, batch.disparity, batch.valid, limit)
         self.accelerator.backward(loss / self.accumulation)
         counted = batch.valid & (batch.disparity < limit)
         error = (outputs[-1].detach() - batch.disparity).abs()[counted].sum()
-        return loss.item(), error.item() / max(1, int(counted.sum()))
+        return torch.stack([loss.detach(), error, counted.sum()])
 
     def _sampler(self) -> StepSampler:
         return StepSampler(
@@ -199,7 +234,10 @@ class _Trainer:
         )
 
     def _resume(self) -> None:
-        state = load_newest(self.config.out / "checkpoints")
+        folder = self.config.out / "checkpoints"
+        # The main process's, for all: machines need not share a file system.
+        shared = [load_newest(folder) if self.accelerator.is_main_process else None]
+        state = broadcast_object_list(shared)[0]
         if state is not None:
             self.network.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

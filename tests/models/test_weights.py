@@ -96,3 +96,42 @@ def test_files_that_are_no_such_weights_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "5",
+        "{",
+        '{"max_disparity": "a"}',
+        '{"max_disparity": 32.0}',
+        '{"width": null}',
+        '{"attention_sites": 5}',
+        '{"attention": "efficient", "attention_sites": ["encoder"], "attention_options": 5}',
+        '{"attention": "efficient", "attention_sites": ["encoder"], '
+        '"attention_options": {"heads": "x"}}',
+    ],
+)
+def test_hostile_headers_are_refused_in_one_line(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"ea_psmnet": header})
+    with pytest.raises(ValueError, match=r"configuration|model setting|whole number") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world, no pickle", b"\x80\x02.", b"h\x05."])
+def test_odd_bytes_are_no_checkpoint(tmp_path, content):
+    path = tmp_path / "model.tar"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="neither safetensors nor") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = build_model(CONFIG)
+    model.features.stem[0][0].weight.data[0] = float("nan")
+    save_model(tmp_path / "m.safetensors", model)
+    with pytest.raises(ValueError, match=r"NaN or infinity in 'features.stem.0.0.weight'"):
+        load_model(tmp_path / "m.safetensors")

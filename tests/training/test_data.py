@@ -73,3 +73,18 @@ def test_stacking_keeps_every_value_in_its_place():
         assert np.array_equal(batch.right[i].permute(1, 2, 0).numpy(), s.right)
         assert np.array_equal(batch.disparity[i].numpy(), s.disparity)
         assert np.array_equal(batch.valid[i].numpy(), s.valid)
+
+
+def test_micro_batches_are_the_same_however_many_processes_share_them():
+    alone = list(StepSampler(0, 2, batch=12, micro=2))
+    shared = [list(StepSampler(0, 2, batch=12, micro=2, rank=r, world=3)) for r in range(3)]
+    assert sorted(alone) == sorted(m for part in shared for m in part)
+
+
+def test_order_and_crops_draw_from_separate_streams():
+    dataset = TrainingSamples([sample(i) for i in range(4)], (4, 6), seed=5)
+    order = np.random.default_rng([0, 5, 1]).permutation(4)
+    assert drawn(dataset, range(4, 8)) == list(order)
+    crop = np.random.default_rng([1, 5, 6])
+    assert dataset[6].left[0, 0, 1] in range(7)
+    assert not np.array_equal(np.random.default_rng([0, 5, 6]).random(3), crop.random(3))
