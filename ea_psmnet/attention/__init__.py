@@ -9,12 +9,18 @@ from torch import nn
 
 from ea_psmnet.attention.dot_product import DotProductAttention
 from ea_psmnet.attention.efficient import EfficientAttention
+from ea_psmnet.attention.external import ExternalAttention
+from ea_psmnet.attention.focused_linear import FocusedLinearAttention
+from ea_psmnet.attention.hydra import HydraAttention
 from ea_psmnet.attention.volume import VolumeAttention
 
 __all__ = [
     "MECHANISMS",
     "DotProductAttention",
     "EfficientAttention",
+    "ExternalAttention",
+    "FocusedLinearAttention",
+    "HydraAttention",
     "VolumeAttention",
     "build_attention",
 ]
@@ -22,6 +28,9 @@ __all__ = [
 MECHANISMS: dict[str, type[VolumeAttention]] = {
     "efficient": EfficientAttention,
     "dot_product": DotProductAttention,
+    "focused_linear": FocusedLinearAttention,
+    "external": ExternalAttention,
+    "hydra": HydraAttention,
 }
 
 

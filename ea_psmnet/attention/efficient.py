@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import cast
-
+import torch
 from torch import Tensor, nn
 
-from ea_psmnet.attention.volume import VolumeAttention, layout_of
+from ea_psmnet.attention.volume import (
+    Start,
+    VolumeAttention,
+    check_heads,
+    check_start,
+    layout_of,
+    matrix_and_bias,
+    silence,
+)
 from ea_psmnet.ops.attention import Normalisation, check_normalisation
 from ea_psmnet.ops.efficient_block import (
     BlockWeights,
     efficient_block,
     efficient_block_reference,
 )
+from ea_psmnet.ops.maps import position_shares
 
 __all__ = ["EfficientAttention"]
 
@@ -23,8 +30,7 @@ class EfficientAttention(VolumeAttention):
 
     Shen et al., "Efficient Attention: Attention with Linear Complexities", WACV 2021, section 3.2
     and figure 2: 1x1x1 convolutions make queries, keys and values, heads split their channels, a
-    last convolution projects back to C channels, and the input is added. That projection starts at
-    zero (the published code starts it at random), so a new module is the identity.
+    last convolution projects back to C channels, and the input is added.
 
     Args:
         channels: C of the volume.
@@ -35,9 +41,10 @@ class EfficientAttention(VolumeAttention):
             the number of positions) or `none`.
         published_order: compute queries, keys, values and projection one after the other, as the
             published code does, instead of the exact form that needs less time and memory.
+        start: `identity` (projection at zero) or `published` (at random, as PyTorch starts it).
 
     Raises:
-        ValueError: the heads do not divide the channels, or the normalisation is unknown.
+        ValueError: heads that do not divide the channels, an unknown normalisation or start.
 
     Example:
         >>> EfficientAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -53,14 +60,14 @@ class EfficientAttention(VolumeAttention):
         heads: int = 1,
         normalisation: Normalisation = "softmax",
         published_order: bool = False,
+        start: Start = "identity",
     ) -> None:
         super().__init__()
         key_channels = channels // 2 if key_channels is None else key_channels
         value_channels = channels if value_channels is None else value_channels
         check_normalisation(normalisation)
-        for label, count in (("key", key_channels), ("value", value_channels)):
-            if heads < 1 or count < 1 or count % heads:
-                raise ValueError(f"{heads} heads cannot share {count} {label} channels equally")
+        check_heads(heads, key=key_channels, value=value_channels)
+        check_start(start)
         self.heads = heads
         self.published_order = published_order
         self.normalisation: Normalisation = normalisation
@@ -68,8 +75,8 @@ class EfficientAttention(VolumeAttention):
         self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
         self.values = nn.Conv3d(channels, value_channels, kernel_size=1)
         self.projection = nn.Conv3d(value_channels, channels, kernel_size=1)
-        nn.init.zeros_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]  # the bias exists
+        if start == "identity":
+            silence(self.projection)
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, D, H, W) to the same: type and memory layout are kept."""
@@ -77,7 +84,24 @@ class EfficientAttention(VolumeAttention):
         out = block(volume.flatten(2), self._weights(), self.heads, self.normalisation)
         return out.unflatten(2, volume.shape[2:]).contiguous(memory_format=layout_of(volume))
 
+    def global_maps(self, volume: Tensor) -> Tensor:
+        """What each key channel attends to: figure 5 of the paper, for a volume.
+
+        With softmax these are the weights that gather the context; with scaling or none, whose
+        weights have signs, their sizes |K| / sum |K|.
+
+        Args:
+            volume: (B, C, D, H, W), the input of `forward`.
+
+        Returns:
+            (B, d_k, D, H, W) in float32 or wider; every map sums to one over (D, H, W).
+        """
+        weights = self._weights()
+        with torch.autocast(volume.device.type, enabled=False):
+            positions = volume.flatten(2).to(weights.key.dtype)  # (B, C, n)
+            scores = weights.key @ positions + weights.key_bias[:, None]  # (B, d_k, n)
+        return position_shares(scores, self.normalisation).unflatten(2, volume.shape[2:])
+
     def _weights(self) -> BlockWeights:
-        convolutions = (self.queries, self.keys, self.values, self.projection)
-        pairs = ((c.weight.flatten(1), cast(Tensor, c.bias)) for c in convolutions)
-        return BlockWeights(*itertools.chain.from_iterable(pairs))
+        layers = (self.queries, self.keys, self.values, self.projection)
+        return BlockWeights(*(t for layer in layers for t in matrix_and_bias(layer)))

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, (D, H, W) a volume, n = D * H * W positions, h head
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ __all__ = [
     "check_heads",
     "check_start",
     "layout_of",
+    "matrix_and_bias",
     "merge_heads",
     "silence",
     "split_heads",
@@ -67,6 +68,11 @@ def check_heads(heads: int, **channels: int) -> None:
 def check_start(name: str) -> None:
     """Raise a ValueError that lists the choices when `name` is not among them."""
     check_choice("start", name, get_args(Start))
+
+
+def matrix_and_bias(layer: nn.Conv3d) -> tuple[Tensor, Tensor]:
+    """A 1x1x1 convolution as a matrix (outputs, inputs) and its bias (outputs,)."""
+    return layer.weight.flatten(1), cast(Tensor, layer.bias)
 
 
 def silence(layer: nn.Module) -> None:

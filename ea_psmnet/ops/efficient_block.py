@@ -9,7 +9,6 @@ Shapes: B batch, C channels, h heads, k and v key and value channels over all he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ea_psmnet.ops.attention import Normalisation, efficient_attention
 from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.streaming import chunks
 
 __all__ = [
     "BlockWeights",
@@ -25,9 +25,6 @@ __all__ = [
     "efficient_block_reference",
     "folding_is_cheaper",
 ]
-
-_CHUNK_FLOATS = 2**19
-"""Floats of one chunk's temporaries: they stay in the processor's cache."""
 
 
 class BlockWeights(NamedTuple):
@@ -119,14 +116,6 @@ def _project(values: Tensor, weights: BlockWeights, heads: int) -> Tensor:
     return torch.einsum("chv,bhkv->bchk", projection, values).flatten(2)
 
 
-def _chunks(x: Tensor, rows: int) -> Iterator[slice]:
-    """Slices of the last dimension of x, small enough for temporaries of `rows` rows."""
-    if x.is_cuda:
-        rows = max(1, rows // 64)  # a card hides latency with larger pieces, and has the memory
-    step = max(256, _CHUNK_FLOATS // rows)
-    return (slice(start, start + step) for start in range(0, x.shape[-1], step))
-
-
 def _softmax_queries(x: Tensor, weights: BlockWeights, heads: int) -> Tensor:
     """(C, c) positions to (k, c) queries, normalised over each head's channels."""
     logits = torch.addmm(weights.query_bias[:, None], weights.query, x)
@@ -157,7 +146,7 @@ def _gather_sample(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Online softmax (Milakov and Gimelshein, 2018) over the positions of one x, (C, n)."""
     highest = key.new_full((key.shape[0],), -torch.inf)
     total, context = torch.zeros_like(highest), torch.zeros_like(key)
-    for chunk in _chunks(x, sum(key.shape)):
+    for chunk in chunks(x, sum(key.shape)):
         positions = widen(x[:, chunk])  # (C, c)
         logits = key @ positions  # (k, c)
         above = torch.maximum(highest, logits.amax(dim=1))
@@ -172,7 +161,7 @@ def _spread(x: Tensor, fold: Tensor, weights: BlockWeights, heads: int) -> Tenso
     """Return x + fold softmax(W_q x + b_q) + b_o, (B, C, n), written once; fold is (B, C, k)."""
     out = torch.empty_like(x)
     for sample, target, matrix in zip(x, out, fold, strict=True):
-        for chunk in _chunks(x, sum(weights.query.shape)):
+        for chunk in chunks(x, sum(weights.query.shape)):
             positions = widen(sample[:, chunk])
             queries = _softmax_queries(positions, weights, heads)
             branch = torch.addmm(weights.projection_bias[:, None], matrix, queries)
@@ -231,7 +220,7 @@ def _spread_backward(
 ) -> Tensor:
     """Backward of the second pass of one sample: fills grad_x, adds to sums, returns fold's."""
     grad_fold = torch.zeros_like(fold)
-    for chunk in _chunks(x, 2 * sum(weights.query.shape)):
+    for chunk in chunks(x, 2 * sum(weights.query.shape)):
         positions, arriving = widen(x[:, chunk]), widen(grad[:, chunk])  # (C, c)
         queries = _softmax_queries(positions, weights, heads)  # (k, c)
         grad_fold.addmm_(arriving, queries.T)
@@ -256,7 +245,7 @@ def _gather_backward(
 ) -> None:
     """Backward of the first pass of one sample: adds to grad_x and grad_key."""
     means = (grad_context * context).sum(dim=1, keepdim=True)  # (k, 1)
-    for chunk in _chunks(x, 2 * sum(key.shape)):
+    for chunk in chunks(x, 2 * sum(key.shape)):
         positions = widen(x[:, chunk])
         mass = (key @ positions).sub_(lse[:, None]).exp_()  # (k, c)
         grad_logits = (grad_context @ positions).sub_(means).mul_(mass)
@@ -273,7 +262,7 @@ class _Moments(torch.autograd.Function):
         ctx.save_for_backward(x)
         batch, channels, positions = x.shape
         moments = widen(x.new_zeros(batch, channels + 1, channels + 1))
-        for chunk in _chunks(x, 2 * channels):
+        for chunk in chunks(x, 2 * channels):
             part = widen(x[:, :, chunk])
             moments[:, :-1, :-1].baddbmm_(part, part.transpose(1, 2))
             moments[:, :-1, -1] += part.sum(dim=2)
@@ -287,7 +276,7 @@ class _Moments(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         symmetric = (grads[0] + grads[0].transpose(1, 2)) / x.shape[2]
         grad_x = torch.empty_like(x)
-        for chunk in _chunks(x, 2 * x.shape[1]):
+        for chunk in chunks(x, 2 * x.shape[1]):
             grad_x[:, :, chunk] = torch.baddbmm(
                 symmetric[:, :-1, -1:], symmetric[:, :-1, :-1], widen(x[:, :, chunk])
             )

@@ -1,7 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from ea_psmnet import PSMNetConfig, build_model
 from ea_psmnet.attention import MECHANISMS, DotProductAttention, EfficientAttention, build_attention
+from ea_psmnet.models.config import SITES
+
+NOT_SPATIAL = {"focused_linear": {"kernel_size": 1}}
+"""Options that take away what sees a neighbourhood, where a mechanism has such a part."""
 
 
 def volume(channels=8):
@@ -55,7 +62,7 @@ def test_both_layouts_give_the_same_values(mechanism):
 def test_moving_the_positions_moves_the_output_alike(mechanism):
     """Attention without position codes commutes with any permutation of positions."""
     x = volume()
-    module = trained(build_attention(mechanism, 8))
+    module = trained(build_attention(mechanism, 8, **NOT_SPATIAL.get(mechanism, {})))
     order = torch.randperm(60, generator=torch.Generator().manual_seed(5))
     shuffled = x.flatten(2)[..., order].view_as(x)
     expected = module(x).flatten(2)[..., order].view_as(x)
@@ -66,10 +73,62 @@ def test_moving_the_positions_moves_the_output_alike(mechanism):
 def test_every_position_hears_of_every_other(mechanism):
     x = volume()
     module = trained(build_attention(mechanism, 8))
-    nudged = x.clone()
-    nudged[:, :, 0, 0, 0] += 1
-    change = (module(nudged) - module(x)).abs().amax(dim=1)
+    change = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
+    for nudge in (5, -5):  # one of the two wakes every key channel that a ReLU had silenced
+        nudged = x.clone()
+        nudged[:, :, 0, 0, 0] += nudge
+        change += (module(nudged) - module(x)).abs().amax(dim=1)
     assert (change > 1e-9).all()
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_disparities_rows_and_columns_are_told_apart(mechanism):
+    """Swapping two axes of the volume, and of every kernel, swaps those of the output."""
+    x = volume()
+    module = trained(build_attention(mechanism, 8))
+    expected = module(x).transpose(2, 4)
+    for parameter in module.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.transpose(2, 4)
+    torch.testing.assert_close(module(x.transpose(2, 4)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_batch_is_its_samples(mechanism):
+    x = volume()
+    module = trained(build_attention(mechanism, 8))
+    torch.testing.assert_close(module(x)[1:], module(x[1:]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_half_precision_stays_near(mechanism):
+    x = volume()
+    expected = trained(build_attention(mechanism, 8))(x)
+    result = trained(build_attention(mechanism, 8)).bfloat16()(x.bfloat16())
+    assert result.dtype == torch.bfloat16
+    assert (result.double() - expected).norm() / expected.norm() < 0.02
+
+
+@pytest.mark.parametrize("mechanism", ["dot_product", "focused_linear", "external", "hydra"])
+def test_an_unknown_start_lists_the_choices(mechanism):
+    with pytest.raises(ValueError, match=r"start 'warm'.*identity, published"):
+        build_attention(mechanism, 8, start="warm")
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_network_takes_every_mechanism_at_every_site(mechanism):
+    plain = PSMNetConfig(max_disparity=32, width=0.25)
+    images = [torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
+    torch.manual_seed(9)
+    model = build_model(replace(plain, attention=mechanism, attention_sites=SITES)).eval()
+    kind = MECHANISMS[mechanism]
+    assert sum(isinstance(module, kind) for module in model.modules()) == len(SITES)
+    bare = build_model(plain).eval()
+    bare.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(model(*images), bare(*images), rtol=0, atol=0)
+    sum(output.sum() for output in model.train()(*images)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_efficient_module_is_its_formula():

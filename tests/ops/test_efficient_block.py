@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ea_psmnet.ops import efficient_block as module
+from ea_psmnet.ops import streaming
 from ea_psmnet.ops.efficient_block import (
     BlockWeights,
     efficient_block,
@@ -51,7 +51,7 @@ def assert_relatively_close(actual, expected, bound):
 def test_equals_the_published_order(
     heads, channels, keys, values, normalisation, chunk, monkeypatch
 ):
-    monkeypatch.setattr(module, "_CHUNK_FLOATS", chunk)
+    monkeypatch.setattr(streaming, "_CHUNK_FLOATS", chunk)
     x, weights = block(channels, keys, values, positions=700)
     plain, expected = gradients(efficient_block_reference, x, weights, heads, normalisation)
     fast, actual = gradients(efficient_block, x, weights, heads, normalisation)

@@ -1,0 +1,123 @@
+"""Focused linear attention (Han et al., ICCV 2023) on a volume."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ea_psmnet.attention.volume import (
+    Start,
+    VolumeAttention,
+    check_heads,
+    check_start,
+    merge_heads,
+    silence,
+    split_heads,
+)
+from ea_psmnet.ops.focused_linear import (
+    Denominator,
+    check_denominator,
+    focused_features,
+    focused_linear_attention,
+)
+
+__all__ = ["FocusedLinearAttention"]
+
+
+class FocusedLinearAttention(VolumeAttention):
+    """x + W_o (phi(Q) (phi(K)^T V) / (phi(Q) sum phi(K)) + DWC(V)), linear in the positions.
+
+    Han et al., "FLatten Transformer: Vision Transformer using Focused Linear Attention", ICCV
+    2023: phi turns features towards x^p at their old length (equations 5 and 6); a depth-wise
+    convolution of the values, one kernel for all heads, restores the rank of the attention map
+    (equation 10).
+
+    In the published code and not in the paper: ReLU plus 1e-6, the learned divisor softplus(scale)
+    of queries and keys, norms over the channels of all heads, 1e-6 under the fraction (see
+    `denominator`). Not here: the code's position table, added to the keys, because its size is that
+    of the input (it starts at zero); its layer normalisation, which belongs to the transformer
+    block; its reduced keys (`sr_ratio`). The depth-wise kernel is a cube instead of a square: a
+    published one goes into the middle slice of D.
+
+    Args:
+        channels: C of the volume.
+        key_channels: of queries and keys over all heads; None for C, as published.
+        value_channels: of values over all heads; None for C, as published.
+        heads: how many groups the key and value channels are split into.
+        focusing_power: p, above zero; 3 as published, finite in float32 up to 8 at least.
+        kernel_size: side of the depth-wise kernel, odd; 5 as published.
+        denominator: what 1e-6 is added to: the `mean` over positions of the products, as in the
+            code's last version and the same at every size, or their `sum`, as in its first.
+        start: `identity` (projection at zero) or `published` (weights of the four projections
+            normal with deviation 0.02, biases zero).
+
+    Raises:
+        ValueError: heads that do not divide the channels, a power or kernel size out of range, an
+            unknown denominator or start.
+
+    Example:
+        >>> FocusedLinearAttention(32, heads=4)(torch.randn(1, 32, 8, 16, 16)).shape
+        torch.Size([1, 32, 8, 16, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        key_channels: int | None = None,
+        value_channels: int | None = None,
+        heads: int = 1,
+        focusing_power: float = 3.0,
+        kernel_size: int = 5,
+        denominator: Denominator = "mean",
+        start: Start = "identity",
+    ) -> None:
+        super().__init__()
+        key_channels = channels if key_channels is None else key_channels
+        value_channels = channels if value_channels is None else value_channels
+        check_heads(heads, key=key_channels, value=value_channels)
+        check_denominator(denominator)
+        check_start(start)
+        if focusing_power <= 0:
+            raise ValueError(f"focusing_power must be above zero, not {focusing_power}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, to have a middle, not {kernel_size}")
+        self.heads = heads
+        self.focusing_power = focusing_power
+        self.denominator: Denominator = denominator
+        self.queries = nn.Conv3d(channels, key_channels, kernel_size=1)
+        self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
+        self.values = nn.Conv3d(channels, value_channels, kernel_size=1)
+        self.scale = nn.Parameter(torch.zeros(key_channels))
+        width = value_channels // heads
+        self.restoration = nn.Conv3d(
+            width, width, kernel_size, padding=kernel_size // 2, groups=width
+        )
+        self.projection = nn.Conv3d(value_channels, channels, kernel_size=1)
+        if start == "identity":
+            silence(self.projection)
+        else:
+            self._start_as_published()
+
+    def _start_as_published(self) -> None:
+        for layer in (self.queries, self.keys, self.values, self.projection):
+            silence(layer)
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def attend(self, volume: Tensor) -> Tensor:
+        """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
+        queries, keys = (
+            focused_features(layer(volume).flatten(2), self.scale, self.focusing_power)  # (B, k, n)
+            for layer in (self.queries, self.keys)
+        )
+        values = self.values(volume)  # (B, v, D, H, W)
+        q, k, v = (split_heads(t, self.heads) for t in (queries, keys, values))  # (B, h, ., n)
+        gathered = focused_linear_attention(q, k, v, self.denominator)  # (B, h, v, n)
+        gathered = merge_heads(gathered, volume.shape[2:]).to(volume.dtype)  # (B, v, D, H, W)
+        return self.projection(gathered + self._restore_rank(values))
+
+    def _restore_rank(self, values: Tensor) -> Tensor:
+        """The depth-wise convolution of every head, (B, v, D, H, W) to the same."""
+        batch, channels, *size = values.shape
+        heads = values.reshape(batch * self.heads, channels // self.heads, *size)
+        return self.restoration(heads).reshape(values.shape)

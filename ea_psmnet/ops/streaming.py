@@ -1,0 +1,110 @@
+"""Functions of a global summary: two passes over the positions, nothing kept but the input.
+
+External and hydra attention have one shape: first every position adds to a small summary, then
+every position is mapped with that summary. Here both passes run chunk by chunk, and the backward
+recomputes each chunk, so that no tensor of all positions exists but input, output and gradient.
+
+Shapes: B batch, C channels, n positions, c positions of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ea_psmnet.ops.precision import full_precision, widen
+
+__all__ = ["chunks", "streamed"]
+
+_CHUNK_FLOATS = 2**19
+"""Floats of one chunk's temporaries: they stay in the processor's cache."""
+
+Summarise = Callable[..., Tensor]
+"""(x (B, C, c), *parameters) to what the chunk adds to the summary."""
+Spread = Callable[..., Tensor]
+"""(x (B, C, c), summary, *parameters) to the chunk's output (B, C', c)."""
+
+
+def chunks(x: Tensor, rows: int) -> Iterator[slice]:
+    """Slices of the last dimension of x, small enough for temporaries of `rows` rows."""
+    if x.is_cuda:
+        rows = max(1, rows // 64)  # a card hides latency with larger pieces, and has the memory
+    step = max(256, _CHUNK_FLOATS // rows)
+    return (slice(start, start + step) for start in range(0, x.shape[-1], step))
+
+
+@full_precision
+def streamed(
+    x: Tensor, summarise: Summarise, spread: Spread, rows: int, *parameters: Tensor
+) -> Tensor:
+    """Equal to `spread(x, summarise(x, *parameters), *parameters)`, if the summary is a sum.
+
+    Args:
+        x: (B, C, n); chunks reach the two functions in float32 at least.
+        summarise: a sum over positions.
+        spread: one position's output depends on that position and the summary alone.
+        rows: about how many floats a position the two need for temporaries.
+        parameters: further inputs, which get gradients.
+
+    Returns:
+        (B, C', n), of x's type.
+    """
+    return _Streamed.apply(x, summarise, spread, rows, *parameters)
+
+
+class _Streamed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, summarise: Summarise, spread: Spread, rows: int, *tensors: Tensor
+    ) -> Tensor:
+        wide = [widen(t) for t in tensors]
+        summary = sum(summarise(widen(x[..., chunk]), *wide) for chunk in chunks(x, rows))
+        ctx.save_for_backward(x, summary, *tensors)
+        ctx.functions = summarise, spread, rows
+        out: Tensor | None = None
+        for chunk in chunks(x, rows):
+            piece = spread(widen(x[..., chunk]), summary, *wide)
+            if out is None:
+                out = x.new_empty(*piece.shape[:2], x.shape[2])
+            out[..., chunk] = piece
+        assert out is not None  # there is at least one position
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, summary, *tensors = ctx.saved_tensors
+        summarise, spread, rows = ctx.functions
+        wide = [widen(t).detach().requires_grad_() for t in tensors]
+        sums = [torch.zeros_like(t) for t in (summary, *wide)]
+        grad_x = torch.empty_like(x)
+        for chunk in chunks(x, rows):
+            leaf, total = _leaf(widen(x[..., chunk])), _leaf(summary)
+            with torch.enable_grad():
+                out = spread(leaf, total, *wide)
+            grad_x[..., chunk] = _accumulate(out, leaf, [total, *wide], grads[0][..., chunk], sums)
+        for chunk in chunks(x, rows):
+            leaf = _leaf(widen(x[..., chunk]))
+            with torch.enable_grad():
+                part = summarise(leaf, *wide)
+            grad_x[..., chunk] += _accumulate(part, leaf, wide, sums[0], sums[1:])
+        through = (g.to(t.dtype) for g, t in zip(sums[1:], tensors, strict=True))
+        return grad_x, None, None, None, *through
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def _accumulate(
+    out: Tensor, x: Tensor, others: list[Tensor], grad: Tensor, sums: list[Tensor]
+) -> Tensor:
+    """Gradient of x; those of the others are added to sums."""
+    arriving = grad.to(out.dtype)
+    own, *rest = torch.autograd.grad(out, [x, *others], arriving, allow_unused=True)
+    for total, part in zip(sums, rest, strict=True):
+        if part is not None:
+            total += part
+    return own

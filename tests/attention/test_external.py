@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from ea_psmnet.attention import ExternalAttention
+
+
+def randomised(**options):
+    torch.manual_seed(1)
+    module = ExternalAttention(6, **options).double().eval()
+    for parameter in module.parameters():
+        parameter.data.normal_()
+    module.projection[1].running_mean.normal_()
+    module.projection[1].running_var.uniform_(0.5, 2)
+    return module
+
+
+def published(x, module):
+    """What the published code computes from an image (B, C, H, W), up to its residual."""
+    batch, channels, height, width = x.shape
+    conv1, (conv2, norm) = module.queries, module.projection
+    features = torch.einsum("oi,bihw->bohw", conv1.weight.flatten(1), x)
+    features = features + conv1.bias[:, None, None]
+    logits = torch.einsum("sc,bcn->bsn", module.key_memory, features.reshape(batch, channels, -1))
+    weights = logits.exp() / logits.exp().sum(dim=2, keepdim=True)
+    weights = weights / (1e-9 + weights.sum(dim=1, keepdim=True))
+    read = torch.einsum("sc,bsn->bcn", module.value_memory, weights)
+    mixed = torch.einsum("oi,bin->bon", conv2.weight.flatten(1), read)
+    unit = (mixed - norm.running_mean[:, None]) / (norm.running_var[:, None] + 1e-5).sqrt()
+    scaled = unit * norm.weight[:, None] + norm.bias[:, None]
+    return scaled.reshape(batch, channels, height, width)
+
+
+@pytest.mark.parametrize("rows", [64, 3])
+@pytest.mark.parametrize("final_relu", [False, True])
+def test_published_weights_give_the_published_output(final_relu, rows):
+    module = randomised(final_relu=final_relu, rows=rows)
+    x = 3 * torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    expected = x + published(x, module)
+    if final_relu:
+        expected = expected.clamp(min=0)
+    torch.testing.assert_close(module(x[:, :, None])[:, :, 0], expected, rtol=0, atol=1e-10)
+
+
+def test_the_memories_are_read_over_the_whole_volume():
+    """A volume is an image whose rows are those of all its slices."""
+    module = randomised()
+    x = torch.randn(2, 6, 3, 4, 5, dtype=torch.float64)
+    expected = x + published(x.reshape(2, 6, 12, 5), module).reshape(x.shape)
+    torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-10)
+
+
+def test_the_published_start_copies_one_memory_to_the_other():
+    torch.manual_seed(0)
+    module = ExternalAttention(64, start="published")
+    assert torch.equal(module.key_memory, module.value_memory)
+    assert module.key_memory.data_ptr() != module.value_memory.data_ptr()
+    for weight in (module.queries.weight, module.key_memory, module.projection[0].weight):
+        assert weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+    assert torch.equal(module.projection[1].weight, torch.ones(64))
+    assert not torch.equal(
+        *(getattr(ExternalAttention(64), f"{m}_memory") for m in ("key", "value"))
+    )
+
+
+def test_a_memory_needs_rows():
+    with pytest.raises(ValueError, match="rows must be 1 or more, not 0"):
+        ExternalAttention(6, rows=0)

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ea_psmnet.attention import FocusedLinearAttention
+
+
+def randomised(**options):
+    torch.manual_seed(1)
+    module = FocusedLinearAttention(6, **options).double()
+    for parameter in module.parameters():
+        parameter.data.normal_(std=0.5)
+    return module
+
+
+def published(x, module, size, epsilon_on_the_mean):
+    """What the published code computes from tokens (B, N, C), written head by head.
+
+    Its first version divides by q . sum(k) + 1e-6, its last by q . mean(k) + 1e-6.
+    """
+
+    def linear(layer):
+        return F.linear(x, layer.weight.flatten(1), layer.bias)
+
+    def focused(y):
+        y = (y.clamp(min=0) + 1e-6) / torch.log1p(module.scale.exp())
+        cubed = y**module.focusing_power
+        return cubed / cubed.norm(dim=2, keepdim=True) * y.norm(dim=2, keepdim=True)
+
+    q, k, v = focused(linear(module.queries)), focused(linear(module.keys)), linear(module.values)
+    batch, n, _ = x.shape
+    flat = len(size) == 2
+    weight = module.restoration.weight[:, :, 2] if flat else module.restoration.weight
+    convolve = F.conv2d if flat else F.conv3d
+    outputs = []
+    for qh, kh, vh in zip(*(t.chunk(module.heads, dim=2) for t in (q, k, v)), strict=True):
+        similarity = qh @ kh.transpose(1, 2)  # (B, N, N)
+        total = similarity.sum(dim=2, keepdim=True)
+        divisor = total / n + 1e-6 if epsilon_on_the_mean else total + 1e-6
+        scale = 1 / n if epsilon_on_the_mean else 1
+        grid = vh.transpose(1, 2).reshape(batch, -1, *size)
+        local = convolve(grid, weight, module.restoration.bias, padding=2, groups=grid.shape[1])
+        outputs.append(similarity @ vh * scale / divisor + local.flatten(2).transpose(1, 2))
+    return F.linear(
+        torch.cat(outputs, 2), module.projection.weight.flatten(1), module.projection.bias
+    )
+
+
+@pytest.mark.parametrize("denominator", ["mean", "sum"])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)])
+def test_published_weights_give_the_published_output(size, heads, denominator):
+    """A published square kernel is the middle slice of ours; with D = 1 the others see nothing."""
+    module = randomised(heads=heads, denominator=denominator)
+    # Most keys fall to the ReLU, so that the epsilons show.
+    module.keys.bias.data -= 2
+    n = torch.Size(size).numel()
+    tokens = torch.randn(2, n, 6, dtype=torch.float64)
+    volume = tokens.transpose(1, 2).reshape(2, 6, *((1, *size) if len(size) == 2 else size))
+    expected = tokens + published(tokens, module, size, denominator == "mean")
+    result = module(volume).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
+
+
+def test_power_and_channels_are_options():
+    module = randomised(key_channels=4, value_channels=2, heads=2, focusing_power=2.5)
+    tokens = torch.randn(2, 20, 6, dtype=torch.float64)
+    expected = tokens + published(tokens, module, (4, 5), True)
+    result = module(tokens.transpose(1, 2).reshape(2, 6, 1, 4, 5))
+    torch.testing.assert_close(result.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-10)
+
+
+def test_the_published_start():
+    torch.manual_seed(0)
+    module = FocusedLinearAttention(64, start="published")
+    for layer in (module.queries, module.keys, module.values, module.projection):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert layer.bias.abs().max() == 0
+    assert module.scale.abs().max() == 0
+    assert module.restoration.weight.shape == (64, 1, 5, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 4}, "4 heads cannot share 6 key channels"),
+        ({"heads": 2, "value_channels": 3}, "2 heads cannot share 3 value channels"),
+        ({"focusing_power": 0}, "focusing_power must be above zero, not 0"),
+        ({"kernel_size": 4}, "odd, to have a middle, not 4"),
+        ({"denominator": "max"}, r"denominator 'max'.*mean, sum"),
+    ],
+)
+def test_wrong_options_say_what_is_right(options, message):
+    with pytest.raises(ValueError, match=message):
+        FocusedLinearAttention(6, **options)
