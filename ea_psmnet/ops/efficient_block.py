@@ -68,7 +68,7 @@ def efficient_block_reference(
     Returns:
         (B, C, n), of x's type.
     """
-    wide = widen(x)
+    wide, weights = widen(x), BlockWeights(*(widen(t) for t in weights))
     queries, keys, values = (
         (matrix @ wide + bias[:, None]).unflatten(1, (heads, -1))  # (B, h, k/h or v/h, n)
         for matrix, bias in zip(weights[0:6:2], weights[1:6:2], strict=True)
@@ -289,6 +289,7 @@ def _linear_block(x: Tensor, weights: BlockWeights, heads: int, *, total: bool) 
     With a constant 1 appended to x, each convolution is one matrix, and so is the whole block once
     the mean outer product of x is known.
     """
+    weights = BlockWeights(*(widen(t) for t in weights))
     queries, keys, values = (
         torch.cat([matrix, bias[:, None]], dim=1)  # (k or v, C + 1)
         for matrix, bias in zip(weights[0:6:2], weights[1:6:2], strict=True)

@@ -164,3 +164,20 @@ def test_wrong_requests_list_the_choices():
         build_attention("efficient", 8, key_chanels=4)
     with pytest.raises(ValueError, match="3 heads cannot share 8 value channels"):
         build_attention("efficient", 8, key_channels=3, heads=3)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_module_cast_to_half_precision_works(mechanism):
+    x = volume()
+    module = trained(build_attention(mechanism, 8))
+    expected = module(x)
+    result = module.bfloat16()(x.bfloat16())
+    assert result.dtype == torch.bfloat16
+    assert (result.double() - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling"])
+@pytest.mark.parametrize("published_order", [True, False])
+def test_both_forms_of_efficient_attention_work_in_half_precision(normalisation, published_order):
+    module = EfficientAttention(8, normalisation=normalisation, published_order=published_order)
+    assert torch.isfinite(module.bfloat16()(volume().bfloat16())).all()

@@ -1,0 +1,80 @@
+"""`resources`: what attention costs, in memory and operations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["resources"]
+
+
+def resources(
+    *,
+    volumes: tuple[str, ...] = (),
+    channels: int = 64,
+    key_channels: int | None = None,
+    mechanisms: tuple[str, ...] = (),
+    dtype: str = "float32",
+    limit: str = "1GiB",
+    preset: str | None = None,
+    size: tuple[int, int] = (544, 960),
+    batch: int = 1,
+    max_disparity: int = 192,
+    sites: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> None:
+    """Memory and operations of attention: on volumes, or in a network.
+
+    On volumes, each mechanism's closed form stands next to what is measured, as in Table 1 and
+    Figure 3 of Shen et al., WACV 2021. With --preset, the report is of that network's attention
+    modules, and of volumes only where they are named.
+
+    Args:
+        volumes: Sizes, as 64x64 or 48x136x240; default: the five of the paper.
+        channels: Channels d of the volumes.
+        key_channels: Key channels d_k of efficient and dot-product attention; default: d / 2.
+        mechanisms: Which; default: all. An unknown name lists them.
+        dtype: float32, bfloat16, float16 or float64.
+        limit: Measure where the closed form needs no more memory than this.
+        preset: A network, as ea-psmnet or nonlocal-psmnet.
+        size: Height and width of the network's images.
+        batch: Pairs the network takes at once.
+        max_disparity: Disparities the network searches, in pixels.
+        sites: Where attention is placed instead of at the preset's sites, as bottleneck.
+        out: Folder for resources.json, resources.md and resources.png.
+    """
+    from dataclasses import replace
+
+    from ea_psmnet.files import write_image, write_json, write_text
+    from ea_psmnet.models.config import preset as find_preset
+    from ea_psmnet.reports.network_resources import network_markdown, network_report
+    from ea_psmnet.reports.resource_plot import resource_plot
+    from ea_psmnet.reports.resources import PAPER_VOLUMES, volume_markdown, volume_report
+    from ea_psmnet.reports.tables import parse_bytes
+
+    if sites and preset is None:
+        raise ValueError("--sites are of a network: name its --preset, as ea-psmnet")
+    network = on_volumes = None
+    if preset is not None:
+        config = replace(find_preset(preset), max_disparity=max_disparity)
+        config = replace(config, attention_sites=sites) if sites else config
+        network = network_report(config, size, batch=batch, dtype=dtype)
+    if volumes or network is None:
+        on_volumes = volume_report(
+            volumes or PAPER_VOLUMES,
+            channels=channels,
+            key_channels=key_channels,
+            cases=mechanisms,
+            dtype=dtype,
+            limit=parse_bytes(limit),
+        )
+    parts = [volume_markdown(on_volumes)] if on_volumes else []
+    parts += [network_markdown(network)] if network else []
+    text = "\n\n".join(parts)
+    print(text)
+    if out is not None:
+        report = {"volumes": on_volumes, "network": network}
+        values = {name: part.to_dict() for name, part in report.items() if part is not None}
+        write_json(out / "resources.json", values)
+        write_text(out / "resources.md", f"{text}\n")
+        if on_volumes is not None:
+            write_image(out / "resources.png", resource_plot(on_volumes))
