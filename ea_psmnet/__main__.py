@@ -9,10 +9,12 @@ from typing import Any
 
 import tyro
 
+from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.evaluate import evaluate
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
+from ea_psmnet.commands.resources import resources
 from ea_psmnet.commands.train import train
 from ea_psmnet.machine import keep_freed_memory
 
@@ -22,6 +24,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "compare": compare,
     "render": render,
+    "attention-maps": attention_maps,
+    "resources": resources,
 }
 
 
@@ -37,11 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Stereo depth with attention.",
         )
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _one_line(error: Exception) -> str:
+    """The message; a loader's worker process puts its traceback before, which nobody asked for."""
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return last[0].partition("Error: ")[2] if "in DataLoader worker" in str(error) else str(error)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ea_psmnet.files import atomic_path, write_disparity_png, write_image, write_pfm
+from ea_psmnet.inference.canvas import Bar, Canvas
 
-__all__ = ["colourise", "error_map", "preview", "sheet", "write_prediction"]
+__all__ = [
+    "colour_range",
+    "colourise",
+    "disparity_bar",
+    "error_map",
+    "preview",
+    "sheet",
+    "write_prediction",
+]
 
 # The first steps of Turbo are almost black, which here means unknown.
 _STEPS = np.arange(16, 256, dtype=np.uint8)[:, None]
@@ -104,7 +111,7 @@ def sheet(
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
     known = np.where(valid, truth, np.nan)
-    low, high = _colour_range(known if valid.any() else disparity)
+    low, high = colour_range(known if valid.any() else disparity)
     panels = [
         [
             _Panel("Left image", left, cv2.INTER_AREA),
@@ -115,7 +122,7 @@ def sheet(
             _Panel("True disparity", colourise(known, low, high)),
         ],
     ]
-    return _draw(panels, [_error_bar(), _disparity_bar(low, high)], title)
+    return _draw(panels, [_error_bar(), disparity_bar(low, high)], title)
 
 
 def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -128,14 +135,19 @@ def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
-    low, high = _colour_range(disparity)
+    low, high = colour_range(disparity)
     panels = [
         [
             _Panel("Left image", left, cv2.INTER_AREA),
             _Panel("Disparity", colourise(disparity, low, high)),
         ],
     ]
-    return _draw(panels, [None, _disparity_bar(low, high)])
+    return _draw(panels, [None, disparity_bar(low, high)])
+
+
+def prediction_paths(folder: str | Path, stem: str) -> list[Path]:
+    """What `write_prediction` writes: disparity as PFM and as 16-bit PNG, and the preview."""
+    return [Path(folder) / f"{stem}{ending}" for ending in (".pfm", ".png", "_preview.png")]
 
 
 def write_prediction(
@@ -160,7 +172,7 @@ def write_prediction(
     """
     if left.shape[:2] != disparity.shape:
         raise ValueError(f"{stem}: image {left.shape[:2]} and disparity {disparity.shape} differ")
-    paths = [Path(folder) / f"{stem}{ending}" for ending in (".pfm", ".png", "_preview.png")]
+    paths = prediction_paths(folder, stem)
     with ExitStack() as stack:
         pfm, png, picture = (stack.enter_context(atomic_path(path)) for path in paths)
         write_pfm(pfm, disparity)
@@ -172,9 +184,7 @@ def write_prediction(
 # Drawing: panels in a grid, a colour bar under each column; all lengths in pixels -----------------
 
 _SIDE = 960  # a panel's longer side
-_GAP, _CAPTION, _TITLE, _BAR_STRIP, _BAR = 24, 44, 56, 92, 22
-_DPI = 100
-_INK = "#222222"
+_GAP, _CAPTION, _TITLE, _BAR_STRIP = 24, 44, 56, 92
 
 
 class _Panel(NamedTuple):
@@ -187,25 +197,20 @@ class _Panel(NamedTuple):
         return np.asarray(image, np.uint8)
 
 
-class _Bar(NamedTuple):
-    label: str
-    colours: ScalarMappable
-    ticks: Sequence[float] | None = None
-
-
-def _disparity_bar(low: float, high: float) -> _Bar:
+def disparity_bar(low: float, high: float) -> Bar:
+    """The colour bar of `colourise`."""
     colours = ScalarMappable(Normalize(low, high), ListedColormap(_TURBO / 255))
-    return _Bar("disparity in pixels, far to near; black: unknown", colours)
+    return Bar("disparity in pixels, far to near; black: unknown", colours)
 
 
-def _error_bar() -> _Bar:
+def _error_bar() -> Bar:
     colours = ListedColormap(_ERROR_COLOURS / 255)
     norm = BoundaryNorm((0, *_ERROR_STEPS), colours.N, extend="max")
     label = "absolute error in pixels; black: no truth"
-    return _Bar(label, ScalarMappable(norm, colours), (0, *_ERROR_STEPS))
+    return Bar(label, ScalarMappable(norm, colours), (0, *_ERROR_STEPS))
 
 
-def _colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
+def colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
     """Whole pixels around the middle 98 %: a few wild values must not grey out all others."""
     known = disparity[np.isfinite(disparity)]
     if known.size == 0:
@@ -215,11 +220,11 @@ def _colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def _draw(
-    panels: list[list[_Panel]], bars: Sequence[_Bar | None], title: str = ""
+    panels: list[list[_Panel]], bars: Sequence[Bar | None], title: str = ""
 ) -> NDArray[np.uint8]:
     height, width = _panel_size(panels[0][0].image.shape)
     top = _TITLE if title else 0
-    canvas = _Canvas(
+    canvas = Canvas(
         width=_GAP + len(bars) * (width + _GAP),
         height=top + len(panels) * (height + _CAPTION) + _BAR_STRIP,
     )
@@ -235,42 +240,6 @@ def _draw(
         if bar is not None:
             canvas.bar(x, y + 18, width, bar)
     return canvas.pixels()
-
-
-class _Canvas:
-    """A matplotlib figure addressed in pixels from its top left corner; no pyplot, no state."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self._width, self._height = width, height
-        self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-        self._agg = FigureCanvasAgg(self._figure)
-
-    def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        # Not parsed as mathematics: names of files may hold dollar signs.
-        self._figure.text(
-            *self._share(x, y), text, color=_INK, va="center", parse_math=False, **style
-        )
-
-    def image(self, x: int, y: int, image: NDArray[np.uint8]) -> None:
-        self._figure.figimage(image, x, self._height - y - image.shape[0], origin="upper")
-
-    def bar(self, x: int, y: int, width: int, bar: _Bar) -> None:
-        left, bottom = self._share(x, y + _BAR)
-        axes = self._figure.add_axes((left, bottom, width / self._width, _BAR / self._height))
-        colorbar = self._figure.colorbar(
-            bar.colours, cax=axes, orientation="horizontal", ticks=bar.ticks, format="%g"
-        )
-        colorbar.set_label(bar.label, size=13, color=_INK)
-        colorbar.outline.set_visible(False)
-        axes.tick_params(labelsize=12, colors=_INK)
-
-    def pixels(self) -> NDArray[np.uint8]:
-        self._agg.draw()
-        return np.asarray(self._agg.buffer_rgba(), np.uint8)[..., :3].copy()
-
-    def _share(self, x: float, y: float) -> tuple[float, float]:
-        """Pixels from the top left corner as matplotlib's shares from the bottom left."""
-        return x / self._width, 1 - y / self._height
 
 
 def _panel_size(shape: tuple[int, ...]) -> tuple[int, int]:

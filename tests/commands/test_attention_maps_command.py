@@ -1,0 +1,85 @@
+"""`attention-maps` as a user runs it."""
+
+import numpy as np
+import pytest
+import torch
+
+from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import read_image, write_image
+from ea_psmnet.models.weights import save_model
+from ea_psmnet.reports.attention_maps import attention_maps
+
+SIZE = (40, 72)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A tiny network of each kind, by its mechanism."""
+    folder = tmp_path_factory.mktemp("weights")
+    for mechanism in ("none", "efficient", "dot_product", "hydra"):
+        torch.manual_seed(0)
+        sites = () if mechanism == "none" else ("hourglass1.encoder", "hourglass2.bottleneck")
+        config = PSMNetConfig("hourglass", 32, 0.25, attention=mechanism, attention_sites=sites)
+        save_model(folder / f"{mechanism}.safetensors", build_model(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    wide = np.random.default_rng(0).integers(0, 256, (SIZE[0], SIZE[1] + 8, 3), dtype=np.uint8)
+    write_image(folder / "left.png", wide[:, : SIZE[1]])
+    write_image(folder / "right.png", wide[:, 8:])
+    return folder
+
+
+def run(pair, checkpoint, out, *arguments):
+    images = (pair / "left.png", pair / "right.png")
+    options = ("--checkpoint", checkpoint, "--out", out, "--device", "cpu", "--precision", "exact")
+    return main([str(a) for a in ("attention-maps", *images, *options, *arguments)])
+
+
+def test_efficient_maps_are_written(checkpoints, pair, tmp_path, capsys):
+    checkpoint = checkpoints / "efficient.safetensors"
+    assert run(pair, checkpoint, tmp_path / "out", "--site", "hourglass1.encoder") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"sheet.png", "maps.npz", *(f"map_{i:02d}.png" for i in range(8))}
+    printed = capsys.readouterr().out.split()
+    assert sorted(printed) == sorted(str(path) for path in (tmp_path / "out").iterdir())
+    matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
+    images = (read_image(pair / f"{view}.png") for view in ("left", "right"))
+    expected = attention_maps(matcher, *images, "hourglass1.encoder").maps
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "maps.npz")["maps"], expected, rtol=1e-4)
+
+
+def test_dot_product_map_of_a_pixel(checkpoints, pair, tmp_path):
+    arguments = ("--site", "hourglass2.bottleneck", "--pixel", 70, 3)
+    assert run(pair, checkpoints / "dot_product.safetensors", tmp_path / "out", *arguments) == 0
+    with np.load(tmp_path / "out" / "maps.npz") as numbers:
+        assert numbers["maps"].shape == (1, 2, 3, 5)
+        assert numbers["maps"].sum() == pytest.approx(1, rel=1e-5)
+        assert tuple(numbers["pixel"]) == (70, 3)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "site", "pixel", "message"),
+    [
+        ("none", "volume", (), "no attention"),
+        ("efficient", "volume", (), "hourglass1.encoder, hourglass2.bottleneck"),
+        ("efficient", "hourglass1.encoder", ("--pixel", 1, 1), "same for all pixels"),
+        ("dot_product", "hourglass1.encoder", (), "say which"),
+        ("dot_product", "hourglass1.encoder", ("--pixel", 72, 0), "(72, 0) lies outside"),
+        ("hydra", "hourglass1.encoder", (), "efficient and dot_product have"),
+    ],
+)
+def test_refusals_are_one_line_and_write_nothing(
+    checkpoints, pair, tmp_path, capsys, mechanism, site, pixel, message
+):
+    checkpoint = checkpoints / f"{mechanism}.safetensors"
+    assert run(pair, checkpoint, tmp_path / "out", "--site", site, *pixel) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error
+    assert not (tmp_path / "out").exists()
