@@ -11,7 +11,10 @@ CONFIG = PSMNetConfig(max_disparity=32, width=0.25)
 @pytest.fixture(scope="module")
 def matcher():
     torch.manual_seed(0)
-    return StereoMatcher(build_model(CONFIG), device="cpu", precision="exact")
+    model = build_model(CONFIG)
+    for classifier in model.aggregation.classifiers:
+        classifier[2].weight.data *= 1e-4  # undecided, as an untrained network should be
+    return StereoMatcher(model, device="cpu", precision="exact")
 
 
 def pair(height=32, width=64):
@@ -51,8 +54,10 @@ def test_fast_precision_stays_close_to_exact(matcher):
     fast = StereoMatcher(matcher.model, device="cpu", precision="fast")
     fast._bf16 = True  # on any processor: slow on some, but the same arithmetic
     left, right = pair()
-    difference = np.abs(fast(left, right).disparity - matcher(left, right).disparity)
-    assert 0 < np.median(difference) < 2  # an untrained network is far from any decision
+    exact = matcher(left, right).disparity
+    difference = np.abs(fast(left, right).disparity - exact)
+    assert exact.std() > 0.1
+    assert 0 < difference.mean() < 0.05 * exact.std()
 
 
 def test_load_reads_a_checkpoint_and_another_range(tmp_path):
