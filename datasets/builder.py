@@ -36,7 +36,7 @@ def _synthetic(request: _Request) -> Sequence[StereoSample]:
     # Late: readers of files need no renderer.
     from datasets.synthetic import SyntheticScenes
 
-    scenes = SyntheticScenes(**request.scenes)
+    scenes = SyntheticScenes(split=request.split, **request.scenes)
     scenes.prepare()  # before a loader forks its workers, so that they share the textures
     return scenes
 
@@ -62,7 +62,7 @@ def build_dataset(
     Args:
         name: A key of `DATASETS`, or `auto` for what `detect_dataset` sees in `root`.
         root: The folder to read; `synthetic` needs none.
-        split: `train` or `test`, of `sceneflow`; the others have no splits.
+        split: `train` or `test`, of `sceneflow` and `synthetic`; a folder has no splits.
         render_pass: `clean` or `final`, of `sceneflow`.
         **scenes: Arguments of `SyntheticScenes`, for `synthetic` only: seed, size, count and
             max_disparity.

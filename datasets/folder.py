@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from datasets.frames import Frame, FrameDataset
-from ea_psmnet.files import DISPARITY_SUFFIXES
+from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
 __all__ = ["PairFolder", "is_pair_folder"]
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LAYOUT = "expected ROOT/NAME/{left.png, right.png, disp.npy|disp.pfm|disp.png}, or ROOT one such"
 
 
@@ -17,7 +16,7 @@ class PairFolder(FrameDataset):
     """Pairs with truth, one a folder, sorted by the folders' names.
 
     ```
-    ROOT/NAME/left.png     or .jpg, .jpeg, .webp
+    ROOT/NAME/left.png     or .jpg, ..., any of `ea_psmnet.files.IMAGE_SUFFIXES`
     ROOT/NAME/right.png    likewise
     ROOT/NAME/disp.npy     or .pfm, .png, as `ea_psmnet.files.read_disparity` reads them
     ```
@@ -55,13 +54,13 @@ def _pair_folders(root: Path) -> list[Path]:
 
 
 def _holds_pair(folder: Path) -> bool:
-    return any(_candidates(folder, stem, _IMAGE_SUFFIXES) for stem in ("left", "right"))
+    return any(_candidates(folder, stem, IMAGE_SUFFIXES) for stem in ("left", "right"))
 
 
 def _frame(folder: Path) -> Frame:
     return Frame(
-        left=_only(folder, "left", _IMAGE_SUFFIXES),
-        right=_only(folder, "right", _IMAGE_SUFFIXES),
+        left=_only(folder, "left", IMAGE_SUFFIXES),
+        right=_only(folder, "right", IMAGE_SUFFIXES),
         disparity=_only(folder, "disp", DISPARITY_SUFFIXES),
         name=folder.resolve().name,
     )

@@ -16,6 +16,8 @@ RenderPass = Literal["clean", "final"]
 PARTS = ("FlyingThings3D", "Monkaa", "Driving")
 """Folders of the release; any subset may be present."""
 
+# Not any image: the release has these two only, and a preview in another format beside a frame
+# must not be taken for the frame.
 _IMAGE_SUFFIXES = (".png", ".webp")
 _LAYOUT = (
     "expected ROOT/[SceneFlow/]{FlyingThings3D,Monkaa,Driving}/"

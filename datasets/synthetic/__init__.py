@@ -1,10 +1,10 @@
 """Synthetic scenes: ray-cast stereo pairs with exact disparity, drawn from a seed and a number."""
 
-from .kinds import KINDS
-from .render import Look, RenderedScene, render
-from .scene import Scene
-from .scenes import SyntheticScenes
-from .writer import write_sceneflow
+from datasets.synthetic.kinds import KINDS
+from datasets.synthetic.render import Look, RenderedScene, render
+from datasets.synthetic.scene import Scene
+from datasets.synthetic.scenes import SyntheticScenes
+from datasets.synthetic.writer import write_sceneflow
 
 __all__ = [
     "KINDS",

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .outlines import covers
-from .scene import Rig, Solid
-from .shapes import first_hit
-from .vectors import dot, unit
+from datasets.synthetic.outlines import covers
+from datasets.synthetic.scene import Rig, Solid
+from datasets.synthetic.shapes import first_hit
+from datasets.synthetic.vectors import dot, unit
 
 _NEAR = 1e-3
 """An object that reaches behind this depth has no box on the screen and is tried everywhere."""

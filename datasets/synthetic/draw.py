@@ -1,39 +1,61 @@
-"""Draws whole scenes: a seed and a number decide everything."""
+"""Draws whole scenes: a seed, a split and a number decide everything."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from .cast import Body, Rays, nearest, one_thread
-from .kinds import KINDS, Layout
-from .palette import Palette
-from .scene import Array, Rig, Scene, Sensor
+from datasets.sceneflow import Split
+from datasets.synthetic.cast import Body, Rays, nearest, one_thread
+from datasets.synthetic.kinds import KINDS
+from datasets.synthetic.layout import Layout
+from datasets.synthetic.palette import Palette
+from datasets.synthetic.scene import Array, Rig, Scene, Sensor
 
 _PEAK = (12.0, 180.0)
 """Range of the largest disparity of a scene, in pixels of a picture 512 wide."""
 _MARGIN = 0.93
 """Share of the allowed disparity that the nearest half percent of a picture may reach."""
+_NEAREST = (0.005, 0.01, 0.03, 0.1)
+"""Shares of a picture whose depths tell how near it is; the first decides the largest disparity."""
+_RIGHT_NEARER = 1.5
+"""How many times as near the right picture may be as the left one, at each of these shares."""
+_FREE_WAY = 0.9
+"""Share of the way from the left eye to the first surface on its right that the right eye goes."""
+_TRIES = 40
+"""Times a baseline is shortened, by a tenth or more each; three are many."""
+_COARSE = (40, 80)
+"""Rows and columns of the rays that look for what is nearest."""
 
 
 def draw_scene(
-    seed: int, number: int, size: tuple[int, int], max_disparity: int, kind: str | None = None
+    seed: int,
+    number: int,
+    size: tuple[int, int],
+    max_disparity: int,
+    kind: str | None = None,
+    *,
+    split: Split = "train",
 ) -> Scene:
     """The scene of this number.
 
     Args:
-        seed: of the whole series.
-        number: of the scene within it.
+        seed: of the whole series, below 2**32.
+        number: of the scene within it, below 2**32.
         size: height and width in pixels.
         max_disparity: less than one percent of a picture lies above it.
         kind: one of `KINDS`; drawn from their shares if none.
+        split: the two splits of a seed have no scene in common.
 
     Raises:
         ValueError: the kind does not exist.
     """
-    rng = np.random.Generator(np.random.PCG64([seed, number]))
+    # Each below 2**32, so that no two of these lists are the same words to the generator.
+    entropy = [seed, number] if split == "train" else [seed, number, 1]
+    rng = np.random.Generator(np.random.PCG64(entropy))
     names = list(KINDS)
     drawn = str(rng.choice(names, p=[one.share for one in KINDS.values()]))
     kind = kind or drawn
@@ -59,18 +81,51 @@ def draw_scene(
 
 
 def _baseline(palette: Palette, layout: Layout, rig: Rig, max_disparity: int) -> float:
-    """The baseline at which what is nearest in the picture has a disparity drawn at random."""
+    """The baseline at which what is nearest in the left picture has a disparity drawn at random.
+
+    It is shorter where the right eye would stand beyond a wall, or so close before something that
+    its picture has far larger disparities than the left one.
+    """
     low, high = np.array(_PEAK) * rig.size[1] / 512
     high = min(high, _MARGIN * max_disparity)
     peak = palette.spread(min(low, high / 2), high)
-    # A coarse look at the scene; the nearest half percent of it may exceed the peak.
-    rows = torch.linspace(0, rig.size[0] - 1, 40, dtype=torch.float64)
-    columns = torch.linspace(0, rig.size[1] - 1, 80, dtype=torch.float64)
-    rays = Rays(rig, 0.0, columns.repeat(40), rows.repeat_interleave(80))
     with one_thread():
-        depth, _ = nearest([Body(solid, "cpu") for solid in layout.solids], rays)
-    near = float(np.quantile(depth.numpy(), 0.005, method="lower"))
-    return peak * near / rig.focal
+        bodies = [Body(solid, "cpu") for solid in layout.solids]
+        near, holes = _look(bodies, rig)
+        baseline = min(peak * near[0] / rig.focal, _FREE_WAY * _way_to_the_right(bodies))
+        for _ in range(_TRIES):
+            near_right, holes_right = _look(bodies, rig, baseline)
+            too_near = (near / near_right).max() / _RIGHT_NEARER
+            too_far_apart = rig.focal * baseline / near_right[0] / (_MARGIN * max_disparity)
+            has_left = holes_right > 2 * holes
+            excess = max(too_near, too_far_apart, np.inf if has_left else 0.0)
+            if excess <= 1:
+                break
+            baseline *= np.clip(1 / excess, 0.5, 0.9)
+    return float(baseline)
+
+
+def _look(bodies: Sequence[Body], rig: Rig, eye: float = 0.0) -> tuple[Array, float]:
+    """A coarse look from x = `eye`.
+
+    Returns:
+        The depths that the `_NEAREST` shares of the picture lie before, and the share of the
+        picture that shows nothing: almost always none, or the camera has left the scene.
+    """
+    rows = torch.linspace(0, rig.size[0] - 1, _COARSE[0], dtype=torch.float64)
+    columns = torch.linspace(0, rig.size[1] - 1, _COARSE[1], dtype=torch.float64)
+    rays = Rays(rig, eye, columns.repeat(len(rows)), rows.repeat_interleave(len(columns)))
+    depth = nearest(bodies, rays)[0].numpy()
+    return np.quantile(depth, _NEAREST, method="lower"), float(np.isinf(depth).mean())
+
+
+def _way_to_the_right(bodies: Sequence[Body]) -> float:
+    """How far the left eye is from the first surface on its right."""
+    origin = torch.zeros(3, 1, dtype=torch.float64)
+    right = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
+    # Only bodies whose bounding sphere the x axis passes.
+    near = [body for body in bodies if float(body.centre[1:].norm()) < body.radius]
+    return min((float(body.hit(origin, right)) for body in near), default=np.inf)
 
 
 def _sensor(palette: Palette) -> Sensor:

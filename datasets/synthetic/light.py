@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .cast import Body, Rays, shaded
-from .scene import Light, Scene
-from .surface import Surface
-from .vectors import dot, length, unit
+from datasets.synthetic.cast import Body, Rays, shaded
+from datasets.synthetic.scene import Light, Scene
+from datasets.synthetic.surface import Surface
+from datasets.synthetic.vectors import dot, length, unit
 
 DISPLAY_GAMMA = 2.2
 """Textures are encoded as pictures are; light adds up in linear numbers."""

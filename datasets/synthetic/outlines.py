@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .scene import Outline
+from datasets.synthetic.scene import Outline
 
 
 def _disc(x: Tensor, y: Tensor, rows: list[list[float]]) -> Tensor:

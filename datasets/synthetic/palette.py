@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .outlines import draw_outline
-from .scene import Array, Light, Material, Outline, Solid
+from datasets.synthetic.outlines import draw_outline
+from datasets.synthetic.scene import Array, Light, Material, Outline, Solid
 
 NO_CUTS: Array = np.zeros((0, 4))
 FACING: Array = np.eye(3)
@@ -127,11 +127,12 @@ class Palette:
             shininess=self.spread(4, 200),
         )
 
-    def sky(self) -> Material:
-        """The inside of the far sphere: clear, cloudy or grey."""
+    def sky(self, radius: float) -> Material:
+        """The inside of a far sphere of this radius: clear, cloudy or grey."""
         blue = np.array(colorsys.hsv_to_rgb(self.between(0.5, 0.65), self.between(0, 0.6), 0.9))
         material = self.material(1.0, weak=0.5, base=blue * self.between(0.6, 1.1))
-        return replace(material, density=self.spread(0.15, 1.0), glows=True, detail_strength=0.0)
+        density = self.spread(225, 1500) / radius  # texels a radian
+        return replace(material, density=density, glows=True, detail_strength=0.0)
 
     def outline(self) -> Outline | None:
         """The silhouette of a card; half of them are plain rectangles."""

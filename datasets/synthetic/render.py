@@ -11,15 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.synthetic.cast import Body, Rays, nearest, occluded, one_thread, pixel_rays
+from datasets.synthetic.light import DISPLAY_GAMMA, lit
+from datasets.synthetic.scene import Scene
+from datasets.synthetic.sensor import Linear, encoded, exposure, sensed
+from datasets.synthetic.surface import Surface, surface
+from datasets.synthetic.textures import Atlas
 from ea_psmnet.sample import StereoSample
-
-from .cast import Body, Rays, nearest, occluded, one_thread, pixel_rays
-from .light import DISPLAY_GAMMA, lit
-from .scene import Scene
-from .sensor import Linear, encoded, exposure, sensed
-from .surface import Surface, surface
-from .textures import Atlas
-from .vectors import main_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +137,7 @@ def _colours(
     scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, look: Look
 ) -> tuple[Tensor, Tensor]:
     """(N, 3) linear colours, and (N,) numbers that differ across edges of what is seen."""
-    # The dominant axis of the normal tells apart the faces of a box.
-    key = 8 * seen.number + main_axis(seen.normals)
+    key = 4 * seen.number + seen.face
     if not look.lighting:
         return seen.albedo**DISPLAY_GAMMA, key
     colours, reached = lit(scene, bodies, rays, seen)

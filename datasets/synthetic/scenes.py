@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import overload
+from typing import Any, get_args, overload
 
+from datasets.sceneflow import Split
+from datasets.synthetic.draw import draw_scene
+from datasets.synthetic.render import Look, RenderedScene, render
+from datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
 
-from .draw import draw_scene
-from .render import Look, RenderedScene, render
-from .textures import load_atlas
+GENERATOR = 1
+"""Raised by every change that shows other scenes under the same seed and number."""
+
+_WORD = 2**32
+"""Seeds and numbers are below this: each is one word of what starts a random generator."""
 
 
 class SyntheticScenes(Sequence[StereoSample]):
-    """Rendered stereo pairs, made when they are asked for.
+    """Rendered stereo pairs, made when they are asked for. A slice renders nothing.
 
-    A seed and a number decide a scene wholly; nothing is stored, so any number of workers may
-    share the work. The textures are built once a process, at the first scene.
+    A seed, a split and a number decide a scene wholly; nothing is stored, so any number of workers
+    may share the work. The textures are built once a process, at the first scene.
 
     Example:
         >>> scenes = SyntheticScenes(seed=0, size=(256, 512), count=1000)
@@ -25,10 +32,14 @@ class SyntheticScenes(Sequence[StereoSample]):
         'synthetic/0/000003'
     """
 
+    numbers: range
+    """The numbers of the scenes of this sequence."""
+
     def __init__(
         self,
         *,
         seed: int = 0,
+        split: Split = "train",
         size: tuple[int, int] = (256, 512),
         count: int = 1000,
         max_disparity: int = 192,
@@ -42,6 +53,7 @@ class SyntheticScenes(Sequence[StereoSample]):
 
         Args:
             seed: of the series.
+            split: `train` or `test`: two series of the same seed without a common scene.
             size: height and width in pixels.
             count: length of the sequence; `render` goes on beyond it.
             max_disparity: less than one percent of a picture lies above it, in pixels.
@@ -52,38 +64,57 @@ class SyntheticScenes(Sequence[StereoSample]):
             device: where rays are cast, as torch names it.
 
         Raises:
-            ValueError: a number is out of its range.
+            ValueError: an argument is out of its range.
         """
-        if seed < 0 or count < 0 or min(size) < 16 or max_disparity < 4 or supersample < 1:
-            raise ValueError(
-                "expected seed >= 0, count >= 0, size >= (16, 16), max_disparity >= 4 and "
-                f"supersample >= 1, got {seed}, {count}, {size}, {max_disparity}, {supersample}"
-            )
-        self.seed, self.size, self.max_disparity = seed, size, max_disparity
-        self._length = count  # `count` is a method of every Sequence
+        if split not in get_args(Split):
+            raise ValueError(f"split is {split!r}, expected {' or '.join(get_args(Split))}")
+        _check("seed", seed, 0, _WORD - 1)
+        for name, pixels in zip(("height", "width"), size, strict=True):
+            _check(name, pixels, 16)
+        _check("count", count, 0, _WORD)
+        _check("max_disparity", max_disparity, 4)
+        _check("supersample", supersample, 1)
+        self.seed, self.split, self.max_disparity = seed, split, max_disparity
+        self.size = size
+        self.numbers = range(count)
         self.look = Look(lighting, noise, supersample)
         self.textures, self.device = textures, device
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the scenes but split and numbers, as plain values."""
+        return {
+            "generator": GENERATOR,
+            "seed": self.seed,
+            "size": list(self.size),
+            "max_disparity": self.max_disparity,
+            **vars(self.look),
+            "textures": None if self.textures is None else str(self.textures.resolve()),
+        }
+
     def __len__(self) -> int:
-        return self._length
+        return len(self.numbers)
 
     @overload
     def __getitem__(self, index: int) -> StereoSample: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[StereoSample]: ...
+    def __getitem__(self, index: slice) -> SyntheticScenes: ...
 
-    def __getitem__(self, index: int | slice) -> StereoSample | Sequence[StereoSample]:
-        """The sample of this number.
+    def __getitem__(self, index: int | slice) -> StereoSample | SyntheticScenes:
+        """The sample at this place, counted from the end if negative; or some of the scenes.
 
         Raises:
-            IndexError: it is not in the range of 0 to `count` - 1.
+            IndexError: the sequence is shorter.
         """
         if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
+            part = copy(self)
+            part.numbers = self.numbers[index]
+            return part
+        if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
-        return self.render(index).sample(self.name(index))
+        number = self.numbers[index]
+        return self.render(number).sample(self.name(number))
 
     def __iter__(self) -> Iterator[StereoSample]:
         return (self[k] for k in range(len(self)))
@@ -94,7 +125,8 @@ class SyntheticScenes(Sequence[StereoSample]):
 
     def name(self, number: int) -> str:
         """The name of a scene's sample."""
-        return f"synthetic/{self.seed}/{number:06d}"
+        series = f"{self.seed}" if self.split == "train" else f"{self.split}/{self.seed}"
+        return f"synthetic/{series}/{number:06d}"
 
     def render(self, number: int, kind: str | None = None) -> RenderedScene:
         """Both views and all truth of a scene; any number from 0 on.
@@ -103,7 +135,14 @@ class SyntheticScenes(Sequence[StereoSample]):
             number: of the scene.
             kind: forces a kind of scene; drawn with the scene if none.
         """
-        if number < 0:
-            raise IndexError(f"scene {number}: expected a number from 0 on")
-        scene = draw_scene(self.seed, number, self.size, self.max_disparity, kind)
+        if not 0 <= number < _WORD:
+            raise IndexError(f"scene {number}: expected a number from 0 to {_WORD - 1}")
+        scene = draw_scene(self.seed, number, self.size, self.max_disparity, kind, split=self.split)
         return render(scene, load_atlas(self.textures, self.device), self.look, self.device)
+
+
+def _check(name: str, value: int, low: int, high: int | None = None) -> None:
+    """Raise if `value` is not a number from `low` to `high`."""
+    if value < low or (high is not None and value > high):
+        allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name} is {value}, expected {allowed}")

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .light import DISPLAY_GAMMA
-from .scene import Sensor
+from datasets.synthetic.light import DISPLAY_GAMMA
+from datasets.synthetic.scene import Sensor
 
 Linear = NDArray[np.float32]
 Picture = NDArray[np.uint8]

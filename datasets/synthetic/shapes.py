@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .vectors import dot, length, main_axis
+from datasets.synthetic.vectors import dot, length, main_axis
 
 Interval = tuple[Tensor, Tensor]
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cast import Body, Rays
-from .scene import Material
-from .shapes import gradient
-from .textures import Atlas
-from .vectors import dot, length, main_axis, unit
+from datasets.synthetic.cast import Body, Rays
+from datasets.synthetic.scene import Material
+from datasets.synthetic.shapes import gradient
+from datasets.synthetic.textures import Atlas
+from datasets.synthetic.vectors import dot, length, main_axis, unit
 
 _GRAZING = 0.05
 """Cosine below which a surface's foreshortening no longer coarsens its texture."""
@@ -31,6 +31,8 @@ class Surface:
     """(3, N) float64 unit normals, towards the camera that sees them."""
     number: Tensor
     """(N,) int64 bodies."""
+    face: Tensor
+    """(N,) int64 from 0 to 2: the part of the body, beyond whose edge the texture starts anew."""
     albedo: Tensor
     """(N, 3) float32 in [0, 1], encoded as in a picture."""
 
@@ -57,6 +59,7 @@ def surface(
     points = rays.origin + depth * directions
     normals = torch.empty_like(points)
     main, fine = depth.new_empty(3, len(depth)), depth.new_empty(3, len(depth))
+    face = torch.empty_like(number)
     for body, part in _slices(bodies, number):
         position = body.to_unit @ (points[:, part] - body.centre)
         outward = gradient(body.solid.shape, body.cuts, position)
@@ -65,11 +68,12 @@ def surface(
         normals[:, part] = normal * -slant.sign()
         cosine = slant.abs() / length(directions[:, part])
         covered = depth[part] / rays.rig.focal * cosine.clamp(min=_GRAZING) ** -_ANISOTROPY
-        u, v = _unrolled(body, position, outward)
+        u, v, face[part] = _unrolled(body, position, outward)
         material = body.solid.material
         main[:, part] = _texels(material, material.density, u, v, covered)
         fine[:, part] = _texels(material, material.detail_density, u, v, covered)
-    return Surface(points, normals, number, _albedo(bodies, number, atlas, main, fine))
+    albedo = _albedo(bodies, number, atlas, main, fine)
+    return Surface(points, normals, number, face, albedo)
 
 
 def _slices(bodies: Sequence[Body], number: Tensor) -> list[tuple[Body, slice]]:
@@ -82,11 +86,14 @@ def _slices(bodies: Sequence[Body], number: Tensor) -> list[tuple[Body, slice]]:
     ]
 
 
-def _unrolled(body: Body, position: Tensor, outward: Tensor) -> tuple[Tensor, Tensor]:
+def _unrolled(body: Body, position: Tensor, outward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates on the surface in units of length, from those in the unit shape (3, N).
 
-    The surface is projected along the axis that its normal is nearest to; the side of a cylinder
-    is rolled out.
+    The surface is projected along that axis of the body which its normal is nearest to; the side of
+    a cylinder is rolled out.
+
+    Returns:
+        Two coordinates (N,), and the face (N,): between two faces they jump.
     """
     x, y, z = position * body.half
     axis = main_axis(outward / body.half)
@@ -97,7 +104,8 @@ def _unrolled(body: Body, position: Tensor, outward: Tensor) -> tuple[Tensor, Te
         side = axis < 2
         around = torch.atan2(position[1], position[0]) * (body.half[0] + body.half[1]) / 2
         u, v = torch.where(side, around, x), torch.where(side, z, y)
-    return u, v
+        axis = torch.where(side, (y > 0).long(), 2)  # rolled out, the side ends where y turns
+    return u, v, axis
 
 
 def _texels(material: Material, density: float, u: Tensor, v: Tensor, covered: Tensor) -> Tensor:

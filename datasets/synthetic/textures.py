@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .patterns import PATTERNS, SIZE, Picture, spectral_noise
+from datasets.synthetic.patterns import PATTERNS, SIZE, Picture, spectral_noise
+from ea_psmnet.files import IMAGE_SUFFIXES
 
 _SEED = 20210105
 """Every process builds the same pictures."""
 _LEVELS = SIZE.bit_length()
 """Sides 512, 256, ... 1."""
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"}
 
 
 class Atlas:
@@ -121,13 +121,13 @@ def _photographs(folder: Path) -> list[Picture]:
     Raises:
         FileNotFoundError: the folder has no readable image.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     images = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
     pictures = [_square(np.asarray(image)) for image in images if image is not None]
     if not pictures:
         raise FileNotFoundError(
             f"{folder}: expected image files to use as textures "
-            f"({', '.join(sorted(_IMAGE_SUFFIXES))}), found none that can be read"
+            f"({', '.join(IMAGE_SUFFIXES)}), found none that can be read"
         )
     return pictures
 

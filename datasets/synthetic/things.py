@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .outlines import draw_outline
-from .palette import FACING, NO_CUTS, UPRIGHT, Palette, box, card, column, turn_y
-from .scene import Solid
+from datasets.synthetic.outlines import draw_outline
+from datasets.synthetic.palette import FACING, NO_CUTS, UPRIGHT, Palette, box, card, column, turn_y
+from datasets.synthetic.scene import Solid
 
 
 def thing(palette: Palette, depth: float, size: float) -> list[Solid]:

@@ -19,8 +19,9 @@ def render(
 ) -> None:
     """Render scenes with exact disparity into Scene Flow's released layout.
 
-    The same command continues where it was stopped; the test scenes are others than the training
-    scenes.
+    The same command continues where it was stopped; larger numbers of scenes add to those that are
+    there. The test scenes are others than the training scenes, and than those that `train --data
+    synthetic` renders.
 
     Args:
         out: Folder for the dataset.
@@ -33,5 +34,14 @@ def render(
     """
     from datasets.synthetic import SyntheticScenes, write_sceneflow
 
-    scenes = SyntheticScenes(seed=seed, size=size, count=train + test, max_disparity=max_disparity)
-    write_sceneflow(out, scenes, test=test, workers=workers)
+    for name, count in (("train", train), ("test", test)):
+        if count < 0:
+            raise ValueError(f"{name} is {count}, expected 0 or more")
+    write_sceneflow(
+        out,
+        train=SyntheticScenes(seed=seed, size=size, count=train, max_disparity=max_disparity),
+        test=SyntheticScenes(
+            seed=seed, split="test", size=size, count=test, max_disparity=max_disparity
+        ),
+        workers=workers,
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from datasets.builder import build_dataset, detect_dataset
 from datasets.folder import PairFolder
-from ea_psmnet.files import write_disparity_png, write_image, write_npy, write_pfm
+from ea_psmnet.files import IMAGE_SUFFIXES, write_disparity_png, write_image, write_npy, write_pfm
 
 WRITERS = {".npy": write_npy, ".pfm": write_pfm, ".png": write_disparity_png}
 
@@ -22,7 +22,7 @@ def write_pair(folder: Path, image: str = ".png", truth: str = ".npy", shade: in
     return folder
 
 
-@pytest.mark.parametrize("image", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("image", IMAGE_SUFFIXES)
 @pytest.mark.parametrize("truth", [".npy", ".pfm", ".png"])
 def test_every_format(tmp_path, image, truth):
     write_pair(tmp_path / "pair", image, truth)

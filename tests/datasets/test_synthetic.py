@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from datasets.builder import build_dataset
 from datasets.synthetic import (
     KINDS,
     Look,
@@ -15,13 +16,12 @@ from datasets.synthetic import (
     SyntheticScenes,
     render,
     textures,
-    write_sceneflow,
 )
 from datasets.synthetic.draw import draw_scene
 from datasets.synthetic.palette import FACING, NO_CUTS, Palette, card, turn_x, turn_y
 from datasets.synthetic.scene import Rig, Scene, Solid
 from datasets.synthetic.textures import Atlas, load_atlas
-from ea_psmnet.files import read_pfm, write_image
+from ea_psmnet.files import write_image
 from ea_psmnet.sample import StereoSample
 
 SIZE = (96, 160)
@@ -312,17 +312,84 @@ def test_supersampling_softens_edges_only() -> None:
     assert changed[edges].mean() > 0.5
 
 
+def test_creases_of_a_turned_box_are_softened() -> None:
+    """With a corner towards the camera, two of the faces lean along the same axis of the world."""
+    rotation = turn_x(np.arctan(np.sqrt(0.5))) @ turn_y(np.pi / 4)
+    half = np.full(3, 0.5)
+    vivid = replace(material(2.5), colours=np.eye(3, 4), density=150.0)
+    block = Solid("box", np.array([0, 0, 2.5]), rotation, half, vivid, NO_CUTS)
+    scene = replace(draw_scene(0, 0, SIZE, 64, "flying"), rig=RIG, solids=(wall(6.0), block))
+    sharp = render(scene, atlas(), Look(lighting=False, noise=False, supersample=1))
+    soft = render(scene, atlas(), Look(lighting=False, noise=False, supersample=2))
+    changed = (sharp.left != soft.left).any(2)
+    x, y = pixel_slopes()
+    depth = RIG.focal * RIG.baseline / sharp.disparity_left.astype(float)
+    points = np.stack([x * depth, y * depth, depth], -1) - block.centre
+    face = np.abs(points @ rotation / half).argmax(-1)
+    whole = cv2.erode((sharp.object_left == 1).astype(np.uint8), np.ones((5, 5))) > 0
+    for other in range(3):  # the crease between the two faces that are not this one
+        pair = whole & (face != other)
+        crease = np.zeros(SIZE, bool)
+        crease[:, :-1] |= pair[:, :-1] & pair[:, 1:] & (face[:, :-1] != face[:, 1:])
+        crease[:-1] |= pair[:-1] & pair[1:] & (face[:-1] != face[1:])
+        assert crease.sum() > 10
+        assert changed[crease].mean() > 0.8
+    # Elsewhere on the faces nothing changes.
+    assert not changed[whole & flat_areas(face)].any()
+
+
 def test_sequence_ends_and_stream_does_not() -> None:
     scenes = SyntheticScenes(size=SIZE, count=2)
     samples = list(scenes)
     assert [sample.name for sample in samples] == ["synthetic/0/000000", "synthetic/0/000001"]
     assert isinstance(samples[0], StereoSample)
     assert samples[0].valid.all()
-    with pytest.raises(IndexError):
-        scenes[2]
     assert scenes.render(10**6).left.shape == (*SIZE, 3)
-    with pytest.raises(ValueError, match="max_disparity"):
-        SyntheticScenes(max_disparity=0)
+
+
+def test_indices_and_slices_are_those_of_a_list() -> None:
+    scenes = SyntheticScenes(size=SIZE, count=5)
+    assert scenes[-1].name == "synthetic/0/000004"
+    np.testing.assert_array_equal(scenes[-1].left, scenes.render(4).left)
+    part = scenes[1:4]
+    assert isinstance(part, SyntheticScenes)  # and nothing is rendered
+    assert [part[k].name for k in (0, -1)] == ["synthetic/0/000001", "synthetic/0/000003"]
+    assert (len(part), len(scenes)) == (3, 5)
+    for index in (5, -6):
+        with pytest.raises(IndexError, match=f"scene {index} of 5"):
+            scenes[index]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"size": (8, 64)}, "height is 8, expected 16 or more"),
+        ({"size": (64, 8)}, "width is 8, expected 16 or more"),
+        ({"count": -1}, "count is -1, expected 0 to"),
+        ({"max_disparity": 0}, "max_disparity is 0, expected 4 or more"),
+        ({"supersample": 0}, "supersample is 0, expected 1 or more"),
+        ({"split": "val"}, "split is 'val', expected train or test"),
+    ],
+)
+def test_each_argument_is_told_by_itself(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SyntheticScenes(**wrong)
+
+
+def test_splits_of_a_seed_share_no_scene() -> None:
+    train, test = (SyntheticScenes(seed=3, split=split, size=SIZE) for split in ("train", "test"))
+    assert test.name(3) == "synthetic/test/3/000003"
+    shown = {
+        (draw_scene(3, number, SIZE, 192, split=scenes.split).sensor.seed)
+        for scenes in (train, test)
+        for number in range(20)
+    }
+    assert len(shown) == 40
+    assert not np.array_equal(train.render(0).left, test.render(0).left)
+    built = build_dataset("synthetic", split="test", seed=3, size=SIZE, count=1)
+    np.testing.assert_array_equal(built[0].left, test.render(0).left)
 
 
 def test_workers_stream_the_same_samples() -> None:
@@ -336,32 +403,8 @@ def test_workers_stream_the_same_samples() -> None:
 def test_photographs_serve_as_textures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textures, "_procedural", list)
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    write_image(tmp_path / "a.png", picture)
+    write_image(tmp_path / "a.tiff", picture)
     scenes = SyntheticScenes(size=SIZE, textures=tmp_path)
     assert scenes.render(0).left.std() > 1
     with pytest.raises(FileNotFoundError, match="expected image files"):
         SyntheticScenes(size=SIZE, textures=tmp_path / "none").render(0)
-
-
-def test_written_tree_has_the_layout_of_sceneflow(tmp_path: Path) -> None:
-    scenes = SyntheticScenes(size=SIZE, count=3)
-    assert write_sceneflow(tmp_path, scenes, test=1, workers=2, progress=False) == 3
-    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-    assert found == {
-        f"FlyingThings3D/{folder}/{part}/{side}/0006.{suffix}"
-        for folder, suffix in (("frames_cleanpass", "png"), ("disparity", "pfm"))
-        for part in ("TRAIN/A/0000", "TRAIN/A/0001", "TEST/A/0000")
-        for side in ("left", "right")
-    }
-    truth = tmp_path / "FlyingThings3D/disparity/TEST/A/0000/left/0006.pfm"
-    rendered = scenes.render(2)
-    np.testing.assert_array_equal(read_pfm(truth), rendered.disparity_left)
-    image = tmp_path / "FlyingThings3D/frames_cleanpass/TEST/A/0000/right/0006.png"
-    np.testing.assert_array_equal(cv2.imread(str(image))[..., ::-1], rendered.right)
-    # Taken up again, only what is missing is made.
-    truth.unlink()
-    assert write_sceneflow(tmp_path, scenes, test=1, progress=False) == 1
-    np.testing.assert_array_equal(read_pfm(truth), rendered.disparity_left)
-    assert write_sceneflow(tmp_path, scenes, test=1, progress=False) == 0
-    with pytest.raises(ValueError, match="test is 4"):
-        write_sceneflow(tmp_path, scenes, test=4)
