@@ -70,7 +70,8 @@ def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
     }
     header = {_HEADER: json.dumps(model.config.to_dict(), sort_keys=True)}
     with atomic_path(Path(path)) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=header)
+        # Not `save_file`: it makes files that only their owner can read.
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
 def load_model(

@@ -31,6 +31,13 @@ def test_weights_and_configuration_come_back(tmp_path):
         assert torch.equal(loaded(*images())[0], model(*images())[0])
 
 
+def test_others_may_read_the_file(tmp_path):
+    save_model(tmp_path / "m.safetensors", build_model(CONFIG))
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("m.safetensors", "plain")]
+    assert modes[0] == modes[1]
+
+
 def test_half_precision_halves_the_file_and_keeps_the_statistics(tmp_path):
     model = build_model(CONFIG)
     for name, buffer in model.named_buffers():
