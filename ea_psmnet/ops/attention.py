@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.ops.precision import full_precision, widen
 
 __all__ = [
@@ -23,10 +24,9 @@ __all__ = [
 Normalisation = Literal["softmax", "scaling", "none"]
 
 
-def check_normalisation(name: str, allowed: tuple[str, ...] = get_args(Normalisation)) -> None:
+def check_normalisation(name: str) -> None:
     """Raise a ValueError that lists the choices when `name` is not among them."""
-    if name not in allowed:
-        raise ValueError(f"unknown normalisation '{name}': choose from {', '.join(allowed)}")
+    check_choice("normalisation", name, get_args(Normalisation))
 
 
 @full_precision

@@ -47,6 +47,10 @@ class BlockWeights(NamedTuple):
     projection_bias: Tensor
     """(C,)."""
 
+    def widened(self) -> BlockWeights:
+        """The same in float32 at least."""
+        return BlockWeights(*(widen(t) for t in self))
+
 
 def folding_is_cheaper(channels: int, keys: int, values: int, heads: int) -> bool:
     """Whether 4Ck multiply-adds a position are no more than the published order's."""
@@ -68,7 +72,7 @@ def efficient_block_reference(
     Returns:
         (B, C, n), of x's type.
     """
-    wide, weights = widen(x), BlockWeights(*(widen(t) for t in weights))
+    wide, weights = widen(x), weights.widened()
     queries, keys, values = (
         (matrix @ wide + bias[:, None]).unflatten(1, (heads, -1))  # (B, h, k/h or v/h, n)
         for matrix, bias in zip(weights[0:6:2], weights[1:6:2], strict=True)
@@ -174,7 +178,7 @@ class _SoftmaxBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int, *tensors: Tensor) -> Tensor:
-        weights = BlockWeights(*(widen(t) for t in tensors))
+        weights = BlockWeights(*tensors).widened()
         kernels = _triton_for(x, weights, heads)
         context, lse = kernels.gather(x, weights.key) if kernels else _gather(x, weights.key)
         ctx.save_for_backward(x, context, lse, *tensors)
@@ -188,7 +192,7 @@ class _SoftmaxBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, context, lse, *tensors = ctx.saved_tensors
-        weights = BlockWeights(*(widen(t) for t in tensors))
+        weights = BlockWeights(*tensors).widened()
         leaves = [t.detach().requires_grad_() for t in (context, *weights)]
         with torch.enable_grad():
             fold = _fold(leaves[0], BlockWeights(*leaves[1:]), ctx.heads)  # (B, C, k)
@@ -289,7 +293,7 @@ def _linear_block(x: Tensor, weights: BlockWeights, heads: int, *, total: bool) 
     With a constant 1 appended to x, each convolution is one matrix, and so is the whole block once
     the mean outer product of x is known.
     """
-    weights = BlockWeights(*(widen(t) for t in weights))
+    weights = weights.widened()
     queries, keys, values = (
         torch.cat([matrix, bias[:, None]], dim=1)  # (k or v, C + 1)
         for matrix, bias in zip(weights[0:6:2], weights[1:6:2], strict=True)
