@@ -41,17 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Stereo depth with attention.",
         )
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    """The message; a loader's worker process puts its traceback before, which nobody asked for."""
-    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    return last[0].partition("Error: ")[2] if "in DataLoader worker" in str(error) else str(error)
 
 
 if __name__ == "__main__":

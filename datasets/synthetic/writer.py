@@ -15,6 +15,7 @@ from tqdm import tqdm
 from datasets.sceneflow import Split
 from datasets.synthetic.render import RenderedScene
 from datasets.synthetic.scenes import SyntheticScenes
+from datasets.workers import ErrorsAsValues, raise_errors
 from ea_psmnet.files import write_image, write_json, write_pfm
 
 _FRAME = "0006"
@@ -55,12 +56,8 @@ def _stored(rendered: RenderedScene) -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-class _Frames(Dataset[Exception | None]):
-    """Write a frame when it is asked for, so that a DataLoader's workers share the work.
-
-    What a user can mend comes back as a value: raised in a worker, it would reach them as that
-    worker's traceback.
-    """
+class _Frames(Dataset[None]):
+    """Write a frame when it is asked for, so that a DataLoader's workers share the work."""
 
     def __init__(self, tasks: list[_Task]) -> None:
         self.tasks = tasks
@@ -68,12 +65,8 @@ class _Frames(Dataset[Exception | None]):
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, index: int) -> Exception | None:
-        try:
-            self.tasks[index].run()
-        except (OSError, ValueError) as error:
-            return error
-        return None
+    def __getitem__(self, index: int) -> None:
+        self.tasks[index].run()
 
 
 def _tasks(root: Path, scenes: SyntheticScenes) -> Iterator[_Task]:
@@ -124,11 +117,11 @@ def write_sceneflow(
         train.prepare()  # first: where it fails, nothing is written
         write_json(root / _SETTINGS, train.settings)
     # Workers start with one torch thread each, which is the efficient number for small tensors.
-    loader = DataLoader(_Frames(tasks), batch_size=None, num_workers=workers)
+    frames = ErrorsAsValues(_Frames(tasks))
+    loader = DataLoader(frames, batch_size=None, num_workers=workers)
     with tqdm(loader, desc=str(root), unit="frame", disable=not progress) as bar:
-        for error in bar:
-            if error is not None:
-                raise error
+        for _ in raise_errors(bar):
+            pass
     return len(tasks)
 
 

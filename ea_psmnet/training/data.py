@@ -44,6 +44,13 @@ class StereoBatch:
             valid=torch.from_numpy(np.stack([s.valid for s in samples])),
         )
 
+    @classmethod
+    def stack_or_error(cls, samples: Sequence[StereoSample | Exception]) -> StereoBatch | Exception:
+        """Stack samples, or pass on the first error that stands in one's place."""
+        good = [sample for sample in samples if isinstance(sample, StereoSample)]
+        errors = (sample for sample in samples if isinstance(sample, Exception))
+        return next(errors, None) or cls.stack(good)
+
     def to(self, device: torch.device) -> StereoBatch:
         """A copy on another device."""
         return StereoBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})

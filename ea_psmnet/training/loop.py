@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from datasets.builder import build_dataset
+from datasets.workers import ErrorsAsValues, raise_errors
 from ea_psmnet.files import write_json
 from ea_psmnet.losses import stereo_loss
 from ea_psmnet.machine import choose_device, has_fast_bfloat16
@@ -164,7 +165,7 @@ class _Trainer:
             tqdm(total=self.steps, initial=self.start, unit="step", disable=not main) as bar,
             self._writer() as writer,
         ):
-            batches = iter(self._loader())
+            batches = raise_errors(self._loader())
             for step in range(self.start, self.steps):
                 figures = self._step(step, batches)
                 bar.update()
@@ -227,9 +228,9 @@ class _Trainer:
 
     def _loader(self) -> DataLoader[StereoSample]:
         return DataLoader(
-            self.samples,
+            ErrorsAsValues(self.samples),
             batch_sampler=self._sampler(),
-            collate_fn=StereoBatch.stack,
+            collate_fn=StereoBatch.stack_or_error,
             num_workers=self.config.workers,
         )
 
