@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DisparityErrors"]
+__all__ = ["DISPARITY_RANGES", "DisparityErrors"]
+
+DISPARITY_RANGES = ((0, 16), (16, 32), (32, 64), (64, 96), (96, 128), (128, 192))
+"""Bands of true disparity, [from, to) in pixels, that reports break errors down by."""
 
 
 @dataclass(frozen=True)
