@@ -1,49 +1,194 @@
-"""`evaluate`: a checkpoint on a dataset."""
+"""`evaluate`: networks, baselines and other systems' predictions on a dataset."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from datasets.names import DatasetName, RenderPass, Split
 from ea_psmnet.commands.options import MatcherOptions
 
-__all__ = ["evaluate"]
+if TYPE_CHECKING:
+    from ea_psmnet.reports.evaluation_report import EvaluationReport
+    from ea_psmnet.reports.methods import Method
+    from ea_psmnet.sample import StereoSample
+
+__all__ = ["EvaluationOptions", "evaluate"]
 
 
-def evaluate(
-    *,
-    root: Path,
-    data: Literal["auto", "sceneflow", "folder"] = "auto",
-    split: Literal["train", "test"] = "test",
-    options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
-    out: Path | None = None,
-    sheets: bool = False,
-) -> None:
-    """Report EPE, bad-1, bad-2, bad-3 and D1 of a checkpoint on a dataset.
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What to evaluate, on what, and what to write."""
 
-    Every pixel with a known disparity below the searched maximum counts once.
+    root: Path | None = None
+    """Folder of the dataset."""
+    data: DatasetName = "auto"
+    """Kind of dataset; auto looks at what lies there."""
+    split: Split = "test"
+    """Of Scene Flow: FlyingThings3D's TEST, or all training frames; of others their own."""
+    render_pass: RenderPass = "clean"
+    """Of Scene Flow and Sintel."""
+    matcher: Annotated[MatcherOptions, tyro.conf.arg(name="")] = field(
+        default_factory=MatcherOptions
+    )
+    """How networks predict."""
+    checkpoints: tuple[Path, ...] = ()
+    """Several networks; with --checkpoint, it comes first."""
+    method: tuple[Literal["network", "sgbm", "bm"], ...] = ()
+    """Also OpenCV's matchers, or the bundled network: the default where nothing is named."""
+    fill: bool = True
+    """Fill the holes of sgbm and bm with the background beside them, or leave them."""
+    pad: bool = False
+    """Let sgbm and bm search the left border too, where OpenCV gives no result."""
+    predictions: tuple[Path, ...] = ()
+    """Folders with any other system's disparity maps: NAME.pfm, .png (as KITTI's) or .npy."""
+    protocols: tuple[str, ...] = ()
+    """Of psmnet, gwcnet, raft, pooled, kitti, middlebury; default: all."""
+    limit: int = 192
+    """Where sgbm and bm search to, and no truth counts beyond; kitti, middlebury count all."""
+    batch: int = 8
+    """Images a batch of psmnet and gwcnet's averages; networks take one pair at a time."""
+    out: Path | None = None
+    """Folder for report.json, report.md, images.csv and pictures."""
+    sheets: bool = False
+    """Draw a sheet a pair: left image, disparity, truth and error map."""
+    error_maps: bool = False
+    """Draw an error map a pair."""
+    worst: bool = False
+    """Draw the ten worst pairs of each method on a sheet."""
+    report: Path | None = None
+    """Take this report.json instead of evaluating."""
+    against: Path | None = None
+    """An earlier report.json to compare with: differences and their intervals."""
 
-    Args:
-        root: Folder of the dataset.
-        data: Kind of dataset; auto looks at what lies there.
-        split: Of Scene Flow: FlyingThings3D's TEST frames, or all training frames.
-        options: Which network predicts, and how.
-        out: Folder for report.json and report.md.
-        sheets: Also write a sheet a pair: left image, disparity, truth and error map.
+
+def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> None:
+    """Report errors of networks, baselines and saved predictions, by every protocol at once.
+
+    All methods are measured in one pass over the dataset. Under torchrun the processes share the
+    pairs, and the figures stay the same.
     """
-    from datasets.builder import build_dataset
-    from ea_psmnet.inference.matcher import BUNDLED
-    from ea_psmnet.reports.evaluation import evaluate as run
-    from ea_psmnet.reports.evaluation import sheet_writer, write_report
+    from ea_psmnet.reports.evaluation_report import EvaluationReport
+    from ea_psmnet.reports.processes import process_index
 
-    if sheets and out is None:
-        raise ValueError("--sheets needs --out, a folder to write them to")
-    dataset = build_dataset(data, root, split=split)
-    matcher = options.load()
-    label = (options.checkpoint or BUNDLED).stem
-    evaluation = run(matcher, dataset, label, sheet_writer(out) if sheets and out else None)
-    print(evaluation.to_markdown())
-    if out is not None:
-        write_report(out, evaluation)
+    pictures = options.sheets or options.error_maps or options.worst
+    if pictures and (options.out is None or options.report is not None):
+        raise ValueError("pictures need --out, a folder to write them to, and pairs to draw")
+    earlier = EvaluationReport.read(options.against) if options.against else None
+    report = EvaluationReport.read(options.report) if options.report else _measure(options)
+    if process_index() > 0:
+        return
+    print(report.to_text())
+    if options.out is not None:
+        report.write(options.out)  # first: a comparison that is refused must not cost the rest
+    if earlier is not None:
+        report = replace(report, comparisons=tuple(report.against(earlier)))
+        print(f"\n{report.comparisons_text()}")
+        if options.out is not None:
+            report.write(options.out)
+
+
+def _measure(options: EvaluationOptions) -> EvaluationReport:
+    from datasets.builder import build_dataset
+    from ea_psmnet.reports.evaluation import evaluate_methods
+    from ea_psmnet.reports.evaluation_pictures import Pictures
+    from ea_psmnet.reports.evaluation_report import EvaluationReport
+    from ea_psmnet.reports.processes import join
+    from ea_psmnet.reports.protocols import find_protocols
+
+    if options.root is None:
+        raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
+    protocols = find_protocols(options.protocols)
+    join()
+    dataset = build_dataset(
+        options.data, options.root, split=options.split, render_pass=options.render_pass
+    )
+    pictures = Pictures(
+        options.out or Path(),
+        sheets=options.sheets,
+        error_maps=options.error_maps,
+        worst=options.worst,
+    )
+    evaluations = evaluate_methods(
+        _methods(options, dataset),
+        dataset,
+        limit=options.limit,
+        protocols=protocols,
+        batch=options.batch,
+        observer=pictures,
+    )
+    return EvaluationReport(
+        title=options.root.resolve().name or str(options.root),
+        evaluations=tuple(evaluations),
+        settings=_settings(options),
+        pictures=pictures.finish(),
+    )
+
+
+def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
+    from ea_psmnet.inference.baselines import BlockMatcher
+    from ea_psmnet.inference.matcher import BUNDLED
+    from ea_psmnet.reports.methods import baseline, network, saved_predictions
+
+    named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
+    weights = [*named, *options.checkpoints]
+    if "network" in options.method or not (weights or options.method or options.predictions):
+        weights.append(BUNDLED)
+    folders = [folder.resolve() for folder in options.predictions]
+    labels = _labels([*(path.with_suffix("") for path in weights), *folders])
+    search = -(-options.limit // 16) * 16  # a multiple of 16, as OpenCV asks
+    return [
+        *(
+            network(replace(options.matcher, checkpoint=path).load(), label)
+            for path, label in zip(weights, labels, strict=False)
+        ),
+        *(
+            baseline(BlockMatcher(name, search, fill=options.fill, pad=options.pad))
+            for name in dict.fromkeys(options.method)
+            if name != "network"
+        ),
+        *(
+            saved_predictions(folder, label, dataset)
+            for folder, label in zip(folders, labels[len(weights) :], strict=True)
+        ),
+    ]
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The paths' last parts, as many as it takes to tell them apart.
+
+    Raises:
+        ValueError: two are the same.
+    """
+    for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        labels = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(labels)) == len(labels):
+            return labels
+    if paths:
+        raise ValueError(f"named twice: {', '.join(map(str, paths))}")
+    return []
+
+
+def _settings(options: EvaluationOptions) -> dict[str, str]:
+    import cv2
+    import numpy as np
+    import torch
+
+    from datasets.builder import detect_dataset
+
+    auto = options.data == "auto"
+    return {
+        "data": detect_dataset(options.root or "") if auto else options.data,
+        "split": options.split,
+        "render pass": options.render_pass,
+        "batch": str(options.batch),
+        "device": options.matcher.device,
+        "precision": options.matcher.precision,
+        "torch": str(torch.__version__),
+        "OpenCV": str(cv2.__version__),
+        "NumPy": np.__version__,
+    }

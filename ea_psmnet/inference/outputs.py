@@ -20,6 +20,7 @@ __all__ = [
     "colour_range",
     "colourise",
     "disparity_bar",
+    "error_bar",
     "error_map",
     "preview",
     "sheet",
@@ -122,7 +123,7 @@ def sheet(
             _Panel("True disparity", colourise(known, low, high)),
         ],
     ]
-    return _draw(panels, [_error_bar(), disparity_bar(low, high)], title)
+    return _draw(panels, [error_bar(), disparity_bar(low, high)], title)
 
 
 def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -203,7 +204,8 @@ def disparity_bar(low: float, high: float) -> Bar:
     return Bar("disparity in pixels, far to near; black: unknown", colours)
 
 
-def _error_bar() -> Bar:
+def error_bar() -> Bar:
+    """The colour bar of `error_map`."""
     colours = ListedColormap(_ERROR_COLOURS / 255)
     norm = BoundaryNorm((0, *_ERROR_STEPS), colours.N, extend="max")
     label = "absolute error in pixels; black: no truth"

@@ -1,79 +1,32 @@
-"""A matcher on a dataset: errors image by image and over all pixels."""
+"""Methods on a dataset: one pass, every protocol, figures that add up exactly."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ea_psmnet.files import write_image, write_json, write_text
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.inference.outputs import sheet
-from ea_psmnet.metrics import DisparityErrors
-from ea_psmnet.reports.tables import markdown_table
+from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
+from ea_psmnet.reports.evaluation_data import Evaluation, ImageErrors, ProtocolResult
+from ea_psmnet.reports.methods import Method, network
+from ea_psmnet.reports.processes import gather, process_count, process_index
+from ea_psmnet.reports.protocols import Protocol, Score
+from ea_psmnet.reports.regions import ALL, NON_OCCLUDED, REGIONS, regions
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Evaluation", "ImageErrors", "evaluate", "sheet_writer", "write_report"]
+__all__ = ["Evaluation", "Observer", "evaluate", "evaluate_methods"]
 
 OnPrediction = Callable[[StereoSample, NDArray[np.float32]], None]
-
-
-@dataclass(frozen=True)
-class ImageErrors:
-    """One pair's errors."""
-
-    name: str
-    errors: DisparityErrors
-    seconds: float
-    """Time of the prediction alone."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Errors on a dataset, over pixels whose disparity is known and below the searched maximum.
-
-    Totals are pooled: sums over all pixels of all images, so large images weigh more than small.
-    """
-
-    label: str
-    max_disparity: int
-    images: tuple[ImageErrors, ...]
-
-    @property
-    def total(self) -> DisparityErrors:
-        """Errors over all counted pixels of all images."""
-        return sum((image.errors for image in self.images), DisparityErrors())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; figures that are not finite are left out."""
-        return {
-            "label": self.label,
-            "max_disparity": self.max_disparity,
-            "protocol": f"pooled over pixels with known disparity below {self.max_disparity}",
-            "total": _record(self.total),
-            "images": [
-                {"name": image.name, "seconds": round(image.seconds, 3)} | _record(image.errors)
-                for image in self.images
-            ],
-        }
-
-    def to_markdown(self) -> str:
-        """A table with a row an image and one for all."""
-        rows = [{"image": image.name} | image.errors.figures() for image in self.images]
-        rows.append({"image": f"all {len(self.images)}"} | self.total.figures())
-        return markdown_table(rows)
-
-
-def _record(errors: DisparityErrors) -> dict[str, Any]:
-    finite = {name: value for name, value in errors.figures().items() if math.isfinite(value)}
-    return {"pixels": errors.pixels} | finite
+Observer = Callable[[str, int, StereoSample, NDArray[np.float32], DisparityErrors], None]
+"""Called with label, place in the dataset, sample, (H, W) disparity, and its errors."""
 
 
 def evaluate(
@@ -82,7 +35,7 @@ def evaluate(
     label: str,
     on_prediction: OnPrediction | None = None,
 ) -> Evaluation:
-    """Predict every pair of a dataset and compare with its truth.
+    """Predict every pair of a dataset and compare with its truth below the matcher's maximum.
 
     Args:
         matcher: makes the predictions.
@@ -90,32 +43,148 @@ def evaluate(
         label: what to call the matcher in tables.
         on_prediction: called with each sample and its (H, W) disparity, to write pictures say.
     """
-    images = []
-    for index in tqdm(range(len(dataset)), desc=label, unit="pair"):
-        sample = dataset[index]
-        start = time.perf_counter()
-        disparity = matcher(sample.left, sample.right).disparity
-        seconds = time.perf_counter() - start
-        counted = sample.valid & (sample.disparity < matcher.max_disparity)
-        errors = DisparityErrors.measure(disparity, sample.disparity, counted)
-        images.append(ImageErrors(sample.name, errors, seconds))
+
+    def observe(_: str, __: int, sample: StereoSample, disparity: Any, ___: Any) -> None:
         if on_prediction is not None:
             on_prediction(sample, disparity)
-    return Evaluation(label, matcher.max_disparity, tuple(images))
+
+    methods = [network(matcher, label)]
+    return evaluate_methods(methods, dataset, limit=matcher.max_disparity, observer=observe)[0]
 
 
-def write_report(folder: Path, evaluation: Evaluation) -> None:
-    """Write `report.json` and `report.md`."""
-    write_json(folder / "report.json", evaluation.to_dict())
-    write_text(folder / "report.md", f"# {evaluation.label}\n\n{evaluation.to_markdown()}\n")
+def evaluate_methods(
+    methods: Sequence[Method],
+    dataset: Sequence[StereoSample],
+    *,
+    limit: float = 192,
+    protocols: Sequence[Protocol] = (),
+    batch: int = 8,
+    observer: Observer | None = None,
+) -> list[Evaluation]:
+    """Evaluate methods on the same pairs in one pass over the dataset.
+
+    Under torchrun the processes share the pairs. Each counts once, and what was found is put
+    together in the dataset's order, so that every number of processes gives the same figures.
+
+    Args:
+        methods: what predicts; labels differ.
+        dataset: the pairs, each read once.
+        limit: truth from here on is not counted (`kitti` and `middlebury` count all).
+        protocols: by which to measure besides.
+        batch: images in a batch, over which `psmnet` and `gwcnet` average.
+        observer: called with every prediction of this process, to write pictures say.
+
+    Returns:
+        An evaluation a method, complete in every process.
+
+    Raises:
+        ValueError: no pair, a batch of none, or no truth below the limit.
+    """
+    if len(dataset) == 0 or batch < 1 or limit <= 0:
+        raise ValueError(
+            f"nothing to evaluate: {len(dataset)} pairs in batches of {batch}, truth below {limit}"
+        )
+    tallies = [_Tally(method, protocols, len(dataset), limit) for method in methods]
+    mine = range(process_index(), len(dataset), process_count())
+    for index in tqdm(mine, desc="evaluate", unit="pair", disable=process_index() > 0):
+        sample = dataset[index]
+        parts = regions(sample, limit)
+        for tally in tallies:
+            disparity, errors = tally.take(index, sample, parts)
+            if observer is not None:
+                observer(tally.method.label, index, sample, disparity, errors)
+    return [_merge(tally, limit, batch) for tally in tallies]
 
 
-def sheet_writer(folder: Path) -> OnPrediction:
-    """A callback for `evaluate` that draws each pair into `sheets/` of a folder."""
+@dataclass(frozen=True)
+class _Measured:
+    """All that is kept of one prediction; small, so that it travels between processes."""
 
-    def write(sample: StereoSample, disparity: NDArray[np.float32]) -> None:
-        name = sample.name.replace("/", "_")
-        picture = sheet(sample.left, disparity, sample.disparity, sample.valid, sample.name)
-        write_image(folder / "sheets" / f"{name}.png", picture)
+    index: int
+    image: ImageErrors
+    regions: dict[str, DisparityErrors]
+    scores: list[Score]
 
-    return write
+
+class _Tally:
+    """What this process has measured of one method."""
+
+    def __init__(
+        self, method: Method, protocols: Sequence[Protocol], count: int, limit: float
+    ) -> None:
+        self.method = method
+        self.protocols = protocols
+        self.measured: list[_Measured] = []
+        self.histograms: dict[str, ErrorHistogram] = {}
+        self._limit = limit
+        self._chosen = [protocol.chosen(count) for protocol in protocols]
+
+    def take(
+        self, index: int, sample: StereoSample, parts: Mapping[str, NDArray[np.bool_]]
+    ) -> tuple[NDArray[np.float32], DisparityErrors]:
+        """Predict and measure one pair."""
+        start = time.perf_counter()
+        disparity = self.method.predict(sample)
+        seconds = time.perf_counter() - start if self.method.timed else math.nan
+        sums = {}
+        for name, mask in parts.items():
+            sums[name] = DisparityErrors.measure(disparity, sample.disparity, mask)
+            found = absolute_errors(disparity, sample.disparity, mask)
+            self.histograms[name] = self.histograms.get(
+                name, ErrorHistogram()
+            ) + ErrorHistogram.measure(found)
+        exact = quantiles(absolute_errors(disparity, sample.disparity, parts[ALL]))
+        image = ImageErrors(sample.name, sums[ALL], seconds, exact)
+        scores = [
+            protocol.measure(sample, disparity, self._limit)
+            if index in chosen
+            else Score(sample.name, dropped=f"not among the {len(chosen)} drawn")
+            for protocol, chosen in zip(self.protocols, self._chosen, strict=True)
+        ]
+        self.measured.append(_Measured(index, image, sums, scores))
+        return disparity, sums[ALL]
+
+
+def _merge(tally: _Tally, limit: float, batch: int) -> Evaluation:
+    """The evaluation of all processes' measurements, in the dataset's order."""
+    measured = sorted(gather(tally.measured), key=lambda one: one.index)
+    names = [name for name in REGIONS if any(name in one.regions for one in measured)]
+    histograms = gather([tally.histograms])
+    return Evaluation(
+        label=tally.method.label,
+        max_disparity=limit,
+        images=tuple(one.image for one in measured),
+        regions={
+            name: sum(
+                (one.regions[name] for one in measured if name in one.regions), DisparityErrors()
+            )
+            for name in names
+        },
+        quantiles={
+            name: reduce(
+                ErrorHistogram.__add__, (part[name] for part in histograms if name in part)
+            ).quantiles()
+            for name in names
+        },
+        visibility_known=sum(NON_OCCLUDED in one.regions for one in measured),
+        protocols=tuple(
+            _result(protocol, [one.scores[place] for one in measured], batch)
+            for place, protocol in enumerate(tally.protocols)
+        ),
+    )
+
+
+def _result(protocol: Protocol, scores: Sequence[Score], batch: int) -> ProtocolResult:
+    dropped: dict[str, tuple[str, ...]] = {}
+    for score in scores:
+        if score.dropped:
+            dropped[score.dropped] = (*dropped.get(score.dropped, ()), score.name)
+    used = [score for score in scores if not score.dropped]
+    return ProtocolResult(
+        name=protocol.name,
+        region=protocol.region,
+        figures=protocol.average(scores, batch),
+        images=len(used),
+        pixels=sum(score.errors.pixels for score in used),
+        dropped=dropped,
+    )

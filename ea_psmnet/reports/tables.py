@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["format_bytes", "markdown_table", "parse_bytes"]
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of one set of keys as an aligned Markdown table; NaN and None show as a dash."""
+def markdown_table(
+    rows: Sequence[Mapping[str, object]],
+    digits: Mapping[str, int] | None = None,
+    bold_smallest: Collection[str] = (),
+) -> str:
+    """Rows of one set of keys as an aligned Markdown table; NaN and None show as a dash.
+
+    Args:
+        rows: one mapping a row; columns whose first value is text align to the left.
+        digits: decimals of numbers by column, where they are not two.
+        bold_smallest: columns of several numbers, the smallest of which is set in bold.
+    """
     header = list(rows[0])
-    cells = [header, *([_cell(row[name]) for name in header] for row in rows)]
+    decimals = dict.fromkeys(header, 2) | dict(digits or {})
+    best = {n: _smallest([row[n] for row in rows]) for n in header if n in bold_smallest}
+    cells = [
+        header,
+        *([_cell(row[n], decimals[n], bold=row[n] == best.get(n)) for n in header] for row in rows),
+    ]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
     left = [isinstance(rows[0][name], str) for name in header]
     rule = [_rule(*column) for column in zip(widths, left, strict=True)]
@@ -25,10 +40,17 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
     )
 
 
-def _cell(value: object) -> str:
+def _smallest(values: Sequence[object]) -> float:
+    """NaN, which equals nothing, unless there are several numbers."""
+    numbers = [v for v in values if isinstance(v, float) and not math.isnan(v)]
+    return min(numbers) if len(numbers) > 1 else math.nan
+
+
+def _cell(value: object, digits: int, *, bold: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"**{text}**" if bold else text
 
 
 def _rule(width: int, left: bool) -> str:

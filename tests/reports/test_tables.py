@@ -13,6 +13,15 @@ def test_a_table_lines_up_and_shows_missing_values():
     ]
 
 
+def test_decimals_and_the_smallest_of_several_numbers():
+    rows = [{"a": "x", "EPE": 1.5, "D1": 7.0}, {"a": "y", "EPE": 0.25, "D1": None}]
+    table = markdown_table(rows, {"EPE": 3}, bold_smallest=("EPE", "D1"))
+    assert table.splitlines()[2:] == [
+        "| x   |     1.500 | 7.00 |",
+        "| y   | **0.250** |    - |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "count"), [("11GiB", 11 * 2**30), ("500 MB", 500_000_000), ("1.5 kib", 1536)]
 )

@@ -1,0 +1,79 @@
+"""The pixels a report counts, and the parts it tells apart."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_psmnet.metrics import DISPARITY_RANGES
+from ea_psmnet.sample import StereoSample
+
+__all__ = [
+    "ALL",
+    "EDGE_DISTANCE",
+    "EDGE_JUMP",
+    "FAR_FROM_EDGES",
+    "NEAR_EDGES",
+    "NON_OCCLUDED",
+    "OCCLUDED",
+    "REGIONS",
+    "near_edges",
+    "regions",
+]
+
+ALL = "all"
+"""The region that holds every counted pixel."""
+
+NON_OCCLUDED, OCCLUDED = "non-occluded", "occluded"
+"""Counted pixels that the right image sees too, or does not, where that is known."""
+
+NEAR_EDGES, FAR_FROM_EDGES = "near edges", "far from edges"
+
+_RANGES = tuple(f"{low} to {high} px" for low, high in DISPARITY_RANGES)
+
+REGIONS = (ALL, NON_OCCLUDED, OCCLUDED, NEAR_EDGES, FAR_FROM_EDGES, *_RANGES)
+"""All names, in the order of reports."""
+
+EDGE_JUMP = 2.0
+"""A depth edge lies between two neighbours, both known, whose true disparities differ by more."""
+
+EDGE_DISTANCE = 4
+"""Pixels at most this far, in rows and in columns, from one at a depth edge are near it.
+
+Jump and distance are those of Scharstein and Szeliski, IJCV 2002 (gaps of 2, windows of 9 x 9).
+"""
+
+
+def regions(sample: StereoSample, limit: float) -> dict[str, NDArray[np.bool_]]:
+    """Sets of counted pixels by name, each (H, W).
+
+    Counted is where the truth is known and below `limit`. `NON_OCCLUDED` and `OCCLUDED` are there
+    only where the sample says which pixels the right image sees too.
+    """
+    counted = sample.valid & (sample.disparity < limit)
+    parts = {ALL: counted}
+    if (visible := sample.masks.get("nonocc")) is not None:
+        parts |= {NON_OCCLUDED: counted & visible, OCCLUDED: counted & ~visible}
+    near = near_edges(sample)
+    parts |= {NEAR_EDGES: counted & near, FAR_FROM_EDGES: counted & ~near}
+    for name, (low, high) in zip(_RANGES, DISPARITY_RANGES, strict=True):
+        parts[name] = counted & (sample.disparity >= low) & (sample.disparity < high)
+    return parts
+
+
+def near_edges(sample: StereoSample) -> NDArray[np.bool_]:
+    """(H, W), true within `EDGE_DISTANCE` of a depth edge of the truth.
+
+    In sparse truth, as KITTI's, only jumps between known neighbours are seen.
+    """
+    edge = np.zeros(sample.valid.shape, bool)
+    for axis in (0, 1):
+        jump = np.abs(np.diff(sample.disparity, axis=axis)) > EDGE_JUMP
+        size = jump.shape[axis]
+        first, second = ((slice(None),) * axis + (slice(i, i + size),) for i in (0, 1))
+        jump &= sample.valid[first] & sample.valid[second]
+        edge[first] |= jump
+        edge[second] |= jump
+    window = np.ones((2 * EDGE_DISTANCE + 1,) * 2, np.uint8)
+    return np.asarray(cv2.dilate(edge.astype(np.uint8), window), bool)

@@ -1,0 +1,174 @@
+"""`evaluate` from the command line, on pairs made here and on real ones where they are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import read_disparity, read_image, write_image, write_npy, write_pfm
+from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.models.weights import save_model
+
+SIZE = (40, 96)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Two pairs of shifted noise, 4 and 8 px."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for name, shift in (("four", 4), ("eight", 8)):
+        wide = rng.integers(0, 256, (SIZE[0], SIZE[1] + shift, 3), dtype=np.uint8)
+        write_image(folder / name / "left.png", wide[:, : SIZE[1]])
+        write_image(folder / name / "right.png", wide[:, shift:])
+        write_npy(folder / name / "disp.npy", np.full(SIZE, shift, np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(path, build_model(PSMNetConfig(max_disparity=32, width=0.25)))
+    return path
+
+
+@pytest.fixture
+def theirs(tmp_path, pairs):
+    """Another system's predictions, 1.5 px off."""
+    for name in ("four", "eight"):
+        truth, _ = read_disparity(pairs / name / "disp.npy")
+        write_pfm(tmp_path / "theirs" / f"{name}.pfm", truth + 1.5)
+    return tmp_path / "theirs"
+
+
+def run(*arguments):
+    return main(["evaluate", *map(str, arguments)])
+
+
+def fails(capsys, message, *arguments):
+    """The command ends with 2 and exactly one line, which holds the message."""
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: ")
+    assert message in error[-1]
+
+
+def methods(path):
+    return {each["label"]: each for each in json.loads(path.read_text())["methods"]}
+
+
+def test_a_network_a_baseline_and_saved_predictions_side_by_side(
+    checkpoint, pairs, theirs, tmp_path, capsys
+):
+    out = tmp_path / "report"
+    assert run("--root", pairs, "--checkpoint", checkpoint, "--method", "sgbm", "--limit", 32,
+               "--predictions", theirs, "--out", out, "--sheets", "--error-maps", "--worst",
+               "--precision", "exact", "--device", "cpu") == 0  # fmt: skip
+    found = methods(out / "report.json")
+    assert list(found) == ["tiny", "SGBM (filled)", "theirs"]
+    assert found["theirs"]["total"]["EPE"] == pytest.approx(1.5)
+    assert found["SGBM (filled)"]["total"]["EPE"] < 0.2
+    matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
+    expected = DisparityErrors()
+    for name, shift in (("eight", 8), ("four", 4)):
+        views = (read_image(pairs / name / f"{view}.png") for view in ("left", "right"))
+        truth = np.full(SIZE, shift, np.float32)
+        expected += DisparityErrors.measure(matcher(*views).disparity, truth, truth > 0)
+    assert found["tiny"]["total"]["EPE"] == pytest.approx(expected.epe, rel=1e-4)
+    table = capsys.readouterr().out
+    assert f"{expected.epe:.3f}" in table
+    assert table.split("\n\n")[1] in (out / "report.md").read_text()
+    for folder in ("sheets", "error_maps"):
+        assert sorted(str(p.relative_to(out / folder)) for p in (out / folder).glob("*/*")) == [
+            *("SGBM_filled/eight.png", "SGBM_filled/four.png", "theirs/eight.png"),
+            *("theirs/four.png", "tiny/eight.png", "tiny/four.png"),
+        ]
+    assert {p.name for p in (out / "worst").iterdir()} == {
+        *("SGBM_filled.png", "theirs.png", "tiny.png"),
+    }
+    page = (out / "report.md").read_text()
+    assert "![theirs: the 2 pairs of the highest EPE](worst/theirs.png)" in page
+
+
+def test_holes_are_filled_or_left_and_told(pairs, tmp_path):
+    common = ("--root", pairs, "--method", "sgbm", "bm", "--limit", 32)
+    assert run(*common, "--no-fill", "--out", tmp_path / "left") == 0
+    assert run(*common, "--no-fill", "--pad", "--out", tmp_path / "padded") == 0
+    left, padded = (methods(tmp_path / name / "report.json") for name in ("left", "padded"))
+    assert set(left) == {"SGBM (holes left)", "BM (holes left)"}
+    assert left["SGBM (holes left)"]["total"]["density"] < 100 * (96 - 32) / 96 + 1
+    assert padded["SGBM (holes left, padded)"]["total"]["density"] > 85
+
+
+def test_two_reports_are_compared(pairs, theirs, tmp_path, capsys):
+    common = ("--root", pairs, "--limit", 32)
+    assert run(*common, "--method", "sgbm", "--out", tmp_path / "sgbm") == 0
+    before = tmp_path / "sgbm" / "report.json"
+    capsys.readouterr()
+    assert run(*common, "--predictions", theirs, "--against", before, "--out", tmp_path / "t") == 0
+    printed = capsys.readouterr().out
+    assert "**theirs against SGBM (filled), 2 images**" in printed
+    (comparison,) = json.loads((tmp_path / "t" / "report.json").read_text())["comparisons"]
+    epe = comparison["differences"][0]
+    assert epe["after"] == pytest.approx(1.5)
+    assert epe["low"] <= epe["after"] - epe["before"] <= epe["high"]
+    assert "**theirs against" in (tmp_path / "t" / "report.md").read_text()
+    # Two saved reports, no dataset at hand.
+    assert run("--report", tmp_path / "t" / "report.json", "--against", before) == 0
+    assert capsys.readouterr().out.strip() == printed.strip()
+
+
+def test_a_refused_comparison_costs_nothing_else(pairs, theirs, tmp_path, capsys):
+    common = ("--root", pairs, "--predictions", theirs)
+    assert run(*common, "--limit", 8, "--out", tmp_path / "eight") == 0
+    fails(capsys, "figures over different pixels do not compare", *common, "--limit", 32,
+          "--against", tmp_path / "eight" / "report.json", "--out", tmp_path / "out")  # fmt: skip
+    assert methods(tmp_path / "out" / "report.json")["theirs"]["total"]["EPE"] == 1.5
+
+
+def test_checkpoints_of_one_name_are_told_apart(checkpoint, pairs, tmp_path):
+    copies = [tmp_path / run / "model.safetensors" for run in ("first", "second")]
+    for copy in copies:
+        copy.parent.mkdir()
+        copy.write_bytes(checkpoint.read_bytes())
+    assert run("--root", pairs, "--checkpoints", *copies, "--limit", 32, "--protocols", "raft",
+               "--out", tmp_path / "out", "--device", "cpu") == 0  # fmt: skip
+    found = methods(tmp_path / "out" / "report.json")
+    assert list(found) == ["first/model", "second/model"]
+    assert found["first/model"]["total"] == found["second/model"]["total"]
+    assert [p["name"] for p in found["first/model"]["protocols"]] == ["raft"]
+
+
+def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
+    root = ("--root", pairs)
+    (theirs / "four.pfm").unlink()
+    fails(capsys, "give the dataset's folder (--root)")
+    fails(capsys, "no prediction for 1 of 2 images: four", *root, "--predictions", theirs)
+    fails(capsys, "none: no such folder", *root, "--predictions", tmp_path / "none")
+    fails(capsys, "no protocol 'eth3d'", *root, "--method", "sgbm", "--protocols", "eth3d")
+    fails(capsys, "pictures need --out", *root, "--method", "sgbm", "--worst")
+    fails(capsys, "and pairs to draw", "--report", theirs, "--sheets", "--out", tmp_path)
+    fails(capsys, "none.json: no such report", *root, "--against", tmp_path / "none.json")
+    fails(capsys, "cannot search 192 pixels in an image 96 wide", *root, "--method", "sgbm")
+    fails(capsys, "named twice", *root, "--predictions", theirs, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "epe", "bad"),
+    [
+        ("mb03_cones", 2.27, 30.7),
+        ("mb01_venus", 1.33, 23.0),
+        ("ft3d_train_a_0000_0006", 7.76, 19.3),
+    ],
+)
+def test_sgbm_on_real_pairs_is_what_others_find(shared_data, tmp_path, name, epe, bad):
+    """Others' figures for filled StereoSGBM, settings unknown: the neighbourhood is what counts."""
+    root = shared_data / "stereo" / name
+    assert run("--root", root, "--method", "sgbm", "--protocols", "pooled", "--out", tmp_path) == 0
+    total = methods(tmp_path / "report.json")["SGBM (filled)"]["total"]
+    assert total["EPE"] == pytest.approx(epe, rel=0.1)
+    assert total["bad-2"] == pytest.approx(bad, rel=0.1)

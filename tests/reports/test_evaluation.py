@@ -1,0 +1,217 @@
+"""One pass over made-up pairs: what is counted, in which order, and that nothing changes it."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_pairs import made_pair, prediction
+
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import write_image, write_pfm
+from ea_psmnet.metrics import DisparityErrors, quantiles
+from ea_psmnet.reports import evaluation
+from ea_psmnet.reports.evaluation import evaluate_methods
+from ea_psmnet.reports.evaluation_data import Evaluation
+from ea_psmnet.reports.methods import Method, saved_predictions
+from ea_psmnet.reports.protocols import find_protocols
+
+ROOT = Path(__file__).parents[2]
+
+
+def random_pairs(count=11, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        made_pair(
+            rng.uniform(0, 210, (6, 9)),
+            f"set/{index:02}",
+            valid=rng.random((6, 9)) < 0.8,
+            nonocc=rng.random((6, 9)) < 0.7 if index % 3 else None,
+        )
+        for index in range(count)
+    ]
+
+
+def blurred(sample):
+    """A prediction that depends on nothing but the name."""
+    rng = np.random.default_rng(int(sample.name[-2:]))
+    noisy = sample.disparity + rng.standard_cauchy(sample.disparity.shape)
+    return np.where(rng.random(noisy.shape) < 0.1, np.nan, noisy).astype(np.float32)
+
+
+def constant(sample):
+    return np.full_like(sample.disparity, 100)
+
+
+METHODS = (Method("blurred", blurred), Method("constant", constant, timed=False))
+
+
+def evaluated(pairs, **options):
+    return evaluate_methods(METHODS, pairs, protocols=find_protocols([]), **options)
+
+
+def figures(evaluations):
+    """All that does not depend on the clock."""
+    records = [each.to_dict() for each in evaluations]
+    for record in records:
+        for image in record["images"]:
+            del image["seconds"]
+    return records
+
+
+def test_all_methods_see_each_pair_once():
+    class Counted(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counted.reads += 1
+            return super().__getitem__(index)
+
+    pairs = Counted(random_pairs())
+    blurred_result, constant_result = evaluated(pairs)
+    assert Counted.reads == len(pairs)
+    assert [image.name for image in blurred_result.images] == [pair.name for pair in list(pairs)]
+    assert (blurred_result.label, constant_result.label) == ("blurred", "constant")
+
+
+def test_totals_are_those_of_all_pixels_at_once():
+    pairs = random_pairs()
+    result, _ = evaluated(pairs, limit=150)
+    flat = [np.concatenate([f(p).ravel() for p in pairs]) for f in (blurred, lambda p: p.disparity)]
+    counted = np.concatenate([(p.valid & (p.disparity < 150)).ravel() for p in pairs])
+    whole = DisparityErrors.measure(*flat, counted)
+    assert result.total.pixels == whole.pixels
+    assert result.total.figures() == pytest.approx(whole.figures())
+    errors = np.abs(flat[0] - flat[1])[counted]
+    exact = quantiles(errors[np.isfinite(errors)])
+    for name, value in exact.items():
+        assert result.figures()[name] == pytest.approx(value, rel=1 / 256, abs=1 / 128)
+    pooled = next(p for p in result.protocols if p.name == "pooled")
+    assert pooled.figures == pytest.approx(result.total.figures())
+    assert (pooled.images, pooled.pixels) == (len(pairs), whole.pixels)
+
+
+def test_what_is_known_of_visibility_is_said():
+    result, _ = evaluated(random_pairs(11))
+    assert result.visibility_known == 7  # 0, 3, 6 and 9 have no mask
+    assert set(result.regions) >= {"non-occluded", "occluded"}
+    kitti = next(p for p in result.protocols if p.region == "non-occluded")
+    (reason,) = kitti.dropped
+    assert kitti.dropped[reason] == ("set/00", "set/03", "set/06", "set/09")
+    assert kitti.images == 7
+    (unknown,) = evaluate_methods(METHODS[:1], random_pairs(1))
+    assert unknown.visibility_known == 0
+    assert "occluded" not in unknown.regions
+
+
+def test_times_are_those_of_methods_that_run():
+    timed, untimed = evaluated(random_pairs(2))
+    assert timed.seconds == pytest.approx(sum(image.seconds for image in timed.images) / 2)
+    assert timed.images[0].seconds > 0
+    assert math.isnan(untimed.seconds)
+
+
+def test_a_protocol_that_draws_images_counts_those():
+    (raft,) = find_protocols(["raft"])
+    drawing = replace(raft, chosen=lambda count: frozenset({1, count - 1}))
+    pairs = random_pairs(4)
+    (result,) = evaluate_methods(METHODS[:1], pairs, protocols=[drawing])
+    (scored,) = result.protocols
+    assert scored.dropped == {"not among the 2 drawn": ("set/00", "set/02")}
+    epes = [result.images[place].errors.epe for place in (1, 3)]
+    assert scored.figures["EPE"] == pytest.approx(sum(epes) / 2)
+    assert scored.pixels == sum(result.images[place].errors.pixels for place in (1, 3))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_of_several_processes_merge_into_the_same(world, monkeypatch):
+    """The processes one after the other: each measures its share, the last one merges all."""
+    pairs = random_pairs()
+    alone = figures(evaluated(pairs))
+    shares: list[list] = [[] for _ in range(2 * len(METHODS))]
+    monkeypatch.setattr(evaluation, "process_count", lambda: world)
+    for rank in reversed(range(world)):
+        calls = iter(shares)
+
+        def gather(values, calls=calls):
+            share = next(calls)
+            share.extend(values)
+            return share
+
+        monkeypatch.setattr(evaluation, "process_index", lambda rank=rank: rank)
+        monkeypatch.setattr(evaluation, "gather", gather)
+        if rank:  # incomplete as yet
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(evaluation, "_result", lambda *_: None)
+                evaluated(pairs)
+        else:
+            assert figures(evaluated(pairs)) == alone
+
+
+def test_a_saved_evaluation_reloads():
+    for each in evaluated(random_pairs()):
+        again = Evaluation.from_dict(json.loads(json.dumps(each.to_dict())))
+        assert again.to_dict() == each.to_dict()
+        assert again.total == each.total
+        assert again.regions == each.regions
+        assert again.protocols == each.protocols
+
+
+def test_nothing_to_evaluate_is_refused():
+    with pytest.raises(ValueError, match="0 pairs"):
+        evaluated([])
+    with pytest.raises(ValueError, match="batches of 0"):
+        evaluated(random_pairs(1), batch=0)
+    with pytest.raises(ValueError, match="truth below 0"):
+        evaluated(random_pairs(1), limit=0)
+
+
+# Saved predictions --------------------------------------------------------------------------------
+
+
+def test_predictions_are_found_by_name(tmp_path):
+    pairs = [made_pair([1.0, 2.0], name) for name in ("a/left/1", "b/left/1")]
+    write_pfm(tmp_path / "a" / "left" / "1.pfm", prediction([3, np.inf]))
+    write_pfm(tmp_path / "b_left_1.pfm", prediction([5, -1]))
+    method = saved_predictions(tmp_path, "theirs", pairs)
+    np.testing.assert_array_equal(method.predict(pairs[0]), [[3, np.nan]])
+    np.testing.assert_array_equal(method.predict(pairs[1]), [[5, np.nan]])
+    assert not method.timed
+
+
+def test_missing_predictions_are_named(tmp_path):
+    write_pfm(tmp_path / "00.pfm", prediction([3, 4]))
+    pairs = [made_pair([1.0, 2.0], f"{index:02}") for index in range(13)]
+    with pytest.raises(FileNotFoundError, match=r"12 of 13 images: 01, .*10 and 2 more"):
+        saved_predictions(tmp_path, "theirs", pairs)
+
+
+def test_a_prediction_of_another_size_is_refused(tmp_path):
+    write_pfm(tmp_path / "pair.pfm", prediction([3, 4, 5]))
+    sample = made_pair([1.0, 2.0])
+    method = saved_predictions(tmp_path, "theirs", [sample])
+    with pytest.raises(ValueError, match=r"pair\.pfm: 3 x 1 pixels, but pair has 2 x 1"):
+        method.predict(sample)
+
+
+@pytest.mark.slow
+def test_processes_of_a_launch_give_the_figures_of_one(tmp_path):
+    """Two real processes, which share five pairs: one of them has three."""
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        folder = tmp_path / "pairs" / str(index)
+        for view in ("left", "right"):
+            write_image(folder / f"{view}.png", np.zeros((8, 12, 3), np.uint8))
+        write_pfm(folder / "disp.pfm", rng.uniform(1, 30, (8, 12)))
+        write_pfm(tmp_path / "theirs" / f"{index}.pfm", rng.uniform(1, 30, (8, 12)))
+    options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst --batch 2"
+    assert main([*options.split(), "--out", str(tmp_path / "one")]) == 0
+    launch = "-m torch.distributed.run --nproc-per-node 2 --master-port 29623 -m ea_psmnet"
+    command = [sys.executable, *launch.split(), *options.split(), "--out", tmp_path / "two"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    for name in ("report.json", "report.md", "images.csv", "worst/theirs.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
