@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.crestereo import CreStereo, is_crestereo
+from datasets.eth3d import Eth3d, is_eth3d
+from datasets.falling_things import FallingThings, is_falling_things
 from datasets.folder import PairFolder, is_pair_folder
-from datasets.sceneflow import RenderPass, SceneFlow, Split, is_sceneflow
+from datasets.instereo2k import InStereo2k, is_instereo2k
+from datasets.kitti import Kitti2012, Kitti2015, is_kitti2012, is_kitti2015
+from datasets.listing import PairList, is_pair_list
+from datasets.middlebury import MiddEval3, Middlebury2014, is_middeval3, is_middlebury2014
+from datasets.names import RenderPass, Split
+from datasets.sceneflow import SceneFlow, is_sceneflow
+from datasets.sintel import Sintel, is_sintel
+from datasets.tartanair import TartanAir, is_tartanair
+from datasets.virtual_kitti import VirtualKitti, is_virtual_kitti
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["DATASETS", "build_dataset", "detect_dataset"]
+__all__ = ["DATASETS", "Entry", "build_dataset", "detect_dataset"]
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What a caller of `build_dataset` asked for; an entry of the table takes what concerns it."""
+class Entry:
+    """A dataset of the table."""
 
-    root: Path
-    split: Split
-    render_pass: RenderPass
-    scenes: Mapping[str, Any]
-
-
-def _sceneflow(request: _Request) -> Sequence[StereoSample]:
-    return SceneFlow(request.root, split=request.split, render_pass=request.render_pass)
+    reader: Callable[..., Sequence[StereoSample]]
+    """Builds it from the folder and its own keyword arguments."""
+    recognises: Callable[[str | Path], bool]
+    """Whether a folder or file is of this kind."""
 
 
-def _folder(request: _Request) -> Sequence[StereoSample]:
-    return PairFolder(request.root)
-
-
-def _synthetic(request: _Request) -> Sequence[StereoSample]:
+def _synthetic(root: Path, **scenes: Any) -> Sequence[StereoSample]:
     # Late: readers of files need no renderer.
     from datasets.synthetic import SyntheticScenes
 
-    scenes = SyntheticScenes(split=request.split, **request.scenes)
-    scenes.prepare()  # before a loader forks its workers, so that they share the textures
-    return scenes
+    series = SyntheticScenes(**scenes)
+    series.prepare()  # before a loader forks its workers, so that they share the textures
+    return series
 
 
-DATASETS: dict[str, Callable[[_Request], Sequence[StereoSample]]] = {
-    "sceneflow": _sceneflow,
-    "folder": _folder,
-    "synthetic": _synthetic,
+DATASETS = {
+    "list": Entry(PairList, is_pair_list),
+    "sceneflow": Entry(SceneFlow, is_sceneflow),
+    "kitti2012": Entry(Kitti2012, is_kitti2012),
+    "kitti2015": Entry(Kitti2015, is_kitti2015),
+    "middlebury2014": Entry(Middlebury2014, is_middlebury2014),
+    "middeval3": Entry(MiddEval3, is_middeval3),
+    "eth3d": Entry(Eth3d, is_eth3d),
+    "sintel": Entry(Sintel, is_sintel),
+    "virtual-kitti": Entry(VirtualKitti, is_virtual_kitti),
+    "tartanair": Entry(TartanAir, is_tartanair),
+    "folder": Entry(PairFolder, is_pair_folder),
+    "instereo2k": Entry(InStereo2k, is_instereo2k),
+    "crestereo": Entry(CreStereo, is_crestereo),
+    "falling-things": Entry(FallingThings, is_falling_things),
+    "synthetic": Entry(_synthetic, lambda _: False),
 }
-"""Datasets by name."""
+"""Datasets by name, in the order in which `detect_dataset` tries them."""
 
 
 def build_dataset(
@@ -55,17 +71,16 @@ def build_dataset(
     *,
     split: Split = "train",
     render_pass: RenderPass = "clean",
-    **scenes: Any,
+    **options: Any,
 ) -> Sequence[StereoSample]:
     """Build a dataset.
 
     Args:
         name: A key of `DATASETS`, or `auto` for what `detect_dataset` sees in `root`.
-        root: The folder to read; `synthetic` needs none.
-        split: `train` or `test`, of `sceneflow` and `synthetic`; a folder has no splits.
-        render_pass: `clean` or `final`, of `sceneflow`.
-        **scenes: Arguments of `SyntheticScenes`, for `synthetic` only: seed, size, count and
-            max_disparity.
+        root: The folder to read, or the file of `list`; `synthetic` needs none.
+        split: `train` or `test`; `folder` and `list` have no splits.
+        render_pass: `clean`, `final` or `both`, of `sceneflow` and `sintel`.
+        **options: Further arguments of the set's reader, as `resolution` of `MiddEval3`.
 
     Returns:
         Samples in a fixed order, each read or rendered when asked for.
@@ -80,25 +95,43 @@ def build_dataset(
         raise ValueError(f"{name}: needs the folder of the data")
     if name == "auto":
         name = detect_dataset(root)
-    if scenes and name != "synthetic":
-        raise ValueError(f"{', '.join(scenes)}: for synthetic scenes only, not for {name}")
-    return DATASETS[name](_Request(Path(root), split, render_pass, scenes))
+    accepted = _accepted(name)
+    if "render_pass" not in accepted and render_pass != "clean":
+        raise ValueError(f"render_pass={render_pass!r}: {name} has no render passes")
+    if unknown := options.keys() - accepted:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))}: no option of {name}, "
+            f"which takes {', '.join(sorted(accepted)) or 'none'}"
+        )
+    options |= {"split": split, "render_pass": render_pass}
+    known = {key: value for key, value in options.items() if key in accepted}
+    return DATASETS[name].reader(Path(root), **known)
 
 
 def detect_dataset(root: str | Path) -> str:
     """Name the dataset whose layout `root` has: a key of `DATASETS`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder or list.
         ValueError: its layout is none of those known.
     """
-    if not Path(root).is_dir():
+    if not Path(root).exists():
         raise FileNotFoundError(f"{root}: no such folder")
-    if is_sceneflow(root):
-        return "sceneflow"
-    if is_pair_folder(root):
-        return "folder"
+    for name, entry in DATASETS.items():
+        if entry.recognises(root):
+            return name
     raise ValueError(
-        f"{root}: no known layout; expected Scene Flow as released (FlyingThings3D, Monkaa or "
-        "Driving inside), or folders of left.png, right.png and disp.npy|.pfm|.png"
+        f"{root}: no known layout; expected one of {', '.join(DATASETS)} (each tells its tree in "
+        "datasets/), simplest a folder a pair with left.png, right.png and disp.npy|.pfm|.png"
     )
+
+
+def _accepted(name: str) -> set[str]:
+    """Keyword arguments of a dataset's reader."""
+    reader: Callable[..., Any] = DATASETS[name].reader
+    if name == "synthetic":
+        from datasets.synthetic import SyntheticScenes
+
+        reader = SyntheticScenes
+    parameters = inspect.signature(reader).parameters.values()
+    return {item.name for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}

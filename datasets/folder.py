@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets.frames import Frame, FrameDataset
+from datasets.decoders import is_set
+from datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
 __all__ = ["PairFolder", "is_pair_folder"]
@@ -19,10 +20,12 @@ class PairFolder(FrameDataset):
     ROOT/NAME/left.png     or .jpg, ..., any of `ea_psmnet.files.IMAGE_SUFFIXES`
     ROOT/NAME/right.png    likewise
     ROOT/NAME/disp.npy     or .pfm, .png, as `ea_psmnet.files.read_disparity` reads them
+    ROOT/NAME/nonocc.png   optional: not 0 where the left pixel is visible in the right image
+    ROOT/NAME/disp_right.npy  optional: truth of the right view, with positive values too
     ```
 
     `ROOT` may itself be one such pair. Folders with none of these files, and other files, are left
-    alone; a folder with some must have all three, each in one format only.
+    alone; a folder with some must have the first three, and each in one format only.
 
     Data: your own, or any benchmark's pairs copied so; the licence is that of their source.
     """
@@ -58,24 +61,37 @@ def _holds_pair(folder: Path) -> bool:
 
 
 def _frame(folder: Path) -> Frame:
+    visible = _at_most_one(folder, "nonocc", (".png",))
     return Frame(
-        left=_only(folder, "left", IMAGE_SUFFIXES),
-        right=_only(folder, "right", IMAGE_SUFFIXES),
-        disparity=_only(folder, "disp", DISPARITY_SUFFIXES),
-        name=folder.resolve().name,
+        View(
+            _only(folder, "left", IMAGE_SUFFIXES),
+            _only(folder, "disp", DISPARITY_SUFFIXES),
+            masks={} if visible is None else {"nonocc": Mask(visible, is_set)},
+        ),
+        View(
+            _only(folder, "right", IMAGE_SUFFIXES),
+            _at_most_one(folder, "disp_right", DISPARITY_SUFFIXES),
+        ),
+        folder.resolve().name,
+        layout=_LAYOUT,
     )
 
 
 def _only(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
-    found = _candidates(folder, stem, suffixes)
-    if not found:
+    found = _at_most_one(folder, stem, suffixes)
+    if found is None:
         what = "no truth" if stem == "disp" else f"no {stem} image"
         names = ", ".join(f"{stem}{suffix}" for suffix in suffixes)
         raise FileNotFoundError(f"{folder}: {what} (one of {names}); {_LAYOUT}")
+    return found
+
+
+def _at_most_one(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
+    found = _candidates(folder, stem, suffixes)
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise ValueError(f"{folder}: both {names}; keep the one that is meant")
-    return found[0]
+    return next(iter(found), None)
 
 
 def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:

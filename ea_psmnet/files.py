@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,12 +24,17 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ea_psmnet.pfm import Window, read_pfm, readable
+
 __all__ = [
     "DISPARITY_SUFFIXES",
     "IMAGE_SUFFIXES",
     "atomic_path",
+    "decode_image",
+    "disparity_values",
     "read_disparity",
     "read_image",
+    "read_npy",
     "read_pfm",
     "write_disparity_png",
     "write_image",
@@ -44,7 +48,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".tif", ".tiff", ".b
 """What `write_image` writes; `read_image` goes by content and reads whatever OpenCV can."""
 
 _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
-_PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n")
 
 
 # Writing, whole or not at all ---------------------------------------------------------------------
@@ -117,10 +120,9 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         ValueError: it is damaged, no image, or neither 8 nor 16 bits deep.
     """
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    image = _decode(Path(path), flags)
+    image = decode_image(Path(path), flags)
     if image.dtype == np.uint16:
-        # 65535 / 255 = 257: full scale maps to full scale; dropping the low byte darkens by half
-        # a step on average.
+        # 65535 / 255 = 257. Dropping the low byte would darken by half a step on average.
         image = np.rint(image / 257).astype(np.uint8)
     if image.dtype != np.uint8:
         raise ValueError(f"{path}: image of {image.dtype} values; convert it to 8 or 16 bits")
@@ -144,12 +146,21 @@ def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
 # Disparity maps -----------------------------------------------------------------------------------
 
 
-def read_disparity(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read a disparity map in the format its suffix names: `.pfm`, `.png` or `.npy`.
+def read_disparity(
+    path: str | Path,
+    decode: Callable[[Path], NDArray[np.float32]] | None = None,
+    window: Window | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read a disparity map in the format its suffix names, or as `decode` gives its pixels.
 
     A negative value is unknown, never its absolute value: in a rectified pair nothing lies beyond
     infinity, and Scene Flow has wrong pixels of that kind. A stored 0 in `.pfm` and `.npy` is a
     known disparity (a point at infinity); in `.png` it stands for unknown.
+
+    Args:
+        path: The file.
+        decode: Gives the pixels as `disparity_values` does, where the suffix does not tell.
+        window: Rows and columns to read; of a PFM, the others are left on the disk.
 
     Returns:
         Disparity, (H, W) float32 in pixels, 0 where unknown; and (H, W) bool, true where known.
@@ -158,46 +169,27 @@ def read_disparity(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.bo
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or in a form whose scale is unknown, as an 8-bit PNG.
     """
-    path = Path(path)
-    reader = _DISPARITY_READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path}: unknown disparity suffix; use {', '.join(DISPARITY_SUFFIXES)}")
-    disparity = reader(path)
+    disparity = disparity_values(path, decode, window)
     with np.errstate(invalid="ignore"):
         valid = np.isfinite(disparity) & (disparity >= 0)
     return np.where(valid, disparity, np.float32(0)), valid
 
 
-def read_pfm(path: str | Path) -> NDArray[np.float32]:
-    """Read a one-channel PFM (Portable Float Map), values as stored.
-
-    The format keeps rows bottom-up and tells little-endian by a negative scale. The scale's size is
-    ignored, as Middlebury asks: its files state 1/255 there and hold plain pixels. Colour PFM
-    (`PF`) is refused: it holds three values a pixel, usually optical flow, not disparity.
-
-    Returns:
-        (H, W) float32, top row first.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no one-channel PFM, or not exactly as long as its header states.
-    """
-    data = _read_bytes(Path(path))
-    header = _PFM_HEADER.match(data)
-    if header is None:
-        raise ValueError(f"{path}: no PFM header ('Pf', width and height, scale)")
-    if header[1] == b"PF":
-        raise ValueError(f"{path}: colour PFM ('PF'), expected one channel ('Pf') of disparity")
-    width, height = int(header[2]), int(header[3])
-    expected, actual = 4 * width * height, len(data) - header.end()
-    if expected == 0 or actual != expected:
-        raise ValueError(
-            f"{path}: {width}x{height} pixels need {expected} bytes after the header, "
-            f"the file has {actual}; it is damaged, fetch it again"
-        )
-    dtype = _pfm_dtype(Path(path), header[4])
-    bottom_up = np.frombuffer(data, dtype, offset=header.end()).reshape(height, width)
-    return bottom_up[::-1].astype(np.float32, order="C")
+def disparity_values(
+    path: str | Path,
+    decode: Callable[[Path], NDArray[np.float32]] | None = None,
+    window: Window | None = None,
+) -> NDArray[np.float32]:
+    """As `read_disparity`, the values as stored: unknown ones are infinite, NaN or negative."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if decode is None and suffix == ".pfm":
+        return read_pfm(path, window)
+    reader = decode or _DISPARITY_READERS.get(suffix)
+    if reader is None:
+        raise ValueError(f"{path}: unknown disparity suffix; use {', '.join(DISPARITY_SUFFIXES)}")
+    values = reader(path)
+    return values if window is None else values[window]
 
 
 def write_pfm(path: str | Path, array: ArrayLike) -> None:
@@ -228,7 +220,8 @@ def write_disparity_png(path: str | Path, disparity: ArrayLike) -> None:
     _encode(Path(path), np.where(storable, steps, 0).astype(np.uint16), suffix=".png")
 
 
-def _read_npy(path: Path) -> NDArray[np.float32]:
+def read_npy(path: Path) -> NDArray[np.float32]:
+    """Read an (H, W) array of floats in numpy's own format."""
     data = _read_bytes(path)
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
@@ -245,7 +238,7 @@ def _read_npy(path: Path) -> NDArray[np.float32]:
 
 
 def _read_disparity_png(path: Path) -> NDArray[np.float32]:
-    image = _decode(path, cv2.IMREAD_UNCHANGED)
+    image = decode_image(path, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint16 or image.ndim != 2:
         channels = image.shape[2] if image.ndim == 3 else 1
         raise ValueError(
@@ -253,12 +246,11 @@ def _read_disparity_png(path: Path) -> NDArray[np.float32]:
             "unknown; expected 16 bits, 1 channel, value = 256 * disparity (KITTI): "
             "convert it, or save floats in pixels as .npy or .pfm"
         )
-    disparity = image.astype(np.float32) / _PNG_STEPS
-    return np.where(image == 0, np.float32(np.nan), disparity)
+    return np.where(image == 0, np.float32(np.nan), image.astype(np.float32) / _PNG_STEPS)
 
 
 _DISPARITY_READERS: dict[str, Callable[[Path], NDArray[np.float32]]] = {
-    ".npy": _read_npy,
+    ".npy": read_npy,
     ".pfm": read_pfm,
     ".png": _read_disparity_png,
 }
@@ -271,12 +263,8 @@ DISPARITY_SUFFIXES = tuple(_DISPARITY_READERS)
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
+    with readable(path):
         return path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _write_bytes(path: str | Path, data: bytes) -> None:
@@ -284,7 +272,8 @@ def _write_bytes(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _decode(path: Path, flags: int) -> NDArray[Any]:
+def decode_image(path: Path, flags: int) -> NDArray[Any]:
+    """Decode an image file as OpenCV does with `flags`; what goes wrong names the path."""
     data = _read_bytes(path)
     # OpenCV raises for an empty buffer and for a header of too many pixels; else it returns None.
     image = None
@@ -296,8 +285,7 @@ def _decode(path: Path, flags: int) -> NDArray[Any]:
 
 
 def _encode(path: Path, image: NDArray[Any], suffix: str = "") -> None:
-    _, data = cv2.imencode(suffix or path.suffix.lower(), image)
-    _write_bytes(path, data.tobytes())
+    _write_bytes(path, cv2.imencode(suffix or path.suffix.lower(), image)[1].tobytes())
 
 
 def _as_map(path: str | Path, array: ArrayLike) -> NDArray[Any]:
@@ -305,13 +293,3 @@ def _as_map(path: str | Path, array: ArrayLike) -> NDArray[Any]:
     if pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"{path}: not written, expected an array (H, W), got {pixels.shape}")
     return pixels
-
-
-def _pfm_dtype(path: Path, scale: bytes) -> str:
-    try:
-        value = float(scale)
-    except ValueError:
-        value = 0.0
-    if value == 0:
-        raise ValueError(f"{path}: PFM scale {scale.decode()!r}, expected a number other than 0")
-    return "<f4" if value < 0 else ">f4"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +30,25 @@ class StereoSample:
     """(H, W), true where the disparity is known."""
     name: str
     """Where it comes from, unique within its dataset, as `TRAIN/A/0000/left/0006`."""
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Named sets of left pixels that are known for the pair, each (H, W); empty where none is.
+
+    `nonocc`: visible in the right image too, as official masks tell it. `in_frame`: the match lies
+    within the right image's borders, hidden or not.
+    """
 
     def __post_init__(self) -> None:
         height, width = self.disparity.shape[:2]
-        expected: dict[str, tuple[tuple[int, ...], type]] = {
-            "left": ((height, width, 3), np.uint8),
-            "right": ((height, width, 3), np.uint8),
-            "disparity": ((height, width), np.float32),
-            "valid": ((height, width), np.bool_),
-        }
-        for field, (shape, dtype) in expected.items():
-            array = getattr(self, field)
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError(
-                    f"{self.name}: {field} is {array.dtype} {array.shape}, "
-                    f"expected {np.dtype(dtype)} {shape}"
-                )
+        self._check("left", self.left, (height, width, 3), np.uint8)
+        self._check("right", self.right, (height, width, 3), np.uint8)
+        self._check("disparity", self.disparity, (height, width), np.float32)
+        self._check("valid", self.valid, (height, width), np.bool_)
+        for key, mask in self.masks.items():
+            self._check(f"mask {key}", mask, (height, width), np.bool_)
+
+    def _check(self, what: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type) -> None:
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(
+                f"{self.name}: {what} is {array.dtype} {array.shape}, "
+                f"expected {np.dtype(dtype)} {shape}"
+            )

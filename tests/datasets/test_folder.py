@@ -84,18 +84,26 @@ def test_built_by_name_and_recognised(tmp_path):
     assert len(build_dataset("folder", tmp_path)) == len(build_dataset("auto", tmp_path)) == 1
 
 
-def test_builder_refuses_what_it_does_not_know(tmp_path):
-    with pytest.raises(ValueError, match="'kitty'; choose one of sceneflow, folder, synthetic"):
-        build_dataset("kitty", tmp_path)
-    with pytest.raises(ValueError, match="folder: needs the folder"):
-        build_dataset("folder")
-    with pytest.raises(ValueError, match="seed: for synthetic scenes only"):
-        build_dataset("folder", write_pair(tmp_path), seed=1)
-    (tmp_path / "training" / "image_2").mkdir(parents=True)
-    with pytest.raises(ValueError, match="no known layout"):
-        detect_dataset(tmp_path / "training")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        detect_dataset(tmp_path / "nowhere")
+def test_optional_mask_and_right_truth(tmp_path):
+    folder = write_pair(tmp_path / "a")
+    write_pair(tmp_path / "b")
+    visible = np.zeros((4, 6, 3), np.uint8)
+    visible[1:] = 7
+    write_image(folder / "nonocc.png", visible)
+    write_pfm(folder / "disp_right.pfm", np.full((4, 6), 3, np.float32))
+    dataset = PairFolder(tmp_path)
+    assert (dataset[0].masks["nonocc"] == visible[..., 0].astype(bool)).all()
+    assert dict(dataset[1].masks) == {}
+    assert (dataset.mirrored(0).disparity == 3).all()
+    assert dict(dataset.mirrored(0).masks) == {}  # that mask is the left view's
+    assert not dataset.has_right_truth
+    assert dataset[:1].has_right_truth
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    write_image(write_pair(tmp_path / "a") / "nonocc.png", np.ones((6, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"nonocc\.png: 4x6 pixels.*left\.png has 6x4"):
+        PairFolder(tmp_path)[0]
 
 
 def test_real_pairs(shared_data):
@@ -109,3 +117,22 @@ def test_real_pairs(shared_data):
         assert known.min() == pytest.approx(facts["min_disparity"])
         assert known.max() == pytest.approx(facts["max_disparity"])
         assert not sample.disparity[~sample.valid].any()
+        assert ("nonocc" in sample.masks) == (frame.left.parent / "nonocc.png").is_file()
+
+
+def test_real_masks_tell_what_both_cameras_see(shared_data):
+    masked = 0
+    for sample in PairFolder(shared_data / "stereo"):
+        if "nonocc" not in sample.masks or sample.name.startswith("ntu_aug"):
+            continue  # the colours of those pairs differ too much to compare
+        columns = np.arange(sample.disparity.shape[1]) - np.rint(sample.disparity).astype(int)
+        seen = np.take_along_axis(sample.right, np.maximum(columns, 0)[..., None], 1)
+        error = np.abs(seen.astype(float) - sample.left).mean(axis=2)
+        known = sample.valid & (columns >= 0)
+        visible, hidden = (
+            known & mask for mask in (sample.masks["nonocc"], ~sample.masks["nonocc"])
+        )
+        if hidden.any():
+            assert error[visible].mean() < error[hidden].mean(), sample.name
+            masked += 1
+    assert masked >= 10

@@ -146,7 +146,7 @@ def test_a_part_without_the_split_is_an_error(tmp_path):
 def test_no_frames_and_no_folder_are_errors(tmp_path):
     (tmp_path / "Monkaa/frames_cleanpass").mkdir(parents=True)
     (tmp_path / "Monkaa/disparity").mkdir()
-    with pytest.raises(FileNotFoundError, match="frames_cleanpass: no frames"):
+    with pytest.raises(FileNotFoundError, match="frames_cleanpass: no images called"):
         SceneFlow(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: no part"):
         SceneFlow(tmp_path / "nowhere")
@@ -170,7 +170,7 @@ def test_choices_are_checked(tmp_path):
     write_tree(tmp_path)
     with pytest.raises(ValueError, match="split='val'; choose one of train, test"):
         SceneFlow(tmp_path, split="val")
-    with pytest.raises(ValueError, match="choose one of clean, final"):
+    with pytest.raises(ValueError, match="choose one of clean, final, both"):
         SceneFlow(tmp_path, render_pass="cleanpass")
 
 

@@ -1,0 +1,128 @@
+"""How data sets store truth and masks, where it is none of the forms of `ea_psmnet.files`.
+
+Disparities come out in pixels, NaN where unknown, for `ea_psmnet.files.read_disparity`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_psmnet.files import decode_image, read_npy, read_pfm
+
+__all__ = [
+    "depth_npy",
+    "depth_png",
+    "is_full",
+    "is_set",
+    "is_unset",
+    "negated_pfm",
+    "neither_set",
+    "scaled_png",
+    "sintel_png",
+]
+
+_FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+
+
+# Disparities --------------------------------------------------------------------------------------
+
+
+def scaled_png(path: Path, steps: float) -> NDArray[np.float32]:
+    """Disparity from a 16-bit PNG of `steps` values a pixel; 0 is unknown."""
+    stored = _values(path, np.uint16)
+    return np.where(stored == 0, np.nan, stored / steps).astype(np.float32)
+
+
+def depth_png(path: Path, scale: float) -> NDArray[np.float32]:
+    """Disparity from the depth in a 16-bit PNG: `scale` / depth.
+
+    The largest value is all that is farther than the format can tell, so it is unknown, as is 0.
+
+    Args:
+        path: The file.
+        scale: Focal length in pixels times baseline in the file's unit of depth.
+    """
+    stored = _values(path, np.uint16)
+    known = (stored > 0) & (stored < np.iinfo(np.uint16).max)
+    return np.where(known, scale / np.maximum(stored, 1), np.nan).astype(np.float32)
+
+
+def depth_npy(path: Path, scale: float) -> NDArray[np.float32]:
+    """Disparity from depth saved by numpy: `scale` / depth.
+
+    Depth that is not positive gives what is no disparity, so unknown; infinite depth gives 0.
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(scale / read_npy(path), np.float32)
+
+
+def sintel_png(path: Path) -> NDArray[np.float32]:
+    """Disparity from Sintel's colours: 4 R + G / 2^6 + B / 2^14, of its own tools' two depths."""
+    stored = _decoded(path)
+    if stored.ndim != 3 or stored.dtype != np.uint8:
+        raise ValueError(f"{path}: expected disparity in the colours of an 8-bit PNG (Sintel)")
+    blue, green, red = np.moveaxis(stored[..., :3].astype(np.float32), -1, 0)
+    return np.asarray(red * 4 + green / 2**6 + blue / 2**14, np.float32)
+
+
+def negated_pfm(path: Path) -> NDArray[np.float32]:
+    """Disparity from a PFM that holds it with a minus sign.
+
+    Raises:
+        ValueError: no pixel is negative though some are positive: the sign is another than stated.
+    """
+    stored = read_pfm(path)
+    if not (stored <= 0).any() and (stored > 0).any():
+        raise ValueError(
+            f"{path}: positive disparity, which this layout holds with a minus sign; "
+            "these are another set's files"
+        )
+    return -stored
+
+
+# Masks --------------------------------------------------------------------------------------------
+
+
+def is_set(path: Path) -> NDArray[np.bool_]:
+    """Where an image is not 0."""
+    return _plane(path) != 0
+
+
+def is_unset(path: Path) -> NDArray[np.bool_]:
+    """Where an image is 0."""
+    return _plane(path) == 0
+
+
+def is_full(path: Path) -> NDArray[np.bool_]:
+    """Where an image has the largest value of its type: 255 for 8 bits."""
+    plane = _plane(path)
+    return plane == _FULL[plane.dtype]
+
+
+def neither_set(path: Path, other: Path) -> NDArray[np.bool_]:
+    """Where two images of one size are 0."""
+    return is_unset(path) & is_unset(other)
+
+
+def _plane(path: Path) -> NDArray[Any]:
+    stored = _decoded(path)
+    return stored if stored.ndim == 2 else stored[..., 0]
+
+
+def _values(path: Path, dtype: type) -> NDArray[Any]:
+    stored = _decoded(path)
+    if stored.ndim != 2 or stored.dtype != dtype:
+        raise ValueError(
+            f"{path}: {stored.dtype} {stored.shape}, expected one channel of 16 bits; "
+            "it was converted, fetch it again"
+        )
+    return stored
+
+
+def _decoded(path: Path) -> NDArray[Any]:
+    return decode_image(path, cv2.IMREAD_UNCHANGED)

@@ -1,0 +1,108 @@
+"""Pairs named in a text file, as GwcNet, OpenStereo and many others keep their splits."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets.decoders import is_set
+from datasets.frames import Frame, FrameDataset, Mask, View
+
+__all__ = ["PairList", "is_pair_list"]
+
+_COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
+_SUFFIXES = (".txt", ".lst", ".csv")
+_FORM = "expected 'LEFT RIGHT DISPARITY' a line, or a .csv whose first line names the columns"
+
+
+class PairList(FrameDataset):
+    """Pairs listed in a file, in its order.
+
+    Text: `left right disparity` a line with blanks between, the form of GwcNet's and OpenStereo's
+    lists; further columns are ignored, as are empty lines and those that begin with `#`. CSV: a
+    first line with the names of the columns: left, right, disparity, and optionally nonocc (an
+    image, not 0 where the pixel is visible in the right image) and disparity_right.
+
+    ```
+    training/image_2/000000_10.png training/image_3/000000_10.png training/disp_occ_0/000000_10.png
+    ```
+
+    Disparities are `.pfm`, `.png` (KITTI) or `.npy`, as `ea_psmnet.files.read_disparity` reads
+    them; lists of test images without truth are refused.
+
+    Data: your own, or lists that come with others' code; the licence is that of the pairs.
+    """
+
+    def __init__(self, root: str | Path, *, base: str | Path | None = None) -> None:
+        """Read the list; the pairs are read on use.
+
+        Args:
+            root: The list.
+            base: What its paths are relative to; default: the folder of the list.
+
+        Raises:
+            FileNotFoundError: there is no list, or a file named in it is not there.
+            ValueError: a line is not of that form, or none is there.
+        """
+        path = Path(root)
+        folder = path.parent if base is None else Path(base)
+        frames = tuple(_frames(path, folder))
+        if not frames:
+            raise ValueError(f"{path}: no pairs; {_FORM}")
+        super().__init__(frames)
+
+
+def is_pair_list(root: str | Path) -> bool:
+    """Whether `root` is a file that may be a list."""
+    return Path(root).is_file() and Path(root).suffix.lower() in _SUFFIXES
+
+
+def _frames(path: Path, folder: Path) -> Iterator[Frame]:
+    names: set[str] = set()
+    for number, row in _rows(path):
+        place = f"{path}, line {number}"
+        if missing := [column for column in _COLUMNS[:3] if not row.get(column)]:
+            raise ValueError(f"{place}: no {' and no '.join(missing)}; {_FORM}")
+        if row["left"] in names:
+            raise ValueError(f"{place}: {row['left']} a second time; keep one of the lines")
+        names.add(row["left"])
+        files = {column: folder / name for column, name in row.items() if name}
+        for file in files.values():
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{place}: {file} is not there; name by base= what the paths are relative to"
+                )
+        masks = {"nonocc": Mask(files["nonocc"], is_set)} if "nonocc" in files else {}
+        yield Frame(
+            View(files["left"], files["disparity"], masks=masks),
+            View(files["right"], files.get("disparity_right")),
+            Path(row["left"]).with_suffix("").as_posix().lstrip("/"),
+        )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and names by column."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileNotFoundError(f"{path}: no list of pairs that can be read ({error})") from error
+    if path.suffix.lower() == ".csv":
+        yield from _csv_rows(path, text)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, dict(zip(_COLUMNS[:3], line.split(), strict=False))
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    table = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    unknown = [name for name in table.fieldnames or () if name.strip() not in _COLUMNS]
+    if unknown:
+        raise ValueError(
+            f"{path}, line 1: unknown column {unknown[0]!r}; the first line names the columns: "
+            f"{', '.join(_COLUMNS)}"
+        )
+    for row in table:
+        cells = ((name, value) for name, value in row.items() if name is not None)
+        yield table.line_num, {name.strip(): (value or "").strip() for name, value in cells}

@@ -1,0 +1,194 @@
+"""Middlebury: the scenes of 2014 (Scharstein et al., GCPR 2014) and the evaluation's, version 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from datasets.decoders import is_full
+from datasets.frames import Frame, FrameDataset, Mask, View
+from datasets.names import Split
+from datasets.splits import check_choice, train_only
+from datasets.templates import Files, Key, home, matched
+
+__all__ = [
+    "Calibration",
+    "Exposure",
+    "MiddEval3",
+    "Middlebury2014",
+    "Resolution",
+    "is_middeval3",
+    "is_middlebury2014",
+    "two_view_frames",
+]
+
+Calibration = Literal["perfect", "imperfect", "both"]
+Exposure = Literal["im1", "im1E", "im1L"]
+Resolution = Literal["F", "H", "Q"]
+
+_NO_TEST = "the truth of Middlebury's test images is not public"
+_LAYOUT_2014 = (
+    "understood as Middlebury 2014: SCENE-{perfect,imperfect}/{im0.png,im1.png,disp0.pfm}"
+)
+_LAYOUT_3 = "understood as MiddEval3: training{F,H,Q}/SCENE/{im0.png,im1.png,disp0GT.pfm}"
+
+
+class Middlebury2014(FrameDataset):
+    """Middlebury 2014: 23 indoor scenes of 6 megapixels with dense truth of both views.
+
+    ```
+    SCENE-{perfect,imperfect}/im0.png    left
+    SCENE-{perfect,imperfect}/im1.png    right; im1E.png, im1L.png: other exposure, other light
+    SCENE-{perfect,imperfect}/disp0.pfm  and disp1.pfm, of the right view; inf is unknown
+    SCENE-{perfect,imperfect}/calib.txt  focal length, baseline, doffs
+    ```
+
+    Scenes may lie in folders of any depth. "Perfect" pairs are rectified exactly, "imperfect" ones
+    as a calibration does it in practice. There are no masks of occlusion.
+
+    Data: one archive a scene at vision.middlebury.edu/stereo/data/scenes2014; licence: free to use
+    and publish, cite Scharstein et al. 2014.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: Split = "train",
+        calibration: Calibration = "perfect",
+        right: Exposure = "im1",
+    ) -> None:
+        """Find the scenes.
+
+        Args:
+            root: The folder that holds the scenes.
+            split: `train` only.
+            calibration: Which rectification, or `both`.
+            right: Which right image: `im1`, `im1E` of another exposure, or `im1L` of another light.
+
+        Raises:
+            FileNotFoundError: there are no scenes, or a file of one is missing.
+            ValueError: an argument is none of those named.
+        """
+        train_only(split, _NO_TEST)
+        check_choice("calibration", calibration, get_args(Calibration))
+        check_choice("right", right, get_args(Exposure))
+        kinds = ("imperfect", "perfect") if calibration == "both" else (calibration,)
+        frames = (
+            frame
+            for kind in kinds
+            for frame in two_view_frames(
+                images=(Path(root), f"{{scene}}-{kind}"),
+                truth=(Path(root), f"{{scene}}-{kind}"),
+                names=(right, "disp0", "disp1"),
+                layout=_LAYOUT_2014,
+            )
+        )
+        super().__init__(sorted(frames, key=lambda frame: frame.name))
+
+
+class MiddEval3(FrameDataset):
+    """Middlebury's stereo evaluation, version 3: 15 scenes with truth at three resolutions.
+
+    ```
+    training{F,H,Q}/SCENE/im0.png         left
+    training{F,H,Q}/SCENE/im1.png         right
+    training{F,H,Q}/SCENE/calib.txt
+    training{F,H,Q}/SCENE/disp0GT.pfm     inf is unknown; disp1GT.pfm of the right view (optional)
+    training{F,H,Q}/SCENE/mask0nocc.png   255 visible in both, 128 hidden, 0 unknown; mask1nocc.png
+    ```
+
+    `ROOT` may hold the tree in a folder `MiddEval3`.
+
+    Data: MiddEval3-data-{F,H,Q}.zip and MiddEval3-GT0-{F,H,Q}.zip (GT1: the right view) at
+    vision.middlebury.edu/stereo/submit3; licence: free to use and publish, cite Scharstein et al.
+    2014.
+    """
+
+    def __init__(
+        self, root: str | Path, *, split: Split = "train", resolution: Resolution | None = None
+    ) -> None:
+        """Find the scenes.
+
+        Args:
+            root: The folder that holds `trainingF`, `trainingH` or `trainingQ`.
+            split: `train` only.
+            resolution: `F`ull, `H`alf or `Q`uarter; needed if several are there.
+
+        Raises:
+            FileNotFoundError: the resolution is not there, or a file of a scene is missing.
+            ValueError: an argument is none of those named, or several resolutions are there.
+        """
+        train_only(split, _NO_TEST)
+        base = _base(Path(root))
+        if resolution is None:
+            resolution = _only_resolution(base)
+        check_choice("resolution", resolution, get_args(Resolution))
+        place = (base / f"training{resolution}", "{scene}")
+        names = ("im1", "disp0GT", "disp1GT")
+        super().__init__(two_view_frames(images=place, truth=place, names=names, layout=_LAYOUT_3))
+
+
+def is_middlebury2014(root: str | Path) -> bool:
+    """Whether `root` holds scenes of Middlebury 2014."""
+    patterns = ("*perfect/disp0.pfm", "*/*perfect/disp0.pfm")
+    return any(True for pattern in patterns for _ in Path(root).glob(pattern))
+
+
+def is_middeval3(root: str | Path) -> bool:
+    """Whether `root` holds training images of Middlebury's evaluation."""
+    return bool(_resolutions(_base(Path(root))))
+
+
+def two_view_frames(
+    *, images: tuple[Path, str], truth: tuple[Path, str], names: tuple[str, str, str], layout: str
+) -> Iterator[Frame]:
+    """Frames that are folders of `im0.png`, truth as PFM and masks, as ETH3D has them too.
+
+    Args:
+        images: The folder of the scenes, and the template of a scene's own folder.
+        truth: Likewise, where the truth and the masks lie.
+        names: The files of the right image, of the left view's truth and of the right view's.
+        layout: How the tree was understood, for messages.
+    """
+    right, left_truth, right_truth = names
+
+    def files(place: tuple[Path, str], name: str, suffix: str = ".png") -> Files:
+        return Files(place[0], f"{place[1]}/{name}", (suffix,))
+
+    rows = matched(
+        files(images, "im0"), files(images, right), files(truth, left_truth, ".pfm"), layout
+    )
+    others = files(truth, right_truth, ".pfm").find()
+    cameras = files(images, "calib", ".txt").find()
+    masks = [files(truth, f"mask{side}nocc").find() for side in (0, 1)]
+    for key, image, partner, disparity in rows:
+        yield Frame(
+            View(image, disparity, masks=_nonocc(masks[0], key)),
+            View(partner, others.get(key), masks=_nonocc(masks[1], key)),
+            image.parent.relative_to(images[0]).as_posix(),
+            calibration=cameras.get(key),
+            layout=layout,
+        )
+
+
+def _nonocc(found: dict[Key, Path], key: Key) -> dict[str, Mask]:
+    return {"nonocc": Mask(found[key], is_full)} if key in found else {}
+
+
+def _base(root: Path) -> Path:
+    return home(root, ("MiddEval3",), *(f"training{size}" for size in get_args(Resolution)))
+
+
+def _resolutions(base: Path) -> list[Resolution]:
+    return [size for size in get_args(Resolution) if (base / f"training{size}").is_dir()]
+
+
+def _only_resolution(base: Path) -> Resolution:
+    found = _resolutions(base)
+    if len(found) > 1:
+        raise ValueError(f"{base}: resolutions {', '.join(found)}; choose one by resolution=")
+    if not found:
+        raise FileNotFoundError(f"{base}: no training images; {_LAYOUT_3}")
+    return found[0]

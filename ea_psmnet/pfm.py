@@ -1,0 +1,85 @@
+"""PFM (Portable Float Map) files of one channel, read whole or in part."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Window", "read_pfm", "readable"]
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image, counted from its top left corner."""
+
+_HEADER = re.compile(rb"(P[Ff])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n")
+_HEADER_BYTES = 256
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Let the system's errors of the block name `path` and the reason in one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_pfm(path: str | Path, window: Window | None = None) -> NDArray[np.float32]:
+    """Read a one-channel PFM (Portable Float Map), values as stored.
+
+    The format keeps rows bottom-up and tells little-endian by a negative scale. The scale's size is
+    ignored, as Middlebury asks: its files state 1/255 there and hold plain pixels. Colour PFM
+    (`PF`) is refused: it holds three values a pixel, usually optical flow, not disparity.
+
+    Args:
+        path: The file.
+        window: Rows and columns to read; the others are left on the disk. All by default.
+
+    Returns:
+        (H, W) float32, top row first; H and W of the window where there is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no one-channel PFM, or not exactly as long as its header states.
+    """
+    path = Path(path)
+    with readable(path), path.open("rb") as file:
+        header = _HEADER.match(file.read(_HEADER_BYTES))
+        if header is None:
+            raise ValueError(f"{path}: no PFM header ('Pf', width and height, scale)")
+        if header[1] == b"PF":
+            raise ValueError(f"{path}: colour PFM ('PF'), expected one channel ('Pf') of disparity")
+        width, height = int(header[2]), int(header[3])
+        start = header.end()
+        _check_length(path, width, height, os.fstat(file.fileno()).st_size - start)
+        dtype = _dtype(path, header[4])
+        # Mapped, so that the system fetches the pages of the window's rows only.
+        bottom_up = np.memmap(file, dtype, "r", offset=start, shape=(height, width))
+    part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
+    return np.array(part, np.float32, order="C", subok=False)
+
+
+def _check_length(path: Path, width: int, height: int, actual: int) -> None:
+    expected = 4 * width * height
+    if expected == 0 or actual != expected:
+        raise ValueError(
+            f"{path}: {width}x{height} pixels need {expected} bytes after the header, "
+            f"the file has {actual}; it is damaged, fetch it again"
+        )
+
+
+def _dtype(path: Path, scale: bytes) -> str:
+    try:
+        value = float(scale)
+    except ValueError:
+        value = 0.0
+    if value == 0:
+        raise ValueError(f"{path}: PFM scale {scale.decode()!r}, expected a number other than 0")
+    return "<f4" if value < 0 else ">f4"

@@ -1,0 +1,79 @@
+"""Lists of pairs: others' line format, tables with named columns, and what is wrong in them."""
+
+from __future__ import annotations
+
+import pytest
+from dataset_trees import folder, kitti2015
+
+from datasets.builder import build_dataset, detect_dataset
+from datasets.listing import PairList
+from ea_psmnet.files import write_text
+
+GWCNET = (
+    "training/image_2/00000{0}_10.png training/image_3/00000{0}_10.png "
+    "training/disp_occ_0/00000{0}_10.png"
+)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".lst"])
+def test_others_lists_in_their_own_order(tmp_path, suffix):
+    kitti2015(tmp_path / "data")
+    path = tmp_path / f"lists/kitti15_train{suffix}"
+    write_text(path, f"# training\n{GWCNET.format(1)}\n\n{GWCNET.format(0)} further columns\r\n")
+    assert detect_dataset(path) == "list"
+    dataset = build_dataset("list", path, base=tmp_path / "data")
+    assert [s.name for s in dataset] == [f"training/image_2/00000{k}_10" for k in (1, 0)]
+    assert dataset[0].disparity.max() == 17
+    assert not dataset.has_right_truth
+
+
+def test_paths_are_relative_to_the_list(tmp_path):
+    write_text(kitti2015(tmp_path) / "train.txt", GWCNET.format(0))
+    assert len(PairList(tmp_path / "train.txt")) == 1
+
+
+def test_a_table_with_blanks_in_names_and_empty_cells(tmp_path):
+    folder(tmp_path)
+    for k in (0, 1):
+        (tmp_path / f"pair{k}").rename(tmp_path / f"my pair {k}")
+    rows = [
+        "right, left, disparity, nonocc",
+        "my pair 0/right.png ,my pair 0/left.png,my pair 0/disp.npy,my pair 0/nonocc.png",
+        "my pair 1/right.png,my pair 1/left.png,my pair 1/disp.npy,",
+    ]
+    write_text(tmp_path / "pairs.csv", "\ufeff" + "\n".join(rows))
+    samples = list(PairList(tmp_path / "pairs.csv"))
+    assert [sample.name for sample in samples] == ["my pair 0/left", "my pair 1/left"]
+    assert [list(sample.masks) for sample in samples] == [["nonocc"], []]
+    assert (samples[0].left < samples[0].right).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.txt", "left.png right.png", r"a\.txt, line 1: no disparity; expected 'LEFT RIGHT"),
+        ("a.txt", "\n\nleft.png", r"a\.txt, line 3: no right and no disparity"),
+        ("a.txt", "# nothing\n", r"a\.txt: no pairs"),
+        ("a.csv", "left,right,disparity", r"a\.csv: no pairs"),
+        ("a.csv", "left,rihgt,disparity\n", r"a\.csv, line 1: unknown column 'rihgt'"),
+        ("a.csv", "left,right,disparity\nl.png,,d.pfm", r"a\.csv, line 2: no right"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path, name, text, told):
+    write_text(tmp_path / name, text)
+    with pytest.raises(ValueError, match=told):
+        PairList(tmp_path / name)
+
+
+def test_a_frame_named_twice_is_refused(tmp_path):
+    write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(0)}\n")
+    with pytest.raises(ValueError, match=r"line 2: training/image_2/000000_10\.png a second time"):
+        PairList(tmp_path / "a.txt")
+
+
+def test_missing_files_are_named(tmp_path):
+    write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(7)}\n")
+    with pytest.raises(FileNotFoundError, match=r"line 2: .*000007_10\.png is not there; name by"):
+        PairList(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError, match=r"b\.txt: no list of pairs"):
+        PairList(tmp_path / "b.txt")
