@@ -136,6 +136,20 @@ def test_pfm_keeps_infinity_and_nan(tmp_path):
     assert np.array_equal(files.read_pfm(tmp_path / "map.pfm"), wild, equal_nan=True)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("window", [np.s_[0:2, 1:3], np.s_[3:5, 0:7], np.s_[1:4, 2:6]])
+def test_a_part_of_a_pfm_is_what_the_whole_has_there(tmp_path, order, window):
+    whole = np.random.default_rng(0).random((5, 7), np.float32)
+    header = f"Pf\n7 5\n{'-1' if order == '<' else '1'}\n".encode()
+    (tmp_path / "map.pfm").write_bytes(header + whole[::-1].astype(f"{order}f4").tobytes())
+    part = files.read_pfm(tmp_path / "map.pfm", window)
+    assert np.array_equal(part, whole[window])
+    assert type(part) is np.ndarray
+    assert part.flags.c_contiguous
+    assert part.flags.writeable
+    assert part.dtype.isnative
+
+
 @pytest.mark.parametrize("change", [-1, -24, 4])
 def test_pfm_of_wrong_length_tells_both(tmp_path, change):
     body = (struct.pack("<6f", *range(6)) + b"\0" * 4)[: 24 + change]
@@ -173,6 +187,25 @@ def test_unknown_and_negative_disparities_are_invalid(tmp_path, suffix):
     assert valid.tolist() == [[True, True, False], [False, False, False]]
     assert disparity.tolist() == [[0.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
     assert (disparity.dtype, valid.dtype) == (np.float32, np.bool_)
+
+
+@pytest.mark.parametrize("suffix", [".pfm", ".npy", ".png"])
+def test_a_window_of_any_format(tmp_path, suffix):
+    stored = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, -6.0]], np.float32)
+    writers = {".pfm": files.write_pfm, ".npy": files.write_npy, ".png": files.write_disparity_png}
+    writers[suffix](tmp_path / f"map{suffix}", stored)
+    disparity, valid = files.read_disparity(tmp_path / f"map{suffix}", window=np.s_[1:2, 1:3])
+    assert valid.tolist() == [[True, False]]
+    assert disparity.tolist() == [[5.0, 0.0]]
+
+
+def test_values_as_stored_keep_what_is_unknown(tmp_path):
+    stored = np.array([[1.0, np.nan, np.inf, -6.0]], np.float32)
+    files.write_pfm(tmp_path / "map.pfm", stored)
+    values = files.disparity_values(tmp_path / "map.pfm")
+    assert np.array_equal(values, stored, equal_nan=True)
+    negated = files.disparity_values(tmp_path / "map.pfm", lambda path: -files.read_pfm(path))
+    assert np.array_equal(negated, -stored, equal_nan=True)
 
 
 def test_kitti_png_round_trip(tmp_path):

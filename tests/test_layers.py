@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
+    {"ea_psmnet.pfm"},
     {
         "ea_psmnet.sample",
         "ea_psmnet.files",

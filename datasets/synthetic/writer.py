@@ -1,4 +1,4 @@
-"""Writes scenes to disk as Scene Flow's FlyingThings3D is released, for every loader of it."""
+"""Writes scenes to disk as Scene Flow's FlyingThings3D is released, or as folders of pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -21,31 +21,33 @@ from ea_psmnet.files import write_image, write_json, write_pfm
 _FRAME = "0006"
 """The number of the first frame of FlyingThings3D's sequences."""
 _PART = "FlyingThings3D"
+Layout = Literal["sceneflow", "folder"]
+"""`sceneflow`: both views' truth, for every loader of Scene Flow; `folder`: a folder a pair."""
+_TOPS = {"sceneflow": (_PART,), "folder": ("train", "test")}
 _SETTINGS = "scenes.json"
 """What the scenes of the folder have in common; written before the first of them."""
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A scene and the folders of its frame."""
+    """A scene and the files of its frame."""
 
     scenes: SyntheticScenes
     number: int
-    images: Path
-    disparities: Path
-
-    @property
-    def mark(self) -> Path:
-        """The file that is written last: where it exists, the frame is complete."""
-        return self.disparities / "left" / f"{_FRAME}.pfm"
+    left: Path
+    right: Path
+    right_truth: Path | None
+    mark: Path
+    """The left view's truth, which is written last: where it exists, the frame is complete."""
 
     def run(self) -> None:
         """Render the scene and write its frame."""
         rendered = self.scenes.render(self.number)
-        write_image(self.images / "left" / f"{_FRAME}.png", rendered.left)
-        write_image(self.images / "right" / f"{_FRAME}.png", rendered.right)
+        write_image(self.left, rendered.left)
+        write_image(self.right, rendered.right)
         left, right = _stored(rendered)
-        write_pfm(self.disparities / "right" / f"{_FRAME}.pfm", right)
+        if self.right_truth is not None:
+            write_pfm(self.right_truth, right)
         write_pfm(self.mark, left)
 
 
@@ -69,11 +71,23 @@ class _Frames(Dataset[None]):
         self.tasks[index].run()
 
 
-def _tasks(root: Path, scenes: SyntheticScenes) -> Iterator[_Task]:
-    base = root / _PART
-    for number in scenes.numbers:
-        frame = Path(scenes.split.upper()) / "A" / f"{number:04d}"
-        yield _Task(scenes, number, base / "frames_cleanpass" / frame, base / "disparity" / frame)
+def _tasks(root: Path, scenes: SyntheticScenes, layout: Layout) -> Iterator[_Task]:
+    task = _pair if layout == "folder" else _frame
+    return (task(root, scenes, number) for number in scenes.numbers)
+
+
+def _pair(root: Path, scenes: SyntheticScenes, number: int) -> _Task:
+    folder = root / scenes.split / f"{number:06d}"
+    left, right, truth = (folder / name for name in ("left.png", "right.png", "disp.pfm"))
+    return _Task(scenes, number, left, right, None, truth)
+
+
+def _frame(root: Path, scenes: SyntheticScenes, number: int) -> _Task:
+    frame = Path(scenes.split.upper()) / "A" / f"{number:04d}"
+    images, truth = (root / _PART / kind / frame for kind in ("frames_cleanpass", "disparity"))
+    left, right = (images / view / f"{_FRAME}.png" for view in ("left", "right"))
+    mark, right_truth = (truth / view / f"{_FRAME}.pfm" for view in ("left", "right"))
+    return _Task(scenes, number, left, right, right_truth, mark)
 
 
 def write_sceneflow(
@@ -81,6 +95,7 @@ def write_sceneflow(
     *,
     train: SyntheticScenes,
     test: SyntheticScenes,
+    layout: Layout = "sceneflow",
     workers: int = 0,
     progress: bool = True,
 ) -> int:
@@ -88,12 +103,14 @@ def write_sceneflow(
 
     Each scene is one folder, called by its number, with the single frame 0006. Frames that are
     complete already are left alone, so that a stopped run can be taken up again, or more scenes of
-    the same settings added; `ROOT/scenes.json` tells the settings.
+    the same settings added; `ROOT/scenes.json` tells the settings. The layout `folder` makes
+    `ROOT/{train,test}/NUMBER/{left.png,right.png,disp.pfm}` of them instead.
 
     Args:
         root: folder to write into; it is made.
         train: what goes to TRAIN, of the train split; may be empty.
         test: what goes to TEST, of the test split and otherwise the same settings; may be empty.
+        layout: how the files are arranged.
         workers: processes that render, each with one thread; 0 renders in this one.
         progress: whether to show a bar.
 
@@ -106,12 +123,14 @@ def write_sceneflow(
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}, expected 0 or more")
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout is {layout!r}, expected {' or '.join(get_args(Layout))}")
     _check_split("train", train)
     _check_split("test", test)
     if differences := _differences(test.settings, train.settings):
         raise ValueError(f"test: scenes with {differences} as in train; give both the same")
-    _check_folder(root, train.settings)
-    every = (*_tasks(root, train), *_tasks(root, test))
+    _check_folder(root, train.settings, layout)
+    every = (*_tasks(root, train, layout), *_tasks(root, test, layout))
     tasks = [task for task in every if not task.mark.exists()]
     if tasks:
         train.prepare()  # first: where it fails, nothing is written
@@ -130,13 +149,16 @@ def _check_split(expected: Split, scenes: SyntheticScenes) -> None:
         raise ValueError(f"{expected}: scenes of the {scenes.split} split, expected {expected}")
 
 
-def _check_folder(root: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError if `root` holds scenes of other settings or of other origin."""
+def _check_folder(root: Path, settings: dict[str, Any], layout: Layout) -> None:
+    """Raise ValueError if `root` holds scenes of other settings, layout or origin."""
     path = root / _SETTINGS
+    there = {name: top for name in _TOPS for top in _TOPS[name] if (root / top).exists()}
+    if other := [name for name in there if name != layout]:
+        raise ValueError(f"{root}: holds scenes in the layout {other[0]}; choose another folder")
     if not path.exists():
-        if (root / _PART).exists():
+        if there:
             raise ValueError(
-                f"{root}: holds {_PART} of other origin ({_SETTINGS} is not there); "
+                f"{root}: holds {there[layout]} of other origin ({_SETTINGS} is not there); "
                 "choose another folder"
             )
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 __all__ = ["render"]
 
@@ -15,9 +17,11 @@ def render(
     size: tuple[int, int] = (540, 960),
     max_disparity: int = 192,
     seed: int = 0,
+    textures: Path | None = None,
+    layout: Literal["sceneflow", "folder"] = "sceneflow",
     workers: int = 2,
 ) -> None:
-    """Render scenes with exact disparity into Scene Flow's released layout.
+    """Render scenes with exact disparity, in Scene Flow's released layout or as folders of pairs.
 
     The same command continues where it was stopped; larger numbers of scenes add to those that are
     there. The test scenes are others than the training scenes, and than those that `train --data
@@ -30,6 +34,9 @@ def render(
         size: Height and width of the images.
         max_disparity: Scenes stay below this many pixels of disparity.
         seed: Another seed gives other scenes.
+        textures: Folder of photographs that cover surfaces beside the procedural textures.
+        layout: sceneflow has the truth of both views; folder is {train,test}/NUMBER/{left.png,
+            right.png,disp.pfm}.
         workers: Processes that render.
     """
     from datasets.synthetic import SyntheticScenes, write_sceneflow
@@ -37,11 +44,13 @@ def render(
     for name, count in (("train", train), ("test", test)):
         if count < 0:
             raise ValueError(f"{name} is {count}, expected 0 or more")
+    scenes = partial(
+        SyntheticScenes, seed=seed, size=size, max_disparity=max_disparity, textures=textures
+    )
     write_sceneflow(
         out,
-        train=SyntheticScenes(seed=seed, size=size, count=train, max_disparity=max_disparity),
-        test=SyntheticScenes(
-            seed=seed, split="test", size=size, count=test, max_disparity=max_disparity
-        ),
+        train=scenes(count=train),
+        test=scenes(split="test", count=test),
+        layout=layout,
         workers=workers,
     )

@@ -1,0 +1,119 @@
+"""Looks through a dataset on disk before a training run does: what is there, and is it right?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.builder import detect_dataset
+from datasets.check_frames import FrameCheck, Problem, check_frame
+from datasets.check_pairs import check_pair
+from datasets.check_report import CheckReport
+from datasets.check_series import Count, count_parts, find_series
+from datasets.frames import Frame
+from datasets.sceneflow import PUBLISHED_COUNTS
+
+__all__ = ["check_dataset", "spread"]
+
+_Result = TypeVar("_Result")
+_RENDERED = "scenes.json"
+"""What `write_sceneflow` leaves in its folder; imported from there, it would bring torch."""
+
+
+def check_dataset(
+    root: str | Path,
+    *,
+    name: str = "auto",
+    max_disparity: float = 192,
+    pairs: int = 32,
+    whole: bool = True,
+    workers: int = 4,
+    progress: bool = True,
+) -> CheckReport:
+    """Open every file of a dataset, and compare the views of some of its pairs.
+
+    Args:
+        root: Its folder.
+        name: A key of `datasets.builder.DATASETS`, or `auto`.
+        max_disparity: Disparities over it are counted, in pixels.
+        pairs: So many, spread evenly over the dataset, are compared view with view.
+        whole: Whether fewer frames than published are a problem; scenes that the project rendered
+            have no published number.
+        workers: Threads.
+        progress: Whether to show bars.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no known layout, or an argument is out of its range.
+    """
+    if workers < 1 or pairs < 0:
+        raise ValueError(f"workers is {workers}, expected 1 or more; pairs {pairs}, 0 or more")
+    root = Path(root)
+    name = detect_dataset(root) if name == "auto" else name
+    series, problems = find_series(root, name)
+    known = {} if (root / _RENDERED).exists() else PUBLISHED_COUNTS
+    counts = [count for one in series for count in count_parts(one, known)]
+    if whole:
+        problems += _incomplete(counts)
+    frames = [frame for one in series for frame in one.dataset.frames]
+    run = partial(_in_threads, workers=workers, progress=progress)
+    checks = run(partial(check_frame, max_disparity=max_disparity), frames, "files")
+    sound = [frame for frame, check in zip(frames, checks, strict=True) if _has_all(check)]
+    compared = run(check_pair, [sound[place] for place in spread(len(sound), pairs)], "pairs")
+    problems += [problem for check in checks for problem in check.problems]
+    problems += [problem for pair in compared for problem in pair.problems()]
+    values = [values for check in checks for values in check.values]
+    return CheckReport(
+        root=str(root),
+        dataset=name,
+        max_disparity=max_disparity,
+        counts=tuple(counts),
+        frames=len(frames),
+        values=tuple(one for one in values if one.shares()),
+        truths=len(values),
+        pairs=tuple(compared),
+        problems=tuple(problems),
+    )
+
+
+def _incomplete(counts: Iterable[Count]) -> Iterator[Problem]:
+    for count in counts:
+        if not count.complete:
+            told = f"{count.found} frames, {count.published} published"
+            yield Problem("incomplete", f"{count.series}: {count.part}", told)
+
+
+def _has_all(check: FrameCheck) -> bool:
+    """Whether the views can be compared: nothing is known that would be in the way."""
+    return not any(problem.kind in ("unreadable", "size", "no truth") for problem in check.problems)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to `count` places of a sequence, evenly from its first to its last."""
+    return sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))
+
+
+def _in_threads(
+    task: Callable[[Frame], _Result],
+    frames: Sequence[Frame],
+    unit: str,
+    *,
+    workers: int,
+    progress: bool,
+) -> list[_Result]:
+    """Results in order. Threads: decoding and counting happen outside of Python's lock."""
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(task, frames)
+        try:
+            return list(
+                tqdm(results, unit=" frames", desc=unit, total=len(frames), disable=not progress)
+            )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # interrupted: what has not begun is dropped
+            raise

@@ -1,0 +1,103 @@
+"""What a folder holds: every split and render pass that is there, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from datasets.builder import build_dataset
+from datasets.check_frames import Problem
+from datasets.frames import FrameDataset
+from datasets.names import RenderPass, Split
+from datasets.sceneflow import PUBLISHED_COUNTS
+from datasets.sceneflow_layouts import find_parts
+
+__all__ = ["Count", "Series", "count_parts", "find_series"]
+
+_PASSES: tuple[RenderPass, ...] = ("clean", "final")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One split in one render pass."""
+
+    label: str
+    dataset: FrameDataset
+
+
+@dataclass(frozen=True)
+class Count:
+    """Frames of one part of a series."""
+
+    series: str
+    part: str
+    found: int
+    published: int | None
+    """Of a complete download, where it is known."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is known to be missing."""
+        return self.published is None or self.found == self.published
+
+
+def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
+    """Everything of dataset `name` that lies in `root`, and what could not be listed.
+
+    A reader stops at the first frame that lacks a file, so such a series is a problem and is not
+    looked at further. A split or pass that is not there at all is none.
+    """
+    found: list[Series] = []
+    problems: list[Problem] = []
+    for split, render_pass in _combinations(root, name):
+        label = f"{split}, {render_pass}" if name in ("sceneflow", "sintel") else split
+        try:
+            dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+        except (OSError, ValueError) as error:
+            problems.append(Problem("missing", label, str(error)))
+            continue
+        if not isinstance(dataset, FrameDataset):
+            raise ValueError(f"{name}: made of no files, so there is nothing to check")
+        if all(dataset.frames != series.dataset.frames for series in found):
+            found.append(Series(label, dataset))
+    if (
+        name != "sceneflow"
+    ):  # others do not have all splits and passes: only the first must be there
+        problems = [] if found else problems[:1]
+    return found, problems
+
+
+def _combinations(root: Path, name: str) -> Iterator[tuple[Split, RenderPass]]:
+    for split in get_args(Split):
+        for render_pass in _PASSES:
+            if name != "sceneflow" or _holds_images(root, split, render_pass):
+                yield split, render_pass
+
+
+def _holds_images(root: Path, split: Split, render_pass: RenderPass) -> bool:
+    return any(part.images[render_pass].is_dir() for part in find_parts(root, split))
+
+
+def count_parts(series: Series, known: Mapping[str, int] = PUBLISHED_COUNTS) -> list[Count]:
+    """Frames of each part, beside the published number.
+
+    A part that is missing wholly counts as 0 where others of its archive are there.
+
+    Args:
+        series: What was found.
+        known: Published numbers by part; empty for scenes that nobody published.
+    """
+    found = series.dataset.parts
+    archives = {_archive(part) for part in found}
+    published = {part: n for part, n in known.items() if _archive(part) in archives}
+    return [
+        Count(series.label, part, found.get(part, 0), published.get(part))
+        for part in dict.fromkeys((*found, *published))
+    ]
+
+
+def _archive(part: str) -> str:
+    """What is downloaded as one: the letters of FlyingThings3D/TRAIN come together."""
+    return "/".join(part.split("/")[:2])

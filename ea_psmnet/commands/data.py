@@ -1,0 +1,106 @@
+"""`data`: check, show and render datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+
+from datasets.names import DatasetName, RenderPass, Split
+from ea_psmnet.commands.render import render
+
+__all__ = ["check", "data", "show"]
+
+
+def check(
+    root: tyro.conf.Positional[Path],
+    *,
+    name: DatasetName = "auto",
+    max_disparity: float = 192,
+    pairs: int = 32,
+    whole: bool = True,
+    workers: int = 4,
+    out: Path | None = None,
+) -> int:
+    """Open every file of a dataset and tell what is wrong with it.
+
+    Counts against the published numbers, damaged files, sizes, odd disparities; and on some of the
+    pairs, whether left and right are swapped or not rectified and whether the truth brings them
+    together. Exit codes: 0 nothing is wrong; 1 something is; 2 there is nothing to check.
+
+    Args:
+        root: Folder of the dataset.
+        name: Kind of dataset; auto looks at what lies there.
+        max_disparity: Count disparities over it, in pixels.
+        pairs: Compare the views of so many pairs.
+        whole: Fewer frames than published are wrong.
+        workers: Threads.
+        out: JSON file for all that was found.
+    """
+    from datasets.check import check_dataset
+    from ea_psmnet.files import write_json
+
+    report = check_dataset(
+        root, name=name, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
+    )
+    print(report.to_text())
+    if out is not None:
+        write_json(out, report.to_dict())
+    return 1 if report.problems else 0
+
+
+def show(
+    root: tyro.conf.Positional[Path],
+    *,
+    out: Path,
+    name: DatasetName = "auto",
+    split: Split = "train",
+    render_pass: RenderPass = "clean",
+    count: int = 8,
+    augment: Literal["none", "robust"] | None = None,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 512),
+) -> None:
+    """Draw some pairs with their disparity and warp error on one sheet.
+
+    Args:
+        root: Folder of the dataset.
+        out: The picture to write, as pairs.png.
+        name: Kind of dataset; auto looks at what lies there.
+        split: Of datasets with splits.
+        render_pass: Of Scene Flow and Sintel.
+        count: Pairs, spread evenly over the dataset.
+        augment: Show training samples of this recipe, none or robust, instead of whole images.
+        seed: Draws the training samples.
+        size: Height and width of the training samples.
+    """
+    import numpy as np
+
+    from datasets.augment import AUGMENTATIONS, pick
+    from datasets.augment import augment as changed
+    from datasets.builder import build_dataset
+    from datasets.check import spread
+    from ea_psmnet.files import write_image
+    from ea_psmnet.inference.contact import contact_sheet
+
+    if count < 1:
+        raise ValueError(f"count is {count}, expected 1 or more")
+    dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+    recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
+    samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
+    if augment is not None:
+        samples = [changed(sample, size, recipe, rng) for sample in samples]
+    write_image(out, contact_sheet(samples, str(root)))
+
+
+_Done = Union[  # noqa: UP007 - alternatives that each run when they are parsed, not types
+    Annotated[Any, tyro.conf.subcommand("check", constructor=check)],
+    Annotated[Any, tyro.conf.subcommand("show", constructor=show)],
+    Annotated[Any, tyro.conf.subcommand("render", constructor=render)],
+]
+
+
+def data(done: Annotated[_Done, tyro.conf.arg(name="")]) -> int | None:
+    """Check, show and render datasets."""
+    return done

@@ -1,0 +1,227 @@
+"""The checker: a sound tree passes, and every kind of damage is told with its path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stereo_pairs import textured_pair
+
+from datasets.check import check_dataset, spread
+from datasets.check_frames import values_of
+from datasets.check_report import CheckReport
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import read_image, read_pfm, write_image, write_npy, write_pfm
+
+NUMBERS = ("0006", "0007", "0008")
+PART = "FlyingThings3D"
+
+
+def path(root: Path, kind: str, view: str, number: str = "0007") -> Path:
+    suffix = "pfm" if kind == "disparity" else "png"
+    return root / PART / kind / "TRAIN/A/0000" / view / f"{number}.{suffix}"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three sound frames in the released layout; the right truth does not matter here."""
+    pair = textured_pair()
+    for number in NUMBERS:
+        write_image(path(tmp_path, "frames_cleanpass", "left", number), pair.left)
+        write_image(path(tmp_path, "frames_cleanpass", "right", number), pair.right)
+        for view in ("left", "right"):
+            write_pfm(path(tmp_path, "disparity", view, number), pair.disparity)
+    return tmp_path
+
+
+def checked(root: Path, **options) -> CheckReport:
+    return check_dataset(root, whole=False, progress=False, workers=2, **options)
+
+
+def kinds(report: CheckReport) -> list[tuple[str, str]]:
+    return [(problem.kind, Path(problem.where).name) for problem in report.problems]
+
+
+def test_a_sound_tree_passes(tree):
+    report = checked(tree)
+    assert report.problems == ()
+    assert (report.dataset, report.frames, report.truths) == ("sceneflow", 3, 6)
+    assert len(report.pairs) == 3
+    for pair in report.pairs:
+        assert pair.matches > 50
+        assert pair.across == pytest.approx(9, abs=4)
+        assert abs(pair.down) < 0.2
+        assert pair.errors["minus"] < 0.5 * min(pair.errors["plus"], pair.errors["zero"])
+    assert report.to_text().endswith("nothing wrong")
+
+
+def test_fewer_frames_than_published_are_a_problem_unless_a_part_is_meant(tree):
+    report = check_dataset(tree, progress=False)
+    assert [(p.kind, p.what) for p in report.problems] == [
+        ("incomplete", "3 frames, 7460 published"),
+        ("incomplete", "0 frames, 7460 published"),
+        ("incomplete", "0 frames, 7470 published"),
+    ]
+    assert [(c.part[-1], c.found, c.published) for c in report.counts] == [
+        ("A", 3, 7460),
+        ("B", 0, 7460),
+        ("C", 0, 7470),
+    ]
+
+
+def test_a_truncated_pfm_and_a_damaged_image(tree):
+    for file in (path(tree, "disparity", "right"), path(tree, "frames_cleanpass", "left")):
+        file.write_bytes(file.read_bytes()[:-100])
+    report = checked(tree)
+    assert kinds(report) == [("unreadable", "0007.png"), ("unreadable", "0007.pfm")]
+    assert "left/0007.png" in report.problems[0].where
+    assert "right/0007.pfm" in report.problems[1].where
+    assert report.problems[1].what.startswith("200x96 pixels need 76800 bytes")
+    assert [pair.name[-4:] for pair in report.pairs] == ["0006", "0008"]
+
+
+def test_a_file_of_another_size(tree):
+    write_pfm(path(tree, "disparity", "left"), np.ones((96, 199)))
+    (problem,) = checked(tree).problems
+    assert problem.kind == "size"
+    assert problem.where == str(path(tree, "disparity", "left"))
+    assert "199x96 pixels" in problem.what
+    assert "200x96" in problem.what
+
+
+def test_a_missing_partner_and_a_missing_truth(tree):
+    for file in (path(tree, "frames_cleanpass", "right"), path(tree, "disparity", "left")):
+        content = file.read_bytes()
+        file.unlink()
+        report = checked(tree)
+        assert [problem.kind for problem in report.problems] == ["missing"]
+        assert file.name.split(".")[0] in report.problems[0].what
+        file.write_bytes(content)
+
+
+def test_swapped_views(tree):
+    left, right = (path(tree, "frames_cleanpass", view) for view in ("left", "right"))
+    one, other = read_image(left), read_image(right)
+    write_image(left, other)
+    write_image(right, one)
+    report = checked(tree)
+    assert ("swapped", "0007") in kinds(report)
+    assert all(where == "0007" for _, where in kinds(report))
+
+
+@pytest.mark.parametrize("rows", [6, -2, 2])
+def test_a_pair_that_is_not_rectified(tree, rows):
+    right = path(tree, "frames_cleanpass", "right")
+    write_image(right, np.roll(read_image(right), rows, axis=0))
+    report = checked(tree)
+    assert kinds(report) == [("unrectified", "0007")]
+    shifted = report.pairs[1]
+    assert shifted.down == pytest.approx(-rows, abs=0.3)
+
+
+def test_negative_disparities(tree):
+    file = path(tree, "disparity", "left")
+    write_pfm(file, -read_pfm(file))
+    report = checked(tree)
+    assert kinds(report) == [("negative", "0007.pfm"), ("sign", "0007")]
+    assert "100.0% of its pixels are negative" in report.problems[0].what
+
+
+def test_truth_of_another_frame(tree):
+    file = path(tree, "disparity", "left")
+    write_pfm(file, read_pfm(file) + 12)
+    assert kinds(checked(tree)) == [("misfit", "0007")]
+
+
+def test_odd_pixels_are_told_with_their_shares_and_are_no_problem(tree):
+    file = path(tree, "disparity", "left")
+    truth = read_pfm(file)
+    truth[0, :4], truth[1, :3], truth[2, :2], truth[3, :1] = np.nan, np.inf, -1, 500
+    write_pfm(file, truth)
+    report = checked(tree)
+    assert report.problems == ()
+    odd = report.to_dict()["odd_pixels"]
+    pixels = truth.size
+    expected = {"nan": 4, "infinite": 3, "negative": 2, "over": 1}
+    assert odd == {k: [{"path": str(file), "share": n / pixels}] for k, n in expected.items()}
+    assert f"over 192 pixels: pixels in 1 files, most 0.01% in {file}" in report.to_text()
+
+
+def test_values_are_counted_once_each():
+    stored = np.array([[0, 5, 192, 193, 2000], [-1, -0.0, np.nan, np.inf, -np.inf]], np.float32)
+    values = values_of(Path("x.pfm"), stored, 192)
+    assert (values.pixels, values.known, values.negative) == (10, 6, 1)
+    assert (values.nan, values.infinite, values.over, values.largest) == (1, 2, 2, 2000)
+
+
+def test_a_truth_without_any_known_pixel(tree):
+    write_pfm(path(tree, "disparity", "left"), np.full((96, 200), np.inf))
+    assert kinds(checked(tree)) == [("no truth", "0007.pfm")]
+
+
+def test_both_passes_and_both_splits_are_found(tree):
+    source = tree / PART / "frames_cleanpass"
+    for name in ("frames_finalpass/TRAIN", "frames_cleanpass/TEST"):
+        for file in source.glob("TRAIN/A/0000/*/*.png"):
+            write_image(tree / PART / name / file.relative_to(source / "TRAIN"), read_image(file))
+    for file in (tree / PART / "disparity").glob("TRAIN/A/0000/*/*.pfm"):
+        below = file.relative_to(tree / PART / "disparity/TRAIN")
+        write_pfm(tree / PART / "disparity/TEST" / below, read_pfm(file))
+    report = checked(tree, pairs=0)
+    found = {count.series: count.found for count in report.counts if count.found}
+    assert found == {"train, clean": 3, "train, final": 3, "test, clean": 3}
+    assert report.problems == ()
+
+
+def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
+    pair = textured_pair()
+    for name in ("a", "b"):
+        write_image(tmp_path / name / "left.png", pair.left)
+        write_image(tmp_path / name / "right.png", pair.right)
+        write_npy(tmp_path / name / "disp.npy", pair.disparity)
+    report = check_dataset(tmp_path, progress=False)
+    assert (report.dataset, report.frames, report.problems) == ("folder", 2, ())
+    (tmp_path / "b" / "right.png").unlink()
+    report = check_dataset(tmp_path, progress=False)
+    assert [problem.kind for problem in report.problems] == ["missing"]
+    assert "b: no right image" in report.problems[0].what
+
+
+def test_textureless_views_say_nothing(tree):
+    for number in NUMBERS:
+        for view in ("left", "right"):
+            file = path(tree, "frames_cleanpass", view, number)
+            write_image(file, np.full((96, 200, 3), 90, np.uint8))
+    report = checked(tree)
+    assert [(pair.matches, pair.across, pair.down) for pair in report.pairs] == [
+        (0, None, None)
+    ] * 3
+
+
+def test_places_are_spread_from_first_to_last():
+    assert spread(100, 3) == [0, 50, 99]
+    assert spread(2, 5) == [0, 1]
+    assert spread(0, 5) == spread(5, 0) == []
+
+
+def test_the_command_tells_by_its_exit_code(tree, capsys):
+    out = tree / "report.json"
+    command = ["data", "check", str(tree), "--no-whole", "--out", str(out)]
+    assert main(command) == 0
+    assert json.loads(out.read_text())["ok"] is True
+    path(tree, "disparity", "left").write_bytes(b"Pf")
+    assert main(command) == 1
+    report = json.loads(out.read_text())
+    assert report["ok"] is False
+    assert report["problems"][0]["kind"] == "unreadable"
+    assert "left/0007.pfm: no PFM header" in capsys.readouterr().out
+    assert main(["data", "check", str(tree / "none")]) == 2
+    assert "none: no such folder" in capsys.readouterr().err
+
+
+def test_all_of_the_shared_pairs_but_one_are_sound(shared_data):
+    """One has its right view two rows lower: the warp error falls by a quarter if it is raised."""
+    report = check_dataset(shared_data / "stereo", pairs=6, progress=False)
+    assert kinds(report) == [("unrectified", "ntu_aug_4")]
