@@ -10,15 +10,13 @@ from ea_psmnet.attention.volume import (
     VolumeAttention,
     check_heads,
     check_start,
-    merge_heads,
+    matrix_and_bias,
     silence,
-    split_heads,
 )
 from ea_psmnet.ops.focused_linear import (
     Denominator,
     check_denominator,
-    focused_features,
-    focused_linear_attention,
+    focused_block,
 )
 
 __all__ = ["FocusedLinearAttention"]
@@ -106,14 +104,20 @@ class FocusedLinearAttention(VolumeAttention):
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
-        queries, keys = (
-            focused_features(layer(volume).flatten(2), self.scale, self.focusing_power)  # (B, k, n)
-            for layer in (self.queries, self.keys)
-        )
-        values = self.values(volume)  # (B, v, D, H, W)
-        q, k, v = (split_heads(t, self.heads) for t in (queries, keys, values))  # (B, h, ., n)
-        gathered = focused_linear_attention(q, k, v, self.denominator)  # (B, h, v, n)
-        gathered = merge_heads(gathered, volume.shape[2:]).to(volume.dtype)  # (B, v, D, H, W)
+        layers = (self.queries, self.keys, self.values)
+        weights = [t for layer in layers for t in matrix_and_bias(layer)]
+        gathered = focused_block(
+            volume.flatten(2),
+            *weights,
+            self.scale,
+            power=self.focusing_power,
+            heads=self.heads,
+            denominator=self.denominator,
+        )  # (B, v, n)
+        return self._project(gathered.unflatten(2, volume.shape[2:]), self.values(volume))
+
+    def _project(self, gathered: Tensor, values: Tensor) -> Tensor:
+        """What attention and the depth-wise convolution give, (B, v, D, H, W), to C channels."""
         return self.projection(gathered + self._restore_rank(values))
 
     def _restore_rank(self, values: Tensor) -> Tensor:

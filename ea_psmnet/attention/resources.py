@@ -67,7 +67,7 @@ def closed_form(name: str, size: Sequence[int], channels: int, **options: Any) -
         size: sides of the volume, as (D, H, W) or (H, W).
         channels: d.
         options: those of the mechanism's class; the ones that change no cost are ignored. With
-            `published_order`, external and hydra are as published too, which no module computes.
+            `published_order`, the streamed ones are as published too, which no module computes.
 
     Raises:
         ValueError: an unknown name; the message lists the choices.
@@ -186,18 +186,26 @@ def focused_linear(
     value_channels: int | None = None,
     heads: int = 1,
     kernel_size: int = 5,
+    published_order: bool = False,
     **_: Any,
 ) -> Resources:
     """`FocusedLinearAttention`, k = v = d unless told; s the side of its depth-wise kernel.
 
-    Floats: Q, K (phi in place), V, gathered, depth-wise convolved, projected and summed,
-    (2k + 3v + 2d) n, the denominators hn, contexts kv/h and the sum of keys k. Operations:
+    Published order, floats: Q, K (phi in place), V, gathered, depth-wise convolved, projected and
+    summed, (2k + 3v + 2d) n, the denominators hn, contexts kv/h and the sum of keys k. Operations:
     convolutions 4kd + 2dv + 2vd a position, contexts and gathering 4kv/h, denominators 2k and the
     sum of keys k, division v, depth-wise convolution 2vs^3 and its sum v, residual sum d.
+
+    Streamed: V, gathered, convolved, projected and summed, (3v + 2d) n floats and the contexts with
+    the sum of keys, kv/h + k. The contexts are made from V of their own, 2dv operations more, and
+    sum the keys as one more product, 2k instead of k.
     """
     n, d, h = prod(size), channels, heads
     k, v = _or(key_channels, d), _or(value_channels, d)
     products = 4 * k * d + 4 * d * v + 4 * k * v // h + 2 * k + 2 * v * kernel_size**3
+    if not published_order:
+        floats = (3 * v + 2 * d) * n + k * v // h + k
+        return Resources(floats, (products + 2 * d * v + 2 * k) * n, (2 * v + d) * n)
     return Resources(
         (2 * k + 3 * v + 2 * d + h) * n + k * v // h + k, products * n, (k + 2 * v + d) * n
     )
@@ -218,14 +226,14 @@ def external(
     summed, (5d + s) n floats; two convolutions 4d^2 and the two products with the memories 4ds
     operations a position, batch normalisation and sum 5d, the last ReLU d.
 
-    Streamed: s largest similarities and s sums instead of the weights, 5dn + 2s floats; both come
-    from passes of their own, which multiply with M_k again, 8ds instead of 4ds operations.
+    Streamed: s log-sum-exps instead of the weights, 5dn + s floats; they come from a pass of their
+    own, which multiplies with M_k too, 6ds instead of 4ds operations.
     """
     n, d = prod(size), channels
     others = (6 if final_relu else 5) * d * n
     if published_order:
         return Resources((5 * d + rows) * n, (4 * d * d + 4 * d * rows) * n, others)
-    return Resources(5 * d * n + 2 * rows, (4 * d * d + 8 * d * rows) * n, others)
+    return Resources(5 * d * n + rows, (4 * d * d + 6 * d * rows) * n, others)
 
 
 def hydra(

@@ -9,12 +9,16 @@ Shapes: B batch, C channels, h heads, k and v key and value channels over all he
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from ea_psmnet.ops import efficient_passes
 from ea_psmnet.ops.attention import Normalisation, efficient_attention
 from ea_psmnet.ops.precision import full_precision, widen
 from ea_psmnet.ops.streaming import chunks
@@ -91,6 +95,10 @@ def efficient_block(
     Saves for the backward x, the (k, C) contexts and k log-sum-exps. Without a softmax the block is
     linear in x but for its Gram matrix, and collapses to one C x C matrix. Falls back to the
     published order where so many key channels and heads are asked for that this one is cheaper.
+
+    With softmax, the forward's two passes on CUDA are Triton kernels where
+    `efficient_triton.is_supported` and Triton is installed; elsewhere, and in the backward on every
+    device, they are torch's operators on one chunk after the other (`efficient_passes`).
     """
     channels, keys = weights.query.shape[1], weights.query.shape[0]
     if not folding_is_cheaper(channels, keys, weights.value.shape[0], heads):
@@ -120,57 +128,20 @@ def _project(values: Tensor, weights: BlockWeights, heads: int) -> Tensor:
     return torch.einsum("chv,bhkv->bchk", projection, values).flatten(2)
 
 
-def _softmax_queries(x: Tensor, weights: BlockWeights, heads: int) -> Tensor:
-    """(C, c) positions to (k, c) queries, normalised over each head's channels."""
-    logits = torch.addmm(weights.query_bias[:, None], weights.query, x)
-    return logits.unflatten(0, (heads, -1)).softmax(dim=1).flatten(0, 1)
+def _passes_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType:
+    """The forward's passes: Triton's kernels where they can take x, else those in torch."""
+    if x.is_cuda and _has_triton():
+        from ea_psmnet.ops import efficient_triton
+
+        if efficient_triton.is_supported(x, weights.query.shape[0], heads):
+            return efficient_triton
+    return efficient_passes
 
 
-def _triton_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType | None:
-    """The Triton kernels where they can take x."""
-    if not x.is_cuda:
-        return None
-    from ea_psmnet.ops import efficient_triton  # not every platform has Triton
-
-    supported = efficient_triton.is_supported(x, weights.query.shape[0], heads)
-    return efficient_triton if supported else None
-
-
-def _gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over positions of x, (B, C, n), times x.
-
-    Returns:
-        The contexts (B, k, C) and the log-sum-exps (B, k) of the logits without bias.
-    """
-    samples = [_gather_sample(sample, key) for sample in x]
-    return torch.stack([c for c, _ in samples]), torch.stack([lse for _, lse in samples])
-
-
-def _gather_sample(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Online softmax (Milakov and Gimelshein, 2018) over the positions of one x, (C, n)."""
-    highest = key.new_full((key.shape[0],), -torch.inf)
-    total, context = torch.zeros_like(highest), torch.zeros_like(key)
-    for chunk in chunks(x, sum(key.shape)):
-        positions = widen(x[:, chunk])  # (C, c)
-        logits = key @ positions  # (k, c)
-        above = torch.maximum(highest, logits.amax(dim=1))
-        decay, highest = (highest - above).exp_(), above
-        mass = logits.sub_(above[:, None]).exp_()
-        total = total * decay + mass.sum(dim=1)
-        context = torch.addmm(context * decay[:, None], mass, positions.T)
-    return context / total[:, None], highest + total.log()
-
-
-def _spread(x: Tensor, fold: Tensor, weights: BlockWeights, heads: int) -> Tensor:
-    """Return x + fold softmax(W_q x + b_q) + b_o, (B, C, n), written once; fold is (B, C, k)."""
-    out = torch.empty_like(x)
-    for sample, target, matrix in zip(x, out, fold, strict=True):
-        for chunk in chunks(x, sum(weights.query.shape)):
-            positions = widen(sample[:, chunk])
-            queries = _softmax_queries(positions, weights, heads)
-            branch = torch.addmm(weights.projection_bias[:, None], matrix, queries)
-            target[:, chunk] = branch.add_(positions)
-    return out
+@cache
+def _has_triton() -> bool:
+    """Not every platform with CUDA has it."""
+    return find_spec("triton") is not None
 
 
 class _SoftmaxBlock(torch.autograd.Function):
@@ -179,83 +150,32 @@ class _SoftmaxBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int, *tensors: Tensor) -> Tensor:
         weights = BlockWeights(*tensors).widened()
-        kernels = _triton_for(x, weights, heads)
-        context, lse = kernels.gather(x, weights.key) if kernels else _gather(x, weights.key)
+        passes = _passes_for(x, weights, heads)
+        context, lse = passes.gather(x, weights.key)
         ctx.save_for_backward(x, context, lse, *tensors)
         ctx.heads = heads
-        fold = _fold(context, weights, heads)
-        if kernels:
-            query, bias, offset = weights.query, weights.query_bias, weights.projection_bias
-            return kernels.spread(x, query, bias, fold, offset, heads)
-        return _spread(x, fold, weights, heads)
+        query, bias, offset = weights.query, weights.query_bias, weights.projection_bias
+        return passes.spread(x, query, bias, _fold(context, weights, heads), offset, heads)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, context, lse, *tensors = ctx.saved_tensors
         weights = BlockWeights(*tensors).widened()
-        leaves = [t.detach().requires_grad_() for t in (context, *weights)]
+        folded = (context, weights.value, weights.value_bias, weights.projection)
+        leaves = [t.detach().requires_grad_() for t in folded]
         with torch.enable_grad():
-            fold = _fold(leaves[0], BlockWeights(*leaves[1:]), ctx.heads)  # (B, C, k)
-        sums = BlockWeights(*(torch.zeros_like(t) for t in weights))
+            parts = dict(zip(("value", "value_bias", "projection"), leaves[1:], strict=True))
+            fold = _fold(leaves[0], weights._replace(**parts), ctx.heads)  # (B, C, k)
         grad_x = torch.empty_like(x)
-        grad_fold = torch.stack(
-            [
-                _spread_backward(*sample, weights, ctx.heads, sums)
-                for sample in zip(x, grads[0], grad_x, fold.detach(), strict=True)
-            ]
+        query, query_bias, grad_fold, offset = efficient_passes.spread_backward(
+            x, grads[0], grad_x, weights.query, weights.query_bias, fold.detach(), ctx.heads
         )
-        through = torch.autograd.grad(fold, leaves, grad_fold, allow_unused=True)
-        for total, part in zip(sums, through[1:], strict=True):
-            if part is not None:
-                total.add_(part)
-        for sample in zip(x, grad_x, context, lse, through[0], strict=True):
-            _gather_backward(*sample, weights.key, sums.key)
+        grad_context, *through = torch.autograd.grad(fold, leaves, grad_fold)
+        key = efficient_passes.gather_backward(x, grad_x, weights.key, context, lse, grad_context)
+        key_bias = torch.zeros_like(weights.key_bias)
+        sums = (query, query_bias, key, key_bias, *through, offset)
         return grad_x, None, *(g.to(t.dtype) for g, t in zip(sums, tensors, strict=True))
-
-
-def _spread_backward(
-    x: Tensor,
-    grad: Tensor,
-    grad_x: Tensor,
-    fold: Tensor,
-    weights: BlockWeights,
-    heads: int,
-    sums: BlockWeights,
-) -> Tensor:
-    """Backward of the second pass of one sample: fills grad_x, adds to sums, returns fold's."""
-    grad_fold = torch.zeros_like(fold)
-    for chunk in chunks(x, 2 * sum(weights.query.shape)):
-        positions, arriving = widen(x[:, chunk]), widen(grad[:, chunk])  # (C, c)
-        queries = _softmax_queries(positions, weights, heads)  # (k, c)
-        grad_fold.addmm_(arriving, queries.T)
-        pull = queries * (fold.T @ arriving)
-        means = pull.unflatten(0, (heads, -1)).sum(dim=1, keepdim=True)
-        grad_logits = pull - (queries.unflatten(0, (heads, -1)) * means).flatten(0, 1)
-        sums.query.addmm_(grad_logits, positions.T)
-        sums.query_bias.add_(grad_logits.sum(dim=1))
-        sums.projection_bias.add_(arriving.sum(dim=1))
-        grad_x[:, chunk] = torch.addmm(arriving, weights.query.T, grad_logits)
-    return grad_fold
-
-
-def _gather_backward(
-    x: Tensor,
-    grad_x: Tensor,
-    context: Tensor,
-    lse: Tensor,
-    grad_context: Tensor,
-    key: Tensor,
-    grad_key: Tensor,
-) -> None:
-    """Backward of the first pass of one sample: adds to grad_x and grad_key."""
-    means = (grad_context * context).sum(dim=1, keepdim=True)  # (k, 1)
-    for chunk in chunks(x, 2 * sum(key.shape)):
-        positions = widen(x[:, chunk])
-        mass = (key @ positions).sub_(lse[:, None]).exp_()  # (k, c)
-        grad_logits = (grad_context @ positions).sub_(means).mul_(mass)
-        grad_key.addmm_(grad_logits, positions.T)
-        step = torch.addmm(grad_context.T @ mass, key.T, grad_logits)
-        grad_x[:, chunk] = step.add_(grad_x[:, chunk])
 
 
 class _Moments(torch.autograd.Function):

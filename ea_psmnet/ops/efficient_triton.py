@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ea_psmnet.ops.efficient_passes import merge_pieces
+
 __all__ = ["gather", "is_supported", "spread"]
 
 _BLOCK = 64
@@ -51,10 +53,7 @@ def gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         *(positions, channels, keys, span, *x.stride()),
         **_constants(x, keys),
     )
-    top = highest.amax(dim=1)  # (B, k)
-    share = (highest - top[:, None]).exp()  # zero for a piece without positions
-    mass = (total * share).sum(dim=1)
-    return (context * share[..., None]).sum(dim=1) / mass[..., None], top + mass.log()
+    return merge_pieces(highest, total, context)
 
 
 def spread(

@@ -5,11 +5,10 @@ Shapes: B batch, c channels, s memory rows, n positions.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ea_psmnet.ops.precision import full_precision, widen
-from ea_psmnet.ops.streaming import chunks, streamed
+from ea_psmnet.ops.streaming import streamed
 
 __all__ = ["double_normalisation", "external_attention", "streamed_external_attention"]
 
@@ -57,32 +56,17 @@ def streamed_external_attention(
 ) -> Tensor:
     """`external_attention` chunk by chunk: of the (B, s, n) weights only s scalars are kept.
 
-    They are the sums of the exponentials over the positions, relative to the largest, which is
-    found in a pass of its own and cancels from the result, so that it needs no gradient.
+    They are the log-sum-exps of the similarities over the positions.
     """
     rows = 4 * sum(key_memory.shape)
-    largest = _largest(queries, key_memory, rows)
-    return streamed(queries, _mass, _read, rows, key_memory, value_memory, largest)
+    return streamed(queries, _masses, _read, rows, key_memory, value_memory, logarithmic=True)
 
 
-@full_precision
-@torch.no_grad()
-def _largest(queries: Tensor, key_memory: Tensor, rows: int) -> Tensor:
-    """(B, s, 1), the largest similarity of each row."""
-    parts = [
-        (widen(key_memory) @ widen(queries[..., chunk])).amax(dim=-1, keepdim=True)
-        for chunk in chunks(queries, rows)
-    ]
-    return torch.stack(parts).amax(dim=0)
+def _masses(queries: Tensor, key_memory: Tensor, _: Tensor) -> Tensor:
+    return (key_memory @ queries).logsumexp(dim=-1, keepdim=True)  # (B, s, 1)
 
 
-def _mass(queries: Tensor, key_memory: Tensor, _: Tensor, largest: Tensor) -> Tensor:
-    return (key_memory @ queries - largest).exp().sum(dim=-1, keepdim=True)  # (B, s, 1)
-
-
-def _read(
-    queries: Tensor, mass: Tensor, key_memory: Tensor, value_memory: Tensor, largest: Tensor
-) -> Tensor:
-    weights = (key_memory @ queries - largest).exp() / mass  # (B, s, c)
+def _read(queries: Tensor, masses: Tensor, key_memory: Tensor, value_memory: Tensor) -> Tensor:
+    weights = (key_memory @ queries - masses).exp()  # (B, s, c)
     weights = weights / (EPSILON + weights.sum(dim=-2, keepdim=True))
     return value_memory.T @ weights

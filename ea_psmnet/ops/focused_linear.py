@@ -6,15 +6,24 @@ float32 at least: the published epsilons and powers do not survive half precisio
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.precision import full_precision, linear, widen
+from ea_psmnet.ops.streaming import streamed
 
-__all__ = ["Denominator", "check_denominator", "focused_features", "focused_linear_attention"]
+__all__ = [
+    "Denominator",
+    "check_denominator",
+    "focused_block",
+    "focused_block_reference",
+    "focused_features",
+    "focused_linear_attention",
+]
 
 Denominator = Literal["mean", "sum"]
 
@@ -78,3 +87,56 @@ def focused_linear_attention(
     total = keys.mean(dim=-1, keepdim=True)  # (B, h, k, 1)
     gathered = context.transpose(-1, -2) @ queries  # (B, h, v, n)
     return gathered / (total.transpose(-1, -2) @ queries + epsilon)
+
+
+@full_precision
+def focused_block_reference(
+    x: Tensor, *weights: Tensor, power: float, heads: int, denominator: Denominator
+) -> Tensor:
+    """Queries, keys, values and their attention, convolution by convolution.
+
+    Args:
+        x: (B, C, n).
+        weights: matrix and bias of queries, keys, values, (k or v, C) and (k or v,), and the
+            feature scale (k,).
+        power: as of `focused_features`.
+        heads: the key and value channels are split into so many groups.
+        denominator: as of `focused_linear_attention`.
+
+    Returns:
+        (B, v, n).
+    """
+    wide = widen(x)
+    queries, keys, values = (linear(wide, *weights[i : i + 2]) for i in (0, 2, 4))
+    queries, keys = (focused_features(t, weights[6], power) for t in (queries, keys))
+    q, k, v = (t.unflatten(1, (heads, -1)) for t in (queries, keys, values))  # (B, h, ., n)
+    return focused_linear_attention(q, k, v, denominator).flatten(1, 2)
+
+
+def focused_block(
+    x: Tensor, *weights: Tensor, power: float, heads: int, denominator: Denominator
+) -> Tensor:
+    """`focused_block_reference` in two passes over x, keeping x and the contexts alone."""
+    check_denominator(denominator)
+    share = 1 / x.shape[-1]
+    epsilon = EPSILON if denominator == "mean" else EPSILON * share
+    rows = 4 * (x.shape[1] + weights[0].shape[0] + weights[4].shape[0])
+    gather = partial(_contexts, power=power, heads=heads, share=share)
+    spread = partial(_averages, power=power, heads=heads, epsilon=epsilon)
+    return streamed(x, gather, spread, rows, *weights)
+
+
+def _contexts(x: Tensor, *weights: Tensor, power: float, heads: int, share: float) -> Tensor:
+    """What a chunk adds to the means of keys times (values, 1), (B, h, k, v + 1)."""
+    keys = focused_features(linear(x, *weights[2:4]), weights[6], power)
+    values = linear(x, *weights[4:6]).unflatten(1, (heads, -1))  # (B, h, v, c)
+    ones = F.pad(values, (0, 0, 0, 1), value=1.0)
+    return keys.unflatten(1, (heads, -1)) @ ones.mT * share
+
+
+def _averages(
+    x: Tensor, contexts: Tensor, *weights: Tensor, power: float, heads: int, epsilon: float
+) -> Tensor:
+    queries = focused_features(linear(x, *weights[:2]), weights[6], power)
+    gathered = contexts.mT @ queries.unflatten(1, (heads, -1))  # (B, h, v + 1, c)
+    return (gathered[:, :, :-1] / (gathered[:, :, -1:] + epsilon)).flatten(1, 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
 
 __all__ = [
@@ -75,8 +75,8 @@ def hydra_block_reference(x: Tensor, *weights: Tensor, reduction: Reduction = "m
         (B, C, n).
     """
     wide = widen(x)
-    queries, keys, values = (_linear(wide, *weights[i : i + 2]) for i in (0, 2, 4))
-    return _linear(hydra_attention(queries, keys, values, reduction), *weights[6:])
+    queries, keys, values = (linear(wide, *weights[i : i + 2]) for i in (0, 2, 4))
+    return linear(hydra_attention(queries, keys, values, reduction), *weights[6:])
 
 
 def hydra_block(x: Tensor, *weights: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -89,14 +89,10 @@ def hydra_block(x: Tensor, *weights: Tensor, reduction: Reduction = "mean") -> T
 
 def _gate(x: Tensor, *weights: Tensor, factor: float) -> Tensor:
     """What a chunk adds to the global vector, (B, c, 1)."""
-    keys, values = (_linear(x, *weights[i : i + 2]) for i in (2, 4))
+    keys, values = (linear(x, *weights[i : i + 2]) for i in (2, 4))
     return factor * (F.normalize(keys, dim=1, eps=SHORTEST) * values).sum(dim=-1, keepdim=True)
 
 
 def _gated(x: Tensor, gate: Tensor, *weights: Tensor) -> Tensor:
-    queries = F.normalize(_linear(x, *weights[:2]), dim=1, eps=SHORTEST)
-    return _linear(queries * gate, *weights[6:])
-
-
-def _linear(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    return widen(matrix) @ x + widen(bias)[:, None]
+    queries = F.normalize(linear(x, *weights[:2]), dim=1, eps=SHORTEST)
+    return linear(queries * gate, *weights[6:])

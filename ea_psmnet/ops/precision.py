@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "widen"]
+__all__ = ["full_precision", "linear", "widen"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -18,6 +18,11 @@ _T = TypeVar("_T")
 def widen(tensor: Tensor) -> Tensor:
     """The tensor in float32, or as it is where it is wider already."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def linear(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1x1 convolution of (B, C, n) positions, its (c, C) matrix and (c,) bias widened."""
+    return widen(matrix) @ x + widen(bias)[:, None]
 
 
 def full_precision(

@@ -1,8 +1,9 @@
 """Functions of a global summary: two passes over the positions, nothing kept but the input.
 
-External and hydra attention have one shape: first every position adds to a small summary, then
-every position is mapped with that summary. Here both passes run chunk by chunk, and the backward
-recomputes each chunk, so that no tensor of all positions exists but input, output and gradient.
+External, hydra and focused linear attention have one shape: first every position adds to a small
+summary, then every position is mapped with that summary. Here both passes run chunk by chunk, and
+the backward recomputes each chunk, so that no tensor of all positions exists but input, output and
+gradient.
 
 Shapes: B batch, C channels, n positions, c positions of a chunk.
 """
@@ -10,10 +11,12 @@ Shapes: B batch, C channels, n positions, c positions of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ea_psmnet.ops.precision import full_precision, widen
 
@@ -23,7 +26,7 @@ _CHUNK_FLOATS = 2**19
 """Floats of one chunk's temporaries: they stay in the processor's cache."""
 
 Summarise = Callable[..., Tensor]
-"""(x (B, C, c), *parameters) to what the chunk adds to the summary."""
+"""(x (B, C, c), *parameters) to what the chunk adds to the summary, or the logarithm of that."""
 Spread = Callable[..., Tensor]
 """(x (B, C, c), summary, *parameters) to the chunk's output (B, C', c)."""
 
@@ -31,14 +34,19 @@ Spread = Callable[..., Tensor]
 def chunks(x: Tensor, rows: int) -> Iterator[slice]:
     """Slices of the last dimension of x, small enough for temporaries of `rows` rows."""
     if x.is_cuda:
-        rows = max(1, rows // 64)  # a card hides latency with larger pieces, and has the memory
+        rows = max(1, rows // 16)  # a card hides latency with larger pieces, and has the memory
     step = max(256, _CHUNK_FLOATS // rows)
     return (slice(start, start + step) for start in range(0, x.shape[-1], step))
 
 
 @full_precision
 def streamed(
-    x: Tensor, summarise: Summarise, spread: Spread, rows: int, *parameters: Tensor
+    x: Tensor,
+    summarise: Summarise,
+    spread: Spread,
+    rows: int,
+    *parameters: Tensor,
+    logarithmic: bool = False,
 ) -> Tensor:
     """Equal to `spread(x, summarise(x, *parameters), *parameters)`, if the summary is a sum.
 
@@ -48,22 +56,25 @@ def streamed(
         spread: one position's output depends on that position and the summary alone.
         rows: about how many floats a position the two need for temporaries.
         parameters: further inputs, which get gradients.
+        logarithmic: the summary is the logarithm of a sum, as `torch.logsumexp` gives it.
 
     Returns:
         (B, C', n), of x's type.
     """
-    return _Streamed.apply(x, summarise, spread, rows, *parameters)
+    return _Streamed.apply(x, (summarise, spread, rows, logarithmic), *parameters)
 
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, summarise: Summarise, spread: Spread, rows: int, *tensors: Tensor
+        ctx: Any, x: Tensor, plan: tuple[Summarise, Spread, int, bool], *tensors: Tensor
     ) -> Tensor:
+        summarise, spread, rows, logarithmic = plan
         wide = [widen(t) for t in tensors]
-        summary = sum(summarise(widen(x[..., chunk]), *wide) for chunk in chunks(x, rows))
+        parts = (summarise(widen(x[..., chunk]), *wide) for chunk in chunks(x, rows))
+        summary = reduce(torch.logaddexp if logarithmic else torch.add, parts)
         ctx.save_for_backward(x, summary, *tensors)
-        ctx.functions = summarise, spread, rows
+        ctx.plan = plan
         out: Tensor | None = None
         for chunk in chunks(x, rows):
             piece = spread(widen(x[..., chunk]), summary, *wide)
@@ -74,9 +85,10 @@ class _Streamed(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, summary, *tensors = ctx.saved_tensors
-        summarise, spread, rows = ctx.functions
+        summarise, spread, rows, logarithmic = ctx.plan
         wide = [widen(t).detach().requires_grad_() for t in tensors]
         sums = [torch.zeros_like(t) for t in (summary, *wide)]
         grad_x = torch.empty_like(x)
@@ -89,9 +101,10 @@ class _Streamed(torch.autograd.Function):
             leaf = _leaf(widen(x[..., chunk]))
             with torch.enable_grad():
                 part = summarise(leaf, *wide)
-            grad_x[..., chunk] += _accumulate(part, leaf, wide, sums[0], sums[1:])
+            share = (part.detach() - summary).exp() if logarithmic else 1
+            grad_x[..., chunk] += _accumulate(part, leaf, wide, sums[0] * share, sums[1:])
         through = (g.to(t.dtype) for g, t in zip(sums[1:], tensors, strict=True))
-        return grad_x, None, None, None, *through
+        return grad_x, None, *through
 
 
 def _leaf(tensor: Tensor) -> Tensor:

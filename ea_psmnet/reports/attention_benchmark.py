@@ -1,12 +1,14 @@
 """Efficient attention's published order against its exact fast form: time and memory, one run.
 
 `python -m ea_psmnet.reports.attention_benchmark OUT` measures every case in processes of its own,
-the two forms in turn, and writes OUT.json and OUT.md. Run nothing beside it.
+the two forms in turn, and writes OUT.json and OUT.md. Run nothing beside it. On a machine with a
+CUDA device it measures there, in float32 and bfloat16.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ea_psmnet.attention import EfficientAttention
@@ -32,7 +35,11 @@ __all__ = ["Case", "Floor", "Measurement", "measure"]
 _VOLUMES = ((32, (48, 136, 240)), (64, (24, 68, 120)))
 """Channels and size of the 1/4 and the 1/8 volume of a 544 x 960 pair at 192 disparities."""
 _KEY_CHANNELS = (16, 32, 64)
-_REPETITIONS = 3
+_WARM_UP = (2, 16, 16)
+"""A volume too small to show in memory; running it loads code and starts threads."""
+_REPETITIONS = {"cpu": 3, "cuda": 10}
+_CALLS = {"cpu": 1, "cuda": 10}
+"""In a repetition; a card works through them while the next are launched."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,14 @@ class Case:
     backward: bool
     keep_memory: bool
     """Whether the C allocator keeps freed memory, as the program's commands ask of it."""
+    dtype: str = "float32"
+    """Of the volume; weights are float32."""
     published: bool = False
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The volume's, and its gradient's."""
+        return math.prod((self.channels, *self.size)) * getattr(torch, self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,10 @@ class Measurement:
     seconds: float
     """Median of the repetitions."""
     peak: int
-    """Bytes above what module, input and arriving gradient hold."""
+    """Bytes above what module, input and arriving gradient hold.
+
+    The output is let go before the backward: where a network keeps it, that is for the next layer.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,22 +84,23 @@ class Floor:
     operations_per_second: float
     """Multiplies and adds of a float32 matrix product."""
 
-    def seconds(self, case: Case) -> float:
-        """No form can be faster: the larger of traffic and arithmetic.
+    def traffic(self, case: Case) -> float:
+        """Seconds to read x twice and write the output once.
 
-        Forward reads x twice and writes once, with 4 C d_k multiply-adds a position; backward reads
-        x twice more and the arriving gradient, writes one, and has twice the arithmetic again.
+        The backward reads x twice more and the arriving gradient, and writes one.
         """
-        d, height, width = case.size
-        floats = case.channels * d * height * width
-        tensors, passes = (7, 3) if case.backward else (3, 1)
-        traffic = 4 * floats * tensors / self.bytes_per_second
-        arithmetic = 8 * floats * case.key_channels * passes / self.operations_per_second
-        return max(traffic, arithmetic)
+        return case.tensor_bytes * (7 if case.backward else 3) / self.bytes_per_second
+
+    def arithmetic(self, case: Case) -> float:
+        """Seconds of 4 C d_k multiply-adds a position, and 10 C d_k more in the backward."""
+        products = 4 + 10 * case.backward
+        positions = math.prod(case.size)
+        operations = 2 * products * positions * case.channels * case.key_channels
+        return operations / self.operations_per_second
 
 
 def measure(case: Case) -> Measurement:
-    """Run one case in this process; the first, unmeasured repetition warms up."""
+    """Run one case in this process, after a small volume and one unmeasured repetition."""
     if case.keep_memory:
         keep_freed_memory()
     device = _device()
@@ -90,40 +108,59 @@ def measure(case: Case) -> Measurement:
     module = EfficientAttention(
         case.channels, key_channels=case.key_channels, published_order=case.published
     ).to(device)
-    x = torch.randn(1, case.channels, *case.size, device=device)
-    x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_(case.backward)
-    arriving = torch.randn_like(x) if case.backward else None
-    step = _step(module, x, arriving)
+    _step(module, replace(case, size=_WARM_UP), device)()
+    step = _step(module, case, device)
     before = held_bytes(device)
     reset_peak(device)
-    _timed(step, device)
-    seconds = [_timed(step, device) for _ in range(_REPETITIONS)]
-    return Measurement(statistics.median(seconds), peak_bytes(device) - before)
+    seconds = _median_seconds(step, device)
+    return Measurement(seconds, peak_bytes(device) - before)
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _step(
-    module: EfficientAttention, x: torch.Tensor, arriving: torch.Tensor | None
-) -> Callable[[], object]:
+def _volume(case: Case, device: torch.device) -> Tensor:
+    """Random, and made in place: a copy's remains would hide some of the peak."""
+    layout = torch.channels_last_3d
+    size, dtype = (1, case.channels, *case.size), getattr(torch, case.dtype)
+    return torch.empty(size, dtype=dtype, device=device, memory_format=layout).normal_()
+
+
+def _step(module: EfficientAttention, case: Case, device: torch.device) -> Callable[[], object]:
+    x = _volume(case, device).requires_grad_(case.backward)
+    arriving = _volume(case, device) if case.backward else None
+
     def forward() -> object:
         with torch.no_grad():
             return module(x)
 
     def forward_backward() -> object:
-        return torch.autograd.grad(module(x), [x, *module.parameters()], arriving)
+        end = torch.autograd.graph.get_gradient_edge(module(x))  # holds no output
+        return torch.autograd.grad(end, [x, *module.parameters()], arriving)
 
-    return forward if arriving is None else forward_backward
+    return forward_backward if case.backward else forward
 
 
-def _timed(step: Callable[[], object], device: torch.device) -> float:
+def _median_seconds(step: Callable[[], object], device: torch.device) -> float:
+    """Of one call; the first repetition warms up."""
+    repetitions, calls = _REPETITIONS[device.type], _CALLS[device.type]
+    seconds = [_timed(step, device, calls) for _ in range(1 + repetitions)]
+    return statistics.median(seconds[1:])
+
+
+def _timed(step: Callable[[], object], device: torch.device, calls: int) -> float:
+    _finish(device)
     start = time.perf_counter()
-    step()
+    for _ in range(calls):
+        step()
+    _finish(device)
+    return (time.perf_counter() - start) / calls
+
+
+def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _measure_floor() -> Floor:
@@ -131,12 +168,9 @@ def _measure_floor() -> Floor:
     source = torch.randn(32 * 48 * 136 * 240, device=device)
     target = torch.empty_like(source)
     matrix = torch.randn(2048, 2048, device=device)
-
-    def median(step: Callable[[], object]) -> float:
-        return statistics.median([_timed(step, device) for _ in range(9)])
-
-    copy = median(lambda: target.copy_(source))
-    return Floor(8 * source.numel() / copy, 2 * 2048**3 / median(lambda: matrix @ matrix))
+    copy = _median_seconds(lambda: target.copy_(source), device)
+    product = _median_seconds(lambda: matrix @ matrix, device)
+    return Floor(8 * source.numel() / copy, 2 * 2048**3 / product)
 
 
 def _in_own_process(request: dict[str, Any]) -> dict[str, Any]:
@@ -165,43 +199,76 @@ def _row(record: dict[str, Any], floor: Floor) -> dict[str, object]:
     return {
         "volume": f"{case.channels} x {' x '.join(map(str, case.size))}",
         "d_k": case.key_channels,
+        "type": case.dtype,
         "pass": "forward + backward" if case.backward else "forward",
         "allocator": "kept" if case.keep_memory else "default",
-        "published s": round(published.seconds, 3),
-        "fast s": f"{fast.seconds:.3f}",
-        "floor s": f"{floor.seconds(case):.3f}",
+        "published ms": f"{1e3 * published.seconds:.1f}",
+        "fast ms": f"{1e3 * fast.seconds:.1f}",
         "times faster": published.seconds / fast.seconds,
+        "traffic ms": f"{1e3 * floor.traffic(case):.1f}",
+        "fast / traffic": fast.seconds / floor.traffic(case),
+        "arithmetic ms": f"{1e3 * floor.arithmetic(case):.1f}",
         "published memory": format_bytes(published.peak),
         "fast memory": format_bytes(fast.peak),
         "memory ratio": fast.peak / published.peak,
+        "memory floor": format_bytes(case.tensor_bytes),
     }
 
 
-def _report(records: Sequence[dict[str, Any]], floor: Floor) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+_READING = """\
+Batch 1, channels-last as the network has its volumes, weights in float32; each figure in a process
+of its own, the two forms in turn.
+
+- **memory** is the peak above module, input and arriving gradient, for both forms alike: the code
+  is loaded and the threads are started before, and the output is let go before the backward, as
+  nothing in the module needs it. Its floor is one tensor of the input's size: the output in
+  forward, the input's gradient in forward + backward.
+- **traffic** is the time of the unavoidable traffic at the bandwidth of a copy in this run: x read
+  twice and written once in forward; in backward x read twice more, the arriving gradient read and
+  the input's written.
+- **arithmetic** is the time of the products that the fast form computes, 4 C d_k multiply-adds a
+  position in forward and 10 more in backward, at the rate of a 2048 x 2048 float32 matrix product
+  in this run; exponentials come on top.
+- **kept**: the C allocator keeps freed memory, as the program's commands ask of it.
+"""
+
+
+def _report(records: Sequence[dict[str, Any]], floor: Floor, machine: str) -> str:
     return (
         "# Efficient attention: published order and exact fast form\n\n"
-        f"torch {torch.__version__}, {device or platform.machine()}, {torch.get_num_threads()} "
-        f"threads; copy {floor.bytes_per_second / 1e9:.1f} GB/s, float32 matrix product "
-        f"{floor.operations_per_second / 1e9:.0f} GFLOP/s. Batch 1, float32, channels-last; each "
-        "figure in a process of its own; memory above module, input and arriving gradient.\n\n"
-        + markdown_table([_row(record, floor) for record in records])
-        + "\n"
+        f"torch {torch.__version__}, {machine}; copy {floor.bytes_per_second / 1e9:.1f} GB/s, "
+        f"float32 matrix product {floor.operations_per_second / 1e9:.0f} GFLOP/s.\n"
+        f"{_READING}\n{markdown_table([_row(record, floor) for record in records])}\n"
     )
 
 
-def _main(out: Path) -> None:
-    allocators = (False,) if torch.cuda.is_available() else (False, True)
-    cases = [
-        Case(channels, size, keys, backward, keep)
-        for (channels, size), keys, backward, keep in product(
-            _VOLUMES, _KEY_CHANNELS, (False, True), allocators
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _cases(device: torch.device) -> list[Case]:
+    """On a card the C allocator has no part, and half precision has."""
+    on_card = device.type == "cuda"
+    return [
+        Case(channels, size, keys, backward, keep, dtype)
+        for (channels, size), keys, backward, keep, dtype in product(
+            _VOLUMES,
+            _KEY_CHANNELS,
+            (False, True),
+            (False,) if on_card else (False, True),
+            ("float32", "bfloat16") if on_card else ("float32",),
         )
     ]
+
+
+def _main(out: Path) -> None:
+    device = _device()
     floor = Floor(**_in_own_process({}))
-    records = [_measure_pair(case) for case in tqdm(cases, unit="case")]
+    records = [_measure_pair(case) for case in tqdm(_cases(device), unit="case")]
     write_json(out.with_suffix(".json"), {"floor": asdict(floor), "cases": records})
-    write_text(out.with_suffix(".md"), _report(records, floor))
+    write_text(out.with_suffix(".md"), _report(records, floor, _machine(device)))
 
 
 def _answer() -> None:

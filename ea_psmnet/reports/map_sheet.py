@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,7 +54,8 @@ def map_picture(maps: AttentionMaps, index: int) -> Image:
 def write_maps(folder: str | Path, maps: AttentionMaps) -> list[Path]:
     """Write `sheet.png`, `maps.npz` and, for every map, `map_00.png` and so on.
 
-    All or nothing: the files appear once all are complete.
+    All or nothing: the files appear once all are complete. Pictures of further maps, as an earlier
+    run with more key channels left them, are removed then; other files stay.
 
     Returns:
         The paths, in that order.
@@ -69,6 +71,9 @@ def write_maps(folder: str | Path, maps: AttentionMaps) -> list[Path]:
         _write_numbers(numbers, maps)
         for index, picture in enumerate(pictures):
             write_image(picture, map_picture(maps, index))
+    for path in Path(folder).iterdir():
+        if re.fullmatch(r"map_\d{2,}\.png", path.name) and path not in paths and path.is_file():
+            path.unlink()
     return paths
 
 

@@ -11,12 +11,15 @@ from torch.nn import functional as F
 from ea_psmnet.attention import (
     MECHANISMS,
     ExternalAttention,
+    FocusedLinearAttention,
     HydraAttention,
     build_attention,
 )
 from ea_psmnet.attention.resources import Resources, closed_form
+from ea_psmnet.attention.volume import split_heads
 from ea_psmnet.ops.attention import dot_product_attention, efficient_attention
 from ea_psmnet.ops.external import external_attention
+from ea_psmnet.ops.focused_linear import focused_features, focused_linear_attention
 from ea_psmnet.ops.hydra import hydra_attention
 
 __all__ = ["CASES", "TABLE_1", "Case", "case_module", "case_resources", "check_name"]
@@ -36,7 +39,7 @@ CASES: dict[str, Case] = {
     **{name: Case(name, {}) for name in (*TABLE_1, *MECHANISMS)},
     **{
         f"{name}-published": Case(name, {"published_order": True})
-        for name in ("efficient", "external", "hydra")
+        for name in ("efficient", "focused_linear", "external", "hydra")
     },
     "dot_product-sdpa": Case("dot_product", {"backend": "sdpa"}),
 }
@@ -94,7 +97,26 @@ class _PublishedHydra(HydraAttention):
         return self.projection(gathered.reshape(volume.shape).to(volume.dtype))
 
 
-_PUBLISHED = {"external-published": _PublishedExternal, "hydra-published": _PublishedHydra}
+class _PublishedFocusedLinear(FocusedLinearAttention):
+    """With phi of all queries and keys at once, and the values made once."""
+
+    def attend(self, volume: Tensor) -> Tensor:
+        layers = (self.queries, self.keys)
+        queries, keys = (
+            focused_features(layer(volume).flatten(2), self.scale, self.focusing_power)
+            for layer in layers
+        )  # (B, k, n)
+        values = self.values(volume)
+        q, k, v = (split_heads(t, self.heads) for t in (queries, keys, values))
+        gathered = focused_linear_attention(q, k, v, self.denominator)
+        return self._project(gathered.reshape(values.shape).to(volume.dtype), values)
+
+
+_PUBLISHED = {
+    "external-published": _PublishedExternal,
+    "focused_linear-published": _PublishedFocusedLinear,
+    "hydra-published": _PublishedHydra,
+}
 
 
 class _AttentionBlock(nn.Module):

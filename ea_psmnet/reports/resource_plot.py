@@ -26,6 +26,7 @@ _STYLES: dict[str, tuple[str, str, str]] = {
     "dot_product": ("#d55e00", "-", "dot_product"),
     "dot_product-sdpa": ("#e69f00", "-", "dot_product, sdpa"),
     "table1-residual": ("#888888", "--", "residual block, Table 1"),
+    "focused_linear-published": ("#cc79a7", ":", "focused_linear, published order"),
     "focused_linear": ("#cc79a7", "-", "focused_linear"),
     "hydra-published": ("#56b4e9", ":", "hydra, published order"),
     "hydra": ("#56b4e9", "-", "hydra"),

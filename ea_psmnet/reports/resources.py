@@ -206,15 +206,16 @@ _COUNTED = (
     "Kept and peak are measured in a forward that records gradients: the storages that torch's "
     "operators return, held at its end and at most. What the backward does not need, as the "
     "branch before the residual sum, is not kept; a normalisation has input and output at once, "
-    "so the peak of dot-product attention holds two n x n maps, and focused_linear keeps every "
-    "step of its phi.",
+    "so the peak of dot-product attention holds two n x n maps, and focused_linear-published "
+    "keeps every step of its phi.",
     "Counted are two operations for each multiply-add of convolutions and matrix products, by "
     "torch's FlopCounterMode: the column before it, without sums, gates, normalisations, biases.",
 )
 _MODULES = (
     "Rows of Table 1 have no output projection (d_v = d). The modules have theirs, and "
-    "dot_product has d_k value channels. efficient, external and hydra are this project's exact "
-    "forms, whose peak has some MiB of chunks at any size; -published is the textbook order."
+    "dot_product has d_k value channels. efficient, focused_linear, external and hydra are this "
+    "project's exact forms, whose peak has some MiB of chunks at any size; -published is the "
+    "textbook order."
 )
 _HALF = (
     "Measured as trained: weights in float32, convolutions under autocast. Attention itself is "

@@ -16,6 +16,11 @@ SHAPES = [  # heads, C, k, v
     (2, 8, 4, 6),
     (4, 8, 8, 8),
 ]
+ORDERS = [  # heads, C, k, v: few and many key channels a head, whose softmax runs another way
+    (2, 8, 4, 8),
+    (1, 8, 16, 32),
+    (2, 8, 32, 64),
+]
 
 
 def block(channels, keys, values, positions, gain=1.0):
@@ -36,8 +41,8 @@ def block(channels, keys, values, positions, gain=1.0):
 def gradients(function, x, weights, heads, normalisation):
     out = function(x, weights, heads, normalisation)
     generator = torch.Generator().manual_seed(1)
-    arriving = torch.randn(out.shape, generator=generator, dtype=out.dtype)
-    return out, torch.autograd.grad(out, (x, *weights), arriving)
+    arriving = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    return out, torch.autograd.grad(out, (x, *weights), arriving.to(out.dtype))
 
 
 def assert_relatively_close(actual, expected, bound):
@@ -64,18 +69,49 @@ def test_equals_the_published_order(
             assert_relatively_close(a, e, 1e-10)
 
 
+@pytest.mark.parametrize(("heads", "channels", "keys", "values"), ORDERS)
 @pytest.mark.parametrize("normalisation", ["softmax", "scaling", "none"])
-def test_positions_in_channels_last_order(normalisation):
-    x, weights = block(8, 4, 8, positions=60)
+@pytest.mark.parametrize("chunk", [2**19, 1])
+def test_positions_in_channels_last_order(
+    heads, channels, keys, values, normalisation, chunk, monkeypatch
+):
+    monkeypatch.setattr(streaming, "_CHUNK_FLOATS", chunk)
+    assert folding_is_cheaper(channels, keys, values, heads)
+    x, weights = block(channels, keys, values, positions=300)
     last = x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     assert last.stride() != x.stride()
-    for a, e in zip(
-        gradients(efficient_block, last, weights, 2, normalisation)[1],
-        gradients(efficient_block, x, weights, 2, normalisation)[1],
-        strict=True,
-    ):
-        assert_relatively_close(a, e, 1e-12)
-    assert efficient_block(last, weights, 2, normalisation).stride() == last.stride()
+    plain, expected = gradients(efficient_block_reference, x, weights, heads, normalisation)
+    fast, actual = gradients(efficient_block, last, weights, heads, normalisation)
+    assert fast.stride() == last.stride()
+    assert_relatively_close(fast, plain, 1e-12)
+    for name, a, e in zip(("x", *BlockWeights._fields), actual, expected, strict=True):
+        if name != "key_bias" or normalisation != "softmax":
+            assert_relatively_close(a, e, 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [2**19, 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gradients(dtype, chunk, monkeypatch):
+    monkeypatch.setattr(streaming, "_CHUNK_FLOATS", chunk)
+    x, weights = block(8, 4, 8, positions=700)
+    half = x.detach().to(dtype).requires_grad_()
+    narrow = BlockWeights(*(w.detach().float().requires_grad_() for w in weights))
+    result, actual = gradients(efficient_block, half, narrow, 1, "softmax")
+    wide = half.detach().double().requires_grad_()
+    true, expected = gradients(efficient_block_reference, wide, weights, 1, "softmax")
+    assert (result.dtype, actual[0].dtype, actual[1].dtype) == (dtype, dtype, torch.float32)
+    assert (result - true).norm() < 1e-2 * true.norm()
+    for name, a, e in zip(("x", *BlockWeights._fields), actual, expected, strict=True):
+        if name != "key_bias":
+            assert (a - e).norm() < 1e-2 * e.norm(), name
+
+
+def test_gradients_of_gradients_are_refused():
+    x, weights = block(8, 4, 8, positions=20)
+    out = efficient_block(x, weights, 1)
+    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 @pytest.mark.parametrize("normalisation", ["softmax", "scaling"])

@@ -91,3 +91,43 @@ def test_compiled_block_equals_the_reference_with_gradients(
     grads = torch.autograd.grad(result, leaves, arriving.to(dtype))
     for a, e in zip(grads, torch.autograd.grad(expected, wide, arriving), strict=True):
         assert ((a - e).norm() / e.norm().clamp(min=1e-3)).item() < 5 * bound
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_compiled_block_at_a_million_and_a_half_positions(dtype):
+    """Key logits of gain 3; the output stays within 1e-2 of float64's."""
+    x, weights = block(1, 32, 16, 32, 1_500_000, dtype, "cuda")
+    key = 3 * weights.key / weights.key.norm(dim=1, keepdim=True)
+    weights = weights._replace(key=key)
+    wide = BlockWeights(*map(torch.Tensor.double, weights))
+    half = x.requires_grad_()
+    result, expected = efficient_block(half, weights, 1), efficient_block(x.double(), wide, 1)
+    assert torch.isfinite(result).all()
+    assert ((result - expected).norm() / expected.norm()).item() < 1e-2
+    result.square().mean().backward()
+    assert torch.isfinite(half.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "keys", "heads", "dtype", "cuda", "expected"),
+    [
+        (32, 16, 1, torch.float32, True, True),
+        (32, 16, 1, torch.bfloat16, True, True),
+        (32, 16, 1, torch.float32, False, False),
+        (32, 16, 1, torch.float64, True, False),
+        (128, 128, 4, torch.float16, True, True),
+        (129, 16, 1, torch.float32, True, False),
+        (32, 129, 1, torch.float32, True, False),
+        (32, 10, 1, torch.float32, True, True),
+        (32, 10, 2, torch.float32, True, False),  # heads would not lie in equal parts of a block
+        (32, 8, 2, torch.float32, True, False),
+    ],
+)
+def test_what_the_kernels_take(channels, keys, heads, dtype, cuda, expected):
+    class Stand:
+        is_cuda, shape = cuda, (1, channels, 100)
+
+    Stand.dtype = dtype
+    assert kernels.is_supported(Stand(), keys, heads) is expected

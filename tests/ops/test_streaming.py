@@ -7,6 +7,7 @@ import torch
 
 from ea_psmnet.ops import streaming
 from ea_psmnet.ops.external import external_attention, streamed_external_attention
+from ea_psmnet.ops.focused_linear import focused_block, focused_block_reference
 from ea_psmnet.ops.hydra import hydra_block, hydra_block_reference
 
 POSITIONS = 700
@@ -27,7 +28,20 @@ def external():
     return external_attention, streamed_external_attention, [random(6, 8), random(6, 8)]
 
 
-PAIRS = {"hydra mean": hydra("mean"), "hydra sum": hydra("sum"), "external": external()}
+def focused(denominator, heads, power=3):
+    shapes = ((6, 8), (6,), (6, 8), (6,), (4, 8), (4,), (6,))
+    options = {"denominator": denominator, "heads": heads, "power": power}
+    forms = (partial(f, **options) for f in (focused_block_reference, focused_block))
+    return *forms, [random(*shape) for shape in shapes]
+
+
+PAIRS = {
+    "hydra mean": hydra("mean"),
+    "hydra sum": hydra("sum"),
+    "external": external(),
+    "focused mean": focused("mean", 1),
+    "focused sum": focused("sum", 2),
+}
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)

@@ -337,6 +337,25 @@ def test_files_hold_the_maps_and_their_place(tmp_path, pixel):
         assert tuple(numbers["pixel"]) == (pixel or ())
 
 
+def test_pictures_of_an_earlier_run_are_removed_and_nothing_else(tmp_path):
+    write_maps(tmp_path, some_maps(3))
+    kept = ["map.png", "map_1.png", "map_02.jpg", "my_map_02.png", "map_02.png.bak"]
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "map_77.png").mkdir()
+    paths = write_maps(tmp_path, some_maps(1))
+    expected = {*(path.name for path in paths), *kept, "map_77.png"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+def test_a_failed_run_leaves_the_earlier_one(tmp_path):
+    write_maps(tmp_path, some_maps(3))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="colours from 0 to 0"):
+        write_maps(tmp_path, some_maps(1, maps=np.empty((1, 0, 4, 8), np.float32)))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_all_files_or_none(tmp_path):
     (tmp_path / "map_01.png").mkdir()
     with pytest.raises(OSError, match=r"map_01\.png"):
