@@ -9,8 +9,10 @@ from typing import Any
 
 import tyro
 
+from ea_psmnet.commands.ablate import ablate
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
+from ea_psmnet.commands.data import data
 from ea_psmnet.commands.evaluate import evaluate
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
@@ -23,6 +25,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "ablate": ablate,
+    "data": data,
     "render": render,
     "attention-maps": attention_maps,
     "resources": resources,
@@ -30,11 +34,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; bad input is one line on standard error and exit code 2."""
+    """Run a command, whose result may be the exit code; bad input is one line on stderr and 2."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its errors are told by ours, in one line
     keep_freed_memory()
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        result = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             args=arguments,
             prog="python -m ea_psmnet",
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
+    return result if isinstance(result, int) else 0
 
 
 if __name__ == "__main__":

@@ -5,64 +5,87 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]
 
 
 def compare(
     *,
-    root: Path,
-    data: Literal["auto", "sceneflow", "folder"] = "auto",
-    checkpoints: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
-    presets: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    budget: str = "11GiB",
+    variants: tuple[str, ...] = (),
+    presets: tuple[str, ...] = (),
+    checkpoints: tuple[Path, ...] = (),
+    sites: tuple[str, ...] = ("encoder",),
+    sizes: tuple[str, ...] = (),
+    batches: tuple[int, ...] = (1,),
+    works: tuple[Literal["inference", "training"], ...] = ("inference", "training"),
+    width: float = 1.0,
     max_disparity: int = 192,
+    root: Path | None = None,
+    data: Literal["auto", "sceneflow", "folder"] = "auto",
+    budget: str = "GTX 1080 Ti",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    allocator: Literal["kept", "default"] = "kept",
+    repeats: int = 3,
+    timeout: float = 3600,
     out: Path | None = None,
 ) -> None:
-    """Errors, memory and time of several networks on a dataset's test split.
+    """Memory and time of several networks, and errors where they are trained: the paper's Table 5.
 
-    Each runs in a process of its own under the same budget, and one that runs out of memory is
-    reported as such, with the size of the tensor it asked for.
+    Each workload runs in a process of its own under the same budget. One that runs out of memory
+    is reported as such, with the bytes it asked for, the module that asked and its closed form; one
+    that dies or hangs is reported and does not hold up the others.
+
+    A variant is NAME[@SITE+SITE][,OPTION=VALUE]: baseline, efficient, non-local (the textbook
+    form), non-local-sdpa (the same function with linear memory), focused, external or hydra, as
+    efficient@bottleneck or non-local@volume+decoder,key_channels=16. Without variants, presets and
+    checkpoints all seven are compared.
 
     Args:
-        root: Folder of the dataset.
+        variants: Untrained networks, at --sites where they name none.
+        presets: Untrained networks by name, as nonlocal-psmnet-small.
+        checkpoints: Trained weights; their errors are measured on --root.
+        sites: Where attention is placed: volume, encoder, bottleneck, decoder, output, or several
+            joined as encoder+decoder; each is a network of its own.
+        sizes: Of random images, as 256x512; default: 256x512 and 544x960, or none with --root.
+        batches: Pairs at once.
+        works: What to do with random images.
+        width: Channels of the variants relative to the published network's.
+        max_disparity: Disparities searched by all, in pixels.
+        root: Folder of a dataset; its test split is predicted by all networks.
         data: Kind of dataset; auto looks at what lies there.
-        checkpoints: Trained weights, measured with their errors.
-        presets: Untrained networks, measured for memory and time only.
-        budget: Memory above the loaded network; the default is a GTX 1080 Ti's, the paper's card.
-        max_disparity: Disparities searched by all of them, in pixels.
-        out: Folder for comparison.json and comparison.md.
+        budget: Memory above the loaded network: 11GiB, a card (GTX 1080 Ti is the paper's), or
+            physical for what is free now.
+        device: Where to compute.
+        precision: Float32 (exact), or bfloat16 where the processor is fast at it.
+        allocator: Of the CPU's memory: kept is told to keep what is freed, as all commands do,
+            which is faster and holds more; default is glibc's own.
+        repeats: Runs that are timed; their median counts.
+        timeout: Seconds until a process counts as hanging.
+        out: Folder for comparison.json, comparison.md and comparison.png.
     """
-    from dataclasses import asdict
-
-    from datasets.builder import build_dataset
-    from ea_psmnet.files import write_json, write_text
-    from ea_psmnet.models.config import preset
-    from ea_psmnet.models.weights import load_state
+    from ea_psmnet.files import write_image, write_json, write_text
+    from ea_psmnet.machine import choose_device
+    from ea_psmnet.reports.budget import parse_budget
     from ea_psmnet.reports.comparison import compare as run
-    from ea_psmnet.reports.comparison import comparison_markdown
-    from ea_psmnet.reports.tables import parse_bytes
-    from ea_psmnet.reports.trial import Trial
+    from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
+    from ea_psmnet.reports.comparison_plot import comparison_plot
+    from ea_psmnet.reports.comparison_text import comparison_markdown
 
-    if not checkpoints and not presets:
-        raise ValueError("nothing to compare: name --checkpoints or --presets")
-    limit = parse_bytes(budget)
-    # What is wrong shows here, in one line, not in a process of its own.
-    build_dataset(data, root, split="test")
-    for name in presets:
-        preset(name)
-    for path in checkpoints:
-        load_state(path)
-    networks: list[tuple[str, str | None, str | None]] = [
-        *((path.stem, str(path), None) for path in checkpoints),
-        *((name, None, name) for name in presets),
-    ]
-    trials = [Trial(*network, data, str(root), limit, max_disparity) for network in networks]
-    outcomes = run(trials)
-    table = comparison_markdown(outcomes, limit)
-    print(table)
+    networks: list[Network] = named_networks(
+        variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
+    )
+    load = Load(sizes=sizes, batches=batches, works=works, root=root, data=data)
+    limit = parse_budget(budget, choose_device(device))
+    trials = plan(
+        networks, load, budget=limit.bytes, device=device, precision=precision,
+        allocator=allocator, repeats=repeats,
+    )  # fmt: skip
+    comparison = run(trials, limit, timeout=timeout)
+    text = comparison_markdown(comparison)
+    print(text)
     if out is not None:
-        records = [asdict(outcome) for outcome in outcomes]
-        write_json(out / "comparison.json", {"budget": limit, "outcomes": records})
-        write_text(out / "comparison.md", f"{table}\n")
+        write_json(out / "comparison.json", comparison.to_dict())
+        write_text(out / "comparison.md", f"{text}\n")
+        write_image(out / "comparison.png", comparison_plot(comparison))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["HOURGLASS_SITES", "PRESETS", "SITES", "Aggregation", "PSMNetConfig", "preset"]
+__all__ = [
+    "HOURGLASS_SITES",
+    "PRESETS",
+    "SITES",
+    "Aggregation",
+    "Normalisation",
+    "PSMNetConfig",
+    "preset",
+    "read_config",
+]
 
 Aggregation = Literal["hourglass", "basic"]
+Normalisation = Literal["batch", "group"]
 
 HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
 """Places in one hourglass: 1/8 before and after the 1/16 bottleneck, and its 1/4 output."""
@@ -41,10 +53,14 @@ class PSMNetConfig:
     """Keyword arguments of the mechanism, as key_channels, heads or normalisation."""
     align_corners: bool = False
     """How upsampling aligns; weights trained with torch 0.4 need true."""
+    normalisation: Normalisation = "batch"
+    """After convolutions: over the batch as published, or over groups of channels of a sample."""
 
     def __post_init__(self) -> None:
         if self.aggregation not in ("hourglass", "basic"):
             raise ValueError(f"aggregation is hourglass or basic, not '{self.aggregation}'")
+        if self.normalisation not in ("batch", "group"):
+            raise ValueError(f"normalisation is batch or group, not '{self.normalisation}'")
         if not isinstance(self.max_disparity, int):
             raise ValueError(f"max disparity must be a whole number, not {self.max_disparity!r}")
         if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
@@ -124,3 +140,18 @@ def preset(name: str) -> PSMNetConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown preset '{name}': choose from {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def read_config(path: Path) -> PSMNetConfig:
+    """A network from a JSON file of its fields, as `to_dict` gives them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no JSON, or no network.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return PSMNetConfig.from_dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: describes no network: {error}") from None

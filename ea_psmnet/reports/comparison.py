@@ -1,76 +1,162 @@
-"""Variants side by side under one memory budget, each in a process of its own."""
+"""Variants side by side under one memory budget, each workload in a process of its own."""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ea_psmnet.reports.tables import format_bytes, markdown_table
+import torch
+from tqdm import tqdm
+
+from ea_psmnet.machine import choose_device
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.reports.budget import Budget
+from ea_psmnet.reports.forecast import Forecast, SiteForecast, count_parameters, forecast
+from ea_psmnet.reports.module_trace import attention_site
 from ea_psmnet.reports.trial import Outcome, Trial
+from ea_psmnet.reports.workloads import is_bfloat16
 
-__all__ = ["compare", "comparison_markdown"]
-
-_FIGURES = ("EPE", "bad-1", "bad-2", "bad-3", "D1")
+__all__ = ["Comparison", "Result", "compare", "machine"]
 
 
-def compare(trials: Sequence[Trial], *, timeout: float = 3600) -> list[Outcome]:
-    """Run each trial in its own process, one after the other; a failure is an outcome too."""
-    return [_run(trial, timeout) for trial in trials]
+@dataclass(frozen=True)
+class Result:
+    """A trial, what was to be expected, and what came."""
+
+    trial: Trial
+    parameters: int
+    forecast: Forecast | None
+    """None where the process died before it said what it was given."""
+    outcome: Outcome
+
+    @property
+    def asked(self) -> SiteForecast | None:
+        """The closed form of the attention module that ran out of memory, if one did."""
+        site = attention_site(self.outcome.module or "")
+        return self.forecast.sites.get(site) if self.forecast and site else None
+
+    @property
+    def demand(self) -> int | None:
+        """The least memory it would have needed: its peak, and what it was refused."""
+        if self.outcome.peak is None or self.outcome.end == "failed":
+            return None
+        return self.outcome.peak + (self.outcome.requested or 0)
+
+    @property
+    def naive(self) -> bool:
+        """Whether attention stores weights between all pairs of positions."""
+        return bool(self.forecast and any(s.map_bytes for s in self.forecast.sites.values()))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results under one budget."""
+
+    budget: Budget
+    machine: dict[str, Any]
+    results: Sequence[Result]
+
+    def of(self, work: str) -> list[Result]:
+        """The results of one kind of work."""
+        return [result for result in self.results if result.trial.work == work]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def compare(trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600) -> Comparison:
+    """Run each trial in its own process, one after the other; a failure is an outcome too.
+
+    Args:
+        trials: of one device, precision and allocator.
+        budget: theirs.
+        timeout: seconds after which a process is ended.
+
+    Raises:
+        ValueError: a network that cannot be built; nothing has run then.
+    """
+    configs = [PSMNetConfig.from_dict(trial.network) for trial in trials]
+    parameters = [count_parameters(config) for config in configs]
+    outcomes = [_run(trial, timeout) for trial in _progress(trials)]
+    results = [
+        Result(trial, count, _forecast(config, trial, outcome), outcome)
+        for trial, config, count, outcome in zip(trials, configs, parameters, outcomes, strict=True)
+    ]
+    return Comparison(budget, machine(trials[0]), results)
+
+
+def machine(trial: Trial) -> dict[str, Any]:
+    """What the figures of a trial depend on besides the network."""
+    device = choose_device(trial.device)
+    on_card = device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_card else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": _dtype(trial),
+        "allocator": "torch's caching allocator" if on_card else trial.allocator,
+        "torch": torch.__version__,
+    }
+
+
+def _progress(trials: Sequence[Trial]) -> Iterable[Trial]:
+    bar = tqdm(trials, unit="trial")
+    for trial in bar:
+        size = "x".join(map(str, trial.shape or ()))
+        bar.set_description(f"{trial.label} {trial.work} {size}".strip())
+        yield trial
+
+
+def _dtype(trial: Trial) -> str:
+    return "bfloat16" if is_bfloat16(trial.device, trial.precision) else "float32"
+
+
+def _forecast(config: PSMNetConfig, trial: Trial, outcome: Outcome) -> Forecast | None:
+    shape = trial.shape or outcome.shape
+    if shape is None:
+        return None
+    return forecast(config, shape, training=trial.work == "training", dtype=_dtype(trial))
 
 
 def _run(trial: Trial, timeout: float) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "outcome.json"
+        answer, log = Path(folder) / "outcome.json", Path(folder) / "log"
         request: dict[str, Any] = {"trial": asdict(trial), "outcome": str(answer)}
-        try:
-            process = subprocess.run(
-                [sys.executable, "-m", "ea_psmnet.reports.trial"],
-                input=json.dumps(request),
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
-            end = f"ended with exit status {process.returncode}"
-        except subprocess.TimeoutExpired:
-            end = f"did not end within {timeout:.0f} s"
-        if answer.is_file():
-            return Outcome(**json.loads(answer.read_text()))
-        return Outcome(trial.label, 0, False, error=end)
+        with log.open("w") as file:
+            # A dataset may take hours: its own progress bar stays in sight.
+            said = None if trial.work == "dataset" else file
+            end = _process(json.dumps(request), said, timeout)
+        if not answer.is_file():
+            return _dead(end, log.read_text(errors="replace"))
+        values = json.loads(answer.read_text())
+    shape = tuple(values["shape"]) if values["shape"] else None
+    return Outcome(**values | {"shape": shape})
 
 
-def comparison_markdown(outcomes: Sequence[Outcome], budget: int) -> str:
-    """A table with a row a variant, and a line for each that ran out of memory."""
-    rows: list[dict[str, object]] = []
-    notes = []
-    for outcome in outcomes:
-        figures: dict[str, object] = {name: (outcome.figures or {}).get(name) for name in _FIGURES}
-        rows.append(
-            {
-                "variant": outcome.label,
-                "parameters": f"{outcome.parameters:,}",
-                "memory": _memory(outcome),
-                "s/pair": outcome.seconds,
-            }
-            | figures
+def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:
+    """Run a trial's process to its end, or end it; returns how it ended."""
+    command = [sys.executable, "-m", "ea_psmnet.reports.trial"]
+    try:
+        process = subprocess.run(
+            command, input=request, text=True, stderr=stderr, timeout=timeout, check=False
         )
-        if outcome.out_of_memory:
-            asked = format_bytes(outcome.requested) if outcome.requested else "an unknown amount"
-            notes.append(
-                f"{outcome.label} ran out of memory: one tensor asked for {asked} "
-                f"under a budget of {format_bytes(budget)} above the loaded network."
-            )
-        elif outcome.error:
-            notes.append(f"{outcome.label} failed: {outcome.error}.")
-    return "\n\n".join([markdown_table(rows), *notes])
+    except subprocess.TimeoutExpired:
+        return f"did not end within {timeout:.0f} s"
+    if process.returncode < 0:
+        return f"ended by {signal.Signals(-process.returncode).name}"
+    return f"ended with exit status {process.returncode}"
 
 
-def _memory(outcome: Outcome) -> str:
-    if outcome.error:
-        return "failed"
-    return "out of memory" if outcome.out_of_memory else format_bytes(outcome.peak or 0)
+def _dead(end: str, log: str) -> Outcome:
+    """What became of a process that left no answer, from how it ended and what it said last."""
+    if "bad_alloc" in log:  # thrown in a thread of a library, where nobody can catch it
+        return Outcome("out of memory", error=f"the process {end} at std::bad_alloc")
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    return Outcome("failed", error=f"the process {end}" + (f": {last}" if last else ""))

@@ -1,32 +1,41 @@
-"""One variant under a memory budget, in a process of its own: `python -m ea_psmnet.reports.trial`.
+"""One network at one workload under a memory budget: `python -m ea_psmnet.reports.trial`.
 
-Reads a `Trial` as JSON from standard input and writes an `Outcome` as JSON to the file it names, so
-that a variant that dies takes nothing with it.
+Reads a `Trial` as JSON from standard input and writes an `Outcome` as JSON to the file it names, in
+a process of its own, so that a network that dies takes nothing with it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-import resource
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from datasets.builder import build_dataset
 from ea_psmnet.files import write_json
-from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.machine import keep_freed_memory
-from ea_psmnet.models.config import preset
-from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.machine import Device, Precision, keep_freed_memory
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.weights import load_model
-from ea_psmnet.reports.evaluation import evaluate
-from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak, status_bytes
+from ea_psmnet.reports.budget import limited
+from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
+from ea_psmnet.reports.workloads import Workload, on_dataset, prediction, training_step
 
-__all__ = ["Outcome", "Trial", "run_trial"]
+__all__ = ["Allocator", "End", "Outcome", "Trial", "Work", "run_trial"]
+
+Work = Literal["inference", "training", "dataset"]
+"""Predict a random batch, take training steps on one, or predict a dataset and measure errors."""
+
+Allocator = Literal["kept", "default"]
+"""Of the CPU: told to keep what is freed, as the commands do, or glibc as it comes."""
+
+End = Literal["fits", "out of memory", "failed"]
+"""How a trial ended."""
 
 
 @dataclass(frozen=True)
@@ -34,76 +43,92 @@ class Trial:
     """What to run."""
 
     label: str
+    network: dict[str, Any]
+    """A `PSMNetConfig`, as `to_dict` gives it."""
     checkpoint: str | None
-    """Weights to measure errors with; None measures memory and time of a fresh network."""
-    preset: str | None
-    """The fresh network."""
-    data: str
-    root: str
+    """Its weights; None for fresh ones."""
+    work: Work
+    shape: tuple[int, int, int] | None
+    """Batch, height and width; None on a dataset, which has its own."""
     budget: int
     """Bytes it may take above the loaded network."""
-    max_disparity: int
+    data: str = "auto"
+    root: str | None = None
+    """The dataset, where that is the work."""
+    device: Device = "auto"
+    precision: Precision = "auto"
+    allocator: Allocator = "kept"
+    repeats: int = 3
+    """Runs that are timed; on a dataset every pair counts once."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of it."""
 
-    label: str
-    parameters: int
-    out_of_memory: bool
+    end: End
+    shape: tuple[int, int, int] | None = None
+    """Batch, height and width of the largest input that the network took."""
+    seconds: float | None = None
+    """Time of a batch or step, or of a pair of the dataset."""
+    peak: int | None = None
+    """Highest memory above the loaded network, bytes; where it ran out, until then."""
+    figures: dict[str, float] | None = None
+    """EPE and so on, of trained weights on a dataset."""
     requested: int | None = None
     """Bytes of the allocation that failed, where the allocator says."""
-    peak: int | None = None
-    """Highest resident memory above the loaded network, bytes."""
-    seconds: float | None = None
-    """Mean time a pair."""
-    figures: dict[str, float] | None = None
-    """EPE and so on; None for a fresh network."""
+    module: str | None = None
+    """The module at work when memory ran out; None outside of the network."""
     error: str | None = None
     """What else ended it."""
 
 
 def run_trial(trial: Trial) -> Outcome:
-    """Evaluate a variant within its budget; running out of memory is an outcome, not an error."""
-    model = (
-        load_model(trial.checkpoint, max_disparity=trial.max_disparity)
-        if trial.checkpoint
-        else build_model(replace(preset(trial.preset or ""), max_disparity=trial.max_disparity))
-    )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    matcher = StereoMatcher(model)
-    dataset = build_dataset(trial.data, Path(trial.root), split="test")
-    _limit_memory(trial.budget, matcher.device)
-    before = held_bytes(matcher.device)
-    reset_peak(matcher.device)
+    """Run a workload within its budget; running out of memory is an outcome, not an error."""
+    workload = _workload(trial)
+    before = held_bytes(workload.device)
+    reset_peak(workload.device)
+    seconds = figures = requested = None
+    end: End = "fits"
     try:
-        evaluation = evaluate(matcher, dataset, trial.label)
+        with limited(trial.budget, workload.device):
+            measured = workload.run()
+        seconds, figures = measured.seconds, measured.figures
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        return Outcome(trial.label, parameters, True, requested=_requested_bytes(str(error)))
-    seconds = [image.seconds for image in evaluation.images]
+        end, requested = "out of memory", _requested_bytes(str(error))
     return Outcome(
-        trial.label,
-        parameters,
-        False,
-        peak=peak_bytes(matcher.device) - before,
-        seconds=sum(seconds) / len(seconds),
-        figures=evaluation.to_dict()["total"] if trial.checkpoint else None,
+        end=end,
+        shape=workload.trace.largest,
+        seconds=seconds,
+        peak=peak_bytes(workload.device) - before,
+        figures=_finite(figures) if trial.checkpoint and figures else None,
+        requested=requested,
+        module=workload.trace.current if end == "out of memory" else None,
     )
 
 
-def _limit_memory(budget: int, device: torch.device) -> None:
-    """Cap what this process may add to what it holds, from here on."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        allowed = held_bytes(device) + budget
-        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
-    else:
-        # Data, not address space: the libraries' mappings are no memory of the network's.
-        allowed = status_bytes("VmData") + budget
-        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+def _workload(trial: Trial) -> Workload:
+    network = _network(trial)
+    if trial.work == "dataset" or trial.shape is None:
+        dataset = build_dataset(trial.data, Path(trial.root or ""), split="test")
+        return on_dataset(network, dataset, trial.device, trial.precision, trial.label)
+    make = prediction if trial.work == "inference" else training_step
+    return make(network, trial.shape, trial.device, trial.precision, trial.repeats)
+
+
+def _network(trial: Trial) -> PSMNet:
+    config = PSMNetConfig.from_dict(trial.network)
+    if trial.checkpoint is None:
+        torch.manual_seed(0)
+        return build_model(config)
+    return load_model(trial.checkpoint, max_disparity=config.max_disparity)
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    """JSON has no NaN; nothing was counted, or a prediction was not finite."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -123,13 +148,14 @@ def _requested_bytes(message: str) -> int | None:
 
 
 def _main() -> None:
-    keep_freed_memory()  # as the commands do: the figures are theirs
     request: dict[str, Any] = json.load(sys.stdin)
     trial = Trial(**request["trial"])
+    if trial.allocator == "kept":
+        keep_freed_memory()
     try:
         outcome = run_trial(trial)
     except (ValueError, OSError) as error:
-        outcome = Outcome(trial.label, 0, False, error=str(error))
+        outcome = Outcome("failed", error=str(error))
     write_json(request["outcome"], asdict(outcome))
 
 

@@ -1,6 +1,5 @@
 """The commands as a user runs them: files in, files and one line out."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -190,44 +189,6 @@ def test_impossible_training_settings_end_with_two(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluate_reports_and_draws(checkpoint, pair, tmp_path, capsys):
-    out = tmp_path / "report"
-    arguments = ["evaluate", "--root", pair.parent, "--checkpoint", checkpoint, "--out", out]
-    assert main([*map(str, arguments), "--sheets"]) == 0
-    table = capsys.readouterr().out
-    report = json.loads((out / "report.json").read_text())
-    assert set(report) == {"label", "max_disparity", "protocol", "total", "images"}
-    assert set(report["total"]) == {"pixels", "EPE", "bad-1", "bad-2", "bad-3", "D1"}
-    assert report["total"]["pixels"] == SIZE[0] * SIZE[1]
-    assert f"{report['total']['EPE']:.2f}" in table
-    assert table.strip() in (out / "report.md").read_text()
-    assert [p.name for p in (out / "sheets").iterdir()] == ["noise.png"]
-
-
-def test_compare_survives_running_out_of_memory(checkpoint, pair, tmp_path):
-    """Non-local attention at 1/8 of 480 x 640 needs a map of (12 * 60 * 80)^2 floats: 12.4 GiB."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "pairs" / "large"
-    for view in ("left", "right"):
-        write_image(folder / f"{view}.png", rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
-    write_npy(folder / "disp.npy", np.full((480, 640), 8, np.float32))
-    result = run(
-        *("compare", "--root", tmp_path / "pairs", "--max-disparity", 96, "--budget", "4GiB"),
-        *("--checkpoints", checkpoint, "--presets", "nonlocal-psmnet-small"),
-        *("--out", tmp_path / "out"),
-    )
-    assert result.returncode == 0, result.stderr
-    outcomes = json.loads((tmp_path / "out" / "comparison.json").read_text())["outcomes"]
-    fits, starves = outcomes
-    assert not fits["out_of_memory"]
-    assert fits["figures"]["EPE"] > 0
-    assert 0 < fits["peak"] < 4 * 2**30
-    assert starves["out_of_memory"]
-    assert starves["requested"] == (12 * 60 * 80) ** 2 * 4
-    assert "12.4 GiB" in result.stdout
-    assert "out of memory" in result.stdout
-
-
 def test_render_then_train_then_predict(tmp_path, capsys):
     """The whole road in small: everything a first user does, on scenes made here."""
     scenes, run_folder, out = (str(tmp_path / n) for n in ("scenes", "run", "out"))
@@ -241,4 +202,4 @@ def test_render_then_train_then_predict(tmp_path, capsys):
     assert main(["predict", *(f"{frame}/{view}/0006.png" for view in ("left", "right")),
                  "--checkpoint", weights, "--out", out]) == 0  # fmt: skip
     assert main(["evaluate", "--root", scenes, "--checkpoint", weights]) == 0
-    assert "| all 1" in capsys.readouterr().out
+    assert "| pooled " in capsys.readouterr().out

@@ -1,0 +1,94 @@
+"""The settings of an ablation, without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets.names import DatasetName
+from ea_psmnet.machine import Device
+
+__all__ = ["MAY_CHANGE", "AblationConfig", "Question"]
+
+Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads"]
+"""What is varied: Shen et al.'s Tables 8, 9 and 10, and what stands in the module's place."""
+
+MAY_CHANGE = frozenset({"out", "device", "workers", "seeds", "variants", "eval_roots"})
+"""Settings that a continued ablation may change: more runs, or the same ones elsewhere."""
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """One ablation: variants times seeds, trained alike.
+
+    Raises:
+        ValueError: a value is out of range; the message says what is allowed.
+    """
+
+    out: Path
+    """Folder of the ablation: scenes, runs, report. The same command continues it."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each trains every variant, from the same weights and with the same samples in one order."""
+    variants: tuple[str, ...] = ()
+    """Others than the question's own, as efficient@bottleneck,heads=2; differences are to the
+    first."""
+    sites: str = "encoder"
+    """Where attention is placed by variants that do not say, as bottleneck or volume+decoder."""
+    width: float = 0.5
+    """Channels of the network relative to the published one's."""
+    max_disparity: int = 96
+    """Disparities searched, in pixels; a multiple of 16."""
+    crop: tuple[int, int] = (128, 256)
+    """Height and width of the random crop, multiples of 16."""
+    batch: int = 4
+    """Samples a step."""
+    lr: float = 1e-3
+    """Highest learning rate; its course is one-cycle."""
+    steps: int = 400
+    """Steps of every run."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the convolutions in training."""
+    data: DatasetName = "sceneflow"
+    """Kind of dataset at --root."""
+    root: Path | None = None
+    """Dataset to train on; default: scenes rendered once for all runs into the folder, which
+    another ablation can take as OUT/scenes."""
+    scenes: int = 400
+    """Training scenes to render where there is no --root."""
+    test_scenes: int = 40
+    """Rendered scenes to measure errors on: the same in every ablation of one crop."""
+    eval_roots: tuple[Path, ...] = ()
+    """Datasets to measure errors on besides, as real pairs."""
+    device: Device = "auto"
+    """Where to compute."""
+    workers: int = 1
+    """Processes that load samples; they do not change them."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "steps", "scenes", "test_scenes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different numbers from 0 on, not {self.seeds}")
+        if any(side < 16 or side % 16 for side in self.crop):
+            raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
+        if self.max_disparity > self.crop[1]:
+            raise ValueError(
+                f"max disparity {self.max_disparity} is wider than the crop ({self.crop[1]})"
+            )
+
+    @property
+    def scene_size(self) -> tuple[int, int]:
+        """Height and width of rendered scenes: a quarter more than the crop, to draw crops from."""
+        return 5 * self.crop[0] // 4, 5 * self.crop[1] // 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

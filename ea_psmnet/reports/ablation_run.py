@@ -1,0 +1,170 @@
+"""One run of an ablation: a variant trained from a seed, and measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ea_psmnet.files import atomic_path, write_json
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.weights import load_state, save_model
+from ea_psmnet.reports.ablation_config import AblationConfig
+from ea_psmnet.reports.evaluation import evaluate
+from ea_psmnet.reports.variants import parse_variant, slug
+from ea_psmnet.sample import StereoSample
+
+__all__ = ["Run", "RunResult", "TestSets", "finish_run"]
+
+TestSets = Mapping[str, Sequence[StereoSample]]
+"""Pairs to measure errors on, by name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained, and where."""
+
+    variant: str
+    seed: int
+    folder: Path
+
+    @classmethod
+    def of(cls, config: AblationConfig, variant: str, seed: int) -> Run:
+        """The run of an ablation's folder."""
+        return cls(variant, seed, config.out / "runs" / slug(variant) / f"seed-{seed}")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of it."""
+
+    variant: str
+    seed: int
+    diverged: str | None
+    """What training said where it could not go on in finite numbers."""
+    seconds: float
+    """Of training, since it was last taken up."""
+    figures: dict[str, dict[str, float | None]]
+    """Errors on each test set; None where one is not finite."""
+
+
+def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) -> RunResult:
+    """The result of a run: the one that is kept, or after training it or the rest of it.
+
+    Args:
+        run: which.
+        config: of the ablation.
+        scenes: the folder of the training data.
+        tests: what to measure errors on; a kept run is measured on those it lacks.
+
+    Raises:
+        ChildProcessError: training ended for another reason than numbers that are not finite.
+    """
+    path = run.folder / "result.json"
+    if path.is_file():
+        result = RunResult(**json.loads(path.read_text()))
+    else:
+        start = time.monotonic()
+        diverged = _train(run, config, scenes)
+        result = RunResult(run.variant, run.seed, diverged, time.monotonic() - start, {})
+    missing = {name: pairs for name, pairs in tests.items() if name not in result.figures}
+    if result.diverged is None and missing:
+        result = _measured(result, run, config, missing)
+    write_json(path, asdict(result))
+    return result
+
+
+def _measured(result: RunResult, run: Run, config: AblationConfig, tests: TestSets) -> RunResult:
+    weights = run.folder / "training" / "model.safetensors"
+    _, state = load_state(weights)
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        return replace(
+            result, diverged=f"the trained weights have NaN or infinity in '{broken[0]}'"
+        )
+    matcher = StereoMatcher.load(weights, device=config.device)
+    figures = {name: _figures(matcher, pairs, name) for name, pairs in tests.items()}
+    return replace(result, figures=result.figures | figures)
+
+
+def _figures(
+    matcher: StereoMatcher, pairs: Sequence[StereoSample], name: str
+) -> dict[str, float | None]:
+    figures = evaluate(matcher, pairs, name).total.figures()
+    return {key: value if math.isfinite(value) else None for key, value in figures.items()}
+
+
+def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
+    """Train in a process of its own; returns what it said where numbers were not finite."""
+    command = [sys.executable, "-m", "ea_psmnet", "train", *_arguments(run, config, scenes)]
+    log = run.folder / "train.log"
+    with log.open("a") as file:
+        ended = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+    if ended == 0:
+        return None
+    last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+    if ended == 2 and "finite" in last:
+        return last.removeprefix("error: ")
+    raise ChildProcessError(
+        f"{run.folder}: training ended with exit status {ended} ({last}); {log} has more; "
+        "the same command goes on from there"
+    )
+
+
+def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
+    """Of `train`: everything that variants share, and this one's network."""
+    options: dict[str, Any] = {
+        "network": _network_file(run, config),
+        "init": _shared_weights(config, run.seed),
+        "data": config.data if config.root else "sceneflow",
+        "root": scenes,
+        "crop": config.crop,
+        "max-disparity": config.max_disparity,
+        "batch": config.batch,
+        # Chosen by memory it could differ between variants, and with it batch normalisation.
+        "micro-batch": config.batch,
+        "lr": config.lr,
+        "schedule": "one-cycle",
+        "steps": config.steps,
+        "save-every": max(1, config.steps // 10),
+        "seed": run.seed,
+        "precision": config.precision,
+        "device": config.device,
+        "workers": config.workers,
+        "out": run.folder / "training",
+    }
+    return [
+        str(word)
+        for name, value in options.items()
+        for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
+    ]
+
+
+def _network_file(run: Run, config: AblationConfig) -> Path:
+    network = parse_variant(
+        run.variant, sites=config.sites, width=config.width, max_disparity=config.max_disparity
+    )
+    path = run.folder / "network.json"
+    write_json(path, network.to_dict())
+    return path
+
+
+def _shared_weights(config: AblationConfig, seed: int) -> Path:
+    """What all variants of a seed start from: the network without attention, made once."""
+    path = config.out / "initial" / f"seed-{seed}.safetensors"
+    if not path.is_file():
+        torch.manual_seed(seed)
+        bare = PSMNetConfig(width=config.width, max_disparity=config.max_disparity)
+        with atomic_path(path) as temporary:
+            save_model(temporary, build_model(bare))
+    return path

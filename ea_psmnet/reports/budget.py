@@ -1,0 +1,113 @@
+"""How much memory a process may take: stated in bytes, as a card's, or what the machine has."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ea_psmnet.reports.memory import status_bytes
+from ea_psmnet.reports.tables import format_bytes, parse_bytes
+
+__all__ = ["CARDS", "Budget", "limited", "parse_budget"]
+
+CARDS = {
+    "GTX 1080 Ti": 11,
+    "Titan Xp": 12,
+    "RTX 2080 Ti": 11,
+    "RTX 3080": 10,
+    "RTX 3090": 24,
+    "RTX 4090": 24,
+    "T4": 16,
+    "V100": 32,
+    "A100": 80,
+    "H100": 80,
+}
+"""Memory of graphics cards in GiB; the first is the one of Shen et al., WACV 2021. Of those sold
+in several sizes the largest."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a process may take above the network it has loaded."""
+
+    name: str
+    """As it was asked for."""
+    bytes: int
+
+    def __str__(self) -> str:
+        size = format_bytes(self.bytes)
+        return size if _plain(self.name) == _plain(size) else f"{self.name}, {size}"
+
+
+def parse_budget(text: str, device: str) -> Budget:
+    """A budget from `11GiB`, the name of a card, or `physical`: what is free on the device now.
+
+    Raises:
+        ValueError: none of these; the message lists the cards.
+    """
+    if text == "physical":
+        return Budget("physical memory", _free_bytes(device))
+    for name, gib in CARDS.items():
+        if _plain(name) == _plain(text):
+            return Budget(name, gib * 2**30)
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, physical, or a card: {', '.join(CARDS)}") from None
+    if size < 1:
+        raise ValueError(f"a budget of {text} leaves nothing to compute with")
+    return Budget(text, size)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\.0(?![0-9])|[\W_]", "", name).lower()
+
+
+def _free_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    if match is None:
+        raise OSError("/proc/meminfo has no MemAvailable: give --budget in GiB")
+    return min([int(match[1]) * 1024, *_container_bytes()])
+
+
+def _container_bytes() -> Iterator[int]:
+    """What a container's control group still allows, where there is a limit."""
+    limit, used = (_CGROUP / f"memory.{name}" for name in ("max", "current"))
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        yield int(limit.read_text()) - int(used.read_text())
+
+
+@contextmanager
+def limited(budget: int, device: torch.device) -> Iterator[None]:
+    """Cap what this process may add to what it holds, and lift the cap again.
+
+    On a card it is the fraction of the caching allocator, on the CPU the limit of data segments
+    (RLIMIT_DATA): not of address space, since the libraries' mappings are no memory of the network.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        allowed = torch.cuda.memory_reserved(device) + budget
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = status_bytes("VmData") + budget
+    soft = allowed if before[1] == resource.RLIM_INFINITY else min(allowed, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

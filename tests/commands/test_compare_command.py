@@ -1,0 +1,114 @@
+"""`compare` as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import read_image, write_image, write_npy
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.weights import save_model
+
+ROOT = Path(__file__).parents[2]
+MAP_BYTES = (12 * 16 * 32) ** 2 * 4
+"""Of non-local attention at 1/8 of 128 x 256 with 96 disparities: 144 MiB."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(path, build_model(PSMNetConfig(max_disparity=96, width=0.25)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A small pair and one that non-local attention cannot take."""
+    root = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (32, 96)), ("b", (128, 256))):
+        for view in ("left", "right"):
+            image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            write_image(root / name / f"{view}.png", image)
+        write_npy(root / name / "disp.npy", np.full(size, 8, np.float32))
+    return root
+
+
+def compare(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "ea_psmnet", "compare", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # every thread takes some of a small budget
+    )
+
+
+def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, pairs, tmp_path):
+    done = compare(
+        *("--variants", "non-local", "--checkpoints", checkpoint, "--root", pairs),
+        *("--width", 0.25, "--max-disparity", 96, "--budget", "140MiB"),
+        *("--device", "cpu", "--out", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    fits, starves = json.loads((tmp_path / "comparison.json").read_text())["results"]
+    assert fits["outcome"]["end"] == "fits"
+    assert fits["outcome"]["figures"]["EPE"] > 0
+    assert 0 < fits["outcome"]["peak"] < 140 * 2**20
+    outcome = starves["outcome"]
+    assert outcome["end"] == "out of memory"
+    assert outcome["requested"] == MAP_BYTES
+    assert outcome["shape"] == [1, 128, 256]
+    assert outcome["module"].startswith("aggregation.hourglasses.0.attention.encoder")
+    assert starves["forecast"]["sites"]["hourglass1.encoder"]["map_bytes"] == MAP_BYTES
+    assert f"{MAP_BYTES:,} bytes" in done.stdout
+    assert done.stdout == (tmp_path / "comparison.md").read_text()
+    assert read_image(tmp_path / "comparison.png").std() > 0
+
+
+def test_a_training_step_starves_where_prediction_fits(tmp_path):
+    """Prediction of 64 x 128 takes some 50 MiB, a step that keeps all activations over 130."""
+    done = compare(
+        *("--variants", "baseline", "--sizes", "64x128", "--width", 0.5, "--repeats", 1),
+        *("--max-disparity", 96, "--budget", "100MiB", "--out", tmp_path),
+        *("--device", "cpu", "--precision", "exact", "--allocator", "default"),
+    )
+    assert done.returncode == 0, done.stderr
+    fits, starves = json.loads((tmp_path / "comparison.json").read_text())["results"]
+    assert (fits["trial"]["work"], fits["outcome"]["end"]) == ("inference", "fits")
+    assert (starves["trial"]["work"], starves["outcome"]["end"]) == ("training", "out of memory")
+    assert starves["outcome"]["requested"] > 0
+    assert "glibc's own settings" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--variants magic", "unknown variant 'magic'"),
+        ("--presets magic", "unknown preset 'magic'"),
+        ("--checkpoints nowhere.safetensors", "no such checkpoint"),
+        ("--variants efficient --root nowhere", "nowhere: no such folder"),
+        ("--variants efficient,heads=3", "3 heads cannot share"),
+        ("--variants efficient --budget GTX", "or a card: GTX 1080 Ti"),
+        ("--variants efficient --sizes 100", "is no volume"),
+        ("--variants efficient --repeats 0", "repeats must be at least 1"),
+        ("--variants efficient --sites attic", "unknown attention site 'attic'"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_runs(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a trial was started"))
+    assert main(["compare", *arguments.split()]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert error.count("\n") == 0
+    assert message in error

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from ea_psmnet.files import write_json, write_text
+from ea_psmnet.models.config import PSMNetConfig, preset, read_config
+from ea_psmnet.training.config import TrainingConfig
+
+CONFIG = PSMNetConfig(
+    attention="efficient", attention_sites=("volume",), attention_options={"heads": 2}, width=0.5
+)
+
+
+def test_a_network_is_read_as_it_was_written(tmp_path):
+    write_json(tmp_path / "network.json", CONFIG.to_dict())
+    assert read_config(tmp_path / "network.json") == CONFIG
+
+
+def test_training_takes_a_preset_or_a_file(tmp_path):
+    config = TrainingConfig(out=tmp_path, data="synthetic", preset="psmnet")
+    assert config.base_network() == preset("psmnet")
+    write_json(tmp_path / "network.json", CONFIG.to_dict())
+    config = TrainingConfig(
+        out=tmp_path, data="synthetic", preset="psmnet", network=tmp_path / "network.json"
+    )
+    assert config.base_network() == CONFIG
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"colour": 1}', '{"width": 0.3}', '{"width": "a"}'])
+def test_what_is_no_network_is_told_with_its_file(tmp_path, text):
+    write_text(tmp_path / "network.json", text)
+    with pytest.raises(ValueError, match=r"network.json: describes no network"):
+        read_config(tmp_path / "network.json")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_config(Path(tmp_path / "none.json"))

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from ea_psmnet.reports import budget as module
+from ea_psmnet.reports.budget import CARDS, Budget, limited, parse_budget
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3.5GiB", Budget("3.5GiB", 7 * GIB // 2)),
+        ("GTX 1080 Ti", Budget("GTX 1080 Ti", 11 * GIB)),
+        ("rtx-3090", Budget("RTX 3090", 24 * GIB)),
+    ],
+)
+def test_a_budget_is_a_size_or_a_card(text, expected):
+    assert parse_budget(text, "cpu") == expected
+
+
+def test_a_budget_says_its_name_and_its_bytes():
+    assert str(parse_budget("gtx 1080 ti", "cpu")) == "GTX 1080 Ti, 11.0 GiB"
+    assert str(parse_budget("11GiB", "cpu")) == "11.0 GiB"
+    assert str(parse_budget("1.07GiB", "cpu")) == "1.07GiB, 1.1 GiB"
+
+
+def test_physical_memory_is_what_is_free_or_left_to_the_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    free = parse_budget("physical", "cpu").bytes
+    assert 2**27 < free < 2**44
+    (tmp_path / "memory.current").write_text("100\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert parse_budget("physical", "cpu").bytes > 2**27
+    (tmp_path / "memory.max").write_text("1100\n")
+    assert parse_budget("physical", "cpu").bytes == 1000
+
+
+@pytest.mark.parametrize("text", ["GTX 9999", "11", "0GiB"])
+def test_no_budget_is_refused(text):
+    with pytest.raises(ValueError, match=r"GTX 1080 Ti|leaves nothing"):
+        parse_budget(text, "cpu")
+    assert CARDS["GTX 1080 Ti"] == 11
+
+
+def test_a_limit_refuses_what_exceeds_it_and_is_lifted_again():
+    with limited(100 * 2**20, torch.device("cpu")):
+        torch.empty(2**20)
+        with pytest.raises(RuntimeError, match="allocate"):
+            torch.empty(8 * GIB, dtype=torch.uint8)
+    assert torch.empty(8 * GIB, dtype=torch.uint8).numel() == 8 * GIB  # never touched
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cards_limit_refuses_what_exceeds_it_and_is_lifted_again():
+    card = torch.device("cuda")
+    with limited(100 * 2**20, card):
+        torch.empty(2**20, device=card)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(2**29, dtype=torch.uint8, device=card)
+    assert torch.empty(2**29, dtype=torch.uint8, device=card).numel() == 2**29
