@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["LOSS_WEIGHTS", "stereo_loss"]
+__all__ = ["LOSS_WEIGHTS", "counted_pixels", "stereo_loss"]
 
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
 """Of the three classifiers, in network order."""
+
+
+def counted_pixels(disparity: Tensor, valid: Tensor, max_disparity: int) -> Tensor:
+    """Where the loss looks: known disparities below the maximum; a mask of the same shape."""
+    return valid & (disparity < max_disparity)
 
 
 def stereo_loss(
@@ -20,6 +25,7 @@ def stereo_loss(
     valid: Tensor,
     max_disparity: int,
     weights: Sequence[float] = LOSS_WEIGHTS,
+    pixels: Tensor | None = None,
 ) -> Tensor:
     """Weighted smooth L1 over pixels whose disparity is known and searched.
 
@@ -29,16 +35,18 @@ def stereo_loss(
         valid: (B, H, W), true where it is known.
         max_disparity: pixels at or above it do not count.
         weights: of the predictions.
+        pixels: what to divide the sum by; default: the pixels that count. The parts of a batch
+            divided by the pixels of all of it add up to its loss, wherever it was cut.
 
     Returns:
         A scalar; zero with zero gradients if no pixel counts.
     """
-    counted = valid & (disparity < max_disparity)
-    pixels = counted.sum().clamp(min=1)
+    counted = counted_pixels(disparity, valid, max_disparity)
+    divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
     target = torch.where(counted, disparity, 0)
     total = predictions[0].new_zeros(())
     for weight, prediction in zip(weights[-len(predictions) :], predictions, strict=True):
         # Masking by `where`, not by indexing, keeps shapes fixed and an empty mask harmless.
         errors = F.smooth_l1_loss(torch.where(counted, prediction, 0), target, reduction="none")
-        total = total + weight * errors.sum() / pixels
+        total = total + weight * errors.sum() / divisor
     return total

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import tyro
 
 from ea_psmnet.training.config import TrainingConfig
+from ea_psmnet.training.signals import TrainingStopped
 
 __all__ = ["train"]
 
 
 def train(config: Annotated[TrainingConfig, tyro.conf.arg(name="")]) -> None:
-    """Train a network, or continue a run: the same command picks up at its last checkpoint."""
+    """Train a network, or continue a run: the same command picks up at its last checkpoint.
+
+    Exit codes: 0 done; 2 cannot go on (one line says why); 130 stopped by Ctrl-C and 143 by
+    SIGTERM, saved.
+    """
     from ea_psmnet.training.loop import train as run
 
-    print(run(config))
+    try:
+        print(run(config))
+    except TrainingStopped as stopped:
+        if os.environ.get("RANK", "0") == "0":  # one line, however many processes
+            print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)

@@ -7,9 +7,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
+from ea_psmnet.models.config import PSMNetConfig, preset, read_config
+from ea_psmnet.training.mixture import Source, parse_source
 
-__all__ = ["TrainingConfig"]
+__all__ = ["Normalisation", "Schedule", "TrainingConfig", "TrainingPrecision"]
+
+Normalisation = Literal["batch", "sync", "frozen", "group"]
+Schedule = Literal["constant", "step", "cosine", "one-cycle"]
+TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
+
+_AT_LEAST_ONE = (
+    *("batch", "micro_batch", "epochs", "steps", "save_every", "keep"),
+    *("validate_every", "validate_count", "max_skipped"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,53 +34,126 @@ class TrainingConfig:
 
     out: Path
     """Run folder: checkpoints, weights, TensorBoard logs. The same command continues a run."""
-    data: Literal["sceneflow", "folder", "synthetic"] = "sceneflow"
+    data: DatasetName = "sceneflow"
     """Dataset; `synthetic` renders endless scenes while training."""
     root: Path | None = None
     """Folder of the dataset; not needed for `synthetic`."""
-    render_pass: Literal["clean", "final"] = "clean"
-    """Which Scene Flow images."""
+    mix: tuple[str, ...] = ()
+    """Several datasets instead, each NAME:ROOT:WEIGHT, as sceneflow:/data/SceneFlow:3 synthetic::1;
+    the weights say how often each is drawn from."""
+    render_pass: RenderPass = "clean"
+    """Which of two renderings, of datasets that have two."""
+    augment: Literal["none", "robust"] = "none"
+    """Changes of the samples: a random crop alone, or also scale, tilt, colours and noise."""
+    mirror: bool = False
+    """Mirror half the samples whose right view has truth; `robust` does so in any case."""
     preset: str = "ea-psmnet"
     """Network: psmnet, ea-psmnet or nonlocal-psmnet, each also with -small."""
+    network: Path | None = None
+    """A network as JSON instead of a preset: the fields of `PSMNetConfig`."""
+    attention_sites: tuple[str, ...] = ()
+    """Places of the preset's attention instead of its own, as bottleneck."""
+    normalisation: Normalisation = "batch"
+    """Statistics of each process's micro-batch, of all processes' (sync), those of --init (frozen),
+    or group normalisation, which does not depend on the batch."""
     init: Path | None = None
-    """Start from these weights; attention modules they lack start as the identity."""
+    """Start from these weights, an original PSMNet's .tar included; attention modules they lack
+    start as the identity."""
+    align_corners: bool | None = None
+    """How upsampling aligns; true for --init of torch 0.4 (2018); default: what --init states."""
     max_disparity: int = 192
     """Disparities searched, in pixels; a multiple of 16."""
     crop: tuple[int, int] = (256, 512)
     """Height and width of the random crop, multiples of 16."""
     batch: int = 24
-    """Samples a step over all processes."""
+    """Samples a step: micro-batch x accumulation x processes."""
     micro_batch: int | None = None
-    """Samples a process holds at once; default: its share of the batch."""
+    """Samples a process holds at once; default: the most that fits its memory."""
     lr: float = 2e-3
     """Learning rate of Adam (0.9, 0.999)."""
-    schedule: Literal["constant", "one-cycle"] = "constant"
-    """Course of the learning rate; `one-cycle` rises to it and falls to nothing."""
+    schedule: Schedule = "constant"
+    """Course of the learning rate: `step` multiplies it by --decay at each of --milestones,
+    `cosine` falls to zero, `one-cycle` rises to it and falls to zero."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Shares of the run after which `step` lowers the rate."""
+    decay: float = 0.1
+    """Factor of `step`."""
+    loss_weights: tuple[float, float, float] = (0.5, 0.7, 1.0)
+    """Of the three classifiers, in network order."""
+    clip: float | None = None
+    """Scale gradients down to this norm where theirs is larger."""
+    ema: float | None = None
+    """Save and validate an exponential moving average of the weights with this decay, as 0.999."""
     epochs: int = 100
-    """Passes over the dataset; an epoch of `synthetic` is as long as Scene Flow's, 35,454."""
+    """Passes over the dataset; one of `synthetic` is as long as Scene Flow's, 35,454, and one of a
+    mixture as long as its parts together."""
     steps: int | None = None
     """Stop after this many steps instead."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the convolutions; auto is bf16 where the processor is fast at it."""
+    precision: TrainingPrecision = "auto"
+    """Arithmetic of the convolutions; auto is bf16 where the processor is fast at it; fp16 scales
+    the loss."""
+    checkpointing: bool = False
+    """Compute the hourglasses again in the backward pass instead of keeping them: less memory."""
+    compile: bool = False
+    """Compile the network with torch.compile first; needs a C++ compiler on CPUs."""
+    channels_last: bool = True
+    """Keep channels innermost in memory, which convolutions are faster at."""
     device: Device = "auto"
     """Where to train."""
     workers: int = 2
     """Processes that load or render samples; 0 does it in between the steps."""
     save_every: int = 500
     """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints to keep, the newest."""
+    validate_every: int | None = None
+    """Steps between validations; the best weights are kept as best.safetensors."""
+    validate_data: DatasetName | None = None
+    """Dataset to validate on; default: the training data's test split."""
+    validate_root: Path | None = None
+    """Folder of the data to validate on."""
+    validate_count: int | None = None
+    """Validate on this many images, spread evenly; default: all."""
+    max_skipped: int = 10
+    """Steps in a row that may be skipped because loss or gradient is not finite."""
+    memory_check: bool = True
+    """Refuse a run whose estimated memory is not there."""
     seed: int = 0
     """Of the initial weights, the data order and the crops."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "micro_batch", "epochs", "steps", "save_every"):
+        for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         for name in ("workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive and finite, not {self.lr}")
+        self._check_optimisation()
+        self._check_sizes()
+        self._check_data()
+        if self.normalisation == "frozen" and self.init is None:
+            raise ValueError("normalisation 'frozen' keeps the statistics of --init: name one")
+
+    def _check_optimisation(self) -> None:
+        for name in ("lr", "clip", "decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must lie between 0 and 1, not {self.ema}: 0.999 is usual")
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones are shares between 0 and 1, not {self.milestones}")
+        if any(not 0 <= weight < math.inf for weight in self.loss_weights):
+            raise ValueError(f"loss weights must be 0 or more, not {self.loss_weights}")
+        if self.loss_weights[-1] == 0:
+            raise ValueError("the last loss weight is of the prediction itself: it must not be 0")
+
+    def _check_sizes(self) -> None:
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of micro-batch {self.micro_batch}"
+            )
         if any(side < 16 or side % 16 for side in self.crop):
             raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
         if self.max_disparity > self.crop[1]:
@@ -76,10 +161,39 @@ class TrainingConfig:
                 f"max disparity {self.max_disparity} is wider than the crop ({self.crop[1]}): "
                 "lower it or widen the crop"
             )
-        if self.root is None and self.data != "synthetic":
-            raise ValueError(f"data '{self.data}' needs --root, its folder")
+
+    def _check_data(self) -> None:
+        if self.mix and self.root is not None:
+            raise ValueError("--mix names the folders of its datasets: leave out --root")
+        for source in self.sources():
+            if source.root is None and source.name != "synthetic":
+                fix = f"--root, its folder, or --mix {source.name}:FOLDER:WEIGHT"
+                raise ValueError(f"data '{source.name}' needs {fix}")
+        wanted = ("validate_data", "validate_root", "validate_count")
+        given = [name for name in wanted if getattr(self, name) is not None]
+        if given and self.validate_every is None:
+            raise ValueError(f"{given[0]} has no use without --validate-every")
+
+    def base_network(self) -> PSMNetConfig:
+        """The preset, or what the file `network` describes.
+
+        Raises:
+            ValueError, FileNotFoundError: an unknown preset, no such file, or no network in it.
+        """
+        return preset(self.preset) if self.network is None else read_config(self.network)
+
+    def sources(self) -> tuple[Source, ...]:
+        """The datasets to draw from, with their weights."""
+        if self.mix:
+            return tuple(parse_source(text) for text in self.mix)
+        return (Source(self.data, self.root, 1.0),)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        paths = {n: str(v) for n, v in asdict(self).items() if isinstance(v, Path)}
-        return asdict(self) | paths | {"crop": list(self.crop)}
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

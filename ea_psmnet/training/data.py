@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datasets.transforms import random_crop
+from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
+from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.training.mixture import Order
 
 __all__ = ["StepSampler", "StereoBatch", "TrainingSamples"]
 
@@ -28,6 +30,8 @@ class StereoBatch:
     """(B, H, W) float32, pixels."""
     valid: Tensor
     """(B, H, W) bool."""
+    names: tuple[str, ...] = ()
+    """Of the samples."""
 
     @classmethod
     def stack(cls, samples: Sequence[StereoSample]) -> StereoBatch:
@@ -42,6 +46,7 @@ class StereoBatch:
             right=images("right"),
             disparity=torch.from_numpy(np.stack([s.disparity for s in samples])),
             valid=torch.from_numpy(np.stack([s.valid for s in samples])),
+            names=tuple(s.name for s in samples),
         )
 
     @classmethod
@@ -53,36 +58,59 @@ class StereoBatch:
 
     def to(self, device: torch.device) -> StereoBatch:
         """A copy on another device."""
-        return StereoBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return replace(
+            self,
+            left=self.left.to(device),
+            right=self.right.to(device),
+            disparity=self.disparity.to(device),
+            valid=self.valid.to(device),
+        )
+
+    def counted(self, max_disparity: int) -> Tensor:
+        """How many pixels the loss looks at."""
+        return counted_pixels(self.disparity, self.valid, max_disparity).sum()
 
 
 class TrainingSamples(Dataset[StereoSample]):
-    """Position in the run to randomly cropped sample: each epoch in an order of its own."""
+    """Position in the run to training sample, of one dataset or a mixture of several."""
 
-    def __init__(self, base: Sequence[StereoSample], crop: tuple[int, int], seed: int) -> None:
-        self.base = base
+    def __init__(
+        self,
+        sources: Sequence[Sequence[StereoSample]],
+        crop: tuple[int, int],
+        seed: int,
+        *,
+        weights: Sequence[float] = (1.0,),
+        recipe: Recipe = AUGMENTATIONS["none"],
+    ) -> None:
+        self.sources = tuple(sources)
         self.crop = crop
         self.seed = seed
-        self._order: tuple[int, np.ndarray] | None = None
+        self.recipe = recipe
+        self.order = Order([len(source) for source in sources], weights, seed)
 
     def __getitem__(self, position: int) -> StereoSample:
         """The sample at a position counted from the start of the run, over all epochs."""
-        epoch, place = divmod(position, len(self.base))
-        sample = self.base[int(self._permutation(epoch)[place])]
-        return random_crop(sample, self.crop, np.random.default_rng([1, self.seed, position]))
+        place = self.order[position]
+        return self._sample(place.source, place.sample, position)
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([0, self.seed, epoch])  # another stream than the crops'
-            self._order = (epoch, rng.permutation(len(self.base)))
-        return self._order[1]
+    def check(self) -> None:
+        """Make one sample of every dataset: what does not fit shows before the run starts."""
+        for number in range(len(self.sources)):
+            self._sample(number, 0, 0)
+
+    def _sample(self, source: int, index: int, position: int) -> StereoSample:
+        rng = np.random.default_rng([1, self.seed, position])  # another stream than the order's
+        sample = pick(self.sources[source], index, self.recipe, rng)
+        return augment(sample, self.crop, self.recipe, rng)
 
 
 class StepSampler(Sampler[list[int]]):
     """Positions of one process's micro-batches, step by step.
 
-    Every step takes the next `batch` positions, dealt out into micro-batches like cards, and these
-    among the processes. So the micro-batches are the same however many processes share them.
+    Every step takes the next `batch` positions and deals them out into micro-batches like cards. So
+    these are the same however many processes share them, and what all processes hold at once is
+    what one with larger micro-batches would hold: batch statistics that are shared agree, too.
     """
 
     def __init__(
@@ -90,18 +118,22 @@ class StepSampler(Sampler[list[int]]):
     ) -> None:
         if batch % (micro * world):
             raise ValueError(
-                f"batch {batch} is not a multiple of micro-batch {micro} x {world} processes"
+                f"batch {batch} is not a multiple of micro-batch {micro} x {world} processes: "
+                f"try --batch {-(-batch // (micro * world)) * micro * world}"
             )
         self.steps = range(start, stop)
-        self.batch, self.micro = batch, micro
-        self.rank, self.world = rank, world
+        self.batch = batch
+        self.accumulation = batch // (micro * world)
+        """Micro-batches of a step that a process takes one after the other."""
+        self.micro_batches = self.accumulation * world
+        self.rank = rank
 
     def __iter__(self) -> Iterator[list[int]]:
+        first = self.rank * self.accumulation
         for step in self.steps:
             positions = range(step * self.batch, (step + 1) * self.batch)
-            piles = self.batch // self.micro
-            for pile in range(self.rank, piles, self.world):
-                yield list(positions[pile::piles])
+            for pile in range(first, first + self.accumulation):
+                yield list(positions[pile :: self.micro_batches])
 
     def __len__(self) -> int:
-        return len(self.steps) * self.batch // (self.micro * self.world)
+        return len(self.steps) * self.accumulation

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
-from torch import Tensor, nn
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    broadcast,
+    broadcast_object_list,
+    gather_object,
+    set_seed,
+)
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from datasets.builder import build_dataset
 from datasets.workers import ErrorsAsValues, raise_errors
 from ea_psmnet.files import write_json
-from ea_psmnet.losses import stereo_loss
-from ea_psmnet.machine import choose_device, has_fast_bfloat16
-from ea_psmnet.models.config import preset
-from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.psmnet import PSMNet, build_model
-from ea_psmnet.models.weights import load_into, save_model
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.machine import choose_device
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.psmnet import PSMNet
+from ea_psmnet.models.weights import save_model
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training.checkpoint import load_newest, remove_leftovers, save_checkpoint
+from ea_psmnet.training.clock import StepClock
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
+from ea_psmnet.training.data import StepSampler, StereoBatch
+from ea_psmnet.training.ema import WeightAverage
+from ea_psmnet.training.guards import FiniteGuard
+from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
+from ea_psmnet.training.plan import MemoryPlan
+from ea_psmnet.training.precision import choose_arithmetic
+from ea_psmnet.training.randomness import random_state, set_random_state
+from ea_psmnet.training.record import RunRecord
+from ea_psmnet.training.run_folder import check_writable, claim, recorded_micro_batch
+from ea_psmnet.training.schedule import learning_rate
+from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
+from ea_psmnet.training.sources import training_samples, validation_samples
+from ea_psmnet.training.step import OptimiserStep, StepResult
+from ea_psmnet.training.validation import spread, validate
 
-__all__ = ["SCENE_FLOW_SAMPLES", "learning_rate", "train"]
+__all__ = ["train"]
 
-SCENE_FLOW_SAMPLES = 35_454
-"""Training pairs of Scene Flow: the length of an epoch of rendered scenes, too."""
-
-_MAY_CHANGE = frozenset({"out", "device", "workers", "save_every"})
-"""Settings that a continued run may change: they do not change what is to be computed."""
-
-_BF16_BROKEN_AT = (16, 32)
-"""Maximum disparities whose volumes are two deep somewhere: there the CPU's bfloat16 gradient of a
-convolution's weights reads uninitialised memory (oneDNN in torch 2.15, both memory layouts)."""
+_PATIENCE = timedelta(minutes=5)
+"""How long processes wait for one that neither answers nor has died."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -55,196 +63,227 @@ def train(config: TrainingConfig) -> Path:
     Raises:
         ValueError: settings that cannot work, or a run folder of another configuration.
         FileNotFoundError: no dataset, or no initial weights.
+        OSError: the run folder cannot be written, or not any more.
+        FloatingPointError: too many steps in a row were not finite.
+        TrainingStopped: SIGTERM or Ctrl-C came, and the run has saved.
     """
-    accelerator = _accelerator(config)
+    if os.environ.get("RANK", "0") == "0":  # only the main process writes
+        check_writable(config.out)
+    AcceleratorState._reset_state()  # a run before this one may have been on another device
+    accelerator = Accelerator(
+        cpu=choose_device(config.device) == "cpu",
+        mixed_precision="no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+    trainer = _Trainer(config, accelerator)
+    accelerator.wait_for_everyone()
     try:
-        trainer = _Trainer(config, accelerator)
-        if accelerator.is_main_process:
-            _claim_run_folder(replace(config, micro_batch=trainer.micro))
-        accelerator.wait_for_everyone()
         trainer.run()
-    finally:
+    except TrainingStopped:
         accelerator.end_training()
+        raise
+    accelerator.end_training()  # not after an error: the other processes may not answer any more
     return config.out / "model.safetensors"
-
-
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """The rate at a step: constant, or linear up to `lr` and a half cosine down to zero."""
-    if config.schedule == "constant":
-        return config.lr
-    rise = max(1, steps // 20)
-    if step < rise:
-        return config.lr * (step + 1) / rise
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def _accelerator(config: TrainingConfig) -> Accelerator:
-    device = choose_device(config.device)
-    broken = device == "cpu" and config.max_disparity in _BF16_BROKEN_AT
-    if broken and config.precision == "bf16":
-        raise ValueError(
-            f"bf16 on a CPU cannot train max disparity {config.max_disparity}: take 48 or more, "
-            "or --precision fp32"
-        )
-    fast = config.precision == "auto" and has_fast_bfloat16(device) and not broken
-    bf16 = config.precision == "bf16" or fast
-    AcceleratorState._reset_state()  # a run before this one may have had another precision
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
-
-
-def _claim_run_folder(config: TrainingConfig) -> None:
-    """Record the settings, or refuse a folder that holds a run of others."""
-    path, settings = config.out / "config.json", config.to_dict()
-    if path.is_file():
-        recorded = _recorded_settings(path)
-        for name in sorted(settings.keys() - _MAY_CHANGE):
-            if settings[name] != recorded.get(name):
-                raise ValueError(
-                    f"{config.out}: holds a run with {name} {recorded.get(name)}, "
-                    f"not {settings[name]}: give the same settings or another --out"
-                )
-    elif (config.out / "model.safetensors").exists():
-        raise ValueError(f"{config.out}: holds weights of something else: give another --out")
-    write_json(path, settings)
-
-
-def _recorded_settings(path: Path) -> dict[str, Any]:
-    try:
-        recorded = json.loads(path.read_text())
-    except ValueError:
-        recorded = None
-    if not isinstance(recorded, dict):
-        raise ValueError(f"{path}: damaged: delete it, or give another --out")
-    return recorded
-
-
-def _training_set(config: TrainingConfig) -> tuple[Sequence[StereoSample], int]:
-    """The dataset and the number of steps."""
-    if config.data == "synthetic":
-        steps = config.steps or max(1, config.epochs * SCENE_FLOW_SAMPLES // config.batch)
-        dataset = build_dataset(
-            "synthetic",
-            seed=config.seed,
-            size=config.crop,
-            count=steps * config.batch,
-            max_disparity=config.max_disparity,
-        )
-        return dataset, steps
-    dataset = build_dataset(config.data, config.root or "", render_pass=config.render_pass)
-    return dataset, config.steps or max(1, config.epochs * len(dataset) // config.batch)
 
 
 class _Trainer:
     """The parts of a run, its state and its one loop."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
-        self.config = config
         self.accelerator = accelerator
-        dataset, self.steps = _training_set(config)
-        self.samples = TrainingSamples(dataset, config.crop, config.seed)
-        self.samples[0]  # a crop that does not fit shows here, before anything is written
-        self.micro = config.micro_batch or max(1, config.batch // accelerator.num_processes)
+        self.arithmetic = choose_arithmetic(config, accelerator.device.type)
+        structure = network_config(config)
+        self.samples, self.steps = training_samples(config)
+        self.validation = validation_samples(config) if config.validate_every else ()
+        self.config = config = self._with_micro_batch(config, structure)
         self.start = 0
-        sampler = self._sampler()
-        self.accumulation = len(sampler) // len(sampler.steps)
-        self._micro_batches = self.accumulation * accelerator.num_processes
         set_seed(config.seed)
-        network = build_model(replace(preset(config.preset), max_disparity=config.max_disparity))
-        if config.init is not None:
-            load_into(network, config.init)
-        to_channels_last(network)
-        optimizer = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.999))
-        self.network: PSMNet = network
-        self.model, self.optimizer = accelerator.prepare(network.train(), optimizer)
+        self.network = initial_network(config, structure)
+        self.checkpoints = config.out / "checkpoints"
+        if accelerator.is_main_process:
+            claim(config)
+            remove_leftovers(config.out)
+            remove_leftovers(self.checkpoints)
+        model = prepare_for_training(self.network, config, accelerator)
+        self.optimise = OptimiserStep(config, accelerator, self.network, model, self.arithmetic)
+        self.average = WeightAverage(self.network, config.ema) if config.ema else None
+        self.guard = FiniteGuard(config.max_skipped)
+        self.best = math.inf
+
+    def _with_micro_batch(self, config: TrainingConfig, structure: PSMNetConfig) -> TrainingConfig:
+        """Settle the micro-batch: as given, or as the run began, or what fits.
+
+        The main process decides for all: free memory differs from card to card, and machines need
+        not share a file system.
+        """
+        micro = _from_main(config.micro_batch or recorded_micro_batch(config))
+        accumulation = self._accumulation(config.batch, micro or 1)
+        if micro is None or config.memory_check:
+            plan = MemoryPlan(config, structure, self.arithmetic.dtype, self.accelerator.device)
+            micro = micro or _from_main(plan.micro_batch(accumulation))
+            if config.memory_check:
+                plan.check(micro)
+        return replace(config, micro_batch=micro)
+
+    def _accumulation(self, batch: int, micro: int) -> int:
+        """Micro-batches of a step that each process takes."""
+        processes = self.accelerator.num_processes
+        return StepSampler(0, 1, batch=batch, micro=micro, world=processes).accumulation
+
+    # The loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train from the last checkpoint to the last step."""
+        """Train from the last checkpoint to the last step, or until a signal comes."""
         self._resume()
         main = self.accelerator.is_main_process
         with (
-            tqdm(total=self.steps, initial=self.start, unit="step", disable=not main) as bar,
-            self._writer() as writer,
+            RunRecord(self.config.out, self.start, self.steps, enabled=main) as record,
+            StopRequest() as stop,
         ):
             batches = raise_errors(self._loader())
             for step in range(self.start, self.steps):
-                figures = self._step(step, batches)
-                bar.update()
-                bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
-                if writer is not None:
-                    for name, value in figures.items():
-                        writer.add_scalar(f"train/{name}", value, step)
-                    writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], step)
-                done = step + 1
-                if main and (done % self.config.save_every == 0 or done == self.steps):
-                    self._save(done)
+                self._turn(step, batches, record, stop)
 
-    def _writer(self) -> contextlib.AbstractContextManager[SummaryWriter | None]:
-        """TensorBoard's, in the main process; steps that a resumed run repeats are dropped."""
-        if not self.accelerator.is_main_process:
-            return contextlib.nullcontext()
-        folder = self.config.out / "tensorboard"
-        return contextlib.closing(SummaryWriter(folder, purge_step=self.start))
+    def _turn(
+        self, step: int, batches: Iterator[StereoBatch], record: RunRecord, stop: StopRequest
+    ) -> None:
+        """A step with all that is due after it."""
+        figures = self._step(step, batches, record, stop)
+        done = step
+        if figures is not None:
+            done += 1
+            record.step(step, figures)
+            if self.config.validate_every and self._due(done, self.config.validate_every):
+                self._validate(done, record)
+        signal = self._agree_on(stop.number) if done < self.steps else 0
+        if signal or self._due(done, self.config.save_every):
+            self._save(done)
+        if signal:
+            raise TrainingStopped(signal, done)
 
-    def _step(self, step: int, batches: Iterator[StereoBatch]) -> dict[str, float]:
-        """One optimiser step over all micro-batches of all processes; returns loss and EPE."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, step, self.steps)
-        self.optimizer.zero_grad()
-        sums = torch.zeros(3, device=self.accelerator.device)
-        for index in range(self.accumulation):
-            last = index == self.accumulation - 1
-            sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
-            with sync:
-                sums += self._backward(next(batches).to(self.accelerator.device))
-        loss, error, pixels = self.accelerator.reduce(sums, "sum").tolist()
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        if not math.isfinite(loss) or not nn.utils.get_total_norm(gradients).isfinite():
-            raise FloatingPointError(
-                f"loss or gradient is not finite at step {step}: lower --lr, or use "
-                "--precision fp32; the same command goes on from the last checkpoint"
-            )
-        self.optimizer.step()
-        return {"loss": loss / self._micro_batches, "epe": error / max(1, pixels)}
+    def _due(self, done: int, every: int) -> bool:
+        return done % every == 0 or done == self.steps
 
-    def _backward(self, batch: StereoBatch) -> Tensor:
-        """Accumulate one micro-batch's gradients; returns loss, sum of errors, counted pixels."""
-        limit = self.config.max_disparity
-        outputs = self.model(batch.left.float() / 255, batch.right.float() / 255)
-        loss = stereo_loss(outputs, batch.disparity, batch.valid, limit)
-        self.accelerator.backward(loss / self.accumulation)
-        counted = batch.valid & (batch.disparity < limit)
-        error = (outputs[-1].detach() - batch.disparity).abs()[counted].sum()
-        return torch.stack([loss.detach(), error, counted.sum()])
+    def _step(
+        self, step: int, batches: Iterator[StereoBatch], record: RunRecord, stop: StopRequest
+    ) -> dict[str, float] | None:
+        """Take a step and return its figures; None if a signal came in the middle of it."""
+        clock = StepClock()
+        own = [next(batches) for _ in range(self._accumulation(self.config.batch, self._micro))]
+        clock.data_came()
+        rate = learning_rate(self.config, step, self.steps)
+        # One process can stop at once; several must first agree, which they do between steps.
+        alone = self.accelerator.num_processes == 1
+        result = self.optimise(own, rate, lambda: alone and stop.number > 0)
+        if result is None:
+            return None
+        self._judge(step, result, record)
+        figures = {"loss": result.loss, "epe": result.epe, "gradient_norm": result.gradient_norm}
+        figures |= {"lr": rate, "skipped": self.guard.skipped}
+        return figures | clock.figures(self.config.batch)
 
-    def _sampler(self) -> StepSampler:
-        return StepSampler(
-            self.start,
-            self.steps,
-            batch=self.config.batch,
-            micro=self.micro,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
+    def _judge(self, step: int, result: StepResult, record: RunRecord) -> None:
+        """Count a step that was skipped; average the weights after one that was not."""
+        if result.skipped in ("loss", "gradient"):
+            record.note(self.guard.skip(step, result.skipped, result.names))
+        elif not result.skipped:
+            self.guard.passed()
+            if self.average is not None:
+                self.average.update(self.network)
+
+    def _agree_on(self, signal: int) -> int:
+        """The signal that came to any process."""
+        if self.accelerator.num_processes == 1:
+            return signal
+        own = torch.tensor([signal], device=self.accelerator.device)
+        return int(self.accelerator.gather(own).max())
+
+    @property
+    def _micro(self) -> int:
+        assert self.config.micro_batch is not None  # settled at the start
+        return self.config.micro_batch
 
     def _loader(self) -> DataLoader[StereoSample]:
         return DataLoader(
             ErrorsAsValues(self.samples),
-            batch_sampler=self._sampler(),
+            batch_sampler=StepSampler(
+                self.start,
+                self.steps,
+                batch=self.config.batch,
+                micro=self._micro,
+                rank=self.accelerator.process_index,
+                world=self.accelerator.num_processes,
+            ),
             collate_fn=StereoBatch.stack_or_error,
             num_workers=self.config.workers,
+            worker_init_fn=ignore_signals,
+            generator=torch.Generator(),  # not the run's: a resumed run makes one loader more
         )
 
+    # State -----------------------------------------------------------------------------------
+
+    def _validate(self, done: int, record: RunRecord) -> None:
+        network = self._result()
+        exact = self.arithmetic.dtype == torch.float32
+        device = self.accelerator.device.type
+        matcher = StereoMatcher(network, device=device, precision="exact" if exact else "auto")
+        indices = spread(len(self.validation), self.config.validate_count)
+        outcome = validate(matcher, self.validation, indices, self.accelerator, self.config.workers)
+        record.validation(done, outcome.errors.figures(), outcome.shown)
+        epe = outcome.errors.epe
+        if epe < self.best:
+            self.best = epe
+            if self.accelerator.is_main_process:
+                save_model(self.config.out / "best.safetensors", network)
+                figures = outcome.errors.figures() | {"step": done, "images": outcome.images}
+                write_json(self.config.out / "best.json", figures)
+
+    def _result(self) -> PSMNet:
+        """A network of its own with the weights to use: averaged, if that was asked for."""
+        with torch.random.fork_rng(devices=[]):  # what it starts from is thrown away
+            network = PSMNet(self.network.config).to(self.accelerator.device)
+        state = self.average.weights if self.average else self.network.state_dict()
+        network.load_state_dict(state)
+        if self.accelerator.num_processes > 1:
+            for buffer in network.buffers():  # batch statistics are each process's own
+                broadcast(buffer)
+        return network.eval()
+
     def _resume(self) -> None:
-        folder = self.config.out / "checkpoints"
-        # The main process's, for all: machines need not share a file system.
-        shared = [load_newest(folder) if self.accelerator.is_main_process else None]
-        state = broadcast_object_list(shared)[0]
-        if state is not None:
-            self.network.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.start = state["step"]
+        state = _from_main(
+            load_newest(self.checkpoints) if self.accelerator.is_main_process else None
+        )
+        if state is None:
+            return
+        self.network.load_state_dict(state["model"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.best, self.start = state["best"], state["step"]
+        own = self.accelerator.process_index
+        if own < len(state["random"]):
+            set_random_state(state["random"][own])
 
     def _save(self, done: int) -> None:
-        state = {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        save_checkpoint(self.config.out / "checkpoints", done, state)
-        save_model(self.config.out / "model.safetensors", self.network)
+        """Write weights and checkpoint; the latter last, as a run goes on from there."""
+        states = gather_object([random_state()])
+        network = self._result()
+        if not self.accelerator.is_main_process:
+            return
+        save_model(self.config.out / "model.safetensors", network)
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        own = {"model": self.network.state_dict(), "best": self.best, "random": states}
+        save_checkpoint(self.checkpoints, done, own | parts, self.config.keep)
+
+    def _parts(self) -> dict[str, Any]:
+        """All that has a state besides the network."""
+        parts = {
+            "optimizer": self.optimise.optimizer,
+            "scaler": self.arithmetic.scaler,
+            "guard": self.guard,
+        }
+        return parts | ({"average": self.average} if self.average else {})
+
+
+def _from_main(value: Any) -> Any:
+    """The main process's value, in every process."""
+    return broadcast_object_list([value])[0]

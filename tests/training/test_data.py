@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from datasets.augment import AUGMENTATIONS
+from datasets.frames import FrameDataset
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
 
@@ -18,7 +22,7 @@ def drawn(dataset, positions):
 
 
 def test_each_epoch_sees_every_sample_once_in_another_order():
-    dataset = TrainingSamples([sample(i) for i in range(20)], (4, 6), seed=0)
+    dataset = TrainingSamples([[sample(i) for i in range(20)]], (4, 6), seed=0)
     first, second = drawn(dataset, range(20)), drawn(dataset, range(20, 40))
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
@@ -26,17 +30,17 @@ def test_each_epoch_sees_every_sample_once_in_another_order():
 
 def test_a_position_decides_sample_and_crop():
     base = [sample(i) for i in range(20)]
-    forward = TrainingSamples(base, (4, 6), seed=0)
+    forward = TrainingSamples([base], (4, 6), seed=0)
     everything = [forward[p] for p in range(30)]
-    later = TrainingSamples(base, (4, 6), seed=0)[25]
+    later = TrainingSamples([base], (4, 6), seed=0)[25]
     assert later.name == everything[25].name
     assert np.array_equal(later.left, everything[25].left)
-    other = TrainingSamples(base, (4, 6), seed=1)
+    other = TrainingSamples([base], (4, 6), seed=1)
     assert [s.name for s in everything] != [other[p].name for p in range(30)]
 
 
 def test_crops_vary():
-    dataset = TrainingSamples([sample(0)], (4, 6), seed=0)
+    dataset = TrainingSamples([[sample(0)]], (4, 6), seed=0)
     assert len({int(dataset[p].left[0, 0, 1]) for p in range(50)}) > 3
 
 
@@ -59,7 +63,10 @@ def test_processes_share_every_step_without_overlap(world, micro):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match="batch 24 is not a multiple of micro-batch 5 x 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch 24 is not a multiple of micro-batch 5 x 2 processes: try --batch 30",
+    ):
         StepSampler(0, 1, batch=24, micro=5, world=2)
 
 
@@ -82,9 +89,64 @@ def test_micro_batches_are_the_same_however_many_processes_share_them():
 
 
 def test_order_and_crops_draw_from_separate_streams():
-    dataset = TrainingSamples([sample(i) for i in range(4)], (4, 6), seed=5)
+    dataset = TrainingSamples([[sample(i) for i in range(4)]], (4, 6), seed=5)
     order = np.random.default_rng([0, 5, 1]).permutation(4)
     assert drawn(dataset, range(4, 8)) == list(order)
     crop = np.random.default_rng([1, 5, 6])
     assert dataset[6].left[0, 0, 1] in range(7)
     assert not np.array_equal(np.random.default_rng([0, 5, 6]).random(3), crop.random(3))
+
+
+def test_what_processes_hold_at_once_is_what_one_with_larger_micro_batches_holds():
+    """So that shared batch statistics agree."""
+    alone = list(StepSampler(3, 5, batch=12, micro=4))
+    shared = [list(StepSampler(3, 5, batch=12, micro=2, rank=r, world=2)) for r in range(2)]
+    together = [sorted(a + b) for a, b in zip(*shared, strict=True)]
+    assert together == [sorted(pile) for pile in alone]
+
+
+def test_batches_keep_names_and_count_pixels():
+    known = sample(6)
+    known.valid[0] = False
+    batch = StereoBatch.stack([known, sample(50)])
+    assert batch.names == ("s6", "s50")
+    assert batch.counted(25).item() == 7 * 12  # of s50 all lie at 25, which is not searched
+    moved = batch.to(torch.device("cpu"))
+    assert moved.names == batch.names
+    assert torch.equal(moved.valid, batch.valid)
+
+
+class TwoEyed(FrameDataset):
+    """Pairs whose right views have truth."""
+
+    has_right_truth = True
+
+    def __init__(self, samples, mirrored):
+        super().__init__(())
+        self.samples, self.twins = samples, mirrored
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+    def mirrored(self, index):
+        return self.twins[index]
+
+
+def test_mirroring_takes_half_of_the_samples_that_have_a_twin():
+    pairs, twins = [sample(i) for i in range(4)], [sample(i + 100) for i in range(4)]
+    recipe = replace(AUGMENTATIONS["none"], mirror=0.5)
+    both = TrainingSamples([TwoEyed(pairs, twins)], (4, 6), 0, recipe=recipe)
+    share = sum(number >= 100 for number in drawn(both, range(400))) / 400
+    assert share == pytest.approx(0.5, abs=0.08)
+    assert drawn(both, range(50)) == drawn(both, range(50))
+    alone = TrainingSamples([pairs], (4, 6), 0, recipe=recipe)
+    assert all(number < 100 for number in drawn(alone, range(50)))
+
+
+def test_every_part_of_a_mixture_must_fit_the_crop():
+    good, small = [sample(0)], [sample(1, height=3)]
+    with pytest.raises(ValueError, match="crop"):
+        TrainingSamples([good, small], (4, 6), 0, weights=[1, 1]).check()

@@ -1,0 +1,92 @@
+"""What a run ran on: revision of the program, versions of its libraries, machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ea_psmnet
+from ea_psmnet.files import write_json
+
+__all__ = ["describe_environment", "read_sessions", "record_session"]
+
+_LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "opencv-python", "safetensors")
+
+
+def record_session(path: Path, facts: dict[str, Any]) -> None:
+    """Add a start of the run to its file: `facts`, the environment, when, and the command.
+
+    A run that was resumed has one record a start, as the program or the machine may have changed.
+    """
+    now = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv}
+    write_json(path, [*read_sessions(path), facts | now | describe_environment()])
+
+
+def read_sessions(path: Path) -> list[dict[str, Any]]:
+    """The starts that were recorded; empty if there are none, or the file is damaged."""
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return []
+    return sessions if isinstance(sessions, list) else []
+
+
+def describe_environment() -> dict[str, Any]:
+    """Revision, versions and machine as plain values; None is what cannot be told."""
+    revision, dirty = _git_state(Path(ea_psmnet.__file__))
+    return {
+        "revision": revision,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "cuda": torch.version.cuda,
+        "system": platform.platform(),
+        "host": platform.node(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_state(program: Path) -> tuple[str | None, bool | None]:
+    """Commit of the clone that holds a file, and whether tracked files differ from it.
+
+    Both None without git or a clone, also where the file lies in somebody else's repository.
+    """
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(program.parent), *arguments]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return ended.stdout.strip() if ended.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", program.name) is None:
+        return None, None
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD"), None if changes is None else bool(changes)
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Its name as Linux tells it, or as Python does elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

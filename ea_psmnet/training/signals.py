@@ -1,0 +1,64 @@
+"""SIGTERM and Ctrl-C: the run is asked to save and end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["StopRequest", "TrainingStopped", "ignore_signals"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class TrainingStopped(Exception):  # noqa: N818 - not an error: what was asked for
+    """A run has saved and ended because a signal asked for it.
+
+    Attributes:
+        exit_code: 128 + the signal, as shells have it: 143 for SIGTERM, 130 for Ctrl-C.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name}, saved after {step} steps: the same command continues the run"
+        )
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Notes the first signal while it is entered; the second acts as it always did."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the signal that came; 0 for none."""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def ignore_signals(worker: int = 0) -> None:
+    """Let only the main process answer: Ctrl-C and SLURM signal its loader processes, too."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

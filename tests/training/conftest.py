@@ -1,0 +1,38 @@
+"""A run small enough to be taken many times."""
+
+import pytest
+from training.tiny import TINY, write_pairs
+
+from ea_psmnet.models import config as config_module
+from ea_psmnet.training.config import TrainingConfig
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch):
+    monkeypatch.setitem(config_module.PRESETS, "tiny", TINY)
+    return TINY
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "pairs")
+
+
+@pytest.fixture
+def config(pairs, tmp_path):
+    return TrainingConfig(
+        out=tmp_path / "run",
+        data="folder",
+        root=pairs,
+        preset="tiny",
+        max_disparity=16,
+        crop=(32, 64),
+        batch=2,
+        micro_batch=2,
+        steps=6,
+        save_every=2,
+        precision="fp32",
+        device="cpu",
+        workers=0,
+        memory_check=False,
+    )

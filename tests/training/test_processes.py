@@ -1,0 +1,77 @@
+"""Runs of several processes, under torchrun on this machine, with gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ea_psmnet.training.checkpoint import load_newest
+from ea_psmnet.training.loop import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(config, step):
+    """Two processes, of which the second dies in the middle of a step, if it comes to that."""
+    command = (
+        f"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 0 "
+        f"--monitor-interval 0.5 -m training.dying_run {step} "
+        f"train --data folder --root {config.root} --out {config.out} --preset tiny --batch 4 "
+        "--max-disparity 16 --crop 32 64 --steps 5 --save-every 2 --precision fp32 --device cpu "
+        f"--workers 0 --micro-batch 1 --normalisation sync --lr {config.lr} --no-memory-check "
+        f"--validate-every 5 --validate-root {config.root} --validate-count 5"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def logged(folder, name):
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_with_double_batch_does(config, tmp_path):
+    """Although one of them dies, which ends both; the same command then continues the run.
+
+    Loss and gradients agree to rounding: losses to 0.5 %, as pooled maps of few pixels
+    amplify it, while a small rate keeps Adam,
+    whose first steps go by the gradients' signs alone, from making rounding into differences.
+    """
+    one = replace(
+        config, batch=4, micro_batch=2, steps=5, lr=1e-6, validate_every=5, validate_count=5
+    )
+    one = replace(one, validate_root=config.root)
+    train(one)
+    two = replace(one, out=tmp_path / "two")
+    died = torchrun(two, 3)
+    assert died.returncode == 1
+    assert "FAILED" in died.stderr
+    assert "exitcode" in died.stderr
+    assert load_newest(two.out / "checkpoints")["step"] == 2
+    ended = torchrun(two, 99)
+    assert ended.returncode == 0, ended.stderr
+    losses = [logged(run.out, "train/loss") for run in (one, two)]
+    assert losses[0].keys() == losses[1].keys() == set(range(5))
+    for step in range(5):
+        assert losses[1][step] == pytest.approx(losses[0][step], rel=5e-3)
+    states = [load_newest(run.out / "checkpoints") for run in (one, two)]
+    for index, state in states[0]["optimizer"]["state"].items():
+        ours, theirs = state["exp_avg"], states[1]["optimizer"]["state"][index]["exp_avg"]
+        assert (ours - theirs).norm() <= 0.1 * ours.norm() + 1e-4
+    bests = [json.loads((run.out / "best.json").read_text()) for run in (one, two)]
+    assert bests[0]["images"] == bests[1]["images"] == 5
+    assert bests[1]["EPE"] == pytest.approx(bests[0]["EPE"], rel=1e-2)

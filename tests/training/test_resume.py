@@ -1,0 +1,220 @@
+"""Runs that are killed, stopped or run out of disk, and what is left of them."""
+
+import errno
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from ea_psmnet.files import atomic_path
+from ea_psmnet.training import checkpoint, loop
+from ea_psmnet.training.checkpoint import load_newest, remove_leftovers, save_checkpoint
+from ea_psmnet.training.loop import train
+from ea_psmnet.training.randomness import random_state, set_random_state
+from ea_psmnet.training.signals import TrainingStopped
+
+ROOT = Path(__file__).parents[2]
+
+
+def weights(path):
+    return safetensors.torch.load_file(path)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def steps_of(folder):
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
+
+
+@pytest.fixture
+def on_step(monkeypatch):
+    """Call a function at the start of each step: `on_step(f)`, with the step's number."""
+    turn = loop._Trainer._turn
+
+    def register(function):
+        def spy(self, step, *rest):
+            function(step)
+            return turn(self, step, *rest)
+
+        monkeypatch.setattr(loop._Trainer, "_turn", spy)
+
+    return register
+
+
+def arguments(config):
+    """The command line of a configuration of the tests."""
+    return (
+        f"train --data folder --root {config.root} --out {config.out} --preset tiny --batch 2 "
+        "--max-disparity 16 --crop 32 64 --steps 6 --save-every 2 --precision fp32 --device cpu "
+        "--workers 0 --ema 0.9 --schedule cosine --clip 100 --micro-batch 2 --no-memory-check"
+    ).split()
+
+
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, tmp_path, on_step):
+    """By SIGKILL, in a process of its own, in the middle of step 5; then the same command."""
+    config = replace(config, ema=0.9, schedule="cosine", clip=100.0)
+    killed = replace(config, out=tmp_path / "killed")
+    command = [sys.executable, "-m", "training.dying_run", "5", *arguments(killed)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    ended = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, timeout=300
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert steps_of(killed.out / "checkpoints") == [2, 4]
+    taken = []
+    on_step(taken.append)
+    whole = weights(train(config))
+    assert taken == [0, 1, 2, 3, 4, 5]
+    taken.clear()
+    resumed = weights(train(killed))
+    assert taken == [4, 5]
+    assert same(whole, resumed)
+    states = [load_newest(run.out / "checkpoints") for run in (config, killed)]
+    assert same(states[0]["model"], states[1]["model"])
+    for one, other in zip(*(s["optimizer"]["state"].values() for s in states), strict=True):
+        assert same(one, other)
+
+
+def test_a_run_that_is_finished_takes_no_step(config, on_step):
+    taken = []
+    on_step(taken.append)
+    first = weights(train(replace(config, steps=2)))
+    taken.clear()
+    assert same(first, weights(train(replace(config, steps=2))))
+    assert taken == []
+
+
+def test_random_generators_go_on_where_they_were(config, tmp_path, monkeypatch):
+    """The network draws nothing while it trains; what a later one may draw must resume, too."""
+    judge, drawn = loop._Trainer._judge, []
+
+    def drawing(self, *rest):
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+        return judge(self, *rest)
+
+    monkeypatch.setattr(loop._Trainer, "_judge", drawing)
+    train(replace(config, steps=4))
+    whole = drawn.copy()
+    drawn.clear()
+    parts = replace(config, out=tmp_path / "parts")
+    train(replace(parts, steps=2))
+    (parts.out / "config.json").unlink()  # two steps were the whole of another run
+    (parts.out / "model.safetensors").unlink()
+    train(replace(parts, steps=4))
+    assert drawn == whole
+
+
+def test_states_of_generators_survive_being_saved():
+    buffer = io.BytesIO()
+    torch.save(random_state(), buffer)
+    first = (random.random(), np.random.rand(), torch.rand(2).tolist())  # noqa: NPY002
+    buffer.seek(0)
+    set_random_state(torch.load(buffer, weights_only=True))
+    assert first == (random.random(), np.random.rand(), torch.rand(2).tolist())  # noqa: NPY002
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_first_and_the_run_goes_on_later(
+    config, tmp_path, monkeypatch, number, code
+):
+    """It comes between the two micro-batches of step 3: the step is undone and taken again."""
+    config = replace(config, batch=4, steps=5, save_every=5)
+    whole = weights(train(replace(config, out=tmp_path / "whole")))
+    backward, calls = loop.OptimiserStep._backward, []
+
+    def signalled(self, *arguments, **options):
+        calls.append(None)
+        if len(calls) == 3 * 2 + 1:
+            os.kill(os.getpid(), number)
+        return backward(self, *arguments, **options)
+
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.OptimiserStep, "_backward", signalled)
+        with pytest.raises(TrainingStopped, match="saved after 3 steps: the same") as stopped:
+            train(config)
+    assert stopped.value.exit_code == code
+    assert len(calls) == 7
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert steps_of(config.out / "checkpoints") == [3]
+    assert same(whole, weights(train(config)))
+
+
+def test_a_full_disk_ends_the_run_in_a_line_and_spares_the_last_checkpoint(
+    config, monkeypatch, on_step
+):
+    """The disk is full from step 3 on: the write after it fails with its first bytes there."""
+
+    def fill(step):
+        if step == 3:
+            monkeypatch.setattr(checkpoint, "os", FullDisk())
+
+    on_step(fill)
+    with pytest.raises(OSError, match=r"step-0000004.pt: not written \(No space left") as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    folder = config.out / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-0000002.pt"]
+    assert load_newest(folder)["step"] == 2
+
+
+class FullDisk:
+    """`os` as it is when there is no space left."""
+
+    @staticmethod
+    def fsync(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    """One cut short, one with a single bit turned in the midst of its numbers."""
+    state = {"weight": torch.arange(10_000.0)}
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, state | {"number": step}, keep=3)
+    cut = tmp_path / "step-0000003.pt"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    turned = tmp_path / "step-0000002.pt"
+    content = bytearray(turned.read_bytes())
+    content[len(content) // 2] ^= 1
+    turned.write_bytes(content)
+    with (
+        pytest.warns(UserWarning, match="step-0000003.pt: damaged"),
+        pytest.warns(UserWarning, match="step-0000002.pt: damaged"),
+    ):
+        found = load_newest(tmp_path)
+    assert (found["step"], found["number"]) == (1, 1)
+    assert torch.equal(found["weight"], state["weight"])
+
+
+def test_a_folder_without_a_whole_checkpoint_has_none(tmp_path):
+    assert load_newest(tmp_path / "missing") is None
+    (tmp_path / "step-0000001.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert load_newest(tmp_path) is None
+
+
+def test_the_newest_are_kept(config):
+    train(replace(config, save_every=1, keep=3))
+    assert steps_of(config.out / "checkpoints") == [4, 5, 6]
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
+    kept = ["step-0000001.pt", "model.safetensors", ".hidden", "config.json", ".notes.txt"]
+    for name in kept:
+        (tmp_path / name).touch()
+    with atomic_path(tmp_path / "model.safetensors") as temporary:
+        temporary.touch()
+    temporary.touch()  # as SIGKILL leaves it
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

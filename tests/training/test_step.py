@@ -1,0 +1,125 @@
+"""Steps that must not be taken, and those that must in spite of all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from training.tiny import TINY
+
+from ea_psmnet.losses import stereo_loss
+from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.training import step as step_module
+from ea_psmnet.training.checkpoint import load_newest
+from ea_psmnet.training.ema import WeightAverage
+from ea_psmnet.training.guards import FiniteGuard
+from ea_psmnet.training.loop import train
+
+
+def nan_loss(loss):
+    return loss * float("nan")
+
+
+def nan_gradient(loss):
+    return loss + (loss - loss.detach()).abs().sqrt()
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Make losses of chosen calls not finite: `spoil(how, which)`."""
+    calls = []
+
+    def register(how, which):
+        def spoiled(*arguments):
+            calls.append(None)
+            loss = stereo_loss(*arguments)
+            return how(loss) if which(len(calls) - 1) else loss
+
+        monkeypatch.setattr(step_module, "stereo_loss", spoiled)
+
+    return register
+
+
+@pytest.mark.parametrize("how", [nan_loss, nan_gradient])
+def test_a_step_that_is_not_finite_is_skipped_counted_and_told(config, spoil, how, capsys):
+    """The second micro-batch of step 1; weights and batch statistics are those without it."""
+    config = replace(config, batch=4, micro_batch=2, steps=2, save_every=1)
+    spoil(how, lambda call: call == 3)
+    train(config)
+    before, after = (
+        torch.load(config.out / "checkpoints" / f"step-000000{n}.pt", weights_only=True)
+        for n in (1, 2)
+    )
+    assert after["guard"] == {"skipped": 1, "in_a_row": 1}
+    for name, tensor in before["model"].items():
+        assert torch.equal(tensor, after["model"][name]), name
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "skipped:" in x)
+    what = "loss" if how is nan_loss else "gradient"
+    assert f"step 1 skipped: the {what} is not finite; samples: " in line
+    # Only the micro-batch whose loss it was; a gradient may be any sample's.
+    assert line.partition("samples: ")[2].count(",") == (1 if how is nan_loss else 3)
+
+
+def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(config, spoil):
+    spoil(nan_loss, lambda call: call >= 2)
+    config = replace(config, max_skipped=3, save_every=1)
+    with pytest.raises(FloatingPointError, match="3 steps in a row were not finite") as caught:
+        train(config)
+    assert "step 4 skipped: the loss" in str(caught.value)
+    assert "model.safetensors by --init" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    model = safetensors.torch.load_file(config.out / "model.safetensors")
+    assert all(t.isfinite().all() for t in model.values())
+    assert load_newest(config.out / "checkpoints")["step"] == 4
+
+
+def test_good_steps_between_bad_ones_let_the_run_go_on(config, spoil):
+    spoil(nan_loss, lambda call: call % 2 == 1)
+    train(replace(config, max_skipped=2))
+    assert load_newest(config.out / "checkpoints")["guard"] == {"skipped": 3, "in_a_row": 1}
+
+
+def test_the_count_in_a_row_survives_a_restart():
+    guard = FiniteGuard(2)
+    guard.skip(0, "loss", ["a"])
+    later = FiniteGuard(2)
+    later.load_state_dict(guard.state_dict())
+    with pytest.raises(FloatingPointError, match="samples: b"):
+        later.skip(1, "loss", ["b"])
+
+
+def test_a_batch_without_a_known_pixel_moves_nothing(config, pairs):
+    """Not even by Adam's momentum."""
+    config = replace(config, batch=6, micro_batch=6, save_every=1, keep=9)
+    train(replace(config, steps=1))
+    weight = dict(load_newest(config.out / "checkpoints")["model"])
+    for number in range(6):
+        np.save(pairs / f"{number}" / "disp.npy", np.full((36, 70), np.nan, np.float32))
+    settings = config.out / "config.json"
+    settings.write_text(settings.read_text().replace('"steps": 1', '"steps": 2'))
+    train(replace(config, steps=2))
+    state = load_newest(config.out / "checkpoints")
+    parameters = {n for n, _ in build_model(replace(TINY, max_disparity=16)).named_parameters()}
+    assert state["step"] == 2
+    assert state["guard"]["skipped"] == 0
+    assert all(torch.equal(weight[n], state["model"][n]) for n in parameters)
+    assert all(t.isfinite().all() for t in state["model"].values())
+
+
+def test_an_average_follows_its_formula_and_resumes():
+    network = torch.nn.BatchNorm2d(1)
+    average = WeightAverage(network, 0.5)
+    expected, rng = 1.0, np.random.default_rng(0)
+    for update in range(1, 12):
+        value = float(rng.normal())
+        torch.nn.init.constant_(network.weight, value)
+        network.num_batches_tracked += 1
+        average.update(network)
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * value
+        other = WeightAverage(network, 0.5)
+        other.load_state_dict(average.state_dict())
+        average = other
+    assert average.weights["weight"].item() == pytest.approx(expected, rel=1e-5)
+    assert average.weights["num_batches_tracked"] == 11

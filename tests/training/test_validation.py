@@ -1,0 +1,119 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training.tiny import TINY
+
+from datasets.folder import PairFolder
+from datasets.synthetic import SyntheticScenes
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.training import loop
+from ea_psmnet.training.loop import train
+from ea_psmnet.training.sources import validation_samples
+from ea_psmnet.training.validation import spread, validate
+
+
+class Process:
+    """Stands in for one of several processes."""
+
+    def __init__(self, index, count):
+        self.process_index, self.num_processes = index, count
+        self.is_main_process = index == 0
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    torch.manual_seed(0)
+    return StereoMatcher(build_model(replace(TINY, max_disparity=16)), device="cpu")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_every_image_counts_once_however_many_processes_share_them(matcher, pairs, count):
+    """Six pairs among seven processes: one has nothing to do."""
+    dataset = PairFolder(pairs)
+    parts = [validate(matcher, dataset, range(6), Process(i, count)) for i in range(count)]
+    total = sum((part.errors for part in parts), DisparityErrors())
+    expected = DisparityErrors()
+    for sample in dataset:
+        counted = sample.valid & (sample.disparity < 16)
+        predicted = matcher(sample.left, sample.right).disparity
+        expected += DisparityErrors.measure(predicted, sample.disparity, counted)
+    assert total.pixels == expected.pixels == 6 * 36 * 70
+    assert total.epe == pytest.approx(expected.epe)
+
+
+def test_predictions_to_show_come_with_their_pairs(matcher, pairs):
+    shown = validate(matcher, PairFolder(pairs), [4, 2], Process(0, 1)).shown
+    assert [sample.name for sample, _ in shown] == ["4", "2"]
+    assert np.array_equal(shown[0][1], matcher(shown[0][0].left, shown[0][0].right).disparity)
+
+
+def test_a_few_images_are_spread_over_all():
+    assert spread(10, None) == list(range(10))
+    assert spread(10, 3) == [0, 3, 6]
+    assert spread(3, 8) == [0, 1, 2]
+
+
+def test_the_best_weights_are_those_of_the_lowest_error(config, pairs, monkeypatch):
+    """Errors are made up: the second of four is the lowest."""
+    errors, seen = iter([3.0, 1.0, 2.0, 1.5]), []
+
+    def made_up(self, done, *rest):
+        network = self._result().state_dict()
+        seen.append((done, {name: t.clone() for name, t in network.items()}))
+        return validate_run(self, done, *rest)
+
+    validate_run = loop._Trainer._validate
+    monkeypatch.setattr(loop._Trainer, "_validate", made_up)
+    monkeypatch.setattr(DisparityErrors, "epe", property(lambda self: next(errors)))
+    monkeypatch.setattr(DisparityErrors, "figures", lambda self: {"EPE": 0.0})
+    train(replace(config, steps=4, validate_every=1, validate_root=pairs))
+    assert [done for done, _ in seen] == [1, 2, 3, 4]
+    best = safetensors.torch.load_file(config.out / "best.safetensors")
+    assert all(torch.equal(best[name], t) for name, t in seen[1][1].items())
+    assert '"step": 2' in (config.out / "best.json").read_text()
+
+
+def test_validation_is_logged_and_leaves_the_training_as_it_was(config, pairs, tmp_path):
+    alone = safetensors.torch.load_file(train(replace(config, steps=3, out=tmp_path / "alone")))
+    checked = replace(config, steps=3, validate_every=2, validate_root=pairs, validate_count=3)
+    both = safetensors.torch.load_file(train(checked))
+    assert all(torch.equal(alone[name], both[name]) for name in alone)
+    events = EventAccumulator(str(config.out / "tensorboard"))
+    events.Reload()
+    logged = events.Scalars("validation/EPE")
+    assert [event.step for event in logged] == [2, 3]
+    best = min(event.value for event in logged)
+    matcher = StereoMatcher.load(config.out / "best.safetensors", device="cpu", precision="exact")
+    measured = validate(matcher, PairFolder(pairs), spread(6, 3), Process(0, 1))
+    assert measured.errors.epe == pytest.approx(best, rel=1e-4)
+    assert '"images": 3' in (config.out / "best.json").read_text()
+
+
+def test_a_resumed_run_knows_the_best_so_far(config, pairs):
+    train(replace(config, steps=2, save_every=1, validate_every=1, validate_root=pairs))
+    state = torch.load(config.out / "checkpoints" / "step-0000002.pt", weights_only=True)
+    assert 0 < state["best"] < 100
+
+
+def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypatch):
+    """A named folder without splits is taken whole; training pairs are never validated on."""
+    wanted = replace(config, validate_every=1)
+    with pytest.raises(ValueError, match="has no test split: name --validate-root"):
+        validation_samples(wanted)
+    with pytest.raises(ValueError, match="has no test split: name --validate-root"):
+        validation_samples(replace(wanted, data="auto"))
+    with pytest.raises(ValueError, match="'kitti2015' needs --validate-root"):
+        validation_samples(replace(wanted, validate_data="kitti2015"))
+    for data in ("folder", "auto"):
+        named = replace(wanted, validate_data=data, validate_root=pairs)
+        assert len(validation_samples(named)) == 6
+    monkeypatch.setattr(SyntheticScenes, "prepare", lambda self: None)  # textures take seconds
+    scenes = validation_samples(replace(wanted, validate_data="synthetic", validate_count=7))
+    assert len(scenes) == 7
+    assert scenes.split == "test"

@@ -1,0 +1,20 @@
+"""A network and data small enough for many runs."""
+
+import numpy as np
+
+from ea_psmnet.files import write_image, write_npy
+from ea_psmnet.models.config import PSMNetConfig
+
+TINY = PSMNetConfig(width=0.25, attention="efficient", attention_sites=("encoder",))
+
+
+def write_pairs(folder, names=range(6)):
+    """Pairs of noise with a constant disparity each: easy to learn, quick to read."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        disparity = 3 + 2 * number
+        wide = rng.integers(0, 255, (36, 96, 3), dtype=np.uint8)
+        write_image(folder / f"{name}" / "left.png", wide[:, :70])
+        write_image(folder / f"{name}" / "right.png", wide[:, disparity : 70 + disparity])
+        write_npy(folder / f"{name}" / "disp.npy", np.full((36, 70), disparity, np.float32))
+    return folder
