@@ -6,9 +6,7 @@ what is drawn, not with objects times pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -16,31 +14,24 @@ import torch
 from torch import Tensor
 
 from datasets.synthetic.outlines import covers
+from datasets.synthetic.rays import Bounds, Rays, blocks, members, others, pixels
 from datasets.synthetic.scene import Rig, Solid
 from datasets.synthetic.shapes import first_hit
-from datasets.synthetic.vectors import dot, unit
+from datasets.synthetic.vectors import dot
 
 _NEAR = 1e-3
 """An object that reaches behind this depth has no box on the screen and is tried everywhere."""
-_TOUCH = 1e-7
+_TOUCH = 1e-5
 """Share of the distance within which two surfaces touch rather than hide one another."""
-
-Bounds = tuple[float, float, float, float]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: on tensors as small as these, more threads wait on each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+_SLACK = 1.01
+"""Factor on the size of bounding spheres, which float32 may place a little aside."""
 
 
 class Body:
-    """A solid made ready for casting: its tensors on the device."""
+    """A solid made ready for casting: its tensors on the device.
+
+    What is small is worked out in float64; the many rays are float32.
+    """
 
     def __init__(self, solid: Solid, device: torch.device | str) -> None:
         half = solid.half.copy()
@@ -48,7 +39,8 @@ class Body:
             half[2] = 1.0  # its thickness is nought: any scale will do
         self.solid = solid
         self.flat = solid.shape == "card"
-        self.to_unit = _tensor(solid.rotation.T / half[:, None], device)  # (3, 3)
+        self._to_unit = solid.rotation.T / half[:, None]
+        self.to_unit = _tensor(self._to_unit, device)  # (3, 3)
         self.to_world = _tensor(solid.rotation / half[None, :], device)  # (3, 3), for normals
         self.centre = _tensor(solid.centre[:, None], device)  # (3, 1)
         self.half = _tensor(half[:, None], device)  # (3, 1)
@@ -57,10 +49,21 @@ class Body:
         signs = np.array(list(product((-1, 1), repeat=3)))
         self.corners = solid.centre + (signs * reach) @ solid.rotation.T  # (8, 3)
         self.radius = float(np.linalg.norm(reach))
+        self._eyes: dict[float, Tensor] = {}
 
-    def hit(self, origin: Tensor, direction: Tensor) -> Tensor:
-        """(N,) parameters of the first hits of rays (3, 1 or N) + t (3, N); inf for a miss."""
-        start, step = self.to_unit @ (origin - self.centre), self.to_unit @ direction
+    def seen(self, eye: float, directions: Tensor) -> Tensor:
+        """(N,) parameters at which rays (3, N) from x = `eye` first hit it; inf for a miss."""
+        if eye not in self._eyes:
+            start = self._to_unit @ (np.array([eye, 0.0, 0.0]) - self.solid.centre)
+            self._eyes[eye] = _tensor(start[:, None], directions.device)  # (3, 1)
+        return self._hit(self._eyes[eye], self.to_unit @ directions)
+
+    def met(self, points: Tensor, goal: Tensor) -> Tensor:
+        """(N,) shares of the ways from points (3, N) to (3, 1) at which they first hit it."""
+        start = self.to_unit @ (points - self.centre)
+        return self._hit(start, self.to_unit @ (goal - self.centre) - start)
+
+    def _hit(self, start: Tensor, step: Tensor) -> Tensor:
         t = first_hit(self.solid.shape, self.cuts, start, step)
         if not self.flat:
             return t
@@ -68,7 +71,7 @@ class Body:
         return torch.where(covers(self.solid.outline, x, y), t, torch.inf)
 
     def bounds(self, rig: Rig, eye: float) -> Bounds:
-        """Its box (x0, x1, y0, y1) in the pixels of the camera that stands at x = `eye`."""
+        """Its box on the screen of the camera that stands at x = `eye`."""
         x, y, z = self.corners.T
         if z.min() < _NEAR:
             return -np.inf, np.inf, -np.inf, np.inf
@@ -78,85 +81,43 @@ class Body:
 
 
 def _tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float64, device=device)
+    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
 
 
-@dataclass(frozen=True, eq=False)
-class Rays:
-    """Rays of one camera through the pixels (x, y), as positions, not necessarily whole ones.
-
-    Directions have z = 1, so that the ray's parameter is the depth.
-    """
-
-    rig: Rig
-    eye: float
-    """Where the camera stands on the x axis."""
-    x: Tensor
-    """(N,) columns in pixels."""
-    y: Tensor
-    """(N,) rows in pixels."""
-    is_grid: bool = False
-    """True where the rays are those of all pixels, row by row."""
-
-    @property
-    def origin(self) -> Tensor:
-        """(3, 1)."""
-        return self.x.new_tensor([[self.eye], [0.0], [0.0]])
-
-    @property
-    def directions(self) -> Tensor:
-        """(3, N)."""
-        x = (self.x - self.rig.centre[0]) / self.rig.focal
-        y = (self.y - self.rig.centre[1]) / self.rig.focal
-        return torch.stack([x, y, torch.ones_like(x)])
-
-    def within(self, bounds: Bounds) -> Tensor | slice:
-        """The index of the rays inside `bounds`: all, of a grid without a look at each."""
-        x0, x1, y0, y1 = bounds
-        if np.isinf(x0):
-            return slice(None)
-        if not self.is_grid:
-            inside = (self.x >= x0) & (self.x <= x1) & (self.y >= y0) & (self.y <= y1)
-            return inside.nonzero()[:, 0]
-        height, width = self.rig.size
-        rows = _whole(y0, y1, height, self.x.device)
-        columns = _whole(x0, x1, width, self.x.device)
-        return (rows[:, None] * width + columns).flatten()
-
-
-def _whole(first: float, last: float, size: int, device: torch.device) -> Tensor:
-    """The whole numbers of [first, last] that are also in [0, size)."""
-    start = int(np.clip(np.ceil(first), 0, size))
-    stop = int(np.clip(np.floor(last) + 1, start, size))
-    return torch.arange(start, stop, device=device)
-
-
-def pixel_rays(rig: Rig, eye: float, device: torch.device | str) -> Rays:
-    """The rays through the centres of all pixels, row by row."""
-    height, width = rig.size
-    y = torch.arange(height, dtype=torch.float64, device=device)
-    x = torch.arange(width, dtype=torch.float64, device=device)
-    return Rays(rig, eye, x.repeat(height), y.repeat_interleave(width), is_grid=True)
+def nearest_on_grid(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
+    """What the rays of all pixels, row by row, meet first: as `nearest`, and faster."""
+    size = rays.rig.size
+    directions = rays.directions.view(3, *size)
+    depth = torch.full_like(directions[0], torch.inf)
+    number = torch.full_like(directions[0], -1, dtype=torch.int64)
+    for k, body in enumerate(bodies):
+        rows, columns = pixels(body.bounds(rays.rig, rays.eye), size)
+        through = directions[:, rows, columns]
+        if not through.numel():
+            continue
+        t = body.seen(rays.eye, through.flatten(1)).view(through.shape[1:])
+        before = depth[rows, columns]
+        number[rows, columns].masked_fill_(t < before, k)
+        torch.minimum(t, before, out=before)
+    return depth.flatten(), number.flatten()
 
 
 def nearest(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
     """What each ray meets first.
 
     Returns:
-        The depth (N,) float64, infinite where nothing is met, and the number (N,) of the body,
+        The depth (N,), infinite where nothing is met, and the number (N,) of the body,
         -1 where nothing is met.
     """
-    origin, directions = rays.origin, rays.directions
     depth = torch.full_like(rays.x, torch.inf)
     number = torch.full_like(rays.x, -1, dtype=torch.int64)
-    for k, body in enumerate(bodies):
-        index = rays.within(body.bounds(rays.rig, rays.eye))
-        if isinstance(index, Tensor) and not len(index):
-            continue
-        t, before = body.hit(origin, directions[:, index]), depth[index]
-        closer = t < before
-        depth[index] = torch.where(closer, t, before)
-        number[index] = torch.where(closer, k, number[index])
+    near = rays.near([body.bounds(rays.rig, rays.eye) for body in bodies])
+    for k, (body, index) in enumerate(zip(bodies, members(near, len(depth)), strict=True)):
+        if len(index):
+            t = body.seen(rays.eye, rays.directions[:, index])
+            closer = (t < depth[index]).nonzero()[:, 0]
+            index = index[closer]
+            depth[index], number[index] = t[closer], k
     return depth, number
 
 
@@ -186,34 +147,45 @@ def occluded(
     # The outermost pixels reach half a pixel further than their centres.
     hidden = (column < -0.5) | (column > width - 0.5) | (away < 0)
     other = Rays(rays.rig, eye, column, rays.y)
-    origin, directions = other.origin, other.directions
     limit = depth * (1 - _TOUCH)
-    for k, body in enumerate(bodies):
-        index = other.within(body.bounds(rays.rig, eye))
-        if isinstance(index, slice):
-            index = torch.arange(len(depth), device=depth.device)
-        index = index[(number[index] != k) & ~hidden[index]]
+    near = others(other.near([body.bounds(rays.rig, eye) for body in bodies]), number)
+    for k, (body, index) in enumerate(zip(bodies, members(near, len(depth)), strict=True)):
         if len(index):
-            hidden[index] = body.hit(origin, directions[:, index]) < limit[index]
+            before = body.seen(eye, other.directions[:, index]) < limit[index]
+            _mark(hidden, index[before], number, k)
     return hidden
+
+
+def _mark(marks: Tensor, index: Tensor, number: Tensor, k: int) -> None:
+    """Mark the points `index`, but for those of the body `k` itself."""
+    marks[index[number[index] != k]] = True
 
 
 def shaded(bodies: Sequence[Body], points: Tensor, number: Tensor, light: Tensor) -> Tensor:
     """Which of `points` (3, N) on the bodies `number` (N,) the light at (3, 1) does not reach."""
-    towards = light - points
-    heading = unit(towards)
-    along, squared = dot(points, heading), dot(points, points)
     dark = torch.zeros_like(number, dtype=torch.bool)
-    for k, body in enumerate(bodies):
-        if not body.solid.casts_shadow:
-            continue
-        # Against the bounding sphere: position along the ray and distance from it.
-        centre = body.centre[:, 0]
-        offset = centre @ heading - along
-        gap = squared - 2 * (centre @ points) + centre @ centre - offset.square()
-        near = (gap <= body.radius**2) & (offset > -body.radius) & (number != k) & ~dark
-        index = near.nonzero()[:, 0]
+    if not len(dark):
+        return dark
+    between = others(_between(bodies, points, light), number)
+    for k, (body, index) in enumerate(zip(bodies, members(between, len(dark)), strict=True)):
         if len(index):
-            t = body.hit(points[:, index], towards[:, index])
-            dark[index] = t < 1 - _TOUCH
+            before = body.met(points[:, index], light) < 1 - _TOUCH
+            _mark(dark, index[before], number, k)
     return dark
+
+
+def _between(bodies: Sequence[Body], points: Tensor, light: Tensor) -> Tensor:
+    """(K, B) whether a body may stand between the light and some point of a block.
+
+    The ways from a block's points to the light are no further from the way of the block's middle
+    than the middle is from the points.
+    """
+    low, high = blocks(points).aminmax(dim=2)  # (3, B)
+    middle = (low + high) / 2
+    way = light - middle
+    from_middle = torch.cat([body.centre for body in bodies], 1).T[:, :, None] - middle  # (K, 3, B)
+    share = (from_middle * way).sum(1) / dot(way, way)
+    beside = from_middle - share.clamp(0, 1)[:, None] * way
+    radius = points.new_tensor([[b.radius if b.solid.casts_shadow else -np.inf] for b in bodies])
+    reach = radius + (high - low).square().sum(0).sqrt() / 2  # (K, B)
+    return (beside.square().sum(1) <= (_SLACK * reach).square()) & (reach > 0)

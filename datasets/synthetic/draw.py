@@ -9,18 +9,21 @@ import numpy as np
 import torch
 
 from datasets.sceneflow import Split
-from datasets.synthetic.cast import Body, Rays, nearest, one_thread
+from datasets.synthetic.cast import Body, nearest
 from datasets.synthetic.kinds import KINDS
 from datasets.synthetic.layout import Layout
 from datasets.synthetic.palette import Palette
+from datasets.synthetic.rays import Rays, one_thread
 from datasets.synthetic.scene import Array, Rig, Scene, Sensor
 
-_PEAK = (12.0, 180.0)
-"""Range of the largest disparity of a scene, in pixels of a picture 512 wide."""
+_PEAK = (0.024, 0.4)
+"""Range of a scene's large disparities, in widths of the picture: 12 to 205 of 512 pixels."""
 _MARGIN = 0.93
 """Share of the allowed disparity that the nearest half percent of a picture may reach."""
-_NEAREST = (0.005, 0.01, 0.03, 0.1)
-"""Shares of a picture whose depths tell how near it is; the first decides the largest disparity."""
+_NEAREST = (0.005, 0.01, 0.03, 0.1, 0.25)
+"""Shares of a picture whose depths tell how near it is."""
+_PEAK_AT = (0.4, 0.1, 0.2, 0.15, 0.15)
+"""How often it is at each of these that the disparity reaches the largest one drawn."""
 _RIGHT_NEARER = 1.5
 """How many times as near the right picture may be as the left one, at each of these shares."""
 _FREE_WAY = 0.9
@@ -63,7 +66,7 @@ def draw_scene(
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(names)}")
     height, width = size
     low, high = np.log(KINDS[kind].focal)
-    vivid = float(rng.uniform(0.2, 1.2))
+    vivid = float(np.exp(rng.uniform(np.log(0.12), np.log(1.1))))
     palette = Palette(rng, size, width * float(np.exp(rng.uniform(low, high))), vivid)
     centre = np.array([width - 1, height - 1]) / 2 + rng.normal(0, 0.02, 2) * width
     layout = KINDS[kind].draw(palette)
@@ -86,13 +89,16 @@ def _baseline(palette: Palette, layout: Layout, rig: Rig, max_disparity: int) ->
     It is shorter where the right eye would stand beyond a wall, or so close before something that
     its picture has far larger disparities than the left one.
     """
-    low, high = np.array(_PEAK) * rig.size[1] / 512
+    low, high = np.array(_PEAK) * rig.size[1]
     high = min(high, _MARGIN * max_disparity)
-    peak = palette.spread(min(low, high / 2), high)
+    low = min(low, high / 2)
+    peak = palette.spread(low, high) if palette.chance(0.5) else palette.between(low, high)
+    aimed = palette.rng.choice(len(_NEAREST), p=_PEAK_AT)
     with one_thread():
         bodies = [Body(solid, "cpu") for solid in layout.solids]
         near, holes = _look(bodies, rig)
-        baseline = min(peak * near[0] / rig.focal, _FREE_WAY * _way_to_the_right(bodies))
+        wanted = min(peak * near[aimed], high * near[0]) / rig.focal
+        baseline = min(wanted, _FREE_WAY * _way_to_the_right(bodies))
         for _ in range(_TRIES):
             near_right, holes_right = _look(bodies, rig, baseline)
             too_near = (near / near_right).max() / _RIGHT_NEARER
@@ -112,8 +118,8 @@ def _look(bodies: Sequence[Body], rig: Rig, eye: float = 0.0) -> tuple[Array, fl
         The depths that the `_NEAREST` shares of the picture lie before, and the share of the
         picture that shows nothing: almost always none, or the camera has left the scene.
     """
-    rows = torch.linspace(0, rig.size[0] - 1, _COARSE[0], dtype=torch.float64)
-    columns = torch.linspace(0, rig.size[1] - 1, _COARSE[1], dtype=torch.float64)
+    rows = torch.linspace(0, rig.size[0] - 1, _COARSE[0])
+    columns = torch.linspace(0, rig.size[1] - 1, _COARSE[1])
     rays = Rays(rig, eye, columns.repeat(len(rows)), rows.repeat_interleave(len(columns)))
     depth = nearest(bodies, rays)[0].numpy()
     return np.quantile(depth, _NEAREST, method="lower"), float(np.isinf(depth).mean())
@@ -121,24 +127,33 @@ def _look(bodies: Sequence[Body], rig: Rig, eye: float = 0.0) -> tuple[Array, fl
 
 def _way_to_the_right(bodies: Sequence[Body]) -> float:
     """How far the left eye is from the first surface on its right."""
-    origin = torch.zeros(3, 1, dtype=torch.float64)
-    right = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
+    right = torch.tensor([[1.0], [0.0], [0.0]])
     # Only bodies whose bounding sphere the x axis passes.
     near = [body for body in bodies if float(body.centre[1:].norm()) < body.radius]
-    return min((float(body.hit(origin, right)) for body in near), default=np.inf)
+    return min((float(body.seen(0.0, right)) for body in near), default=np.inf)
 
 
 def _sensor(palette: Palette) -> Sensor:
     balance: Array = np.repeat(np.exp(palette.rng.normal(0, 0.08, (1, 3))), 2, axis=0)
     if palette.chance(0.3):  # the two eyes see slightly different colours
         balance[1] *= np.exp(palette.rng.normal(0, 0.1) + palette.rng.normal(0, 0.03, 3))
-    blur = palette.between(0.3, 0.9) if palette.chance(0.3) else 0.0
+    gamma = np.full(2, palette.between(1.8, 2.6))
+    if palette.chance(0.08):  # they see very different ones, as two phones side by side do
+        balance[1] *= np.exp(palette.rng.normal(0, 0.2, 3))
+        gamma[1] *= palette.spread(0.7, 1.4)
+    blur = palette.between(0.3, 1.3) if palette.chance(0.4) else 0.0
     uneven = palette.between(0, 0.5) if palette.chance(0.15) else 0.0
+    way, length = palette.between(0, np.pi), palette.spread(1.5, 7) if palette.chance(0.08) else 0.0
+    aperture = palette.spread(0.01, 0.15) if palette.chance(0.12) else 0.0
     return Sensor(
         target=palette.spread(0.1, 0.38),
-        gamma=palette.between(1.8, 2.6),
+        headroom=palette.spread(1.5, 4) if palette.chance(0.08) else 1.15,
+        gamma=(float(gamma[0]), float(gamma[1])),
         balance=balance,
         blur=(blur, blur + uneven),
+        focus=palette.between(0, 1),
+        aperture=aperture * 512 / palette.size[1],
+        shake=(length * float(np.cos(way)), length * float(np.sin(way))),
         read_noise=palette.spread(0.0005, 0.008),
         shot_noise=palette.spread(1e-6, 4e-4),
         seed=int(palette.rng.integers(1 << 62)),

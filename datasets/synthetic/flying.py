@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 
+from datasets.synthetic.growth import bush, sticks, stones, tree
 from datasets.synthetic.layout import (
-    CLEAR,
     ENDLESS,
     Layout,
     draw_ambient,
+    draw_haze,
     draw_lights,
     floating,
     slanted,
+    spot,
 )
-from datasets.synthetic.palette import NO_CUTS, Palette, backdrop, card, turn_x, turn_y
+from datasets.synthetic.palette import NO_CUTS, Palette, backdrop, card, moved, turn_x, turn_y
 from datasets.synthetic.scene import Solid
+from datasets.synthetic.things import car, figure, lamp, post, rack, shelf, table
 
 _NEAREST = 1.0
 """Depth at which objects begin."""
+_THINGS = (table, table, shelf, car, post, figure, rack, lamp, bush, tree, sticks, stones)
+"""What tumbles in mid-air beside single solids."""
 
 
 def flying(palette: Palette) -> Layout:
     """Many objects in mid-air before a wall, in a hall or under a dome."""
     far = palette.spread(2, 15)
     solids = [backdrop(_background(palette, far))]
-    for _ in range(palette.count(10, 40)):
+    for _ in range(palette.count(8, 32)):
         solids.append(floating(palette, _NEAREST, far * 0.9))
+    for _ in range(palette.count(0, 7)):
+        solids += _tumbling(palette, far * 0.9)
     lights = draw_lights(palette, far, palette.chance(0.6))
-    return Layout(solids, lights, draw_ambient(palette), CLEAR)
+    haze = draw_haze(palette, far, 0.1)
+    return Layout(solids, lights, draw_ambient(palette), haze)
+
+
+def _tumbling(palette: Palette, far: float) -> list[Solid]:
+    """A piece of furniture, a plant or a vehicle in any pose: FlyingThings3D's own idea."""
+    make = palette.rng.choice(np.array(_THINGS, dtype=object))
+    depth = palette.spread(_NEAREST, far)
+    size = palette.extent(palette.spread(0.12, 0.7), depth)
+    depth = max(depth, _NEAREST + size)  # all of it behind the nearest depth
+    pose, place = palette.rotation(), spot(palette, depth)
+    lifted = np.array([0, size / 2, 0])  # its middle, not its foot, comes to that place
+    return [moved(part, pose, place + pose @ lifted) for part in make(palette, depth, size)]
 
 
 def _background(palette: Palette, far: float) -> Solid:

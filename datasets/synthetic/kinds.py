@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from datasets.synthetic.flying import flying
+from datasets.synthetic.garden import garden
 from datasets.synthetic.layers import layers
 from datasets.synthetic.layout import Layout
 from datasets.synthetic.palette import Palette
@@ -24,9 +25,10 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "flying": Kind(flying, 0.38, (0.6, 2.0)),
-    "layers": Kind(layers, 0.24, (0.8, 2.2)),
-    "room": Kind(room, 0.2, (0.5, 1.2)),
-    "street": Kind(street, 0.18, (0.5, 1.3)),
+    "flying": Kind(flying, 0.36, (0.6, 2.4)),
+    "layers": Kind(layers, 0.18, (0.8, 2.4)),
+    "room": Kind(room, 0.18, (0.5, 1.4)),
+    "street": Kind(street, 0.14, (0.5, 1.5)),
+    "garden": Kind(garden, 0.14, (0.5, 1.8)),
 }
 """Shares of the draws add up to 1."""

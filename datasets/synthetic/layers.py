@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from datasets.synthetic.growth import bush, cables, sign, sticks, stones
 from datasets.synthetic.layout import (
     CLEAR,
     ENDLESS,
@@ -30,7 +31,10 @@ from datasets.synthetic.palette import (
     turn_z,
 )
 from datasets.synthetic.scene import Solid
-from datasets.synthetic.things import fence, table, thing
+from datasets.synthetic.things import fence, lamp, rack, table, thing
+
+_ON_TABLE = (*[thing] * 5, table, fence, lamp, rack, cables, sign, sticks, stones, bush)
+"""What stands on a table, as often as each is met."""
 
 
 def layers(palette: Palette) -> Layout:
@@ -68,7 +72,7 @@ def _sheet(palette: Palette, far: float) -> Solid:
 
 def _on_table(palette: Palette, floor: float, far: float) -> list[Solid]:
     """Things that stand on the plane y = `floor`, up to the background."""
-    makers = np.array([thing, thing, thing, table, fence], dtype=object)
+    makers = np.array(_ON_TABLE, dtype=object)
     solids: list[Solid] = []
     for _ in range(palette.count(4, 14)):
         depth = palette.between(1.0, far * 0.95)

@@ -72,6 +72,16 @@ def draw_ambient(palette: Palette) -> Array:
     return palette.spread(0.15, 1.2) * (1 + palette.rng.uniform(-0.15, 0.15, 3))
 
 
+def draw_haze(palette: Palette, distance: float, share: float) -> Array:
+    """Grey air in this share of the scenes.
+
+    A tenth to two thirds of the light of what is at `distance` are lost in it.
+    """
+    grey = palette.rng.uniform(0.5, 0.9, 1).repeat(3)
+    hazy = np.array([*grey, palette.spread(0.1, 1.0) / distance])
+    return hazy if palette.chance(share) else CLEAR
+
+
 def spot(palette: Palette, depth: float) -> Array:
     """A point at this depth somewhere in the picture or just outside."""
     height, width = palette.size

@@ -1,22 +1,32 @@
-"""Light on surfaces: ambient, point lights with shadows, highlights and haze."""
+"""Light on surfaces: ambient, point lights with shadows, highlights, mirrored light and haze."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.cast import Body, Rays, shaded
+from datasets.synthetic.cast import Body, shaded
+from datasets.synthetic.rays import Rays
 from datasets.synthetic.scene import Light, Scene
 from datasets.synthetic.surface import Surface
+from datasets.synthetic.textures import Atlas
 from datasets.synthetic.vectors import dot, length, unit
+
+_MIRRORED_LEVEL = 3.0
+"""Mip level of what is mirrored: coarse, for on a bent surface a pixel takes in a wide angle."""
+_MIRRORED_SIZE = 512 / np.pi
+"""Texels a radian of the mirrored surroundings."""
 
 DISPLAY_GAMMA = 2.2
 """Textures are encoded as pictures are; light adds up in linear numbers."""
 
 
-def lit(scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface) -> tuple[Tensor, Tensor]:
+def lit(
+    scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, atlas: Atlas
+) -> tuple[Tensor, Tensor]:
     """The light that N surface points send to the camera of `rays`.
 
     Returns:
@@ -25,8 +35,8 @@ def lit(scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface) -> tupl
     """
     albedo = seen.albedo**DISPLAY_GAMMA
     materials = [body.solid.material for body in bodies]
-    table = albedo.new_tensor([[m.highlight, m.shininess, m.glows] for m in materials])
-    highlight, shininess, glows = table[seen.number].T
+    table = albedo.new_tensor([[m.highlight, m.shininess, m.mirror, m.glows] for m in materials])
+    highlight, shininess, mirror, glows = table[seen.number].T
     towards_eye = unit(rays.origin - seen.points).float()
     normals = seen.normals.float()
     diffuse = albedo.new_tensor(scene.ambient).repeat(len(albedo), 1)
@@ -43,7 +53,36 @@ def lit(scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface) -> tupl
         glossy += shine[:, None] * colour
         reached = 2 * reached + (falling > 0)
     colours = torch.where(glows[:, None] > 0, albedo, albedo * diffuse + glossy)
+    index = (mirror > 0).nonzero()[:, 0]
+    if len(index):
+        image, share = _mirrored(bodies, atlas, seen, towards_eye, mirror, index)
+        brightness = float(scene.ambient.mean() + sum(x.colour.mean() for x in scene.lights) / 2)
+        colours[index] = torch.lerp(colours[index], image * brightness, share)
     return _hazy(scene, colours, seen.points[2]), reached
+
+
+def _mirrored(
+    bodies: Sequence[Body],
+    atlas: Atlas,
+    seen: Surface,
+    towards_eye: Tensor,
+    mirror: Tensor,
+    index: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the points `index` (M,) mirror: linear colours (M, 3) and their shares (M, 1).
+
+    It depends on where the eye stands, so the two views differ as they do at a car's window. The
+    share grows towards grazing angles by Schlick's approximation (1994) of Fresnel's law.
+    """
+    normals, towards = seen.normals[:, index].float(), towards_eye[:, index]
+    cosine = dot(normals, towards).clamp(0, 1)
+    x, y, z = 2 * cosine * normals - towards
+    table = index.new_tensor([body.solid.material.surroundings for body in bodies])
+    u, v = torch.atan2(x, z) * _MIRRORED_SIZE, torch.asin(y.clamp(-1, 1)) * _MIRRORED_SIZE
+    level = torch.full_like(u, _MIRRORED_LEVEL)
+    image = atlas.look_up(table[seen.number[index]], u, v, level) ** DISPLAY_GAMMA
+    straight = mirror[index]
+    return image, (straight + (1 - straight) * (1 - cosine) ** 5)[:, None]
 
 
 def _falling(light: Light, bodies: Sequence[Body], seen: Surface) -> tuple[Tensor, Tensor]:

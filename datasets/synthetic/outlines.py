@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datasets.synthetic.scene import Outline
+from datasets.synthetic.stencils import FAMILIES, inside_stencil
 
 
 def _disc(x: Tensor, y: Tensor, rows: list[list[float]]) -> Tensor:
@@ -42,11 +43,17 @@ def _lattice(x: Tensor, y: Tensor, rows: list[list[float]]) -> Tensor:
     return covered
 
 
+def _stencil(x: Tensor, y: Tensor, rows: list[list[float]]) -> Tensor:
+    """Drawn: the one row is (number of the stencil, -, -, -)."""
+    return inside_stencil(int(rows[0][0]), x, y)
+
+
 _INSIDE: dict[str, Callable[[Tensor, Tensor, list[list[float]]], Tensor]] = {
     "disc": _disc,
     "blob": _blob,
     "foliage": _foliage,
     "lattice": _lattice,
+    "stencil": _stencil,
 }
 
 
@@ -55,6 +62,8 @@ def covers(outline: Outline | None, x: Tensor, y: Tensor) -> Tensor:
     inside = (x.abs() <= 1) & (y.abs() <= 1)
     if outline is None or outline.kind == "rectangle":
         return inside
+    # A ray along the plane meets it nowhere, at coordinates that are no numbers.
+    x, y = x.where(inside, 0.0), y.where(inside, 0.0)
     return inside & _INSIDE[outline.kind](x, y, outline.coefficients.tolist())
 
 
@@ -78,6 +87,15 @@ def draw_outline(rng: np.random.Generator, kind: str) -> Outline:
         first = rng.uniform(0, np.pi) if rng.random() < 0.5 else 0.0
         turns = [first, first + np.pi / 2][: int(rng.integers(1, 3))]
         rows = np.array([[cells * np.cos(a), cells * np.sin(a), width, 0.3] for a in turns])
+    elif kind == "stencil":
+        family = str(rng.choice(list(FAMILIES)))
+        return draw_stencil(rng, family)
     else:
         rows = np.zeros((0, 4))
     return Outline(kind, rows.astype(np.float64))
+
+
+def draw_stencil(rng: np.random.Generator, family: str) -> Outline:
+    """One of the stencils of a family, which is a key of `FAMILIES`."""
+    number = rng.choice(FAMILIES[family])
+    return Outline("stencil", np.array([[number, 0.0, 0.0, 0.0]]))

@@ -13,6 +13,8 @@ from datasets.synthetic.scene import Array, Light, Material, Outline, Solid
 NO_CUTS: Array = np.zeros((0, 4))
 FACING: Array = np.eye(3)
 """A card that faces the camera; a box that stands straight."""
+_VALUES = ((0.02, 0.12), (0.12, 0.92), (0.88, 1.0))
+"""Ranges of brightness of dark, common and white things."""
 UPRIGHT: Array = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 """A cylinder that stands; a card that lies."""
 SIDEWAYS: Array = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
@@ -94,7 +96,8 @@ class Palette:
     def colour(self) -> Array:
         """(3,) a colour in [0, 1]; most are muted, as in the world."""
         saturation = min(1.0, self.vivid * self.rng.beta(1.1, 2.2))
-        value = self.between(0.12, 0.92)
+        low, high = _VALUES[self.rng.choice(len(_VALUES), p=(0.1, 0.78, 0.12))]
+        value = self.between(low, high)
         return np.array(colorsys.hsv_to_rgb(self.between(0, 1), saturation, value))
 
     def material(self, depth: float, *, weak: float = 0.15, base: Array | None = None) -> Material:
@@ -107,13 +110,13 @@ class Palette:
         """
         base = self.colour() if base is None else base
         is_weak = self.chance(weak)
-        contrast = self.spread(0.02, 0.12) if is_weak else self.between(0.35, 1.15)
+        contrast = self.spread(0.004, 0.12) if is_weak else self.between(0.35, 1.15)
         saturation = self.between(0, min(1.2, 0.3 + self.vivid))
         mixing = saturation * np.eye(3) + (1 - saturation) / 3
         mixing = mixing[:, self.rng.permutation(3)] if self.chance(0.5) else mixing
         tint = 1 + self.between(0, 0.7) * (base / base.mean() - 1)
         matrix = contrast * tint[:, None] * mixing
-        glossy = self.chance(0.35)
+        finish = str(self.rng.choice(["matt", "glossy", "mirror"], p=(0.6, 0.25, 0.15)))
         return Material(
             texture=int(self.rng.integers(1 << 16)),
             density=self.spread(0.25, 2.5) * self.focal / depth,
@@ -123,26 +126,37 @@ class Palette:
             detail=int(self.rng.integers(1 << 16)),
             detail_density=self.spread(0.5, 2.0) * self.focal / depth,
             detail_strength=self.between(0, 0.08) if is_weak else self.between(0, 0.6),
-            highlight=self.spread(0.03, 0.6) if glossy else 0.0,
+            highlight=0.0 if finish == "matt" else self.spread(0.03, 0.8),
             shininess=self.spread(4, 200),
+            mirror=self.spread(0.02, 0.5) if finish == "mirror" else 0.0,
+            surroundings=int(self.rng.integers(1 << 16)),
         )
+
+    def glass(self, depth: float) -> Material:
+        """A dark window: little but what it mirrors."""
+        dark = np.full(3, self.between(0.02, 0.25)) * self.rng.uniform(0.9, 1.1, 3)
+        mirror = self.spread(0.04, 0.6)
+        return replace(self.material(depth, weak=0.9, base=dark), mirror=mirror, highlight=0.5)
 
     def sky(self, radius: float) -> Material:
         """The inside of a far sphere of this radius: clear, cloudy or grey."""
         blue = np.array(colorsys.hsv_to_rgb(self.between(0.5, 0.65), self.between(0, 0.6), 0.9))
         material = self.material(1.0, weak=0.5, base=blue * self.between(0.6, 1.1))
         density = self.spread(225, 1500) / radius  # texels a radian
-        return replace(material, density=density, glows=True, detail_strength=0.0)
+        return replace(material, density=density, glows=True, detail_strength=0.0, mirror=0.0)
 
     def outline(self) -> Outline | None:
-        """The silhouette of a card; half of them are plain rectangles."""
-        kinds = ("rectangle", "disc", "blob", "foliage", "lattice")
-        kind = str(self.rng.choice(kinds, p=(0.45, 0.1, 0.2, 0.13, 0.12)))
+        """The silhouette of a card; a third of them are plain rectangles."""
+        kinds = ("rectangle", "disc", "blob", "foliage", "lattice", "stencil")
+        kind = str(self.rng.choice(kinds, p=(0.35, 0.07, 0.11, 0.04, 0.06, 0.37)))
         return None if kind == "rectangle" else draw_outline(self.rng, kind)
 
     def cuts(self) -> Array:
-        """(N, 4) random planes that leave the unit shape's middle standing."""
-        count = self.count(1, 7)
+        """(N, 4) random planes that leave the unit shape's middle standing; many make a stone."""
+        return self.facets(self.count(1, 7) if self.chance(0.7) else self.count(9, 16))
+
+    def facets(self, count: int) -> Array:
+        """(count, 4) such planes."""
         normals = self.rng.standard_normal((count, 3))
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         return np.hstack([normals, self.rng.uniform(0.2, 0.9, (count, 1))])
@@ -150,7 +164,7 @@ class Palette:
     def solid(self, centre: Array, rotation: Array, half: Array, material: Material) -> Solid:
         """A random shape of any kind."""
         names = ("box", "cut box", "ellipsoid", "cut ellipsoid", "cylinder", "cut cylinder", "card")
-        name = str(self.rng.choice(names, p=(0.22, 0.16, 0.13, 0.07, 0.12, 0.05, 0.25)))
+        name = str(self.rng.choice(names, p=(0.22, 0.14, 0.12, 0.1, 0.1, 0.05, 0.27)))
         cuts = self.cuts() if name.startswith("cut") else NO_CUTS
         shape = name.split()[-1]
         outline = self.outline() if shape == "card" else None
@@ -175,7 +189,9 @@ class Palette:
         return self.lamp(direction * 1e4, np.inf, shadows)
 
 
-def card(centre: Array, rotation: Array, half: tuple[float, float], material: Material) -> Solid:
+def card(
+    centre: Array, rotation: Array, half: Array | tuple[float, float], material: Material
+) -> Solid:
     """A rectangle."""
     return Solid("card", centre, rotation, np.array([*half, 0.0]), material, NO_CUTS)
 

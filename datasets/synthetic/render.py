@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.synthetic.cast import Body, Rays, nearest, occluded, one_thread, pixel_rays
+from datasets.synthetic.cast import Body, nearest, nearest_on_grid, occluded
 from datasets.synthetic.light import DISPLAY_GAMMA, lit
+from datasets.synthetic.rays import Rays, neighbours_first, one_thread, pixel_rays
 from datasets.synthetic.scene import Scene
-from datasets.synthetic.sensor import Linear, encoded, exposure, sensed
+from datasets.synthetic.sensor import encoded, exposure, sensed
 from datasets.synthetic.surface import Surface, surface
 from datasets.synthetic.textures import Atlas
 from ea_psmnet.sample import StereoSample
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,25 @@ class RenderedScene:
     def sample(self, name: str) -> StereoSample:
         """The left view's sample; a pixel that sees no solid has no known disparity."""
         valid = self.object_left >= 0
-        return StereoSample(self.left, self.right, self.disparity_left, valid, name)
+        masks = {"nonocc": valid & ~self.occluded_left}
+        return StereoSample(self.left, self.right, self.disparity_left, valid, name, masks)
+
+    def mirrored(self) -> RenderedScene:
+        """The scene in a mirror: the flipped right view is then the left one, and vice versa."""
+        return RenderedScene(
+            _flipped(self.right),
+            _flipped(self.left),
+            _flipped(self.disparity_right),
+            _flipped(self.disparity_left),
+            _flipped(self.occluded_right),
+            _flipped(self.occluded_left),
+            _flipped(self.object_right),
+            _flipped(self.object_left),
+        )
+
+
+def _flipped(array: NDArray[_T]) -> NDArray[_T]:
+    return np.ascontiguousarray(array[:, ::-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +109,12 @@ def render(
         right = _view(scene, bodies, atlas, look, eyes[::-1])
     gain = exposure(scene.sensor, left.linear) if look.lighting else 1.0
     pictures = left.linear * gain, right.linear * gain
-    encode = partial(sensed, scene.sensor) if look.noise else _encoded
+    if look.noise:
+        encoded_pair = sensed(scene.sensor, *pictures, (left.disparity, right.disparity))
+    else:
+        encoded_pair = encoded(pictures[0]), encoded(pictures[1])
     return RenderedScene(
-        *encode(*pictures),
+        *encoded_pair,
         left.disparity,
         right.disparity,
         left.occluded,
@@ -100,23 +124,17 @@ def render(
     )
 
 
-def _encoded(left: Linear, right: Linear) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    return encoded(left), encoded(right)
-
-
 def _view(
     scene: Scene, bodies: Sequence[Body], atlas: Atlas, look: Look, eyes: tuple[float, float]
 ) -> _View:
     """The view of the camera at the first of `eyes`; the other decides what is occluded."""
     rig = scene.rig
     rays = pixel_rays(rig, eyes[0], bodies[0].centre.device)
-    depth, number = nearest(bodies, rays)
-    # Sorted by body, so that each body's points are a slice; rays that meet nothing are left out.
-    order = number.argsort(stable=True)
-    order = order[int((number < 0).sum()) :]
-    hit = Rays(rig, rays.eye, rays.x[order], rays.y[order])
+    depth, number = nearest_on_grid(bodies, rays)
+    order = neighbours_first(rays, number)
+    hit = rays.part(order)
     seen = surface(bodies, hit, depth[order], number[order], atlas)
-    colours, key = _colours(scene, bodies, hit, seen, look)
+    colours, key = _colours(scene, bodies, hit, seen, atlas, look)
     linear = colours.new_zeros(len(depth), 3).index_copy_(0, order, colours)
     if look.supersample > 1:
         keys = torch.full_like(number, -1).index_copy_(0, order, key).view(rig.size)
@@ -134,13 +152,13 @@ def _view(
 
 
 def _colours(
-    scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, look: Look
+    scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, atlas: Atlas, look: Look
 ) -> tuple[Tensor, Tensor]:
     """(N, 3) linear colours, and (N,) numbers that differ across edges of what is seen."""
     key = 4 * seen.number + seen.face
     if not look.lighting:
         return seen.albedo**DISPLAY_GAMMA, key
-    colours, reached = lit(scene, bodies, rays, seen)
+    colours, reached = lit(scene, bodies, rays, seen, atlas)
     return colours, (key << len(scene.lights)) + reached
 
 
@@ -169,14 +187,14 @@ def _supersample(
     if not len(edges):
         return
     side = look.supersample
-    steps = (torch.arange(side, dtype=torch.float64, device=edges.device) + 0.5) / side - 0.5
+    steps = (torch.arange(side, dtype=torch.float32, device=edges.device) + 0.5) / side - 0.5
     dx, dy = steps.repeat(side)[:, None], steps.repeat_interleave(side)[:, None]
     x, y = (rays.x[edges] + dx).flatten(), (rays.y[edges] + dy).flatten()  # (side² * E,)
-    depth, number = nearest(bodies, Rays(rays.rig, rays.eye, x, y))
-    order = number.argsort(stable=True)
-    order = order[int((number < 0).sum()) :]
-    hit = Rays(rays.rig, rays.eye, x[order], y[order])
+    every = Rays(rays.rig, rays.eye, x, y)
+    depth, number = nearest(bodies, every)
+    order = neighbours_first(every, number)
+    hit = every.part(order)
     seen = surface(bodies, hit, depth[order], number[order], atlas)
-    colours, _ = _colours(scene, bodies, hit, seen, look)
-    every = colours.new_zeros(len(x), 3).index_copy_(0, order, colours)
-    linear[edges] = every.view(side * side, len(edges), 3).mean(0)
+    colours, _ = _colours(scene, bodies, hit, seen, atlas, look)
+    parts = colours.new_zeros(len(x), 3).index_copy_(0, order, colours)
+    linear[edges] = parts.view(side * side, len(edges), 3).mean(0)

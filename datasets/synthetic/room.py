@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from datasets.synthetic.growth import bush, cables, sticks
 from datasets.synthetic.layout import CLEAR, Layout, draw_ambient, looking_at, seen_from
 from datasets.synthetic.palette import (
     FACING,
@@ -19,8 +20,11 @@ from datasets.synthetic.palette import (
     turn_y,
 )
 from datasets.synthetic.scene import Array, Light, Solid
-from datasets.synthetic.things import fence, post, shelf, table, thing
+from datasets.synthetic.things import fence, lamp, post, rack, shelf, table, thing
 
+_FURNITURE = (*[thing] * 4, *[table] * 3, shelf, shelf, post, fence, lamp, rack)
+_FURNITURE += (bush, cables, sticks)
+"""What stands in a room, as often as each is met."""
 _NEAREST = 0.4
 """Furniture that reaches closer to the camera than this is left out."""
 
@@ -63,9 +67,9 @@ def _walls(palette: Palette, half: Array) -> list[Solid]:
 
 def _furniture(palette: Palette, half: Array, eye: Array) -> list[Solid]:
     """Things on the floor, anywhere in the room, textured for the eye's distance."""
-    makers = np.array([thing, thing, table, shelf, post, fence], dtype=object)
+    makers = np.array(_FURNITURE, dtype=object)
     solids: list[Solid] = []
-    for _ in range(palette.count(8, 16)):
+    for _ in range(palette.count(8, 15)):
         x, z = palette.rng.uniform(-0.9, 0.9, 2) * half[[0, 2]]
         make = palette.rng.choice(makers)
         distance = max(float(np.hypot(x - eye[0], z - eye[2])), 0.8)
@@ -81,7 +85,7 @@ def _pictures(palette: Palette, half: Array) -> list[Solid]:
     solids = []
     for _ in range(palette.count(0, 6)):
         size = palette.rng.uniform(0.15, 0.7, 2)
-        y, thick = palette.between(-0.6, 0.4) * tall, 0.02
+        y, thick = palette.between(-0.6, 0.4) * tall, palette.between(0.005, 0.03)
         if palette.chance(0.5):
             centre = np.array([palette.between(-0.8, 0.8) * wide, y, deep - thick])
             reach = np.array([size[0], size[1], thick])

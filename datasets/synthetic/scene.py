@@ -53,6 +53,10 @@ class Material:
     """Strength of the Blinn-Phong highlight; 0 is matt."""
     shininess: float
     """Exponent of the highlight."""
+    mirror: float = 0.0
+    """Share of the surroundings' light that it sends back, seen straight on."""
+    surroundings: int = 0
+    """Number of the texture that is mirrored, as if printed on a sphere far away."""
     glows: bool = False
     """True for the sky: no light changes it, and it neither casts nor receives shadows."""
 
@@ -67,7 +71,7 @@ class Outline:
     """(N, 4), read by the kind in its own way; see `outlines.py`."""
 
 
-OUTLINES = ("rectangle", "disc", "blob", "foliage", "lattice")
+OUTLINES = ("rectangle", "disc", "blob", "foliage", "lattice", "stencil")
 SHAPES = ("box", "ellipsoid", "cylinder", "card")
 
 
@@ -119,12 +123,20 @@ class Sensor:
 
     target: float
     """Median of the exposed picture, linear in [0, 1]."""
-    gamma: float
-    """Exponent of the encoding, near 2.2."""
+    headroom: float
+    """Upper limit of the brightest parts after exposure; what is above 1 is burnt out."""
+    gamma: tuple[float, float]
+    """Exponents of the left and right camera's encoding, near 2.2."""
     balance: Array
     """(2, 3) gains of the colour channels of the left and right camera."""
     blur: tuple[float, float]
     """Standard deviation of the blur of each camera in pixels; 0 is none."""
+    focus: float
+    """Share of the pixels that lie behind the distance in focus."""
+    aperture: float
+    """Standard deviation of the blur a pixel of disparity from that in focus; 0 is sharp."""
+    shake: tuple[float, float]
+    """How far, in pixels (x, y), the picture moves during the exposure; the same for both."""
     read_noise: float
     """Standard deviation of the noise in the dark, of a full scale of 1."""
     shot_noise: float

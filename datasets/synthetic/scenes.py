@@ -13,7 +13,7 @@ from datasets.synthetic.render import Look, RenderedScene, render
 from datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
 
-GENERATOR = 1
+GENERATOR = 3
 """Raised by every change that shows other scenes under the same seed and number."""
 
 _WORD = 2**32
@@ -34,6 +34,8 @@ class SyntheticScenes(Sequence[StereoSample]):
 
     numbers: range
     """The numbers of the scenes of this sequence."""
+    has_right_truth = True
+    """Whether `mirrored` can be asked for."""
 
     def __init__(
         self,
@@ -111,10 +113,22 @@ class SyntheticScenes(Sequence[StereoSample]):
             part = copy(self)
             part.numbers = self.numbers[index]
             return part
+        number = self._number(index)
+        return self.render(number).sample(self.name(number))
+
+    def mirrored(self, index: int) -> StereoSample:
+        """The sample at this place as a mirror shows it, with the right view's truth.
+
+        Raises:
+            IndexError: the sequence is shorter.
+        """
+        number = self._number(index)
+        return self.render(number).mirrored().sample(f"{self.name(number)}/mirrored")
+
+    def _number(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
-        number = self.numbers[index]
-        return self.render(number).sample(self.name(number))
+        return self.numbers[index]
 
     def __iter__(self) -> Iterator[StereoSample]:
         return (self[k] for k in range(len(self)))

@@ -1,11 +1,13 @@
 """Where rays meet the unit shapes, and which way the surface faces there.
 
 Every shape is convex, so a ray is inside it for one interval of its parameter t, and cutting a
-shape by planes cuts the interval. All of it is float64: a thin rod far away would otherwise lose
-its disparity's last digits to the cancellation in the quadratic.
+shape by planes cuts the interval.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,10 +17,23 @@ from datasets.synthetic.vectors import dot, length, main_axis
 Interval = tuple[Tensor, Tensor]
 
 
-def _quadric(a: Tensor, b: Tensor, c: Tensor) -> Interval:
-    """Solve a t² + 2bt + c <= 0 for a > 0; where there is no solution the interval is empty."""
-    root = (b * b - a * c).sqrt()  # NaN compares as false below: a miss
-    return (-b - root) / a, (-b + root) / a
+def _ball(origin: Sequence[Tensor], direction: Sequence[Tensor]) -> Interval:
+    """Within distance 1 of the origin, of two or of three dimensions.
+
+    From the point nearest to the middle on, both ways alike: the usual formula, b² - ac, takes the
+    difference of large numbers where a thin rod is far away, and float32 would not do.
+    """
+    # The tiny term keeps a ray along a cylinder's axis from dividing by zero.
+    squared = _total([d * d for d in direction]) + 1e-30
+    nearest = -_total([o * d for o, d in zip(origin, direction, strict=True)]) / squared
+    gaps = [torch.addcmul(o, nearest, d) for o, d in zip(origin, direction, strict=True)]
+    # NaN, where the ray misses, compares as false below.
+    half = ((1 - _total([gap * gap for gap in gaps])) / squared).sqrt()
+    return nearest - half, nearest + half
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)
 
 
 def _slabs(origin: Tensor, direction: Tensor) -> Interval:
@@ -33,14 +48,11 @@ def _intersection(one: Interval, other: Interval) -> Interval:
 
 
 def _sphere(origin: Tensor, direction: Tensor) -> Interval:
-    a, b = dot(direction, direction), dot(origin, direction)
-    return _quadric(a, b, dot(origin, origin) - 1)
+    return _ball(list(origin), list(direction))
 
 
 def _cylinder(origin: Tensor, direction: Tensor) -> Interval:
-    # The tiny term keeps a ray along the axis from dividing by zero.
-    (x, y), (dx, dy) = origin[:2], direction[:2]
-    side = _quadric(dx * dx + dy * dy + 1e-30, x * dx + y * dy, x * x + y * y - 1)
+    side = _ball(list(origin[:2]), list(direction[:2]))
     return _intersection(side, _slabs(origin[2:], direction[2:]))
 
 

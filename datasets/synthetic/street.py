@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from datasets.synthetic.layout import CLEAR, Layout, draw_ambient, looking_at, seen_from
-from datasets.synthetic.palette import (
-    FACING,
-    NO_CUTS,
-    UPRIGHT,
-    Palette,
-    backdrop,
-    box,
-    card,
-    lit_from,
-    moved,
-    turn_y,
-)
-from datasets.synthetic.scene import Array, Solid
-from datasets.synthetic.things import car, fence, figure, post, thing, tree
+from datasets.synthetic.growth import bush, sign, sticks, tree
+from datasets.synthetic.layout import Layout, draw_ambient, draw_haze, looking_at, seen_from
+from datasets.synthetic.outdoors import ground_and_sky
+from datasets.synthetic.palette import FACING, Palette, box, lit_from, moved, turn_y
+from datasets.synthetic.scene import Solid
+from datasets.synthetic.things import car, fence, figure, post, rack, thing
 
-_SKY = 1e6
-"""Radius of the sky: its disparity is below 0.05 pixels, that of a picture 4K wide included."""
 _NEAREST = 3.0
 """What reaches closer to the camera than this is left out."""
 _HORIZON = 110
@@ -33,9 +22,26 @@ _SIZES = {
     figure: (1.4, 1.9),
     fence: (3, 12),
     thing: (0.5, 3),
+    bush: (0.8, 4),
+    sign: (0.5, 2.5),
+    sticks: (1, 4),
+    rack: (1, 5),
 }
 """Range of lengths or heights of what stands on the road."""
-_COMMON = (car, car, car, post, post, tree, tree, figure, fence, thing)
+_COMMON = (
+    *[car] * 4,
+    post,
+    post,
+    *[tree] * 3,
+    figure,
+    fence,
+    thing,
+    bush,
+    bush,
+    sign,
+    sticks,
+    rack,
+)
 """The same, as often as each is met."""
 
 
@@ -43,7 +49,7 @@ def street(palette: Palette) -> Layout:
     """A road to the horizon between houses, with cars, posts, trees and people."""
     height = palette.between(1.1, 2.4)  # of the camera above the road
     lane = palette.between(3, 12)  # from the camera to the nearest houses
-    structure = _ground_and_sky(palette, height)
+    structure = ground_and_sky(palette, height, palette.between(4, 12))
     things: list[Solid] = []
     for side in (-1, 1):
         things += _houses(palette, side, lane, height)
@@ -52,25 +58,15 @@ def street(palette: Palette) -> Layout:
     pose = looking_at(palette, ahead)
     solids = seen_from(things, structure, pose, _NEAREST)
     lights = [lit_from(palette.sun(palette.chance(0.7)), pose)]
-    haze = _haze(palette)
+    haze = draw_haze(palette, 50.0, 0.25)
     return Layout(solids, lights, draw_ambient(palette) * 0.8, haze)
-
-
-def _ground_and_sky(palette: Palette, height: float) -> list[Solid]:
-    grey = np.full(3, palette.between(0.2, 0.6))
-    road = palette.material(palette.between(4, 12), weak=0.3, base=grey)
-    sky = palette.sky(_SKY)
-    dome = Solid("ellipsoid", np.zeros(3), UPRIGHT, np.full(3, _SKY), sky, NO_CUTS)
-    # The road is 1.4 km wide, from 0.7 km behind the camera to 2.1 km before it.
-    plane = card(np.array([0, height, 700]), UPRIGHT, (700, 1400), road)
-    return [backdrop(dome), backdrop(plane)]
 
 
 def _traffic(palette: Palette, lane: float, height: float) -> list[Solid]:
     """Cars, people, trees and so on, on either side of the middle of the road."""
     makers = np.array(_COMMON, dtype=object)
     solids: list[Solid] = []
-    for _ in range(palette.count(5, 14)):
+    for _ in range(palette.count(6, 16)):
         make = palette.rng.choice(makers)
         z = palette.spread(4, 45)
         x = palette.rng.choice([-1, 1]) * lane * palette.between(0.15, 0.95)
@@ -101,10 +97,3 @@ def _houses(palette: Palette, side: int, lane: float, height: float) -> list[Sol
             solids.append(Solid("box", top, FACING, half, palette.material(z + 12), roof))
         z += long + (palette.between(1, 20) if palette.chance(0.4) else 0)
     return solids
-
-
-def _haze(palette: Palette) -> Array:
-    """Grey air in a quarter of the scenes: at density 0.01 half is lost after 70 metres."""
-    grey = palette.rng.uniform(0.5, 0.9, 1).repeat(3)
-    hazy = np.array([*grey, palette.spread(0.002, 0.01)])
-    return hazy if palette.chance(0.25) else CLEAR

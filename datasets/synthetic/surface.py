@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.cast import Body, Rays
+from datasets.synthetic.cast import Body
+from datasets.synthetic.rays import Rays
 from datasets.synthetic.scene import Material
 from datasets.synthetic.shapes import gradient
 from datasets.synthetic.textures import Atlas
@@ -26,9 +27,9 @@ class Surface:
     """N points on bodies, as one camera sees them."""
 
     points: Tensor
-    """(3, N) float64."""
+    """(3, N)."""
     normals: Tensor
-    """(3, N) float64 unit normals, towards the camera that sees them."""
+    """(3, N) unit normals, towards the camera that sees them."""
     number: Tensor
     """(N,) int64 bodies."""
     face: Tensor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -11,10 +13,13 @@ import torch
 from torch import Tensor
 
 from datasets.synthetic.patterns import PATTERNS, SIZE, Picture, spectral_noise
+from datasets.synthetic.prints import PRINTS
 from ea_psmnet.files import IMAGE_SUFFIXES
 
 _SEED = 20210105
 """Every process builds the same pictures."""
+_GRAINS = 8
+"""Different grains; each picture has one of them, shifted at random."""
 _LEVELS = SIZE.bit_length()
 """Sides 512, 256, ... 1."""
 
@@ -26,15 +31,16 @@ class Atlas:
     where it would gather three.
     """
 
-    def __init__(self, pictures: list[Picture], device: torch.device | str) -> None:
+    def __init__(self, pictures: Iterable[Picture], device: torch.device | str) -> None:
         """Build the mip levels of `pictures`, each (SIZE, SIZE, 3) in [0, 1]."""
-        texels = np.concatenate([_pyramid(picture) for picture in pictures])  # (M, 4) bytes
+        pyramids = [_pyramid(picture) for picture in pictures]
+        texels = np.concatenate(pyramids)  # (M, 4) bytes
         self._texels = torch.from_numpy(texels).view(torch.int32)[:, 0].to(device)
         sides = torch.tensor([SIZE >> level for level in range(_LEVELS)])
         self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), (sides**2).cumsum(0)[:-1]])
         self._starts = self._starts.to(torch.int32).to(device)
         self._stride = int((sides**2).sum())
-        self._count = len(pictures)
+        self._count = len(pyramids)
 
     def look_up(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
         """Colour at texel positions.
@@ -97,22 +103,32 @@ def _coloured(picture: Picture, rng: np.random.Generator) -> Picture:
         palette = palette + rng.uniform(-0.25, 0.25, (count, 3))
         palette[[0, -1]] = np.sort(palette[[0, -1]], 0)[:: rng.choice([-1, 1])]
         picture = np.stack([np.interp(picture, stops, ink) for ink in palette.T], -1)
-    grain = spectral_noise(rng, rng.uniform(0.2, 1.4)) - 0.5
+    grain = np.roll(_grains()[rng.integers(_GRAINS)], rng.integers(SIZE, size=2), (0, 1))
     # Stretched to full contrast: a material narrows it again where it wants less.
-    low, high = np.percentile(picture, (2, 98))
+    low, high = np.percentile(picture[::4, ::4], (2, 98))
     picture = 0.05 + 0.9 * (picture - low) / max(high - low, 0.1)
     return (picture + rng.uniform(0.02, 0.25) * grain[..., None]).astype(np.float32)
 
 
-def _procedural() -> list[Picture]:
-    pictures = []
-    for number, (pattern, count) in enumerate(PATTERNS.items()):
-        for copy in range(count):
-            rng = np.random.Generator(np.random.PCG64([_SEED, number, copy]))
-            pictures.append(_coloured(pattern(rng), rng))
+@lru_cache(maxsize=1)
+def _grains() -> list[Picture]:
+    """Fine to coarse noise around 0; drawn once, for the Fourier transforms take their time."""
+    rng = np.random.Generator(np.random.PCG64([_SEED, _GRAINS]))
+    return [spectral_noise(rng, slope) - 0.5 for slope in np.linspace(0.2, 1.4, _GRAINS)]
+
+
+def _procedural() -> Iterator[Picture]:
+    """Each pattern as often as its table says, one picture at a time: all would fill the memory."""
+    every = [
+        (pattern, number, copy)
+        for number, (pattern, count) in enumerate((PATTERNS | PRINTS).items())
+        for copy in range(count)
+    ]
     # Interleaved, so that neighbouring numbers are different patterns.
-    order = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(pictures))
-    return [pictures[k] for k in order]
+    for k in np.random.Generator(np.random.PCG64(_SEED)).permutation(len(every)):
+        pattern, number, copy = every[k]
+        rng = np.random.Generator(np.random.PCG64([_SEED, number, copy]))
+        yield _coloured(pattern(rng), rng)
 
 
 def _photographs(folder: Path) -> list[Picture]:
@@ -142,13 +158,11 @@ def _square(image: np.ndarray) -> Picture:
 
 @lru_cache(maxsize=2)
 def load_atlas(textures: Path | None, device: str) -> Atlas:
-    """The atlas of this process, built at the first call (about two seconds).
+    """The atlas of this process, built at the first call (a few seconds).
 
     Args:
         textures: folder of photographs to use beside the procedural pictures; none for these only.
         device: where it lies.
     """
-    pictures = _procedural()
-    if textures is not None:
-        pictures += _photographs(textures)
-    return Atlas(pictures, device)
+    photographs = [] if textures is None else _photographs(textures)
+    return Atlas(chain(_procedural(), photographs), device)

@@ -1,4 +1,4 @@
-"""Things of several solids: tables, shelves, cars, trees. Each stands on y = 0 at the origin."""
+"""Things that people make: tables, chairs, shelves, cars. Each stands on y = 0 at the origin."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from datasets.synthetic.outlines import draw_outline
-from datasets.synthetic.palette import FACING, NO_CUTS, UPRIGHT, Palette, box, card, column, turn_y
-from datasets.synthetic.scene import Solid
+from datasets.synthetic.outlines import draw_outline, draw_stencil
+from datasets.synthetic.palette import (
+    FACING,
+    NO_CUTS,
+    UPRIGHT,
+    Palette,
+    box,
+    card,
+    column,
+    turn_x,
+    turn_y,
+)
+from datasets.synthetic.scene import Array, Material, Solid
 
 
 def thing(palette: Palette, depth: float, size: float) -> list[Solid]:
@@ -29,22 +39,37 @@ def table(palette: Palette, depth: float, size: float) -> list[Solid]:
     tall, thick = size * palette.between(0.3, 0.8), size * palette.spread(0.01, 0.05)
     wood = palette.material(depth)
     solids = [box(np.array([0, -tall, 0]), np.array([wide, thick, deep]), wood)]
+    # Faces of two solids never lie in one plane: which of them is seen would be left to chance.
     leg = size * palette.spread(0.01, 0.04)
-    for x in (leg - wide, wide - leg):
-        for z in (leg - deep, deep - leg):
+    for x in (1.2 * leg - wide, wide - 1.2 * leg):
+        for z in (1.2 * leg - deep, deep - 1.2 * leg):
             middle = np.array([x, -tall / 2, z])
             solids.append(box(middle, np.array([leg, tall / 2, leg]), wood))
-    if palette.chance(0.4):  # a chair's back
-        back = np.array([0, -tall * 1.5, deep - leg])
-        bars = palette.material(depth)
-        plate = card(back, FACING, (wide, tall / 2), bars)
-        lattice = draw_outline(palette.rng, "lattice") if palette.chance(0.5) else None
-        solids.append(replace(plate, outline=lattice))
+    if palette.chance(0.4):
+        solids += _slats(palette, wood, (wide, tall), np.array([0, -tall, deep - leg]))
     for _ in range(palette.count(0, 3)):
         x, z = palette.rng.uniform(-1, 1, 2) * (wide, deep)
         shift = np.array([x, -tall - thick, z])
         small = thing(palette, depth, size * palette.between(0.1, 0.4))
         solids += [replace(solid, centre=solid.centre + shift) for solid in small]
+    return solids
+
+
+def _slats(palette: Palette, wood: Material, size: tuple[float, float], foot: Array) -> list[Solid]:
+    """A chair's back of upright or level boards: `size` is (half its width, its height)."""
+    wide, tall = size
+    lean = turn_x(palette.between(-0.3, 0.05))
+    count, share = palette.count(2, 7), palette.between(0.2, 0.9)
+    solids = []
+    for k in range(count):
+        place = (2 * k + 1) / count - 1  # from -1 to 1
+        if count > 3:  # upright
+            middle, half = (place * wide, -tall / 2), (wide * share / count, tall / 2)
+        else:
+            middle, half = (0.0, (place - 1) * tall / 2), (wide, tall / 2 * share / count)
+        board = np.array([half[0], half[1], wide * 0.03])
+        where = lean @ np.array([middle[0], middle[1], 0])
+        solids.append(Solid("box", foot + where, lean, board, wood, NO_CUTS))
     return solids
 
 
@@ -58,7 +83,7 @@ def shelf(palette: Palette, depth: float, size: float) -> list[Solid]:
     levels = palette.count(2, 4)
     for level in range(levels):
         y = -tall * level / levels - thick
-        solids.append(box(np.array([0, y, 0]), np.array([wide, thick, deep]), wood))
+        solids.append(box(np.array([0, y, 0]), np.array([wide, thick, 0.97 * deep]), wood))
         x = -wide + 2 * thick
         for _ in range(palette.count(0, 4)):
             half = np.array([palette.between(0.08, 0.3) * wide, 0, deep * 0.8])
@@ -72,9 +97,9 @@ def shelf(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 def car(palette: Palette, depth: float, size: float) -> list[Solid]:
     """A body, a cabin with slanted windows, and wheels; `size` is its length."""
-    paint, glass = palette.material(depth, weak=0.6), palette.material(depth, weak=0.5)
-    glass = replace(glass, highlight=0.4, colours=glass.colours * 0.4)
-    paint = replace(paint, highlight=palette.between(0, 0.6))
+    paint, glass = palette.material(depth, weak=0.85), palette.glass(depth)
+    shine = palette.spread(0.02, 0.4) if palette.chance(0.7) else 0.0
+    paint = replace(paint, highlight=palette.between(0, 0.8), mirror=shine)
     wide, body_half = size * 0.2, size * palette.between(0.06, 0.09)
     low = size * 0.07
     solids = [box(np.array([0, -low - body_half, 0]), np.array([wide, body_half, size / 2]), paint)]
@@ -89,20 +114,6 @@ def car(palette: Palette, depth: float, size: float) -> list[Solid]:
             axle = turn_y(np.pi / 2)
             middle = np.array([x, -half[0], z])
             solids.append(Solid("cylinder", middle, axle, half, rubber, NO_CUTS))
-    return solids
-
-
-def tree(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A trunk with cards of leaves that cross one another; some are bare poles with branches."""
-    bark, green = palette.material(depth), palette.material(depth)
-    tall = size * palette.between(0.4, 0.7)
-    radius = size * palette.spread(0.01, 0.05)
-    solids = [column(np.array([0, -tall / 2, 0]), radius, tall, bark)]
-    for _ in range(palette.count(2, 5)):
-        half = size * palette.rng.uniform(0.2, 0.4, 2)
-        shift = palette.rng.uniform(-0.12, 0.12, 3) * size
-        leaves = card(shift - (0, tall + half[1] / 2, 0), palette.rotation(), tuple(half), green)
-        solids.append(replace(leaves, outline=draw_outline(palette.rng, "foliage")))
     return solids
 
 
@@ -144,4 +155,45 @@ def fence(palette: Palette, depth: float, size: float) -> list[Solid]:
     """An upright lattice of length `size`."""
     half = (size / 2, size * palette.between(0.1, 0.3))
     plate = card(np.array([0, -half[1], 0]), FACING, half, palette.material(depth))
-    return [replace(plate, outline=draw_outline(palette.rng, "lattice"))]
+    drawn = palette.chance(0.5)
+    mesh = draw_stencil(palette.rng, "mesh") if drawn else draw_outline(palette.rng, "lattice")
+    return [replace(plate, outline=mesh)]
+
+
+def rack(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A frame of thin bars along all three axes: scaffolding, a cage, a climbing frame."""
+    metal = palette.material(depth, weak=0.5)
+    half = size * palette.rng.uniform(0.25, 0.5, 3)
+    bar = size * palette.spread(0.006, 0.025)
+    levels = palette.count(2, 4)
+    solids = []
+    for x in (-1, 1):
+        for z in (-1, 1):
+            middle = half * (x, -1, z)
+            solids.append(box(middle, np.array([bar, half[1], bar]), metal))
+    for level in range(levels):
+        y = -2 * half[1] * (level + 1) / levels
+        for side in (-1, 1):
+            across, along = np.array([0, y, side * half[2]]), np.array([side * half[0], y, 0])
+            solids.append(box(across, np.array([half[0], 0.9, 0.9]) * (1, bar, bar), metal))
+            solids.append(box(along, np.array([0.8, 0.8, half[2]]) * (bar, bar, 1), metal))
+    return solids
+
+
+def lamp(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A desk lamp: a foot, two thin arms and a shade."""
+    metal = palette.material(depth, weak=0.6)
+    turn = turn_y(palette.between(0, 2 * np.pi))
+    foot = np.array([0.14, 0.14, 0.015]) * size
+    solids = [Solid("cylinder", np.array([0, -foot[2], 0]), UPRIGHT, foot, metal, NO_CUTS)]
+    end = np.zeros(3)
+    for lean in (palette.between(-0.7, 0.1), palette.between(0.3, 1.4)):
+        length = size * palette.between(0.35, 0.6)
+        pose = turn @ turn_x(lean) @ UPRIGHT  # along z of the arm
+        half = np.array([size * 0.012, size * 0.012, length / 2])
+        up = -pose[:, 2] * np.sign(pose[1, 2])
+        solids.append(Solid("cylinder", end + up * length / 2, pose, half, metal, NO_CUTS))
+        end = end + up * length
+    shade = np.array([0.13, 0.13, 0.1]) * size
+    solids.append(Solid("ellipsoid", end, palette.rotation(), shade, metal, palette.facets(1)))
+    return solids

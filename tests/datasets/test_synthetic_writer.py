@@ -79,6 +79,8 @@ def test_the_command_writes_both_splits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sample.left, streamed.left)
     with pytest.raises(ValueError, match="train is -1, expected 0 or more"):
         render(out=tmp_path, train=-1)
+    with pytest.raises(FileNotFoundError, match="expected image files to use as textures"):
+        render(out=tmp_path / "new", textures=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
