@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.machine import Device, Precision, choose_device, has_fast_bfloat16
-from ea_psmnet.models.layers import to_channels_last
+from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import load_model
 
@@ -34,7 +34,7 @@ class StereoMatcher:
     """Predicts the disparity of rectified pairs of any size.
 
     Args:
-        model: the network; it is moved to the device and put in evaluation mode.
+        model: the network; it stays as it is, a copy arranged for inference works.
         device: where to compute.
         precision: of the convolutions; attention sums and soft-argmin are float32 in any case.
 
@@ -49,10 +49,10 @@ class StereoMatcher:
     ) -> None:
         chosen = choose_device(device)
         self.device = torch.device(chosen)
-        to_channels_last(model)
-        self.model = model.eval().to(self.device)
-        self.max_disparity = model.config.max_disparity
         self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
+        dtype = torch.bfloat16 if self._bf16 else torch.float32
+        self.model = arrange_for_inference(model, dtype).to(self.device)
+        self.max_disparity = model.config.max_disparity
 
     @classmethod
     def load(

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from ea_psmnet.attention import build_attention
 from ea_psmnet.models.config import HOURGLASS_SITES, PSMNetConfig
-from ea_psmnet.models.layers import conv3d_bn, deconv3d_bn
+from ea_psmnet.models.layers import ScoreConv3d, conv3d_bn, deconv3d_bn, volume_conv_bn
+from ea_psmnet.models.recompute import Recomputable
+from ea_psmnet.ops.factored_volume import PairVolume
 from ea_psmnet.ops.precision import widen
 
 __all__ = ["BasicAggregation", "HourglassAggregation"]
@@ -26,7 +28,7 @@ def _attention_at(config: PSMNetConfig, site: str, channels: int) -> nn.Module:
 
 def _stem(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        *(conv3d_bn(2 * channels, channels), nn.ReLU(inplace=True)),
+        *(volume_conv_bn(channels, channels), nn.ReLU(inplace=True)),
         *(conv3d_bn(channels, channels), nn.ReLU(inplace=True)),
     )
 
@@ -39,9 +41,7 @@ def _residual(channels: int) -> nn.Sequential:
 
 def _classifier(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        conv3d_bn(channels, channels),
-        nn.ReLU(inplace=True),
-        nn.Conv3d(channels, 1, 3, padding=1, bias=False),
+        conv3d_bn(channels, channels), nn.ReLU(inplace=True), ScoreConv3d(channels)
     )
 
 
@@ -53,7 +53,10 @@ class Skips(NamedTuple):
 
 
 class Hourglass(nn.Module):
-    """Down to 1/16 and back, with attention at four places."""
+    """Down to 1/16 and back, with attention at four places.
+
+    Sums are made in place where they follow a normalisation, whose backward needs no output.
+    """
 
     def __init__(self, config: PSMNetConfig, index: int) -> None:
         super().__init__()
@@ -84,16 +87,17 @@ class Hourglass(nn.Module):
             last_decoder: the previous hourglass's decoder skip; None in the first one.
         """
         encoded = self.refine1(self.down1(x))  # (B, 2C, K/2, h/2, w/2)
-        encoded = F.relu(encoded if last_decoder is None else encoded + last_decoder)
+        encoded = F.relu_(encoded if last_decoder is None else encoded.add_(last_decoder))
         encoded = self.attention["encoder"](encoded)
         bottom = self.refine2(self.down2(encoded))  # (B, 2C, K/4, h/4, w/4)
         bottom = self.attention["bottleneck"](bottom)
         skip = encoded if first_encoder is None else first_encoder
-        decoded = self.attention["decoder"](F.relu(self.up2(bottom) + skip))  # (B, 2C, K/2, ...)
+        decoded = F.relu_(self.up2(bottom).add_(skip))  # (B, 2C, K/2, h/2, w/2)
+        decoded = self.attention["decoder"](decoded)
         return self.attention["output"](self.up1(decoded)), Skips(encoded, decoded)
 
 
-class HourglassAggregation(nn.Module):
+class HourglassAggregation(Recomputable):
     """Three hourglasses, a classifier behind each, every score added to the one before."""
 
     def __init__(self, config: PSMNetConfig) -> None:
@@ -105,23 +109,23 @@ class HourglassAggregation(nn.Module):
         self.hourglasses = nn.ModuleList(Hourglass(config, index) for index in (1, 2, 3))
         self.classifiers = nn.ModuleList(_classifier(channels) for _ in self.hourglasses)
 
-    def forward(self, volume: Tensor) -> list[Tensor]:
-        """(B, 2C, K, h, w) to three scores (B, K, h, w)."""
-        base = self.stem(volume)  # (B, C, K, h, w)
-        base = self.attention(self.residuals[0](base) + base)
+    def forward(self, volume: PairVolume | Tensor) -> list[Tensor]:
+        """The volume, by its factors or (B, 2C, K, h, w), to three scores (B, K, h, w)."""
+        base = self.run(self.stem, volume)  # (B, C, K, h, w)
+        base = self.attention(self.run(self.residuals[0], base).add_(base))
         scores: list[Tensor] = []
         x, first_encoder, last_decoder = base, None, None
         for hourglass, classifier in zip(self.hourglasses, self.classifiers, strict=True):
-            x, skips = hourglass(x, first_encoder, last_decoder)
+            x, skips = self.run(hourglass, x, first_encoder, last_decoder)
             x = x + base
             first_encoder = skips.encoder if first_encoder is None else first_encoder
             last_decoder = skips.decoder
-            score = widen(classifier(x).squeeze(1))
+            score = widen(self.run(classifier, x).squeeze(1))
             scores.append(score + scores[-1] if scores else score)
         return scores
 
 
-class BasicAggregation(nn.Module):
+class BasicAggregation(Recomputable):
     """Four residual blocks after the stem and one classifier: PSMNet's `basic`."""
 
     def __init__(self, config: PSMNetConfig) -> None:
@@ -132,9 +136,9 @@ class BasicAggregation(nn.Module):
         self.attention = _attention_at(config, "volume", channels)
         self.classifiers = nn.ModuleList([_classifier(channels)])
 
-    def forward(self, volume: Tensor) -> list[Tensor]:
-        """(B, 2C, K, h, w) to one score (B, K, h, w)."""
-        x = self.stem(volume)
+    def forward(self, volume: PairVolume | Tensor) -> list[Tensor]:
+        """The volume, by its factors or (B, 2C, K, h, w), to one score (B, K, h, w)."""
+        x = self.run(self.stem, volume)
         for residual in self.residuals:
-            x = residual(x) + x
-        return [self.classifiers[0](self.attention(x)).squeeze(1)]
+            x = self.run(residual, x).add_(x)
+        return [widen(self.run(self.classifiers[0], self.attention(x)).squeeze(1))]

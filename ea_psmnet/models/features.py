@@ -31,7 +31,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        return self.conv2(self.conv1(x)) + self.shortcut(x)
+        # In place: no backward needs what normalisation put out.
+        return self.conv2(self.conv1(x)).add_(self.shortcut(x))
 
 
 def _stage(

@@ -5,11 +5,45 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ea_psmnet.attention import VolumeAttention
+from ea_psmnet.ops.factored_volume import PairVolume, volume_conv
+from ea_psmnet.ops.score_conv import score_conv, score_conv_reference
 
-__all__ = ["conv2d_bn", "conv3d_bn", "deconv3d_bn", "initialise", "to_channels_last"]
+__all__ = [
+    "ScoreConv3d",
+    "VolumeConv3d",
+    "conv2d_bn",
+    "conv3d_bn",
+    "deconv3d_bn",
+    "initialise",
+    "to_channels_last",
+    "volume_conv_bn",
+]
+
+
+class VolumeConv3d(nn.Conv3d):
+    """A 3x3x3 convolution of a cost volume that is given by its factors, or in full."""
+
+    def forward(self, volume: PairVolume | Tensor) -> Tensor:
+        """A volume of 2C channels to (B, outputs, K, H, W)."""
+        if isinstance(volume, Tensor):
+            return super().forward(volume)
+        return volume_conv(volume, self.weight)
+
+
+class ScoreConv3d(nn.Conv3d):
+    """A 3x3x3 convolution to one channel, as nine taps or in the published form."""
+
+    plain: bool = False
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 1, 3, padding=1, bias=False)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, 1, D, H, W)."""
+        return (score_conv_reference if self.plain else score_conv)(volume, self.weight)
 
 
 def conv2d_bn(
@@ -27,6 +61,13 @@ def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm3d(outputs)
+    )
+
+
+def volume_conv_bn(inputs: int, outputs: int) -> nn.Sequential:
+    """A volume of `inputs` channels an image to (B, outputs, K, H, W)."""
+    return nn.Sequential(
+        VolumeConv3d(2 * inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm3d(outputs)
     )
 
 

@@ -12,7 +12,8 @@ from ea_psmnet.models.aggregation import BasicAggregation, HourglassAggregation
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.features import FeatureNetwork
 from ea_psmnet.models.layers import initialise
-from ea_psmnet.ops.cost_volume import concat_volume
+from ea_psmnet.models.normalisation import to_group_norm
+from ea_psmnet.ops.factored_volume import PairVolume
 from ea_psmnet.ops.soft_argmin import soft_argmin
 
 __all__ = ["SIZE_MULTIPLE", "PSMNet", "build_model"]
@@ -43,8 +44,19 @@ class PSMNet(nn.Module):
         )
         self.features = FeatureNetwork(config)
         self.aggregation = aggregation(config)
+        if config.normalisation == "group":
+            to_group_norm(self)
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether training keeps few activations of the volume and computes the others again."""
+        return self.aggregation.checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, value: bool) -> None:
+        self.aggregation.checkpointing = value
 
     def forward(self, left: Tensor, right: Tensor) -> list[Tensor]:
         """Predict disparity.
@@ -60,10 +72,10 @@ class PSMNet(nn.Module):
         Raises:
             ValueError: the images differ in shape, or a side is no multiple of 16.
         """
-        _check_images(left, right)
+        check_images(left, right)
         images = (torch.cat([left, right]) - self.mean) / self.std
         left_features, right_features = self.features(images).chunk(2)
-        volume = concat_volume(left_features, right_features, self.config.max_disparity // 4)
+        volume = PairVolume(left_features, right_features, self.config.max_disparity // 4)
         scores = self.aggregation(volume)
         size = (self.config.max_disparity, left.shape[-2], left.shape[-1])
         return [
@@ -72,7 +84,7 @@ class PSMNet(nn.Module):
         ]
 
 
-def _check_images(left: Tensor, right: Tensor) -> None:
+def check_images(left: Tensor, right: Tensor) -> None:
     if left.shape != right.shape or left.dim() != 4 or left.shape[1] != 3:
         raise ValueError(
             "expected two (B, 3, H, W) images of one shape, "

@@ -1,0 +1,95 @@
+"""The arrangement for inference computes what the network does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ea_psmnet.models.config import SITES, PSMNetConfig
+from ea_psmnet.models.deploy import arrange_for_inference
+from ea_psmnet.models.psmnet import build_model
+
+CONFIGS = {
+    "hourglass": PSMNetConfig(max_disparity=48, width=0.25),
+    "basic": PSMNetConfig(max_disparity=48, width=0.25, aggregation="basic"),
+    "efficient": PSMNetConfig(
+        max_disparity=48, width=0.25, attention="efficient", attention_sites=SITES
+    ),
+    "dot_product": PSMNetConfig(
+        max_disparity=48, width=0.25, attention="dot_product", attention_sites=("bottleneck",)
+    ),
+    "group": PSMNetConfig(max_disparity=48, width=0.25, normalisation="group"),
+}
+
+
+def network(config):
+    """With statistics, gains, attention and sizes of scores as after training."""
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
+            tensor.data.uniform_(0.5, 1.5)
+        elif name.endswith(("running_mean", "bias")):
+            tensor.data.uniform_(-0.2, 0.2)
+        elif "projection" in name and tensor.dim() > 1:
+            tensor.data.normal_(std=0.1)
+    for classifier in model.aggregation.classifiers:
+        classifier[2].register_forward_hook(to_unit_scores)
+    with torch.no_grad():
+        model(*images().float())
+    for classifier in model.aggregation.classifiers:
+        classifier[2]._forward_hooks.clear()
+    return model
+
+
+def to_unit_scores(convolution, _, scores):
+    convolution.weight.data /= scores.std()
+
+
+def images():
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(2, 1, 3, 32, 64, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_arrangement_gives_the_networks_output(name):
+    model = network(CONFIGS[name]).double()
+    arranged = arrange_for_inference(model, torch.float64)
+    with torch.inference_mode():
+        expected, actual = model(*images())[0], arranged(*images())[0]
+    assert expected.std() > 0.01
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-8)
+
+
+def test_nothing_is_left_to_normalise_and_the_network_stays_as_it_is():
+    model = network(CONFIGS["hourglass"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arranged = arrange_for_inference(model)
+    assert not any(isinstance(m, _BatchNorm) for m in arranged.modules())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_half_precision_stays_close(name):
+    model = network(CONFIGS[name])
+    arranged = arrange_for_inference(model, torch.bfloat16)
+    left, right = images().float()
+    types = []
+    for part in (arranged.features.stem, arranged.features.fuse):
+        part.register_forward_hook(lambda *given: types.append(given[2].dtype))
+    with torch.inference_mode():
+        expected = model(left, right)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = arranged(left, right)[0]
+    assert 0 < (actual - expected).abs().mean() < 0.1 * expected.std()
+    assert types == [torch.float32, torch.bfloat16]
+
+
+def test_small_single_volumes_take_the_same_convolution():
+    model = network(CONFIGS["hourglass"])
+    convolution = arrange_for_inference(model).aggregation.hourglasses[0].refine2[0][0]
+    volume = torch.randn(1, 16, 3, 4, 5)
+    expected = nn.functional.conv3d(volume, convolution.weight, convolution.bias, padding=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(convolution(volume), expected, rtol=0, atol=1e-4)
