@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["Device", "Precision", "choose_device", "has_fast_bfloat16", "keep_freed_memory"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Device",
+    "Precision",
+    "available_memory",
+    "choose_device",
+    "has_fast_bfloat16",
+    "held_memory",
+    "keep_freed_memory",
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute; `auto` takes a CUDA device where there is one."""
@@ -56,3 +69,49 @@ def has_fast_bfloat16(device: str) -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may still take, its share where several share a machine."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_free_on_machine(), _free_in_group()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def held_memory(device: torch.device) -> int:
+    """Bytes that this process holds: resident on the CPU, 0 where that is unknown, or on a card."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
+
+
+def _free_on_machine() -> int:
+    meminfo = Path("/proc/meminfo")
+    text = meminfo.read_text() if meminfo.is_file() else ""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return int(found[1]) * 1024 if found else 2**63
+
+
+def _free_in_group() -> int:
+    """What a container may still take (Linux control groups, version 2)."""
+    folder = Path("/sys/fs/cgroup")
+    limit, used = (folder / name for name in ("memory.max", "memory.current"))
+    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+        return 2**63
+    return max(0, int(limit.read_text()) - int(used.read_text()))
+
+
+def single_opencv_thread() -> None:
+    """Make OpenCV use one thread, here and in worker processes forked later.
+
+    It would take all cores in each worker. Not for a worker itself to call: one that inherited a
+    pool of threads waits forever when it tells that pool to end.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -22,3 +25,22 @@ def test_the_probe_agrees_with_the_processors_flags(monkeypatch, tmp_path):
         cpuinfo.write_text(f"flags : {flags}\n")
         monkeypatch.setattr(probe, lambda _, file=cpuinfo: file)
         assert has_fast_bfloat16("cpu") is expected
+
+
+def test_a_forked_worker_can_use_opencv_with_its_one_thread():
+    script = """
+import multiprocessing, cv2, numpy
+from ea_psmnet.machine import single_opencv_thread
+
+def blur(_):
+    cv2.GaussianBlur(numpy.ones((2000, 2000), numpy.float32), (31, 31), 5)
+    return cv2.getNumThreads()
+
+cv2.setNumThreads(4)
+single_opencv_thread()
+blur(0)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.map(blur, [0])[0])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert ended.stdout.strip() == b"1", ended.stderr

@@ -31,6 +31,7 @@ from datasets.frames import FrameDataset
 from datasets.sceneflow import SceneFlow
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.files import read_disparity, read_image, write_json, write_text
+from ea_psmnet.machine import single_opencv_thread
 from ea_psmnet.reports.tables import markdown_table
 
 __all__ = ["Rate", "Stage", "loader_report", "measure_rate", "measure_stages"]
@@ -98,7 +99,6 @@ def measure_rate(
         batch_size=_BATCH,
         sampler=range(warm_up + counted),
         num_workers=workers,
-        worker_init_fn=_one_thread,
     )
     start, done = time.perf_counter(), 0
     for left, *_ in loader:
@@ -106,11 +106,6 @@ def measure_rate(
             start, counted = time.perf_counter(), warm_up + counted - done - len(left)
         done += len(left)
     return Rate(recipe, workers, counted / (time.perf_counter() - start))
-
-
-def _one_thread(worker: int) -> None:
-    """The workers share the cores; each with threads for all of them, they would be in the way."""
-    cv2.setNumThreads(1)
 
 
 def measure_stages(frames: FrameDataset, crop: tuple[int, int] = _CROP) -> list[Stage]:
@@ -173,6 +168,7 @@ def _frames(folder: Path) -> FrameDataset:
 
 
 def _main(out: Path) -> None:
+    single_opencv_thread()
     with TemporaryDirectory() as folder:
         frames = _frames(Path(folder))
         stages = measure_stages(frames)

@@ -65,6 +65,8 @@ class TrainingConfig:
     """Disparities searched, in pixels; a multiple of 16."""
     crop: tuple[int, int] = (256, 512)
     """Height and width of the random crop, multiples of 16."""
+    scene_size: tuple[int, int] | None = None
+    """Height and width of rendered scenes, from which the crops are cut; default: the crop's."""
     batch: int = 24
     """Samples a step: micro-batch x accumulation x processes."""
     micro_batch: int | None = None

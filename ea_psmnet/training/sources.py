@@ -64,7 +64,7 @@ def validation_samples(config: TrainingConfig) -> Sequence[StereoSample]:
             "synthetic",
             split="test",
             seed=config.seed,
-            size=config.crop,
+            size=config.scene_size or config.crop,
             count=config.validate_count or _VALIDATION_SCENES,
             max_disparity=config.max_disparity,
         )
@@ -96,7 +96,7 @@ def _scenes(config: TrainingConfig, steps: int) -> Sequence[StereoSample]:
     return build_dataset(
         "synthetic",
         seed=config.seed,
-        size=config.crop,
+        size=config.scene_size or config.crop,
         count=steps * config.batch,
         max_disparity=config.max_disparity,
     )
