@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -158,7 +159,7 @@ class FrameDataset(Sequence[StereoSample]):
             return FrameDataset(self.frames[index])
         return self.frames[index].read()
 
-    @property
+    @cached_property
     def has_right_truth(self) -> bool:
         """Whether `mirrored` works for every frame."""
         return all(frame.right_view.disparity is not None for frame in self.frames)

@@ -12,10 +12,21 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DISPARITY_RANGES", "DisparityErrors", "ErrorHistogram", "absolute_errors", "quantiles"]
+__all__ = [
+    "DISPARITY_BANDS",
+    "DISPARITY_RANGES",
+    "DisparityErrors",
+    "ErrorHistogram",
+    "absolute_errors",
+    "disparity_bands",
+    "quantiles",
+]
 
 DISPARITY_RANGES = ((0, 16), (16, 32), (32, 64), (64, 96), (96, 128), (128, 192))
 """Bands of true disparity, [from, to) in pixels, that reports break errors down by."""
+
+DISPARITY_BANDS = tuple(f"{low} to {high} px" for low, high in DISPARITY_RANGES)
+"""Their names."""
 
 _QUANTILES = {"median": 0.5, "A90": 0.9, "A95": 0.95, "A99": 0.99}
 
@@ -110,6 +121,17 @@ class DisparityErrors:
 
 def _ratio(total: float, count: int) -> float:
     return total / count if count else float("nan")
+
+
+# Bands of true disparity --------------------------------------------------------------------------
+
+
+def disparity_bands(
+    truth: NDArray[np.floating], counted: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
+    """The counted pixels of each band of `DISPARITY_RANGES` by its name; all (H, W)."""
+    ranges = zip(DISPARITY_BANDS, DISPARITY_RANGES, strict=True)
+    return {name: counted & (truth >= low) & (truth < high) for name, (low, high) in ranges}
 
 
 # Quantiles ----------------------------------------------------------------------------------------

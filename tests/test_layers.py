@@ -15,6 +15,7 @@ FLOORS = [
         "ea_psmnet.machine",
         "ea_psmnet.metrics",
         "ea_psmnet.losses",
+        "ea_psmnet.tables",
     },
     {"ea_psmnet.ops"},
     {"ea_psmnet.attention"},

@@ -20,10 +20,12 @@ def train(config: Annotated[TrainingConfig, tyro.conf.arg(name="")]) -> None:
     Exit codes: 0 done; 2 cannot go on (one line says why); 130 stopped by Ctrl-C and 143 by
     SIGTERM, saved.
     """
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     from ea_psmnet.training.loop import train as run
 
     try:
-        print(run(config))
+        print(record(run)(config))  # tells torchrun, if it is there, of what ends the run
     except TrainingStopped as stopped:
         if os.environ.get("RANK", "0") == "0":  # one line, however many processes
             print(stopped, file=sys.stderr)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.metrics import DISPARITY_RANGES
+from ea_psmnet.metrics import DISPARITY_BANDS, disparity_bands
 from ea_psmnet.sample import StereoSample
 
 __all__ = [
@@ -30,9 +30,7 @@ NON_OCCLUDED, OCCLUDED = "non-occluded", "occluded"
 
 NEAR_EDGES, FAR_FROM_EDGES = "near edges", "far from edges"
 
-_RANGES = tuple(f"{low} to {high} px" for low, high in DISPARITY_RANGES)
-
-REGIONS = (ALL, NON_OCCLUDED, OCCLUDED, NEAR_EDGES, FAR_FROM_EDGES, *_RANGES)
+REGIONS = (ALL, NON_OCCLUDED, OCCLUDED, NEAR_EDGES, FAR_FROM_EDGES, *DISPARITY_BANDS)
 """All names, in the order of reports."""
 
 EDGE_JUMP = 2.0
@@ -57,9 +55,7 @@ def regions(sample: StereoSample, limit: float) -> dict[str, NDArray[np.bool_]]:
         parts |= {NON_OCCLUDED: counted & visible, OCCLUDED: counted & ~visible}
     near = near_edges(sample)
     parts |= {NEAR_EDGES: counted & near, FAR_FROM_EDGES: counted & ~near}
-    for name, (low, high) in zip(_RANGES, DISPARITY_RANGES, strict=True):
-        parts[name] = counted & (sample.disparity >= low) & (sample.disparity < high)
-    return parts
+    return parts | disparity_bands(sample.disparity, counted)
 
 
 def near_edges(sample: StereoSample) -> NDArray[np.bool_]:

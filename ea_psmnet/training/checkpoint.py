@@ -53,7 +53,7 @@ def newest_path(folder: Path) -> Path | None:
 def remove_leftovers(folder: Path) -> None:
     """Delete what writes that were killed left behind in a folder."""
     for leftover in folder.glob(".*.*.*"):
-        if leftover.suffix in (".pt", ".safetensors", ".json"):
+        if leftover.suffix in (".pt", ".safetensors", ".json", ".jsonl", ".md", ".png"):
             with suppress(OSError):
                 leftover.unlink()
 

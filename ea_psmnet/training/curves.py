@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ea_psmnet.files import atomic_path
@@ -32,8 +32,11 @@ def write_curves(path: Path, records: Records) -> None:
     """
     steps = [record for record in records if record["kind"] == "step"]
     validations = [record for record in records if record["kind"] == "validation"]
-    figure = Figure(figsize=(13, 8), dpi=100, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(13, 8), dpi=100, facecolor="white")
     (loss, epe), (rate, validation) = figure.subplots(2, 2)
+    figure.subplots_adjust(
+        left=0.06, right=0.985, top=0.955, bottom=0.065, hspace=0.25, wspace=0.14
+    )
     _training(loss, steps, "loss", "Training loss")
     _training(epe, steps, "epe", "Training EPE, px")
     _training(rate, steps, "lr", "Learning rate", logarithmic=False)
@@ -45,12 +48,16 @@ def write_curves(path: Path, records: Records) -> None:
 def binned(values: NDArray[np.floating], bins: int = _BINS) -> NDArray[np.float64]:
     """Means, tenth and ninetieth percentiles of consecutive values, NaN left out.
 
+    Args:
+        values: (N,), at least one.
+        bins: of almost equally many values, in order.
+
     Returns:
         (3, min(bins, N)); NaN where a bin holds nothing else.
     """
     parts = [part[np.isfinite(part)] for part in np.array_split(values, min(bins, len(values)))]
     columns = [(p.mean(), *np.quantile(p, (0.1, 0.9))) if p.size else (np.nan,) * 3 for p in parts]
-    return np.array(columns, np.float64).T.reshape(3, -1)
+    return np.array(columns, np.float64).T
 
 
 def _training(
@@ -62,6 +69,9 @@ def _training(
         axes.fill_between(at, low, high, color=_LINE, alpha=0.2, linewidth=0)
         axes.plot(at, mean, color=_LINE, linewidth=1.6, marker="" if len(at) > 30 else ".")
     _dress(axes, title, logarithmic=logarithmic)
+    if not logarithmic:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _validation(axes: Axes, validations: Records) -> None:
@@ -94,7 +104,8 @@ def _dress(axes: Axes, title: str, *, logarithmic: bool) -> None:
         axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=_INK)
     elif logarithmic and all((_heights(axes) > 0).tolist()):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelsize=10, colors=_INK, which="both")
     axes.grid(True, color="#eeeeee", linewidth=0.8)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import ea_psmnet
 from ea_psmnet.files import write_json
 
 __all__ = ["describe_environment", "read_sessions", "record_session"]
@@ -42,7 +41,7 @@ def read_sessions(path: Path) -> list[dict[str, Any]]:
 
 def describe_environment() -> dict[str, Any]:
     """Revision, versions and machine as plain values; None is what cannot be told."""
-    revision, dirty = _git_state(Path(ea_psmnet.__file__))
+    revision, dirty = _git_state(Path(__file__))
     return {
         "revision": revision,
         "dirty": dirty,

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    InitProcessGroupKwargs,
-    broadcast,
-    broadcast_object_list,
-    gather_object,
-    set_seed,
-)
+from accelerate.utils import broadcast, gather_object, set_seed
 from torch.utils.data import DataLoader
 
 from datasets.workers import ErrorsAsValues, raise_errors
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.machine import choose_device
+from ea_psmnet.machine import single_opencv_thread
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.models.weights import save_model
@@ -39,19 +31,18 @@ from ea_psmnet.training.guards import FiniteGuard
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
 from ea_psmnet.training.plan import MemoryPlan
 from ea_psmnet.training.precision import choose_arithmetic
+from ea_psmnet.training.processes import from_main, is_first, join_processes
 from ea_psmnet.training.randomness import random_state, set_random_state
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claim, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
-from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
+from ea_psmnet.training.signals import StopRequest, TrainingStopped
 from ea_psmnet.training.sources import training_samples, validation_samples
 from ea_psmnet.training.step import OptimiserStep, StepResult
 from ea_psmnet.training.validation import spread, validate
+from ea_psmnet.training.workers import prepare_worker
 
 __all__ = ["train"]
-
-_PATIENCE = timedelta(minutes=5)
-"""How long processes wait for one that neither answers nor has died."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -67,14 +58,10 @@ def train(config: TrainingConfig) -> Path:
         FloatingPointError: too many steps in a row were not finite.
         TrainingStopped: SIGTERM or Ctrl-C came, and the run has saved.
     """
-    if os.environ.get("RANK", "0") == "0":  # only the main process writes
+    if is_first():  # only the main process writes
         check_writable(config.out)
-    AcceleratorState._reset_state()  # a run before this one may have been on another device
-    accelerator = Accelerator(
-        cpu=choose_device(config.device) == "cpu",
-        mixed_precision="no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
-    )
+    single_opencv_thread()
+    accelerator = join_processes(config.device)
     trainer = _Trainer(config, accelerator)
     accelerator.wait_for_everyone()
     try:
@@ -101,7 +88,7 @@ class _Trainer:
         self.network = initial_network(config, structure)
         self.checkpoints = config.out / "checkpoints"
         if accelerator.is_main_process:
-            claim(config)
+            claim(config, structure)
             remove_leftovers(config.out)
             remove_leftovers(self.checkpoints)
         model = prepare_for_training(self.network, config, accelerator)
@@ -116,11 +103,11 @@ class _Trainer:
         The main process decides for all: free memory differs from card to card, and machines need
         not share a file system.
         """
-        micro = _from_main(config.micro_batch or recorded_micro_batch(config))
+        micro = from_main(config.micro_batch or recorded_micro_batch(config))
         accumulation = self._accumulation(config.batch, micro or 1)
         if micro is None or config.memory_check:
             plan = MemoryPlan(config, structure, self.arithmetic.dtype, self.accelerator.device)
-            micro = micro or _from_main(plan.micro_batch(accumulation))
+            micro = micro or from_main(plan.micro_batch(accumulation))
             if config.memory_check:
                 plan.check(micro)
         return replace(config, micro_batch=micro)
@@ -137,12 +124,25 @@ class _Trainer:
         self._resume()
         main = self.accelerator.is_main_process
         with (
-            RunRecord(self.config.out, self.start, self.steps, enabled=main) as record,
+            RunRecord(
+                self.config.out, self.start, self.steps, self._facts(), enabled=main
+            ) as record,
             StopRequest() as stop,
+            # Not left to the end of the process: it would wait for workers that ignore its signal.
+            closing(raise_errors(self._loader())) as batches,
         ):
-            batches = raise_errors(self._loader())
             for step in range(self.start, self.steps):
                 self._turn(step, batches, record, stop)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the record tells of the run besides its settings."""
+        device = self.accelerator.device
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "precision": str(self.arithmetic.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processes": self.accelerator.num_processes,
+        }
 
     def _turn(
         self, step: int, batches: Iterator[StereoBatch], record: RunRecord, stop: StopRequest
@@ -152,7 +152,7 @@ class _Trainer:
         done = step
         if figures is not None:
             done += 1
-            record.step(step, figures)
+            record.step(done, figures)
             if self.config.validate_every and self._due(done, self.config.validate_every):
                 self._validate(done, record)
         signal = self._agree_on(stop.number) if done < self.steps else 0
@@ -180,6 +180,7 @@ class _Trainer:
         self._judge(step, result, record)
         figures = {"loss": result.loss, "epe": result.epe, "gradient_norm": result.gradient_norm}
         figures |= {"lr": rate, "skipped": self.guard.skipped}
+        figures |= {f"loss_{number}": loss for number, loss in enumerate(result.outputs, 1)}
         return figures | clock.figures(self.config.batch)
 
     def _judge(self, step: int, result: StepResult, record: RunRecord) -> None:
@@ -216,7 +217,7 @@ class _Trainer:
             ),
             collate_fn=StereoBatch.stack_or_error,
             num_workers=self.config.workers,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=prepare_worker,
             generator=torch.Generator(),  # not the run's: a resumed run makes one loader more
         )
 
@@ -229,7 +230,7 @@ class _Trainer:
         matcher = StereoMatcher(network, device=device, precision="exact" if exact else "auto")
         indices = spread(len(self.validation), self.config.validate_count)
         outcome = validate(matcher, self.validation, indices, self.accelerator, self.config.workers)
-        record.validation(done, outcome.errors.figures(), outcome.shown)
+        record.validation(done, outcome)
         epe = outcome.errors.epe
         if epe < self.best:
             self.best = epe
@@ -250,7 +251,7 @@ class _Trainer:
         return network.eval()
 
     def _resume(self) -> None:
-        state = _from_main(
+        state = from_main(
             load_newest(self.checkpoints) if self.accelerator.is_main_process else None
         )
         if state is None:
@@ -282,8 +283,3 @@ class _Trainer:
             "guard": self.guard,
         }
         return parts | ({"average": self.average} if self.average else {})
-
-
-def _from_main(value: Any) -> Any:
-    """The main process's value, in every process."""
-    return broadcast_object_list([value])[0]

@@ -6,36 +6,68 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ea_psmnet.sample import StereoSample
+from ea_psmnet.training.environment import record_session
+from ea_psmnet.training.metrics_log import MetricsLog, read_metrics
+from ea_psmnet.training.progress import ProgressBar
+from ea_psmnet.training.summary import write_summary
+from ea_psmnet.training.tensorboard_log import TensorBoardLog
+from ea_psmnet.training.validation import Validation
 
-__all__ = ["Predicted", "RunRecord"]
+__all__ = ["RunRecord"]
 
-Predicted = tuple[StereoSample, NDArray[np.float32]]
-"""A validation pair and its predicted disparity, (H, W) in pixels."""
 
-_IN_THE_BAR = {"loss": "loss", "epe": "EPE", "samples_per_second": "samples/s", "waiting": "wait"}
+class _Part(Protocol):
+    """One place that a run is recorded in."""
+
+    def step(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def validation(self, step: int, outcome: Validation) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class RunRecord:
-    """Progress bar and TensorBoard of a run's main process; others record nothing.
+    """What a run's main process records; others record nothing.
+
+    A progress bar, `metrics.jsonl`, TensorBoard, `environment.json` and, at the end, a summary.
 
     Args:
         folder: the run folder.
-        start: steps taken before; what was logged of later ones by a run that was killed is
+        start: steps taken before; what was recorded of later ones by a run that was killed is
             dropped.
         steps: of the whole run.
+        facts: for `environment.json` and the summary, beside what is found out here: parameters,
+            precision, device and processes.
         enabled: false in all processes but the main one.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, start: int, steps: int, *, enabled: bool = True) -> None:
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not enabled)
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=start) if enabled else None
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        steps: int,
+        facts: Mapping[str, Any],
+        *,
+        enabled: bool = True,
+    ) -> None:
+        self._folder, self._enabled = folder, enabled
+        self._parts: Sequence[_Part] = ()
+        if enabled and start < steps:
+            first = {"steps": steps, "steps_before": start}
+            record_session(folder / "environment.json", first | dict(facts))
+        if enabled:
+            self._parts = (
+                MetricsLog(folder / "metrics.jsonl", start),
+                TensorBoardLog(folder / "tensorboard", start),
+                ProgressBar(start, steps),
+            )
 
     def __enter__(self) -> RunRecord:
         return self
@@ -46,45 +78,42 @@ class RunRecord:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        for part in self._parts:
+            try:
+                part.close()
+            except OSError:  # after another one, which is the one to tell
+                if error is None:
+                    raise
+        # Where writing failed, a summary would fail, too.
+        begun = self._enabled and read_metrics(self._folder / "metrics.jsonl")
+        if begun and not isinstance(error, OSError):
+            write_summary(self._folder)
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """A step, counted from 0, was taken.
+        """A step was taken.
 
         Args:
-            step: its number.
-            figures: loss, epe (px), lr, gradient_norm, samples_per_second, waiting (share of the
-                time for data), memory (GiB, the most held so far) and skipped (steps, so far).
-        """
-        self._bar.update()
-        shown = {label: figures[name] for name, label in _IN_THE_BAR.items() if name in figures}
-        self._bar.set_postfix({label: f"{value:.3g}" for label, value in shown.items()})
-        self._scalars("train", step, figures)
+            step: steps taken so far.
+            figures: loss, loss of each output, epe (px), lr, gradient_norm, samples_per_second,
+                waiting (share of the time for data), memory (GiB, the most held so far) and skipped
+                (steps, so far).
 
-    def validation(
-        self, step: int, figures: Mapping[str, float], samples: Sequence[Predicted]
-    ) -> None:
+        Raises:
+            OSError: the folder cannot be written any more.
+        """
+        for part in self._parts:
+            part.step(step, figures)
+
+    def validation(self, step: int, outcome: Validation) -> None:
         """The weights after so many steps were validated.
 
-        Args:
-            step: steps taken.
-            figures: of `DisparityErrors.figures`.
-            samples: a few pairs with their predictions.
+        Raises:
+            OSError: the folder cannot be written any more.
         """
-        self._scalars("validation", step, figures)
+        for part in self._parts:
+            part.validation(step, outcome)
 
     def note(self, line: str) -> None:
         """Tell the user something beside the progress bar."""
-        if self._writer is not None:
+        if self._enabled:
             tqdm.write(line, file=sys.stderr)
-
-    def close(self) -> None:
-        """Finish what is still being written."""
-        self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    def _scalars(self, group: str, step: int, figures: Mapping[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in figures.items():
-                self._writer.add_scalar(f"{group}/{name}", value, step)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ea_psmnet.files import write_json
+from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.training.config import TrainingConfig
 
 __all__ = ["check_writable", "claim", "recorded_micro_batch"]
@@ -16,6 +17,7 @@ _MAY_CHANGE = frozenset(
     (
         *("out", "device", "workers", "save_every", "keep", "max_skipped", "memory_check"),
         *("validate_every", "validate_data", "validate_root", "validate_count"),
+        "network",  # what its file describes counts
     )
 )
 """Settings that a continued run may change: they do not change what is to be computed."""
@@ -35,8 +37,8 @@ def recorded_micro_batch(config: TrainingConfig) -> int | None:
     return _recorded(config.out / "config.json").get("micro_batch")
 
 
-def claim(config: TrainingConfig) -> None:
-    """Record the settings, or refuse a folder that holds a run of others.
+def claim(config: TrainingConfig, structure: PSMNetConfig) -> None:
+    """Record the settings and the network's structure, or refuse a folder of a run with others.
 
     Raises:
         ValueError: the folder holds another run, or something else.
@@ -54,7 +56,20 @@ def claim(config: TrainingConfig) -> None:
                 f"{config.out}: holds a run with {name} {known}, not {settings[name]}: "
                 "give the same settings or another --out"
             )
-    write_json(path, settings)
+    _check_structure(config, recorded.get("structure"), structure.to_dict())
+    write_json(path, settings | {"structure": structure.to_dict()})
+
+
+def _check_structure(config: TrainingConfig, recorded: Any, given: dict[str, Any]) -> None:
+    """A file of the same name, or weights, may describe another network than before."""
+    if not isinstance(recorded, dict):  # an older run's, or a new one's
+        return
+    for name, value in given.items():
+        if recorded.get(name, value) != value:
+            raise ValueError(
+                f"{config.out}: holds a run of a network with {name} {recorded[name]}, not "
+                f"{value}: give the same --network and --init or another --out"
+            )
 
 
 def _recorded(path: Path) -> dict[str, Any]:

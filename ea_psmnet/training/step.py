@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ea_psmnet.losses import stereo_loss
+from ea_psmnet.losses import output_losses, weighted_sum
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StereoBatch
@@ -32,6 +32,8 @@ class StepResult:
     """Of the last prediction over the whole batch, in pixels."""
     gradient_norm: float
     """Before clipping."""
+    outputs: tuple[float, ...] = ()
+    """Losses of the classifiers, not weighted."""
     skipped: Literal["", "loss", "gradient", "overflow"] = ""
     """What was not finite, if the step was skipped for it; `overflow` is a gradient that a smaller
     loss scale may mend."""
@@ -87,15 +89,13 @@ class OptimiserStep:
         statistics = [buffer.clone() for buffer in self.network.buffers()]
         pixels = self._pixels(batches)
         self.optimizer.zero_grad()
-        losses, errors = [], []
+        figures = []
         for number, batch in enumerate(batches):
             if stop():
                 self._restore(statistics)
                 return None
-            loss, error = self._backward(batch, pixels, last=number == len(batches) - 1)
-            losses.append(loss)
-            errors.append(error)
-        result = self._result(losses, errors, pixels, batches)
+            figures.append(self._backward(batch, pixels, last=number == len(batches) - 1))
+        result = self._result(figures, batches)
         if result.skipped:
             self._restore(statistics)  # what is not finite has reached the batch statistics, too
         elif pixels > 0:  # without a gradient Adam would still move
@@ -108,8 +108,12 @@ class OptimiserStep:
         counts = [batch.counted(self.config.max_disparity) for batch in batches]
         return self.accelerator.reduce(torch.stack(counts).sum().to(self.accelerator.device), "sum")
 
-    def _backward(self, batch: StereoBatch, pixels: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
-        """Add one micro-batch's gradients; returns its parts of the loss and of the EPE."""
+    def _backward(self, batch: StereoBatch, pixels: Tensor, *, last: bool) -> Tensor:
+        """Add one micro-batch's gradients.
+
+        Returns:
+            (2 + outputs,): its parts of the loss, of the EPE and of each output's loss.
+        """
         batch = batch.to(self.accelerator.device)
         limit, weights = self.config.max_disparity, self.config.loss_weights
         together = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
@@ -117,32 +121,28 @@ class OptimiserStep:
             with self.arithmetic.autocast():
                 outputs = self.model(batch.left.float() / 255, batch.right.float() / 255)
             outputs = [output.float() for output in outputs]
-            loss = stereo_loss(outputs, batch.disparity, batch.valid, limit, weights, pixels)
+            losses = output_losses(outputs, batch.disparity, batch.valid, limit, pixels)
+            loss = weighted_sum(losses, weights)
             # Processes' gradients are averaged, and their losses are parts of a sum.
             whole = loss * self.accelerator.num_processes
             self.arithmetic.scaler.scale(whole).backward()
         counted = batch.valid & (batch.disparity < limit)
         error = (outputs[-1].detach() - batch.disparity).abs()[counted].sum()
-        return loss.detach(), error / pixels.clamp(min=1)
+        return torch.stack([loss, error / pixels.clamp(min=1), *losses]).detach()
 
-    def _result(
-        self,
-        losses: Sequence[Tensor],
-        errors: Sequence[Tensor],
-        pixels: Tensor,
-        batches: Sequence[StereoBatch],
-    ) -> StepResult:
+    def _result(self, figures: Sequence[Tensor], batches: Sequence[StereoBatch]) -> StepResult:
         self.arithmetic.scaler.unscale_(self.optimizer)
         # An infinite norm clips nothing; without a limit the norm is still of interest.
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip or math.inf)
-        own = torch.stack([torch.stack(list(losses)), torch.stack(list(errors))])  # (2, batches)
-        loss, epe = self.accelerator.reduce(own.sum(1), "sum").tolist()
+        own = torch.stack(list(figures))  # (batches, 2 + outputs)
+        loss, epe, *outputs = self.accelerator.reduce(own.sum(0), "sum").tolist()
+        told = (loss, epe, norm.item(), tuple(outputs))
         if math.isfinite(loss) and norm.isfinite():
-            return StepResult(loss, epe, norm.item())
+            return StepResult(*told)
         what: Literal["loss", "gradient", "overflow"] = "loss"
         if math.isfinite(loss):
             what = "overflow" if self.arithmetic.may_overflow else "gradient"
-        return StepResult(loss, epe, norm.item(), what, self._guilty(batches, own[0], what))
+        return StepResult(*told, what, self._guilty(batches, own[:, 0], what))
 
     def _guilty(self, batches: Sequence[StereoBatch], losses: Tensor, what: str) -> tuple[str, ...]:
         """Samples of the micro-batches whose loss is not finite, or of all if every loss is."""

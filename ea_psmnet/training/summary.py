@@ -7,7 +7,6 @@ that goes on, or was killed.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -36,7 +35,10 @@ def write_summary(folder: Path) -> Path:
         FileNotFoundError: the folder holds no run that has begun.
         OSError: it cannot be written.
     """
-    records, sessions = read_metrics(folder / "metrics.jsonl"), read_sessions(folder / "environment.json")
+    records, sessions = (
+        read_metrics(folder / "metrics.jsonl"),
+        read_sessions(folder / "environment.json"),
+    )
     if not records or not sessions or not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no run that has taken a step is in this folder")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,6 +75,7 @@ def _recipe(config: dict[str, Any], session: dict[str, Any]) -> dict[str, str]:
     height, width = config["crop"]
     micro, processes = config["micro_batch"], session["processes"]
     accumulated = config["batch"] // (micro * processes)
+    batch = f"{micro} at once x {accumulated} in turn x {_count(processes, 'process')}"
     optimiser = f"Adam, rate {config['lr']:g} ({config['schedule']})"
     for name, label in (("clip", "gradients clipped to"), ("ema", "weights averaged with")):
         optimiser += f", {label} {config[name]:g}" if config[name] else ""
@@ -81,7 +84,7 @@ def _recipe(config: dict[str, Any], session: dict[str, Any]) -> dict[str, str]:
         "trained from": config["init"] or f"scratch, seed {config['seed']}",
         "data": _data(config),
         "samples": f"{height} x {width}, up to {config['max_disparity']} px of disparity",
-        "batch": f"{config['batch']}: {processes} x {micro} at once, {accumulated} times a step",
+        "batch": f"{config['batch']}: {batch}",
         "optimiser": optimiser,
         "precision, normalisation": f"{session['precision']}, {config['normalisation']}",
     }
@@ -115,7 +118,8 @@ def _program(sessions: Sequence[dict[str, Any]]) -> dict[str, str]:
     last = sessions[-1]
     revisions = dict.fromkeys(_revision(session) for session in sessions)
     libraries = ", ".join(f"{name} {number}" for name, number in last["libraries"].items())
-    machine = f"{last['device']}; {last['processor']}, {last['threads']} threads; {last['system']}"
+    threads = _count(last["threads"], "thread")
+    machine = f"{last['device']}; {last['processor']}, {threads}; {last['system']}"
     return {
         "revision": ", then ".join(revisions),
         "versions": f"Python {last['python']}, {libraries}",
@@ -130,7 +134,8 @@ def _revision(session: dict[str, Any]) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}" + ("" if number == 1 else ending)
 
 
 # Validation --------------------------------------------------------------------------------------
@@ -143,7 +148,7 @@ def _validation(records: Records) -> list[str]:
         return []
     final, best = measured[-1], min(measured, key=lambda record: record["EPE"])
     shown = {"final": final} if final is best else {"final": final, "best": best}
-    parts = {"all pixels": {name: record for name, record in shown.items()}}
+    parts = {"all pixels": shown}
     for band in final["by_range"]:
         parts[band] = {name: record["by_range"][band] for name, record in shown.items()}
     rows = [
@@ -152,10 +157,11 @@ def _validation(records: Records) -> list[str]:
         for part, figures in parts.items()
         if figures["final"]["EPE"] is not None
     ]
-    when = f"{_count(final['images'], 'image')}. Final: after {final['step']:,} steps"
-    also = "the best" if final is best else f"best: after {best['step']:,} steps"
+    images = _count(final["images"], "image")
+    when = f"Final, after {final['step']:,} steps, "
+    when += "is the best" if final is best else f"and best, after {best['step']:,}"
     table = markdown_table(rows, {column: 3 for column in rows[0] if column.startswith("EPE")})
-    return ["## Validation", f"On {when}; {also}. EPE in pixels, bad-N in percent.", table]
+    return ["## Validation", f"{when}; {images}; EPE in pixels, bad-N in percent.", table]
 
 
 def main(arguments: Sequence[str]) -> int:

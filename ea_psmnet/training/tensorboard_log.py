@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -30,32 +32,68 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
+        self._folder = folder
+        self._hook = threading.excepthook
+        threading.excepthook = self._pass_over_writers
         self._writer = SummaryWriter(folder, purge_step=start + 1)
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """Log a step's figures."""
-        self._scalars("train", step, figures)
+        """Log a step's figures.
+
+        Raises:
+            OSError: the events of an earlier step could not be written.
+        """
+        with self._naming_the_folder():
+            self._scalars("train", step, figures)
 
     def validation(self, step: int, outcome: Validation) -> None:
-        """Log errors over all pixels and by true disparity, and a sheet for each pair shown."""
+        """Log errors over all pixels and by true disparity, and a sheet for each pair shown.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        with self._naming_the_folder():
+            self._errors(step, outcome)
+            for number, shown in enumerate(outcome.shown):
+                picture = _sheet(shown, step)
+                self._writer.add_image(f"sheets/{number}", picture, step, dataformats="HWC")
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Finish what is still being written.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._naming_the_folder():
+            try:
+                self._writer.close()
+            finally:
+                threading.excepthook = self._hook
+
+    def _errors(self, step: int, outcome: Validation) -> None:
         self._scalars("validation", step, outcome.errors.figures())
         by_range = {band: errors.figures() for band, errors in outcome.by_range.items()}
         for name in _BY_RANGE:
             bands = {band.replace(" ", "_"): each[name] for band, each in by_range.items()}
             self._scalars(f"validation-{name}", step, bands)
-        for number, shown in enumerate(outcome.shown):
-            picture = _sheet(shown, step)
-            self._writer.add_image(f"sheets/{number}", picture, step, dataformats="HWC")
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Finish what is still being written."""
-        self._writer.close()
 
     def _scalars(self, group: str, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
             if math.isfinite(value):
                 self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    @contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{self._folder}: not written ({error.strerror})") from error
+
+    def _pass_over_writers(self, arguments: threading.ExceptHookArgs) -> None:
+        """No traceback of the thread that writes: its error is raised again at the next step."""
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            self._hook(arguments)
 
 
 def _sheet(shown: Predicted, step: int) -> NDArray[np.uint8]:

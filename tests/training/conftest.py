@@ -1,9 +1,11 @@
 """A run small enough to be taken many times."""
 
+import numpy as np
 import pytest
 from training.tiny import TINY, write_pairs
 
 from ea_psmnet.models import config as config_module
+from ea_psmnet.training import summary, tensorboard_log
 from ea_psmnet.training.config import TrainingConfig
 
 
@@ -11,6 +13,19 @@ from ea_psmnet.training.config import TrainingConfig
 def tiny_preset(monkeypatch):
     monkeypatch.setitem(config_module.PRESETS, "tiny", TINY)
     return TINY
+
+
+@pytest.fixture
+def pictures():
+    """Asked for by tests that look at curves and sheets; all others do without, in less time."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    if "pictures" not in request.fixturenames:
+        blank = np.zeros((1, 1, 3), np.uint8)
+        monkeypatch.setattr(summary, "write_curves", lambda path, records: None)
+        monkeypatch.setattr(tensorboard_log, "_sheet", lambda *_: blank)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""A training run of the tiny preset that kills itself: `python -m training.dying_run STEP ...`.
+"""A training run of the tiny preset that dies: `python -m training.dying_run DEATHS ARGUMENTS`.
 
-In the middle of STEP the last process dies by SIGKILL, unless torchrun has restarted it.
+DEATHS, as `3:raise,3:kill`, has one for each start by torchrun: in the middle of that step the last
+process raises an error, or is killed by SIGKILL. Starts after these live.
 """
 
 import os
@@ -15,12 +16,22 @@ from ea_psmnet.training.loop import _Trainer
 from ea_psmnet.training.step import OptimiserStep
 
 PRESETS["tiny"] = TINY
-RANK, WORLD = (int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1)))
-FIRST = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+RANK, WORLD, START = (
+    int(os.environ.get(name, value))
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("TORCHELASTIC_RESTART_COUNT", 0))
+)
 
 
-def die_at(step):
-    """Kill the last process between the gradients and the update of a step."""
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise RuntimeError("made to fail")
+
+
+def end_at(step, how):
+    """End this process between the gradients and the update of a step."""
     turn, backward = _Trainer._turn, OptimiserStep._backward
     now = []
 
@@ -28,14 +39,15 @@ def die_at(step):
         now[:] = [current]
         return turn(self, current, *arguments)
 
-    def dying(self, *arguments, **options):
+    def ending(self, *arguments, **options):
         if now == [step]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            how()
         return backward(self, *arguments, **options)
 
-    _Trainer._turn, OptimiserStep._backward = noting, dying
+    _Trainer._turn, OptimiserStep._backward = noting, ending
 
 
-if FIRST and RANK == WORLD - 1:
-    die_at(int(sys.argv[1]))
+deaths = [death.split(":") for death in sys.argv[1].split(",") if death]
+if len(deaths) > START and RANK == WORLD - 1:
+    end_at(int(deaths[START][0]), {"kill": die, "raise": fail}[deaths[START][1]])
 sys.exit(main(sys.argv[2:]))

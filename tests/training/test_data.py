@@ -1,13 +1,16 @@
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from datasets.augment import AUGMENTATIONS
 from datasets.frames import FrameDataset
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
+from ea_psmnet.training.workers import prepare_worker
 
 
 def sample(number, height=8, width=12):
@@ -144,6 +147,16 @@ def test_mirroring_takes_half_of_the_samples_that_have_a_twin():
     assert drawn(both, range(50)) == drawn(both, range(50))
     alone = TrainingSamples([pairs], (4, 6), 0, recipe=recipe)
     assert all(number < 100 for number in drawn(alone, range(50)))
+
+
+def test_a_worker_leaves_signals_to_the_main_process():
+    """Asked in one, as its settings would stay in this process."""
+    loader = DataLoader([0], num_workers=1, collate_fn=handlers, worker_init_fn=prepare_worker)
+    assert list(loader) == [(signal.SIG_IGN, signal.SIG_IGN)]
+
+
+def handlers(_):
+    return tuple(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
 
 
 def test_every_part_of_a_mixture_must_fit_the_crop():

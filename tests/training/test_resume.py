@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, tmp_path, on_
     """By SIGKILL, in a process of its own, in the middle of step 5; then the same command."""
     config = replace(config, ema=0.9, schedule="cosine", clip=100.0)
     killed = replace(config, out=tmp_path / "killed")
-    command = [sys.executable, "-m", "training.dying_run", "5", *arguments(killed)]
+    command = [sys.executable, "-m", "training.dying_run", "5:kill", *arguments(killed)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     ended = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, timeout=300
@@ -149,6 +150,20 @@ def test_a_signal_saves_first_and_the_run_goes_on_later(
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert steps_of(config.out / "checkpoints") == [3]
     assert same(whole, weights(train(config)))
+
+
+def test_a_run_that_fails_waits_for_no_loader(config, on_step):
+    """Their process would wait for them at its end, as they ignore the signal it sends them."""
+
+    def fail(step):
+        if step == 1:
+            assert len(active_children()) == 2
+            raise RuntimeError("made to fail")
+
+    on_step(fail)
+    with pytest.raises(RuntimeError, match="made to fail"):
+        train(replace(config, workers=2))
+    assert active_children() == []
 
 
 def test_a_full_disk_ends_the_run_in_a_line_and_spares_the_last_checkpoint(

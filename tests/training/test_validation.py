@@ -49,8 +49,10 @@ def test_every_image_counts_once_however_many_processes_share_them(matcher, pair
 
 def test_predictions_to_show_come_with_their_pairs(matcher, pairs):
     shown = validate(matcher, PairFolder(pairs), [4, 2], Process(0, 1)).shown
-    assert [sample.name for sample, _ in shown] == ["4", "2"]
-    assert np.array_equal(shown[0][1], matcher(shown[0][0].left, shown[0][0].right).disparity)
+    assert [sample.name for sample, *_ in shown] == ["4", "2"]
+    sample, disparity, epe = shown[1]
+    assert np.array_equal(disparity, matcher(sample.left, sample.right).disparity)
+    assert epe == pytest.approx(np.abs(disparity - sample.disparity).mean(), rel=1e-5)
 
 
 def test_a_few_images_are_spread_over_all():
@@ -63,15 +65,18 @@ def test_the_best_weights_are_those_of_the_lowest_error(config, pairs, monkeypat
     """Errors are made up: the second of four is the lowest."""
     errors, seen = iter([3.0, 1.0, 2.0, 1.5]), []
 
-    def made_up(self, done, *rest):
+    def noting(self, done, *rest):
         network = self._result().state_dict()
         seen.append((done, {name: t.clone() for name, t in network.items()}))
         return validate_run(self, done, *rest)
 
+    def made_up(*arguments):
+        total = DisparityErrors(pixels=1, predicted=1, absolute=next(errors))
+        return replace(validate(*arguments), errors=total)
+
     validate_run = loop._Trainer._validate
-    monkeypatch.setattr(loop._Trainer, "_validate", made_up)
-    monkeypatch.setattr(DisparityErrors, "epe", property(lambda self: next(errors)))
-    monkeypatch.setattr(DisparityErrors, "figures", lambda self: {"EPE": 0.0})
+    monkeypatch.setattr(loop._Trainer, "_validate", noting)
+    monkeypatch.setattr(loop, "validate", made_up)
     train(replace(config, steps=4, validate_every=1, validate_root=pairs))
     assert [done for done, _ in seen] == [1, 2, 3, 4]
     best = safetensors.torch.load_file(config.out / "best.safetensors")

@@ -1,0 +1,83 @@
+"""Tables and quantities as text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+__all__ = ["format_bytes", "markdown_table", "parse_bytes"]
+
+_UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def markdown_table(
+    rows: Sequence[Mapping[str, object]],
+    digits: Mapping[str, int] | None = None,
+    bold_smallest: Collection[str] = (),
+) -> str:
+    """Rows of one set of keys as an aligned Markdown table; NaN and None show as a dash.
+
+    Args:
+        rows: one mapping a row; columns whose first value is text align to the left.
+        digits: decimals of numbers by column, where they are not two.
+        bold_smallest: columns of several numbers, the smallest of which is set in bold.
+    """
+    header = list(rows[0])
+    decimals = dict.fromkeys(header, 2) | dict(digits or {})
+    best = {n: _smallest([row[n] for row in rows]) for n in header if n in bold_smallest}
+    cells = [
+        header,
+        *([_cell(row[n], decimals[n], bold=row[n] == best.get(n)) for n in header] for row in rows),
+    ]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
+    left = [isinstance(rows[0][name], str) for name in header]
+    rule = [_rule(*column) for column in zip(widths, left, strict=True)]
+    lines = [cells[0], rule, *cells[1:]]
+    return "\n".join(
+        "| " + " | ".join(_pad(*column) for column in zip(line, widths, left, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _smallest(values: Sequence[object]) -> float:
+    """NaN, which equals nothing, unless there are several numbers."""
+    numbers = [v for v in values if isinstance(v, float) and not math.isnan(v)]
+    return min(numbers) if len(numbers) > 1 else math.nan
+
+
+def _cell(value: object, digits: int, *, bold: bool) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"**{text}**" if bold else text
+
+
+def _rule(width: int, left: bool) -> str:
+    dashes = "-" * (width - 1)
+    return f":{dashes}" if left else f"{dashes}:"
+
+
+def _pad(text: str, width: int, left: bool) -> str:
+    return text.ljust(width) if left else text.rjust(width)
+
+
+def format_bytes(count: float) -> str:
+    """Bytes in binary units, as `9.0 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+def parse_bytes(text: str) -> int:
+    """The inverse: `11GiB`, `500 MB`.
+
+    Raises:
+        ValueError: not a number with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"'{text}' is no size in bytes: write it as 11GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -1,0 +1,115 @@
+"""The launch scripts, with stand-ins for what they start."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ea_psmnet.training import processes
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TELL = '#!/usr/bin/env bash\necho "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE:" "$@"\n'
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone whose Python tells what it was started with, on a machine with two GPUs."""
+    programs = {
+        ".venv/bin/python": TELL,
+        "scripts/environment": "#!/usr/bin/env bash\n",
+        "scripts/launch": (SCRIPTS / "launch").read_text(),
+        "scripts/launch-slurm": (SCRIPTS / "launch-slurm").read_text(),
+        "bin/nvidia-smi": "#!/usr/bin/env bash\necho one; echo two\n",
+        "bin/srun": '#!/usr/bin/env bash\nshift; exec "$@"\n',
+        "bin/scontrol": '#!/usr/bin/env bash\necho "scontrol $*" >> calls; echo n7; echo n8\n',
+    }
+    for name, text in programs.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    return tmp_path
+
+
+def launch(clone, name="launch", **settings):
+    return subprocess.Popen(
+        [clone / "scripts" / name, "train", "--out", "a b"],
+        cwd="/",
+        env={"PATH": f"{clone / 'bin'}:{os.environ['PATH']}"} | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(process):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def test_one_machine_has_a_worker_a_gpu(clone):
+    expected = (
+        "1: -m torch.distributed.run --standalone --nproc-per-node {} --max-restarts 3 "
+        "--monitor-interval 1 -m ea_psmnet train --out a b"
+    )
+    assert told(launch(clone)) == expected.format(2)
+    assert told(launch(clone, PROCESSES="5")) == expected.format(5)
+    (clone / "bin" / "nvidia-smi").write_text("#!/usr/bin/env bash\nexit 9\n")
+    assert told(launch(clone)) == expected.format(1)
+
+
+def test_several_machines_meet_at_one_address(clone):
+    started = told(launch(clone, NODES="2", RENDEZVOUS="n7:29400", RESTARTS="0"))
+    meeting = "--rdzv-backend c10d --rdzv-endpoint n7:29400 --rdzv-id ea-psmnet"
+    assert f"--nnodes 2 {meeting} --nproc-per-node 2 --max-restarts 0" in started
+    lost = launch(clone, NODES="2")
+    assert "RENDEZVOUS: HOST:PORT of one of the machines" in lost.communicate(timeout=60)[1]
+    assert lost.returncode == 1
+
+
+@pytest.fixture
+def job(clone):
+    """What SLURM sets."""
+    facts = {"SUBMIT_DIR": clone, "JOB_NUM_NODES": 2, "JOB_NODELIST": "n[7-8]", "JOB_ID": 60123}
+    return {f"SLURM_{name}": str(value) for name, value in facts.items()}
+
+
+def test_a_slurm_job_meets_at_its_first_node(clone, job):
+    started = told(launch(clone, "launch-slurm", **job))
+    assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint n7:20123 --rdzv-id 60123" in started
+    assert (clone / "calls").read_text() == "scontrol show hostnames n[7-8]\n"
+
+
+def test_a_slurm_job_that_is_stopped_saves_and_is_queued_again(clone, job):
+    """It waits for the run, which takes its time to save."""
+    saving = (
+        "trap 'sleep 0.2; touch saved; exit 143' TERM; echo up; while true; do sleep 0.05; done"
+    )
+    (clone / ".venv/bin/python").write_text(f"#!/usr/bin/env bash\n{saving}\n")
+    process = launch(clone, "launch-slurm", **job)
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    told(process)
+    assert (clone / "saved").exists()
+    assert (clone / "calls").read_text().endswith("scontrol requeue 60123\n")
+
+
+def test_a_slurm_job_that_failed_says_so(clone, job):
+    (clone / ".venv/bin/python").write_text("#!/usr/bin/env bash\nexit 2\n")
+    process = launch(clone, "launch-slurm", **job)
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "requeue" not in (clone / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shared", "restarts", "warns"),
+    [("True", "3", True), ("True", "0", False), ("False", "3", False)],
+)
+def test_restarts_that_may_hang_are_warned_of(monkeypatch, capsys, shared, restarts, warns):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shared)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    processes.join_processes("cpu")
+    assert ("may hang" in capsys.readouterr().err) == warns

@@ -1,0 +1,106 @@
+"""Runs that cannot work are refused in one line, before anything is loaded or written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from training.tiny import TINY
+
+from ea_psmnet.files import write_json
+from ea_psmnet.losses import LOSS_WEIGHTS
+from ea_psmnet.training.config import TrainingConfig
+from ea_psmnet.training.loop import train
+
+
+def test_a_folder_with_another_run_is_refused(config):
+    train(replace(config, steps=1))
+    with pytest.raises(ValueError, match=r"holds a run with lr 0.002, not 0.001"):
+        train(replace(config, steps=1, lr=1e-3))
+
+
+def test_a_run_keeps_to_its_network_though_the_file_that_describes_it_changes(config, tmp_path):
+    path = tmp_path / "network.json"
+    write_json(path, TINY.to_dict())
+    run = replace(config, network=path, steps=1)
+    train(run)
+    recorded = json.loads((config.out / "config.json").read_text())["structure"]
+    assert recorded["attention"] == "efficient"
+    assert recorded["width"] == 0.25
+    moved = replace(run, network=path.rename(tmp_path / "moved.json"))
+    train(moved)
+    write_json(moved.network, TINY.to_dict() | {"attention": "hydra"})
+    with pytest.raises(ValueError, match="a network with attention efficient, not hydra") as caught:
+        train(moved)
+    assert "another --out" in str(caught.value)
+
+
+def test_nothing_is_written_when_the_settings_cannot_work(config, tmp_path):
+    for changes in ({"root": tmp_path / "missing"}, {"init": tmp_path / "none.safetensors"}):
+        with pytest.raises(FileNotFoundError):
+            train(replace(config, **changes))
+    with pytest.raises(ValueError, match="has no test split"):
+        train(replace(config, validate_every=1))
+    assert not config.out.exists()
+
+
+def test_a_crop_that_does_not_fit_is_one_line_before_anything_is_written(config):
+    with pytest.raises(ValueError, match="crop") as caught:
+        train(replace(config, crop=(48, 64), workers=1))
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
+
+
+def test_a_folder_of_other_things_is_refused(config):
+    config.out.mkdir()
+    (config.out / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="weights of something else"):
+        train(config)
+    (config.out / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: damaged"):
+        train(config)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_data_are_looked_for(config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NotADirectoryError, match="a file is in the way"):
+        train(replace(config, out=tmp_path / "file" / "run", root=tmp_path / "missing"))
+
+
+def test_the_defaults_are_the_papers():
+    config = TrainingConfig(out=Path("run"), root=Path("data"))
+    assert (config.batch, config.lr, config.epochs) == (24, 2e-3, 100)
+    assert (config.crop, config.max_disparity, config.schedule) == ((256, 512), 192, "constant")
+    assert config.loss_weights == LOSS_WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"crop": (30, 64)}, "multiples of 16"),
+        ({"max_disparity": 192}, "wider than the crop"),
+        ({"root": None}, "needs --root"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": float("inf")}, "finite"),
+        ({"clip": -1.0}, "clip must be positive"),
+        ({"ema": 1.0}, "ema must lie between 0 and 1"),
+        ({"milestones": (2.0,)}, "milestones are shares"),
+        ({"loss_weights": (1.0, 1.0, 0.0)}, "must not be 0"),
+        ({"loss_weights": (-1.0, 1.0, 1.0)}, "must be 0 or more"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1"),
+        ({"micro_batch": 3}, "not a multiple of micro-batch 3"),
+        ({"workers": -1}, "workers must not be negative"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"keep": 0}, "keep must be at least 1"),
+        ({"normalisation": "frozen"}, "statistics of --init"),
+        ({"mix": ("synthetic::1",)}, "leave out --root"),
+        ({"mix": ("synthetic",), "root": None}, "expected NAME:ROOT:WEIGHT"),
+        ({"mix": ("folder::1",), "root": None}, "--mix folder:FOLDER:WEIGHT"),
+        ({"validate_count": 5}, "no use without --validate-every"),
+    ],
+)
+def test_impossible_settings_are_refused(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(config, **changes)
