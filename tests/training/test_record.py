@@ -1,5 +1,6 @@
 """What a run leaves behind for people and scripts, killed and resumed or not."""
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -205,14 +206,25 @@ def test_damaged_lines_are_dropped(tmp_path, damage):
     assert path.read_bytes() == whole
 
 
+@contextlib.contextmanager
+def small_files():
+    """A limit on the size of files, set when called, stands in for a disk without space."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    finally:
+        # Before the test ends: what pytest then writes may go to a longer file.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(("part", "name"), [(0, "metrics.jsonl"), (1, "tensorboard")])
-def test_a_full_disk_is_told_in_a_line(tmp_path, small_files, capfd, part, name):
+def test_a_full_disk_is_told_in_a_line(tmp_path, capfd, part, name):
     """Whichever write fails first."""
 
     def fill():
-        with RunRecord(tmp_path, 0, 10**4, FACTS) as record:
-            small_files()
+        with small_files() as limit, RunRecord(tmp_path, 0, 10**4, FACTS) as record:
+            limit()
             for step in range(1, 1000):
                 record._parts[part].step(step, FIGURES)
 
@@ -240,14 +252,6 @@ def test_the_first_error_is_the_one_that_is_told(tmp_path):
         end(OSError("first"))
     with pytest.raises(OSError, match="second"):
         end(None)
-
-
-@pytest.fixture
-def small_files():
-    """A limit on the size of files, set when called, stands in for a disk without space."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # environment.json ---------------------------------------------------------------------------------
