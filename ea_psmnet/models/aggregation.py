@@ -5,7 +5,7 @@ Shapes: B batch, C = 32 * width, K = D / 4 disparities, h and w a quarter of the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,14 +79,14 @@ class Hourglass(nn.Module):
     def forward(
         self, x: Tensor, first_encoder: Tensor | None, last_decoder: Tensor | None
     ) -> tuple[Tensor, Skips]:
-        """(B, C, K, h, w) to the same, and the skips.
+        """(B, 2C, K/2, h/2, w/2) to (B, C, K, h, w), and the skips.
 
         Args:
-            x: the volume so far.
+            x: what `down1` makes of the volume so far, (B, C, K, h, w).
             first_encoder: the first hourglass's encoder skip; None in the first one.
             last_decoder: the previous hourglass's decoder skip; None in the first one.
         """
-        encoded = self.refine1(self.down1(x))  # (B, 2C, K/2, h/2, w/2)
+        encoded = self.refine1(x)  # (B, 2C, K/2, h/2, w/2)
         encoded = F.relu_(encoded if last_decoder is None else encoded.add_(last_decoder))
         encoded = self.attention["encoder"](encoded)
         bottom = self.refine2(self.down2(encoded))  # (B, 2C, K/4, h/4, w/4)
@@ -116,8 +116,10 @@ class HourglassAggregation(Recomputable):
         scores: list[Tensor] = []
         x, first_encoder, last_decoder = base, None, None
         for hourglass, classifier in zip(self.hourglasses, self.classifiers, strict=True):
+            # Before the rest, so that a volume that is done with does not wait in memory.
+            x = self.run(cast(Hourglass, hourglass).down1, x)
             x, skips = self.run(hourglass, x, first_encoder, last_decoder)
-            x = x + base
+            x = x.add_(base)
             first_encoder = skips.encoder if first_encoder is None else first_encoder
             last_decoder = skips.decoder
             score = widen(self.run(classifier, x).squeeze(1))

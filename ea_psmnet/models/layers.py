@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.ops.factored_volume import PairVolume, volume_conv
@@ -21,6 +22,19 @@ __all__ = [
     "to_channels_last",
     "volume_conv_bn",
 ]
+
+
+class _PointConv2d(nn.Conv2d):
+    """A strided 1x1 convolution, as one of stride 1 of every so many pixels.
+
+    In oneDNN the backward of the strided one, channels-last, can write outside of its memory where
+    channels are few: 8 to 16 at stride 2 end the process, with torch 2.15.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        down, across = self.stride
+        return F.conv2d(images[..., ::down, ::across], self.weight, self.bias)
 
 
 class VolumeConv3d(nn.Conv3d):
@@ -51,8 +65,9 @@ def conv2d_bn(
 ) -> nn.Sequential:
     """(B, inputs, H, W) to (B, outputs, H / stride, W / stride); padded to keep the size."""
     padding = dilation * (kernel // 2)
+    convolution = _PointConv2d if kernel == 1 and stride > 1 else nn.Conv2d
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False),
+        convolution(inputs, outputs, kernel, stride, padding, dilation, bias=False),
         nn.BatchNorm2d(outputs),
     )
 

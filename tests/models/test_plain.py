@@ -1,6 +1,8 @@
 """The network against its published form, and against itself with checkpointing."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -90,3 +92,17 @@ def test_checkpointing_keeps_less():
 def volume():
     left, right = torch.randn(2, 2, 8, 8, 16, dtype=torch.float64)
     return PairVolume(left, right, 12)
+
+
+def test_a_narrow_channels_last_training_step_survives():
+    # In a process of its own: what it guards against kills the process.
+    script = """
+import torch
+from ea_psmnet.models.layers import conv2d_bn, to_channels_last
+layer = conv2d_bn(8, 16, 1, stride=2)
+to_channels_last(layer)
+images = torch.rand(2, 8, 64, 128).contiguous(memory_format=torch.channels_last).requires_grad_()
+for _ in range(3):
+    layer(images).sum().backward()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
