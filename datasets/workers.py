@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -29,8 +29,8 @@ class ErrorsAsValues(Dataset[Any]):
             return error
 
 
-def raise_errors(values: Iterable[Any]) -> Iterator[Any]:
-    """Pass values on and raise the first that is an exception."""
+def raise_errors(values: Iterable[Any]) -> Generator[Any, None, None]:
+    """Pass values on and raise the first that is an exception; closing it ends the iteration."""
     for value in values:
         if isinstance(value, Exception):
             raise value

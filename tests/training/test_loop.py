@@ -87,11 +87,11 @@ def test_the_optimiser_is_the_papers(config, monkeypatch):
 
 
 def test_training_lowers_the_loss_and_logs_it(config):
-    train(replace(config, steps=16, save_every=16, batch=6, micro_batch=6, lr=5e-3))
+    train(replace(config, steps=25, save_every=25, batch=6, micro_batch=6, lr=5e-3))
     events = EventAccumulator(str(config.out / "tensorboard"))
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
-    assert len(losses) == 16
+    assert len(losses) == 25
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     reported = {"epe", "lr", "gradient_norm", "samples_per_second", "waiting", "memory"}
     assert {f"train/{name}" for name in reported} <= set(events.Tags()["scalars"])
