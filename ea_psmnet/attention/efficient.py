@@ -81,7 +81,7 @@ class EfficientAttention(VolumeAttention):
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, D, H, W) to the same: type and memory layout are kept."""
         block = efficient_block_reference if self.published_order else efficient_block
-        out = block(volume.flatten(2), self._weights(), self.heads, self.normalisation)
+        out = block(volume.flatten(2), self.weights(), self.heads, self.normalisation)
         return out.unflatten(2, volume.shape[2:]).contiguous(memory_format=layout_of(volume))
 
     def global_maps(self, volume: Tensor) -> Tensor:
@@ -96,12 +96,13 @@ class EfficientAttention(VolumeAttention):
         Returns:
             (B, d_k, D, H, W) in float32 or wider; every map sums to one over (D, H, W).
         """
-        weights = self._weights()
+        weights = self.weights()
         with torch.autocast(volume.device.type, enabled=False):
             positions = volume.flatten(2).to(weights.key.dtype)  # (B, C, n)
             scores = weights.key @ positions + weights.key_bias[:, None]  # (B, d_k, n)
         return position_shares(scores, self.normalisation).unflatten(2, volume.shape[2:])
 
-    def _weights(self) -> BlockWeights:
+    def weights(self) -> BlockWeights:
+        """The four convolutions as the matrices that `efficient_block` takes."""
         layers = (self.queries, self.keys, self.values, self.projection)
         return BlockWeights(*(t for layer in layers for t in matrix_and_bias(layer)))

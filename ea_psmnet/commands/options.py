@@ -29,8 +29,8 @@ class MatcherOptions:
     precision: Precision = "auto"
     """Float32 (exact), or bfloat16 where the processor is fast at it."""
 
-    def load(self) -> StereoMatcher:
-        """The matcher; raises as `StereoMatcher.load`."""
+    def load(self, memory: int | None = None) -> StereoMatcher:
+        """The matcher, with so many bytes to work in; raises as `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
         return StereoMatcher.load(
@@ -39,4 +39,5 @@ class MatcherOptions:
             align_corners=self.align_corners,
             device=self.device,
             precision=self.precision,
+            memory=memory,
         )

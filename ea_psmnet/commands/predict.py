@@ -17,6 +17,7 @@ def predict(
     right: tyro.conf.Positional[Path],
     *,
     out: Path,
+    memory: str | None = None,
     options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
 ) -> None:
     """Predict the disparity of a rectified pair.
@@ -28,15 +29,19 @@ def predict(
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
         right: Right image, of the same size.
         out: Folder for the results.
+        memory: What the program may hold on the device, as 8GiB; default: what is free there. Pairs
+            that need more are predicted in overlapping tiles.
         options: Which network predicts, and how.
     """
     from ea_psmnet.files import read_image
     from ea_psmnet.inference.outputs import prediction_paths, write_prediction
+    from ea_psmnet.reports.tables import parse_bytes
 
     images = read_image(left), read_image(right)
     for path in prediction_paths(out, left.stem):
         if path.exists() and any(path.samefile(image) for image in (left, right)):
             raise ValueError(f"{path}: would overwrite an input image: give another --out")
-    disparity = options.load()(*images).disparity
+    matcher = options.load(memory=None if memory is None else parse_bytes(memory))
+    disparity = matcher(*images).disparity
     for path in write_prediction(out, left.stem, images[0], disparity):
         print(path)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.machine import Device, Precision, choose_device, has_fast_bfloat16
+from ea_psmnet.inference.memory_plan import MemoryPlan, plan_memory
+from ea_psmnet.inference.tiles import predict_in_tiles
+from ea_psmnet.machine import (
+    Device,
+    Precision,
+    available_memory,
+    choose_device,
+    has_fast_bfloat16,
+    held_memory,
+)
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import load_model
@@ -20,6 +29,9 @@ __all__ = ["BUNDLED", "StereoMatcher", "StereoResult"]
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "ea-psmnet-small.safetensors"
 """The weights that come with the project."""
+
+_SHARE = 0.9
+"""Of the free memory: other programs want some too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +49,8 @@ class StereoMatcher:
         model: the network; it stays as it is, a copy arranged for inference works.
         device: where to compute.
         precision: of the convolutions; attention sums and soft-argmin are float32 in any case.
+        memory: bytes that the process may hold on the device; None for what is free there now.
+            Pairs that take more are predicted in tiles.
 
     Example:
         >>> matcher = StereoMatcher.load("checkpoints/ea-psmnet-small.safetensors")
@@ -45,7 +59,12 @@ class StereoMatcher:
     """
 
     def __init__(
-        self, model: PSMNet, *, device: Device = "auto", precision: Precision = "auto"
+        self,
+        model: PSMNet,
+        *,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        memory: int | None = None,
     ) -> None:
         chosen = choose_device(device)
         self.device = torch.device(chosen)
@@ -53,6 +72,11 @@ class StereoMatcher:
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype).to(self.device)
         self.max_disparity = model.config.max_disparity
+        self._room = (
+            int(_SHARE * available_memory(self.device))
+            if memory is None
+            else memory - held_memory(self.device)
+        )
 
     @classmethod
     def load(
@@ -63,6 +87,7 @@ class StereoMatcher:
         align_corners: bool | None = None,
         device: Device = "auto",
         precision: Precision = "auto",
+        memory: int | None = None,
     ) -> StereoMatcher:
         """A matcher from a checkpoint; `None` takes the bundled weights.
 
@@ -77,7 +102,7 @@ class StereoMatcher:
             max_disparity=max_disparity,
             align_corners=align_corners,
         )
-        return cls(model, device=device, precision=precision)
+        return cls(model, device=device, precision=precision, memory=memory)
 
     def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
         """Predict the disparity of the left image.
@@ -87,16 +112,29 @@ class StereoMatcher:
             right: the same, rectified against it.
 
         Raises:
-            ValueError: the images differ in size, are no uint8 RGB, or are narrower than the
-                disparity range.
+            ValueError: the images differ in size, are no uint8 RGB, are narrower than the
+                disparity range, or need more memory than there is.
         """
         self._check(left, right)
         height, width = left.shape[:2]
-        images = [self._to_input(image) for image in (left, right)]
+        plan = self.plan(height, width)
+        images = self._to_input(left), self._to_input(right)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self._bf16):
-            (disparity,) = self.model(*images)
+            if plan.is_whole:
+                (disparity,) = self.model(*images)
+            else:
+                disparity = predict_in_tiles(self.model, *images, plan.rows, plan.columns)
         # The padding lies above and to the right.
         return StereoResult(disparity[0, -height:, :width].float().cpu().numpy().copy())
+
+    def plan(self, height: int, width: int) -> MemoryPlan:
+        """How images of a size are predicted, and the memory that takes.
+
+        Raises:
+            ValueError: more than there is.
+        """
+        size = (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
+        return plan_memory(self.model.config, size, 2 if self._bf16 else 4, self._room)
 
     def _check(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
         for label, image in (("left", left), ("right", right)):

@@ -28,6 +28,8 @@ __all__ = [
     "efficient_block",
     "efficient_block_reference",
     "folding_is_cheaper",
+    "gather_context",
+    "spread_context",
 ]
 
 
@@ -106,6 +108,36 @@ def efficient_block(
     if normalisation == "softmax":
         return _SoftmaxBlock.apply(x, heads, *weights)
     return _linear_block(x, weights, heads, total=normalisation == "none")
+
+
+@full_precision
+def gather_context(x: Tensor, weights: BlockWeights) -> tuple[Tensor, Tensor]:
+    """The softmax block's first pass alone: what part of a volume adds to its context.
+
+    Args:
+        x: (B, C, n), the part.
+        weights: of the convolutions.
+
+    Returns:
+        Contexts (B, k, C) and log-sum-exps (B, k): those of several parts, put together by
+        `merge_pieces` with totals of one, are those of the whole.
+    """
+    return efficient_passes.gather(x, widen(weights.key))
+
+
+@full_precision
+def spread_context(x: Tensor, weights: BlockWeights, heads: int, context: Tensor) -> Tensor:
+    """The softmax block's second pass alone, without gradients: (B, C, n) to the same.
+
+    Args:
+        x: positions, of the volume whose context it is or a part of it.
+        weights: of the convolutions.
+        heads: as of `efficient_block`.
+        context: (B, k, C), by `gather_context`.
+    """
+    weights = weights.widened()
+    query, bias, offset = weights.query, weights.query_bias, weights.projection_bias
+    return efficient_passes.spread(x, query, bias, _fold(context, weights, heads), offset, heads)
 
 
 def _fold(context: Tensor, weights: BlockWeights, heads: int) -> Tensor:

@@ -1,0 +1,91 @@
+"""The network benchmark at tiny sizes, in one process; never its times."""
+
+import json
+
+import pytest
+import torch
+
+from ea_psmnet.reports import network_benchmark as benchmark
+from ea_psmnet.reports.network_accuracy import Accuracy
+from ea_psmnet.reports.network_benchmark import BenchmarkOptions, Sizes
+from ea_psmnet.reports.network_benchmark_text import benchmark_markdown
+from ea_psmnet.reports.network_cases import STEPS, NetworkCase, NetworkMeasurement
+from ea_psmnet.reports.network_floor import NetworkFloor
+from ea_psmnet.reports.network_results import NetworkResults, Record
+
+FLOOR = NetworkFloor(1e9, {"float32": 1e9, "bfloat16": 2e9}, {"float32": 3e9, "bfloat16": 1e9})
+TINY = Sizes(
+    inference=((16, 64),),
+    pixels=((16, 32),),
+    disparities=(48,),
+    training=(((16, 32), 48),),
+    batches=(1, 2),
+    networks=("psmnet-small",),
+)
+
+
+def test_a_whole_run_measures_every_case_and_writes_all(monkeypatch, tmp_path):
+    monkeypatch.setattr("ea_psmnet.reports.network_cases.keep_freed_memory", lambda: True)
+
+    def here(request):
+        if "floor" in request:
+            return {"bytes_per_second": 1e9, "matmul": FLOOR.matmul, "conv3d": FLOOR.conv3d}
+        return json.loads(json.dumps(benchmark.answer(json.loads(json.dumps(request)))))
+
+    monkeypatch.setattr(benchmark, "in_own_process", here)
+    out = tmp_path / "network-benchmark"
+    for part in ("inference", "training"):
+        results = benchmark.benchmark(BenchmarkOptions(out, only=part, rounds=1), TINY)
+        cases = benchmark.cases(TINY, part, torch.device(benchmark.device_of_choice()))
+        assert [record.case for record in results.records] == cases
+        assert all(record.measured.seconds > 0 for record in results.records)
+        if part == "inference":
+            for record in results.records:
+                assert {name.split("/")[0] for name in record.measured.layers} == set(STEPS)
+    names = ("", "-layers", "-growth")
+    assert all((tmp_path / f"network-benchmark{name}.png").is_file() for name in names[1:])
+    assert json.loads(out.with_suffix(".json").read_text())["rounds"] == 1
+    assert "## Training step" in out.with_suffix(".md").read_text()
+
+
+def results():
+    """The fast form 7 times faster than plain, 4 than plain kept; a quarter of its memory."""
+    size = (544, 960)
+    cases = {
+        NetworkCase("plain", size, keep_memory=False): (7.0, 400),
+        NetworkCase("plain", size): (4.0, 800),
+        NetworkCase("fast", size): (1.0, 100),
+        NetworkCase("fast", size, network="ea-psmnet"): (1.25, 100),
+    }
+    records = [Record(case, NetworkMeasurement(*figures)) for case, figures in cases.items()]
+    return NetworkResults("m", 1, FLOOR, records, [Accuracy("p", 0.001, 0.03, 1.0, 1.0, 1.001)])
+
+
+def test_ratios_are_against_either_allocator():
+    found, case = results(), NetworkCase("fast", (544, 960))
+    assert found.faster(case) == pytest.approx(7)
+    assert found.faster(case, keep_memory=True) == pytest.approx(4)
+    assert found.lighter(case) == pytest.approx(0.25)
+
+
+def test_each_target_is_met_or_not():
+    met = {target.name: target.met for target in results().targets()}
+    assert met == {
+        "inference, fast, 544 x 960": True,
+        "peak memory, fast, 544 x 960": True,
+        "attention's extra time, 544 x 960": False,
+        "float32, largest change, px": True,
+        "fast, mean change, px": False,
+        "fast, change of EPE, px": True,
+    }
+    text = benchmark_markdown(results(), "n")
+    assert "| not met |" in text
+    assert results().verdict() == "4 of 6 targets met"
+
+
+def test_the_floor_takes_the_better_rate_of_the_type():
+    plain = NetworkCase("plain", (32, 64), 48)
+    fast = NetworkCase("fast", (32, 64), 48)
+    assert FLOOR.arithmetic(fast) == pytest.approx(1.5 * FLOOR.arithmetic(plain))
+    step = NetworkCase("plain", (32, 64), 48, training=True)
+    assert FLOOR.arithmetic(step) == pytest.approx(3 * FLOOR.arithmetic(plain))
