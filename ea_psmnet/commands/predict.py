@@ -35,7 +35,7 @@ def predict(
     """
     from ea_psmnet.files import read_image
     from ea_psmnet.inference.outputs import prediction_paths, write_prediction
-    from ea_psmnet.reports.tables import parse_bytes
+    from ea_psmnet.tables import parse_bytes
 
     images = read_image(left), read_image(right)
     for path in prediction_paths(out, left.stem):

@@ -49,7 +49,7 @@ def resources(
     from ea_psmnet.reports.network_resources import network_markdown, network_report
     from ea_psmnet.reports.resource_plot import resource_plot
     from ea_psmnet.reports.resources import PAPER_VOLUMES, volume_markdown, volume_report
-    from ea_psmnet.reports.tables import parse_bytes
+    from ea_psmnet.tables import parse_bytes
 
     if sites and preset is None:
         raise ValueError("--sites are of a network: name its --preset, as ea-psmnet")

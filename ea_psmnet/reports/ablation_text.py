@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ea_psmnet.reports.ablation import Ablation, Spread
-from ea_psmnet.reports.tables import markdown_table
+from ea_psmnet.tables import markdown_table
 
 __all__ = ["ablation_markdown"]
 

@@ -28,7 +28,7 @@ from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.files import write_json, write_text
 from ea_psmnet.machine import keep_freed_memory
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
-from ea_psmnet.reports.tables import format_bytes, markdown_table
+from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = ["Case", "Floor", "Measurement", "measure"]
 

@@ -7,12 +7,12 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from ea_psmnet.machine import available_memory
 from ea_psmnet.reports.memory import status_bytes
-from ea_psmnet.reports.tables import format_bytes, parse_bytes
+from ea_psmnet.tables import format_bytes, parse_bytes
 
 __all__ = ["CARDS", "Budget", "limited", "parse_budget"]
 
@@ -30,8 +30,6 @@ CARDS = {
 }
 """Memory of graphics cards in GiB; the first is the one of Shen et al., WACV 2021. Of those sold
 in several sizes the largest."""
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def parse_budget(text: str, device: str) -> Budget:
         ValueError: none of these; the message lists the cards.
     """
     if text == "physical":
-        return Budget("physical memory", _free_bytes(device))
+        return Budget("physical memory", available_memory(torch.device(device)))
     for name, gib in CARDS.items():
         if _plain(name) == _plain(text):
             return Budget(name, gib * 2**30)
@@ -69,22 +67,6 @@ def parse_budget(text: str, device: str) -> Budget:
 
 def _plain(name: str) -> str:
     return re.sub(r"\.0(?![0-9])|[\W_]", "", name).lower()
-
-
-def _free_bytes(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    if match is None:
-        raise OSError("/proc/meminfo has no MemAvailable: give --budget in GiB")
-    return min([int(match[1]) * 1024, *_container_bytes()])
-
-
-def _container_bytes() -> Iterator[int]:
-    """What a container's control group still allows, where there is a limit."""
-    limit, used = (_CGROUP / f"memory.{name}" for name in ("max", "current"))
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        yield int(limit.read_text()) - int(used.read_text())
 
 
 @contextmanager

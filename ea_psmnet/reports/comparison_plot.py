@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ea_psmnet.reports.comparison import Comparison, Result
 from ea_psmnet.reports.crossing import crossing, curves, pixels
-from ea_psmnet.reports.tables import format_bytes
+from ea_psmnet.tables import format_bytes
 
 __all__ = ["comparison_plot"]
 

@@ -10,7 +10,7 @@ from ea_psmnet.reports.comparison import Comparison, Result
 from ea_psmnet.reports.crossing import crossing, curves
 from ea_psmnet.reports.network_resources import network_report
 from ea_psmnet.reports.resources import decimal
-from ea_psmnet.reports.tables import format_bytes, markdown_table
+from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = ["comparison_markdown"]
 

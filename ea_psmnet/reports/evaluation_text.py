@@ -10,7 +10,7 @@ from ea_psmnet.reports.evaluation_data import Evaluation
 from ea_psmnet.reports.protocols import PROTOCOLS
 from ea_psmnet.reports.regions import ALL, EDGE_DISTANCE, EDGE_JUMP
 from ea_psmnet.reports.significance import Comparison
-from ea_psmnet.reports.tables import markdown_table
+from ea_psmnet.tables import markdown_table
 
 __all__ = [
     "COMPARISON_NOTE",

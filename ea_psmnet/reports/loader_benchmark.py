@@ -32,7 +32,7 @@ from datasets.sceneflow import SceneFlow
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.files import read_disparity, read_image, write_json, write_text
 from ea_psmnet.machine import single_opencv_thread
-from ea_psmnet.reports.tables import markdown_table
+from ea_psmnet.tables import markdown_table
 
 __all__ = ["Rate", "Stage", "loader_report", "measure_rate", "measure_stages"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ea_psmnet.reports.network_cases import STEPS
 from ea_psmnet.reports.network_results import NetworkResults, Record
-from ea_psmnet.reports.tables import format_bytes, markdown_table
+from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = ["benchmark_markdown"]
 

@@ -11,7 +11,7 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE
 from ea_psmnet.reports.resource_cases import check_name
 from ea_psmnet.reports.resources import DTYPES, decimal
-from ea_psmnet.reports.tables import markdown_table
+from ea_psmnet.tables import markdown_table
 
 __all__ = ["NetworkReport", "Site", "network_markdown", "network_report", "site_volume"]
 

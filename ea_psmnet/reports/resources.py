@@ -22,7 +22,7 @@ from ea_psmnet.reports.resource_cases import (
     check_name,
 )
 from ea_psmnet.reports.resource_meter import Measured, measure
-from ea_psmnet.reports.tables import format_bytes, markdown_table
+from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = [
     "DTYPES",

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_json, write_text
-from ea_psmnet.reports.tables import markdown_table
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.tables import markdown_table
 
 __all__ = ["SceneRate", "measure_scenes", "scene_report"]
 

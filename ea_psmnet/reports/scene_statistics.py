@@ -21,8 +21,8 @@ from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image, write_json, write_text
 from ea_psmnet.reports.scene_statistics_plot import statistics_plot
-from ea_psmnet.reports.tables import markdown_table
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.tables import markdown_table
 
 __all__ = ["DISPARITY_BINS", "GRADIENT_BINS", "Statistics", "measure", "statistics"]
 

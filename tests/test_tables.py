@@ -1,6 +1,6 @@
 import pytest
 
-from ea_psmnet.reports.tables import format_bytes, markdown_table, parse_bytes
+from ea_psmnet.tables import format_bytes, markdown_table, parse_bytes
 
 
 def test_a_table_lines_up_and_shows_missing_values():
