@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +120,11 @@ class StereoMatcher:
         height, width = left.shape[:2]
         plan = self.plan(height, width)
         images = self._to_input(left), self._to_input(right)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self._bf16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, self._bf16),
+            contextlib.nullcontext() if self._bf16 else _full_float32(),
+        ):
             if plan.is_whole:
                 (disparity,) = self.model(*images)
             else:
@@ -161,3 +166,14 @@ class StereoMatcher:
         top, right = (-side % SIZE_MULTIPLE for side in image.shape[:2])
         # Zero after normalisation is what the network knows as nothing.
         return F.pad(tensor - self.model.mean, (0, right, top, 0)) + self.model.mean
+
+
+def _full_float32() -> contextlib.AbstractContextManager[None]:
+    """Convolutions on a card keep all bits of float32: by default cuDNN rounds to TF32."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )

@@ -104,3 +104,13 @@ def test_load_reads_a_checkpoint_and_another_range(tmp_path):
 def test_what_is_no_pair_is_refused(matcher, left, right, message):
     with pytest.raises(ValueError, match=message):
         matcher(left, right)
+
+
+def test_exact_switches_tf32_off_while_it_computes_and_only_then(matcher):
+    before, seen = torch.backends.cudnn.allow_tf32, []
+    hook = matcher.model.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+    )
+    matcher(*pair())
+    hook.remove()
+    assert (seen, torch.backends.cudnn.allow_tf32) == ([False], before)
