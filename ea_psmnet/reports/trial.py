@@ -102,7 +102,7 @@ def run_trial(trial: Trial) -> Outcome:
         end=end,
         shape=workload.trace.largest,
         seconds=seconds,
-        peak=peak_bytes(workload.device) - before,
+        peak=max(0, peak_bytes(workload.device) - before),  # what was free within may suffice
         figures=_finite(figures) if trial.checkpoint and figures else None,
         requested=requested,
         module=workload.trace.current if end == "out of memory" else None,
