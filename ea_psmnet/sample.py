@@ -46,6 +46,10 @@ class StereoSample:
         for key, mask in self.masks.items():
             self._check(f"mask {key}", mask, (height, width), np.bool_)
 
+    def counted(self, limit: float) -> NDArray[np.bool_]:
+        """Where errors count: known disparities below `limit` pixels; (H, W)."""
+        return self.valid & (self.disparity < limit)
+
     def _check(self, what: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type) -> None:
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(

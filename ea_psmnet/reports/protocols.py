@@ -81,7 +81,7 @@ def _score(sample: StereoSample, disparity: Disparity, counted: NDArray[np.bool_
 
 
 def _below(sample: StereoSample, disparity: Disparity, limit: float) -> Score:
-    return _score(sample, disparity, sample.valid & (sample.disparity < limit))
+    return _score(sample, disparity, sample.counted(limit))
 
 
 def _magnitude_below(sample: StereoSample, disparity: Disparity, limit: float) -> Score:

@@ -49,7 +49,7 @@ def regions(sample: StereoSample, limit: float) -> dict[str, NDArray[np.bool_]]:
     Counted is where the truth is known and below `limit`. `NON_OCCLUDED` and `OCCLUDED` are there
     only where the sample says which pixels the right image sees too.
     """
-    counted = sample.valid & (sample.disparity < limit)
+    counted = sample.counted(limit)
     parts = {ALL: counted}
     if (visible := sample.masks.get("nonocc")) is not None:
         parts |= {NON_OCCLUDED: counted & visible, OCCLUDED: counted & ~visible}

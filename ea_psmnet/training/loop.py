@@ -36,11 +36,10 @@ from ea_psmnet.training.randomness import random_state, set_random_state
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claim, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
-from ea_psmnet.training.signals import StopRequest, TrainingStopped
+from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
 from ea_psmnet.training.sources import training_samples, validation_samples
 from ea_psmnet.training.step import OptimiserStep, StepResult
 from ea_psmnet.training.validation import spread, validate
-from ea_psmnet.training.workers import prepare_worker
 
 __all__ = ["train"]
 
@@ -217,7 +216,7 @@ class _Trainer:
             ),
             collate_fn=StereoBatch.stack_or_error,
             num_workers=self.config.workers,
-            worker_init_fn=prepare_worker,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # not the run's: a resumed run makes one loader more
         )
 

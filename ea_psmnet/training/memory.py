@@ -21,12 +21,11 @@ from torch.utils._pytree import tree_leaves
 
 from ea_psmnet.attention.resources import closed_form
 from ea_psmnet.losses import stereo_loss
-from ea_psmnet.machine import available_memory
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.training.precision import Arithmetic
 
-__all__ = ["LiveBytes", "MemoryEstimate", "available_memory", "estimate_memory"]
+__all__ = ["LiveBytes", "MemoryEstimate", "estimate_memory"]
 
 _PROBES = ((64, 64, 32), (64, 128, 64), (128, 128, 96))
 """Height, width and disparities of the small volumes."""

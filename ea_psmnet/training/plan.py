@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from ea_psmnet.machine import available_memory
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.memory import MemoryEstimate, available_memory, estimate_memory
+from ea_psmnet.training.memory import MemoryEstimate, estimate_memory
 
 __all__ = ["MemoryPlan"]
 

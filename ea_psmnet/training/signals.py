@@ -58,7 +58,7 @@ class StopRequest:
         self._before = {}
 
 
-def ignore_signals() -> None:
-    """Let only the main process answer: Ctrl-C and SLURM signal its loader processes, too."""
+def ignore_signals(worker: int) -> None:
+    """Let only the main process answer: Ctrl-C and SLURM signal its loader workers, too."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

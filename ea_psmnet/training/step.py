@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ea_psmnet.losses import output_losses, weighted_sum
+from ea_psmnet.losses import counted_pixels, output_losses, weighted_sum
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StereoBatch
@@ -126,7 +126,7 @@ class OptimiserStep:
             # Processes' gradients are averaged, and their losses are parts of a sum.
             whole = loss * self.accelerator.num_processes
             self.arithmetic.scaler.scale(whole).backward()
-        counted = batch.valid & (batch.disparity < limit)
+        counted = counted_pixels(batch.disparity, batch.valid, limit)
         error = (outputs[-1].detach() - batch.disparity).abs()[counted].sum()
         return torch.stack([loss, error / pixels.clamp(min=1), *losses]).detach()
 

@@ -18,7 +18,7 @@ from datasets.workers import ErrorsAsValues, raise_errors
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors, disparity_bands
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.training.workers import prepare_worker
+from ea_psmnet.training.signals import ignore_signals
 
 __all__ = ["Predicted", "Validation", "spread", "validate"]
 
@@ -82,7 +82,7 @@ def validate(
         sampler=own,
         batch_size=None,
         num_workers=min(workers, len(own)),
-        worker_init_fn=prepare_worker,
+        worker_init_fn=ignore_signals,
     )
     errors = _added([])
     shown, to_show = [], spread(len(own), _SHOWN)
@@ -103,7 +103,7 @@ def _measured(
     sample: StereoSample, disparity: NDArray[np.float32], limit: int
 ) -> dict[str, DisparityErrors]:
     """Errors of all counted pixels and of each band of true disparity."""
-    counted = sample.valid & (sample.disparity < limit)
+    counted = sample.counted(limit)
     parts = {_ALL: counted} | disparity_bands(sample.disparity, counted)
     return {
         name: DisparityErrors.measure(disparity, sample.disparity, part)

@@ -10,7 +10,7 @@ from datasets.augment import AUGMENTATIONS
 from datasets.frames import FrameDataset
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
-from ea_psmnet.training.workers import prepare_worker
+from ea_psmnet.training.signals import ignore_signals
 
 
 def sample(number, height=8, width=12):
@@ -151,7 +151,7 @@ def test_mirroring_takes_half_of_the_samples_that_have_a_twin():
 
 def test_a_worker_leaves_signals_to_the_main_process():
     """Asked in one, as its settings would stay in this process."""
-    loader = DataLoader([0], num_workers=1, collate_fn=handlers, worker_init_fn=prepare_worker)
+    loader = DataLoader([0], num_workers=1, collate_fn=handlers, worker_init_fn=ignore_signals)
     assert list(loader) == [(signal.SIG_IGN, signal.SIG_IGN)]
 
 

@@ -5,13 +5,13 @@ import torch
 from training.tiny import TINY
 
 from ea_psmnet import machine
+from ea_psmnet.machine import available_memory
 from ea_psmnet.models.config import preset
 from ea_psmnet.training import memory, plan
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.memory import (
     LiveBytes,
     MemoryEstimate,
-    available_memory,
     estimate_memory,
 )
 from ea_psmnet.training.plan import MemoryPlan
