@@ -67,7 +67,9 @@ def prepare_for_training(
         freeze_statistics(network)
     if config.normalisation == "sync":
         synchronise(network, accelerator.device)
-    model = torch.compile(network.to(accelerator.device)) if config.compile else network
+    network.to(accelerator.device)
+    # Crops are of one size, and hand-written backwards do not trace with shapes that vary.
+    model = torch.compile(network, dynamic=False) if config.compile else network
     return accelerator.prepare(model)
 
 
