@@ -98,9 +98,9 @@ def efficient_block(
     linear in x but for its Gram matrix, and collapses to one C x C matrix. Falls back to the
     published order where so many key channels and heads are asked for that this one is cheaper.
 
-    With softmax, the forward's two passes on CUDA are Triton kernels where
-    `efficient_triton.is_supported` and Triton is installed; elsewhere, and in the backward on every
-    device, they are torch's operators on one chunk after the other (`efficient_passes`).
+    With softmax, the two passes on CUDA, and the backward's two, are Triton kernels where
+    `efficient_triton.is_supported` and Triton is installed; elsewhere they are torch's operators on
+    one chunk after the other (`efficient_passes`).
     """
     channels, keys = weights.query.shape[1], weights.query.shape[0]
     if not folding_is_cheaper(channels, keys, weights.value.shape[0], heads):
@@ -161,8 +161,8 @@ def _project(values: Tensor, weights: BlockWeights, heads: int) -> Tensor:
 
 
 def _passes_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType:
-    """The forward's passes: Triton's kernels where they can take x, else those in torch."""
-    if x.is_cuda and _has_triton():
+    """Triton's kernels where they can take x, else the passes in torch."""
+    if x.is_cuda and _has_triton(x.device):
         from ea_psmnet.ops import efficient_triton
 
         if efficient_triton.is_supported(x, weights.query.shape[0], heads):
@@ -171,8 +171,10 @@ def _passes_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType:
 
 
 @cache
-def _has_triton() -> bool:
-    """Not every platform with CUDA has it."""
+def _has_triton(device: torch.device) -> bool:
+    """Not every platform with CUDA has it, nor every card the kernels' matrix units."""
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
     return find_spec("triton") is not None
 
 
@@ -199,12 +201,25 @@ class _SoftmaxBlock(torch.autograd.Function):
         with torch.enable_grad():
             parts = dict(zip(("value", "value_bias", "projection"), leaves[1:], strict=True))
             fold = _fold(leaves[0], weights._replace(**parts), ctx.heads)  # (B, C, k)
-        grad_x = torch.empty_like(x)
-        query, query_bias, grad_fold, offset = efficient_passes.spread_backward(
-            x, grads[0], grad_x, weights.query, weights.query_bias, fold.detach(), ctx.heads
-        )
-        grad_context, *through = torch.autograd.grad(fold, leaves, grad_fold)
-        key = efficient_passes.gather_backward(x, grad_x, weights.key, context, lse, grad_context)
+        spread = weights.query, weights.query_bias, fold.detach()
+        if _passes_for(x, weights, ctx.heads) is efficient_passes:
+            grad_x = torch.empty_like(x)
+            query, query_bias, grad_fold, offset = efficient_passes.spread_backward(
+                x, grads[0], grad_x, *spread, ctx.heads
+            )
+            grad_context, *through = torch.autograd.grad(fold, leaves, grad_fold)
+            key = efficient_passes.gather_backward(
+                x, grad_x, weights.key, context, lse, grad_context
+            )
+        else:
+            from ea_psmnet.ops import efficient_triton_backward as kernels
+
+            query, query_bias, grad_fold, offset = kernels.spread_sums(
+                x, grads[0], *spread, ctx.heads
+            )
+            grad_context, *through = torch.autograd.grad(fold, leaves, grad_fold)
+            gathered = weights.key, context, lse, grad_context
+            grad_x, key = kernels.input_gradient(x, grads[0], *spread, *gathered, ctx.heads)
         key_bias = torch.zeros_like(weights.key_bias)
         sums = (query, query_bias, key, key_bias, *through, offset)
         return grad_x, None, *(g.to(t.dtype) for g, t in zip(sums, tensors, strict=True))

@@ -1,6 +1,6 @@
 """The passes of the efficient-attention block in torch, chunk by chunk, with their backward.
 
-`ea_psmnet.ops.efficient_triton` has the two of the forward as kernels for a CUDA card. A chunk's
+`ea_psmnet.ops.efficient_triton` and its backward have them as kernels for a CUDA card. A chunk's
 temporaries are made once and used for all chunks: fresh memory at each costs page faults. They lie
 in memory as x does, channel after channel or position after position, so that no matrix product has
 to turn a matrix.
