@@ -39,7 +39,9 @@ _WARM_UP = (2, 16, 16)
 """A volume too small to show in memory; running it loads code and starts threads."""
 _REPETITIONS = {"cpu": 3, "cuda": 10}
 _CALLS = {"cpu": 1, "cuda": 10}
-"""In a repetition; a card works through them while the next are launched."""
+"""In a repetition."""
+_HEAD_START = 10**8
+"""Clock cycles, some 50 ms, that a card is kept busy for while the calls are launched."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,27 @@ class Floor:
     bytes_per_second: float
     """Read and written, of copying a tensor as large as the input."""
     operations_per_second: float
-    """Multiplies and adds of a float32 matrix product."""
+    """Multiplies and adds of a float32 matrix product; on a card, one rounded to tf32."""
+    on_card: bool = False
 
     def traffic(self, case: Case) -> float:
         """Seconds to read x twice and write the output once.
 
-        The backward reads x twice more and the arriving gradient, and writes one.
+        The backward reads x and the arriving gradient twice and writes one: the input's gradient
+        at any position depends on the arriving one at all, and so cannot be begun before a pass.
         """
-        return case.tensor_bytes * (7 if case.backward else 3) / self.bytes_per_second
+        return case.tensor_bytes * (8 if case.backward else 3) / self.bytes_per_second
 
     def arithmetic(self, case: Case) -> float:
-        """Seconds of 4 C d_k multiply-adds a position, and 10 C d_k more in the backward."""
-        products = 4 + 10 * case.backward
+        """Seconds of 4 C d_k multiply-adds a position, and 10 C d_k more in the backward.
+
+        The kernels for a card recompute two more. Its matrix units take float32 as three products:
+        of tf32 parts in the forward, of bfloat16 ones, twice as fast, in the backward.
+        """
+        forward, backward = 4.0, 12.0 if self.on_card else 10.0
+        if self.on_card and case.dtype == "float32":
+            forward, backward = 3 * forward, 1.5 * backward
+        products = forward + backward * case.backward
         positions = math.prod(case.size)
         operations = 2 * products * positions * case.channels * case.key_channels
         return operations / self.operations_per_second
@@ -150,27 +161,39 @@ def _median_seconds(step: Callable[[], object], device: torch.device) -> float:
 
 
 def _timed(step: Callable[[], object], device: torch.device, calls: int) -> float:
-    _finish(device)
+    if device.type == "cuda":
+        return _timed_on_card(step, calls)
     start = time.perf_counter()
     for _ in range(calls):
         step()
-    _finish(device)
     return (time.perf_counter() - start) / calls
 
 
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _timed_on_card(step: Callable[[], object], calls: int) -> float:
+    """By the card's own clock, with no wait for a launch in it: a network launches ahead too."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    torch.cuda._sleep(_HEAD_START)
+    start.record()
+    for _ in range(calls):
+        step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / calls
 
 
 def _measure_floor() -> Floor:
     device = _device()
+    on_card = device.type == "cuda"
+    if on_card:
+        torch.set_float32_matmul_precision("high")  # tf32, in this process only
     source = torch.randn(32 * 48 * 136 * 240, device=device)
     target = torch.empty_like(source)
-    matrix = torch.randn(2048, 2048, device=device)
+    size = 8192 if on_card else 2048
+    matrix = torch.randn(size, size, device=device)
     copy = _median_seconds(lambda: target.copy_(source), device)
     product = _median_seconds(lambda: matrix @ matrix, device)
-    return Floor(8 * source.numel() / copy, 2 * 2048**3 / product)
+    return Floor(8 * source.numel() / copy, 2 * size**3 / product, on_card)
 
 
 def _in_own_process(request: dict[str, Any]) -> dict[str, Any]:
@@ -224,11 +247,14 @@ of its own, the two forms in turn.
   nothing in the module needs it. Its floor is one tensor of the input's size: the output in
   forward, the input's gradient in forward + backward.
 - **traffic** is the time of the unavoidable traffic at the bandwidth of a copy in this run: x read
-  twice and written once in forward; in backward x read twice more, the arriving gradient read and
-  the input's written.
-- **arithmetic** is the time of the products that the fast form computes, 4 C d_k multiply-adds a
-  position in forward and 10 more in backward, at the rate of a 2048 x 2048 float32 matrix product
-  in this run; exponentials come on top.
+  twice and written once in forward; in backward x and the arriving gradient read twice, for the
+  contexts' gradient is a sum over all positions, and the input's written. A cache that holds part
+  of the volume from one pass to the next can undercut it.
+- **arithmetic** is the time of the products that the fast form computes, at the rate of a matrix
+  product in this run; exponentials come on top. On a CPU 4 C d_k multiply-adds a position in
+  forward and 10 more in backward, in float32; on a card 4 and 12 at the rate of tf32, three times
+  in forward and one and a half times in backward for a float32 volume, whose products are three.
+- On a card times are by its own clock, of calls that are launched while it is busy.
 - **kept**: the C allocator keeps freed memory, as the program's commands ask of it.
 """
 
@@ -237,7 +263,8 @@ def _report(records: Sequence[dict[str, Any]], floor: Floor, machine: str) -> st
     return (
         "# Efficient attention: published order and exact fast form\n\n"
         f"torch {torch.__version__}, {machine}; copy {floor.bytes_per_second / 1e9:.1f} GB/s, "
-        f"float32 matrix product {floor.operations_per_second / 1e9:.0f} GFLOP/s.\n"
+        f"{'tf32' if floor.on_card else 'float32'} matrix product "
+        f"{floor.operations_per_second / 1e9:.0f} GFLOP/s.\n"
         f"{_READING}\n{markdown_table([_row(record, floor) for record in records])}\n"
     )
 

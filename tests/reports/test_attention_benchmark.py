@@ -56,11 +56,19 @@ def test_unavoidable_traffic_and_arithmetic():
     n = 48 * 136 * 240
     assert LARGE.tensor_bytes == 4 * 32 * n
     assert floor.traffic(forward) == pytest.approx(3 * 4 * 32 * n / 1e9)
-    assert floor.traffic(LARGE) == pytest.approx(7 * 4 * 32 * n / 1e9)
+    assert floor.traffic(LARGE) == pytest.approx(8 * 4 * 32 * n / 1e9)
     assert floor.arithmetic(forward) == pytest.approx(2 * 4 * 32 * 16 * n / 1e9)
     assert floor.arithmetic(LARGE) == pytest.approx(2 * 14 * 32 * 16 * n / 1e9)
     half = Case(**asdict(forward) | {"dtype": "bfloat16"})
     assert floor.traffic(half) == floor.traffic(forward) / 2
+
+
+def test_a_card_multiplies_float32_in_parts_and_recomputes_more():
+    floor = Floor(bytes_per_second=1e9, operations_per_second=1e9, on_card=True)
+    product = 2 * 32 * 16 * 48 * 136 * 240 / 1e9
+    assert floor.arithmetic(LARGE) == pytest.approx((3 * 4 + 1.5 * 12) * product)
+    half = Case(**asdict(LARGE) | {"dtype": "bfloat16"})
+    assert floor.arithmetic(half) == pytest.approx((4 + 12) * product)
 
 
 def test_arithmetic_is_what_the_backward_multiplies():
@@ -111,7 +119,7 @@ def test_the_table_holds_ratios_and_floors():
             "fast": asdict(Measurement(0.25, 2**30)),
         }
     ]
-    text = benchmark._report(records, Floor(7 * LARGE.tensor_bytes / 0.125, 1e12), "a machine")
+    text = benchmark._report(records, Floor(8 * LARGE.tensor_bytes / 0.125, 1e12), "a machine")
     header, _, row = (line for line in text.splitlines() if line.startswith("|"))
     names, cells = ([cell.strip() for cell in line.split("|")] for line in (header, row))
     values = dict(zip(names, cells, strict=True))
