@@ -20,6 +20,7 @@ __all__ = [
     "has_fast_bfloat16",
     "held_memory",
     "keep_freed_memory",
+    "plannable",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -29,6 +30,8 @@ Precision = Literal["auto", "exact", "fast"]
 """`exact` is float32; `fast`, which `auto` means, is bfloat16 where the device is fast at it."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+_PLANNABLE = 0.9
 
 
 def keep_freed_memory() -> bool:
@@ -78,6 +81,11 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(_free_on_machine(), _free_in_group()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def plannable(free: int) -> int:
+    """Of so many free bytes, those to plan with: loaders and other programs want some too."""
+    return int(_PLANNABLE * free)
 
 
 def held_memory(device: torch.device) -> int:

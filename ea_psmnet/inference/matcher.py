@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.inference.memory_plan import MemoryPlan, plan_memory
+from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
     Device,
@@ -21,7 +22,9 @@ from ea_psmnet.machine import (
     choose_device,
     has_fast_bfloat16,
     held_memory,
+    plannable,
 )
+from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import load_model
@@ -31,8 +34,8 @@ __all__ = ["BUNDLED", "StereoMatcher", "StereoResult"]
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "ea-psmnet-small.safetensors"
 """The weights that come with the project."""
 
-_SHARE = 0.9
-"""Of the free memory: other programs want some too."""
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Left and right image, each (H, W, 3) RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,7 @@ class StereoMatcher:
         self.model = arrange_for_inference(model, dtype).to(self.device)
         self.max_disparity = model.config.max_disparity
         self._room = (
-            int(_SHARE * available_memory(self.device))
+            plannable(available_memory(self.device))
             if memory is None
             else memory - held_memory(self.device)
         )
@@ -116,30 +119,70 @@ class StereoMatcher:
             ValueError: the images differ in size, are no uint8 RGB, are narrower than the
                 disparity range, or need more memory than there is.
         """
-        self._check(left, right)
-        height, width = left.shape[:2]
-        plan = self.plan(height, width)
-        images = self._to_input(left), self._to_input(right)
+        return self.match([(left, right)])[0]
+
+    def match(self, pairs: Sequence[Pair]) -> list[StereoResult]:
+        """Predict several pairs: those of one padded size together, as many as memory allows.
+
+        In float32 the results are those of single pairs but for rounding.
+
+        Args:
+            pairs: left and right images, as of a single call; sizes may differ between pairs.
+
+        Returns:
+            A result a pair, in their order.
+
+        Raises:
+            ValueError: as of a single call.
+        """
+        for pair in pairs:
+            self._check(*pair)
+        results: dict[int, StereoResult] = {}
+        for places in self._batches(pairs):
+            found = self._predict([pairs[place] for place in places])
+            for place, disparity in zip(places, found, strict=True):
+                height, width = pairs[place][0].shape[:2]
+                # The padding lies above and to the right.
+                results[place] = StereoResult(disparity[-height:, :width].copy())
+        return [results[place] for place in range(len(pairs))]
+
+    def plan(self, height: int, width: int) -> MemoryPlan:
+        """How a pair of a size is predicted, and the memory that takes.
+
+        Raises:
+            ValueError: more than there is.
+        """
+        return plan_memory(*self._request(height, width))
+
+    def _request(self, height: int, width: int) -> tuple[PSMNetConfig, tuple[int, int], int, int]:
+        """What plans of memory ask for."""
+        itemsize = 2 if self._bf16 else 4
+        return self.model.config, _padded(height, width), itemsize, self._room
+
+    def _batches(self, pairs: Sequence[Pair]) -> Iterator[list[int]]:
+        """Places of the pairs to predict together."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, (left, _) in enumerate(pairs):
+            groups.setdefault(_padded(*left.shape[:2]), []).append(place)
+        for size, places in groups.items():
+            most = pairs_at_once(*self._request(*size))
+            for start in range(0, len(places), most):
+                yield places[start : start + most]
+
+    def _predict(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        """Disparities (B, H', W') of pairs of one padded size, with their padding."""
+        left, right = (torch.cat([self._to_input(pair[side]) for pair in pairs]) for side in (0, 1))
+        plan = self.plan(*left.shape[-2:])
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, self._bf16),
             contextlib.nullcontext() if self._bf16 else _full_float32(),
         ):
             if plan.is_whole:
-                (disparity,) = self.model(*images)
+                (disparity,) = self.model(left, right)
             else:
-                disparity = predict_in_tiles(self.model, *images, plan.rows, plan.columns)
-        # The padding lies above and to the right.
-        return StereoResult(disparity[0, -height:, :width].float().cpu().numpy().copy())
-
-    def plan(self, height: int, width: int) -> MemoryPlan:
-        """How images of a size are predicted, and the memory that takes.
-
-        Raises:
-            ValueError: more than there is.
-        """
-        size = (height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE)
-        return plan_memory(self.model.config, size, 2 if self._bf16 else 4, self._room)
+                disparity = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
+        return np.asarray(disparity.float().cpu().numpy())
 
     def _check(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
         for label, image in (("left", left), ("right", right)):
@@ -166,6 +209,11 @@ class StereoMatcher:
         top, right = (-side % SIZE_MULTIPLE for side in image.shape[:2])
         # Zero after normalisation is what the network knows as nothing.
         return F.pad(tensor - self.model.mean, (0, right, top, 0)) + self.model.mean
+
+
+def _padded(height: int, width: int) -> tuple[int, int]:
+    """What the network takes images of a size as."""
+    return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
 
 
 def _full_float32() -> contextlib.AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from ea_psmnet.attention.resources import closed_form
 from ea_psmnet.inference.tiles import BLEND, Span, spans
 from ea_psmnet.models.config import SITES, PSMNetConfig
 
-__all__ = ["MemoryPlan", "plan_memory", "whole_bytes"]
+__all__ = ["MemoryPlan", "pairs_at_once", "plan_memory", "whole_bytes"]
 
 SLACK = 2.1
 """Resident memory over living tensors, at most, measured from 128 x 256 to 544 x 960 pixels:
@@ -94,17 +94,21 @@ class _Stages:
         return 2 * 4 * cost.map_floats
 
 
-def whole_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int) -> int:
-    """Memory to predict a pair at once, at most, above what is held before.
+def whole_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int, pairs: int = 1) -> int:
+    """Memory to predict pairs at once, untiled, at most, above what is held before.
 
     Args:
         config: the network.
         size: height and width of the images, padded to what the network takes.
         itemsize: bytes of a number in the convolutions: 4, or 2 for bfloat16.
+        pairs: how many in the batch.
     """
-    stages = _Stages(config, size, itemsize)
-    aggregation = stages.kept() + stages.aggregation(stages.cells)
-    return _with_slack(max(stages.features(2), aggregation, stages.kept() + stages.head()))
+    return pairs * _pair_bytes(config, size, itemsize) + _ROOM
+
+
+def pairs_at_once(config: PSMNetConfig, size: tuple[int, int], itemsize: int, memory: int) -> int:
+    """How many pairs fit together: the most whose `whole_bytes` are within `memory`; at least 1."""
+    return max(1, (memory - _ROOM) // _pair_bytes(config, size, itemsize))
 
 
 def plan_memory(
@@ -155,11 +159,14 @@ def _tiled_bytes(stages: _Stages, rows: list[Span], columns: list[Span]) -> int:
     depth = stages.config.max_disparity // _STRIDE
     kept = stages.kept() + 4 * stages.cells  # the scores put together
     aggregation = kept + stages.aggregation(depth * tile)
-    return _with_slack(max(stages.features(1), aggregation, kept + stages.head()))
+    return int(SLACK * max(stages.features(1), aggregation, kept + stages.head())) + _ROOM
 
 
-def _with_slack(living: float) -> int:
-    return int(SLACK * living) + _ROOM
+def _pair_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int) -> int:
+    """What each pair of an untiled batch takes."""
+    stages = _Stages(config, size, itemsize)
+    aggregation = stages.kept() + stages.aggregation(stages.cells)
+    return int(SLACK * max(stages.features(2), aggregation, stages.kept() + stages.head()))
 
 
 def _gib(count: int) -> str:

@@ -6,15 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from ea_psmnet.machine import available_memory
+from ea_psmnet.machine import available_memory, plannable
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.memory import MemoryEstimate, estimate_memory
 
 __all__ = ["MemoryPlan"]
-
-_USABLE = 0.9
-"""Share of the free memory to plan with; the rest is for loaders and the system."""
 
 
 class MemoryPlan:
@@ -40,7 +37,7 @@ class MemoryPlan:
 
     def micro_batch(self, share: int) -> int:
         """The largest micro-batch that fits and cuts a process's share evenly; 1 if none fits."""
-        fitting = self.estimate.most(int(_USABLE * self.free))
+        fitting = self.estimate.most(plannable(self.free))
         return max((n for n in range(1, share + 1) if share % n == 0 and n <= fitting), default=1)
 
     def check(self, micro: int) -> None:

@@ -8,27 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from command_line import ROOT, run_command
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import read_image, read_pfm, write_image, write_npy
 from ea_psmnet.models.weights import save_model
 
-ROOT = Path(__file__).parents[2]
 SIZE = (40, 72)
-
-
-def run(*arguments, **options):
-    """A command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "ea_psmnet", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        **options,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +49,7 @@ def fails(capsys, message, *arguments):
 def test_help_loads_nothing_slow():
     """Instant help is a matter of what is imported for it; times would depend on the machine."""
     for arguments in ([], ["train"], ["predict"], ["evaluate"], ["compare"], ["render"]):
-        result = run(*arguments, "--help")
+        result = run_command(*arguments, "--help")
         assert result.returncode == 0
         assert "usage: python -m ea_psmnet" in result.stdout
     loaded = subprocess.run(
@@ -92,7 +79,7 @@ def test_a_workers_error_is_one_line(pair, tmp_path):
         for name in ("left.png", "right.png", "disp.npy"):
             (folder / name).write_bytes((pair / name).read_bytes())
     (broken / "right.png").write_bytes(b"no image")
-    result = run(
+    result = run_command(
         *("train", "--data", "folder", "--root", tmp_path / "pairs", "--out", tmp_path / "run"),
         *("--preset", "psmnet-small", "--max-disparity", 32, "--crop", 32, 64, "--batch", 2),
         *("--workers", 1, "--steps", 4, "--device", "cpu"),
@@ -106,7 +93,7 @@ def test_a_workers_error_is_one_line(pair, tmp_path):
 
 def test_predict_writes_what_the_matcher_says(checkpoint, pair, tmp_path):
     out = tmp_path / "out"
-    result = run(
+    result = run_command(
         *("predict", pair / "left.png", pair / "right.png", "--out", out),
         *("--checkpoint", checkpoint, "--precision", "exact", "--device", "cpu"),
     )
@@ -162,7 +149,7 @@ def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_pa
 def test_a_damaged_image_is_one_line_without_the_decoders_own(checkpoint, pair, tmp_path):
     torn = tmp_path / "torn.png"
     torn.write_bytes((pair / "right.png").read_bytes()[:40])
-    result = run("predict", pair / "left.png", torn, "--out", tmp_path / "out")
+    result = run_command("predict", pair / "left.png", torn, "--out", tmp_path / "out")
     assert result.returncode == 2
     assert (
         result.stderr.strip()
@@ -178,12 +165,14 @@ def test_a_folder_that_cannot_be_written_is_named(checkpoint, pair, tmp_path, ca
 
 
 def test_unknown_options_end_with_two():
-    assert run("predict", "--colour").returncode == 2
-    assert run("fly").returncode == 2
+    assert run_command("predict", "--colour").returncode == 2
+    assert run_command("fly").returncode == 2
 
 
 def test_impossible_training_settings_end_with_two(tmp_path):
-    result = run("train", "--out", tmp_path / "run", "--data", "synthetic", "--crop", "30", "64")
+    result = run_command(
+        "train", "--out", tmp_path / "run", "--data", "synthetic", "--crop", "30", "64"
+    )
     assert result.returncode == 2
     assert "multiples of 16" in result.stderr
     assert not (tmp_path / "run").exists()

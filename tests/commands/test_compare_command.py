@@ -3,12 +3,11 @@
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import run_command
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import read_image, write_image, write_npy
@@ -16,7 +15,6 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import save_model
 
-ROOT = Path(__file__).parents[2]
 MAP_BYTES = (12 * 16 * 32) ** 2 * 4
 """Of non-local attention at 1/8 of 128 x 256 with 96 disparities: 144 MiB."""
 
@@ -43,15 +41,8 @@ def pairs(tmp_path_factory):
 
 
 def compare(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "ea_psmnet", "compare", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # every thread takes some of a small budget
-    )
+    # Every thread takes some of a small budget.
+    return run_command("compare", *arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, pairs, tmp_path):

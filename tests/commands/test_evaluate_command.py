@@ -1,10 +1,16 @@
 """`evaluate` from the command line, on pairs made here and on real ones where they are."""
 
 import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import ROOT, command
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
@@ -128,6 +134,62 @@ def test_a_refused_comparison_costs_nothing_else(pairs, theirs, tmp_path, capsys
     fails(capsys, "figures over different pixels do not compare", *common, "--limit", 32,
           "--against", tmp_path / "eight" / "report.json", "--out", tmp_path / "out")  # fmt: skip
     assert methods(tmp_path / "out" / "report.json")["theirs"]["total"]["EPE"] == 1.5
+
+
+def until_killed(arguments, measured):
+    """Start the command and kill it, as nothing can be caught, once so many batches are kept."""
+    unfinished = Path(arguments[arguments.index("--out") + 1]) / "unfinished"
+    with subprocess.Popen(
+        command("evaluate", *arguments), cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and len(list(unfinished.glob("0*.gz"))) < measured:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return unfinished
+
+
+def without_times(path):
+    """A report without what the clock says."""
+    record = json.loads(path.read_text())
+    for method in record["methods"]:
+        for image in method["images"]:
+            del image["seconds"]
+    return record
+
+
+def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
+    checkpoint, pairs, tmp_path, capsys
+):
+    root = tmp_path / "pairs"
+    for index in range(16):
+        shutil.copytree(pairs / ("four", "eight")[index % 2], root / f"{index:02}")
+    common = ("--root", root, "--checkpoint", checkpoint, "--method", "sgbm", "--limit", 32,
+              "--error-maps", "--worst", "--precision", "exact", "--device", "cpu")  # fmt: skip
+    killed = (*common, "--out", tmp_path / "killed")
+    unfinished = until_killed(killed, measured=2)
+    fails(capsys, "has limit 32, not 16", *killed, "--limit", 16)
+    first = tmp_path / "killed" / "error_maps" / "tiny" / "00.png"
+    first.unlink()
+    assert run(*killed) == 0
+    assert not first.exists()  # the first pair was not predicted again
+    assert not unfinished.exists()
+    assert run(*common, "--out", tmp_path / "whole") == 0
+    reports = [without_times(tmp_path / name / "report.json") for name in ("killed", "whole")]
+    assert reports[0] == reports[1]
+    assert len(reports[0]["methods"][1]["images"]) == 16
+    worst = [tmp_path / name / "worst" / "tiny.png" for name in ("killed", "whole")]
+    assert worst[0].read_bytes() == worst[1].read_bytes()
+
+
+def test_pairs_predicted_together_have_the_figures_of_single_ones(checkpoint, pairs, tmp_path):
+    common = ("--root", pairs, "--checkpoint", checkpoint, "--limit", 32, "--precision", "exact",
+              "--device", "cpu")  # fmt: skip
+    assert run(*common, "--out", tmp_path / "one") == 0
+    assert run(*common, "--batch", 2, "--out", tmp_path / "two") == 0
+    one, two = (methods(tmp_path / name / "report.json")["tiny"] for name in ("one", "two"))
+    assert two["total"] == pytest.approx(one["total"], rel=1e-4)
+    assert [image["name"] for image in two["images"]] == ["eight", "four"]
 
 
 def test_checkpoints_of_one_name_are_told_apart(checkpoint, pairs, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.files import read_image
 from ea_psmnet.inference.matcher import BUNDLED
+from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
 from ea_psmnet.models.plain import PlainPSMNet
 from ea_psmnet.models.weights import load_model, save_model
 
@@ -25,8 +26,8 @@ def matcher(network):
     return StereoMatcher(network, device="cpu", precision="exact")
 
 
-def pair(height=32, width=64):
-    rng = np.random.default_rng(0)
+def pair(height=32, width=64, seed=0):
+    rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
 
 
@@ -55,6 +56,43 @@ def test_the_result_outlives_the_next_call(matcher):
     kept = first.copy()
     matcher(*[image[::-1] for image in pair()])
     assert np.array_equal(first, kept)
+
+
+def batches(matcher, pairs):
+    """Results of a batch, and the shapes of what the network was given."""
+    shapes = []
+    hook = matcher.model.register_forward_pre_hook(
+        lambda _, images: shapes.append(tuple(images[0].shape))
+    )
+    results = matcher.match(pairs)
+    hook.remove()
+    return results, shapes
+
+
+def test_pairs_of_one_padded_size_are_predicted_together_and_as_alone(matcher):
+    sizes = [(32, 64), (47, 79), (30, 60), (17, 50)]
+    pairs = [pair(*size, seed=seed) for seed, size in enumerate(sizes)]
+    results, shapes = batches(matcher, pairs)
+    assert shapes == [(3, 3, 32, 64), (1, 3, 48, 80)]
+    for images, size, result in zip(pairs, sizes, results, strict=True):
+        assert result.disparity.shape == size
+        alone = matcher(*images).disparity
+        assert alone.std() > 0.1
+        np.testing.assert_allclose(result.disparity, alone, rtol=0, atol=2e-3)
+
+
+def test_a_batch_is_cut_to_the_memory_there_is(matcher, monkeypatch):
+    room = whole_bytes(CONFIG, (32, 64), 4, pairs=2)
+    monkeypatch.setattr(matcher, "_room", room)
+    _, shapes = batches(matcher, [pair(seed=seed) for seed in range(5)])
+    assert [shape[0] for shape in shapes] == [2, 2, 1]
+    assert pairs_at_once(CONFIG, (32, 64), 4, room - 1) == 1
+    assert pairs_at_once(CONFIG, (32, 64), 4, 0) == 1  # which is then cut in tiles, or refused
+
+
+def test_one_pair_that_is_none_refuses_the_batch(matcher):
+    with pytest.raises(ValueError, match="left 64 x 32, right 80 x 32"):
+        matcher.match([pair(), (pair()[0], pair(32, 80)[0])])
 
 
 def test_fast_precision_stays_close_to_exact(matcher, network, monkeypatch):

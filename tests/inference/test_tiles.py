@@ -164,10 +164,11 @@ import torch
 from ea_psmnet.machine import keep_freed_memory
 keep_freed_memory()
 from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.inference.memory_plan import whole_bytes
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
-height, width, disparities, channels, precision, share = sys.argv[1:]
+height, width, disparities, channels, precision, share, pairs = sys.argv[1:]
 config = PSMNetConfig(max_disparity=int(disparities), width=float(channels))
 matcher = StereoMatcher(build_model(config).eval(), device="cpu", precision=precision)
 small, pair = (
@@ -175,29 +176,33 @@ small, pair = (
     for h, w in ((32, int(disparities)), (int(height), int(width)))
 )
 matcher(*small)
-whole = matcher.plan(int(height), int(width)).bytes
+size = int(height), int(width)
+whole = whole_bytes(config, size, 4 if precision == "exact" else 2, int(pairs))
 matcher._room = int(float(share) * whole)
-plan, device = matcher.plan(int(height), int(width)), torch.device("cpu")
+plan, device = matcher.plan(*size), torch.device("cpu")
 before = held_bytes(device)
 reset_peak(device)
-matcher(*pair)
-print(plan.is_whole, plan.bytes, peak_bytes(device) - before)
+matcher.match([pair] * int(pairs))
+print(plan.is_whole, whole if plan.is_whole else plan.bytes, peak_bytes(device) - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize(
-    ("size", "disparities", "width", "precision", "share"),
+    ("size", "disparities", "width", "precision", "share", "pairs"),
     [
-        ((256, 512), 192, 0.5, "exact", 1),
-        ((768, 192), 96, 0.5, "exact", 0.8),
-        ((256, 384), 192, 0.5, "fast", 1),
-        ((192, 384), 96, 1, "exact", 1),
+        ((256, 512), 192, 0.5, "exact", 1, 1),
+        ((768, 192), 96, 0.5, "exact", 0.8, 1),
+        ((256, 384), 192, 0.5, "fast", 1, 1),
+        ((192, 384), 96, 1, "exact", 1, 1),
+        ((128, 256), 192, 0.5, "exact", 1, 4),
     ],
 )
-def test_the_estimate_is_a_bound_and_no_loose_one(size, disparities, width, precision, share):
+def test_the_estimate_is_a_bound_and_no_loose_one(
+    size, disparities, width, precision, share, pairs
+):
     """Resident memory stays under it, and is at such small sizes, no less than a fifth."""
-    arguments = map(str, (*size, disparities, width, precision, share))
+    arguments = map(str, (*size, disparities, width, precision, share, pairs))
     result = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments],
         cwd=ROOT,

@@ -1,0 +1,30 @@
+"""The program in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOT", "command", "run_command"]
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments: object) -> list[str]:
+    """The line that starts a command, for `subprocess` with `cwd=ROOT`."""
+    return [sys.executable, "-m", "ea_psmnet", *map(str, arguments)]
+
+
+def run_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever its exit code; `options` go to `subprocess.run`."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        **options,
+    )
