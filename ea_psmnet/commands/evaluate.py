@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,11 +15,18 @@ from datasets.names import DatasetName, RenderPass, Split
 from ea_psmnet.commands.options import MatcherOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ea_psmnet.reports.evaluation_journal import Journal
     from ea_psmnet.reports.evaluation_report import EvaluationReport
     from ea_psmnet.reports.methods import Method
     from ea_psmnet.sample import StereoSample
 
 __all__ = ["EvaluationOptions", "evaluate"]
+
+_UNFINISHED = "unfinished"
+"""Where in `--out` measurements are until there is a report."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,13 @@ class EvaluationOptions:
     """Of psmnet, gwcnet, raft, pooled, kitti, middlebury; default: all."""
     limit: int = 192
     """Where sgbm and bm search to, and no truth counts beyond; kitti, middlebury count all."""
-    batch: int = 8
-    """Images a batch of psmnet and gwcnet's averages; networks take one pair at a time."""
+    batch: int = 1
+    """Pairs in a row that a network predicts at once, where their sizes and memory allow."""
+    protocol_batch: int = 8
+    """Images that psmnet and gwcnet, the protocols, average over before they average again."""
     out: Path | None = None
-    """Folder for report.json, report.md, images.csv and pictures."""
+    """Folder for report.json, report.md, images.csv and pictures. What is measured is kept there
+    too until all is: the same command goes on where one was killed."""
     sheets: bool = False
     """Draw a sheet a pair: left image, disparity, truth and error map."""
     error_maps: bool = False
@@ -85,6 +97,8 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     print(report.to_text())
     if options.out is not None:
         report.write(options.out)  # first: a comparison that is refused must not cost the rest
+        if options.report is None and (options.out / _UNFINISHED).is_dir():
+            shutil.rmtree(options.out / _UNFINISHED)
     if earlier is not None:
         report = replace(report, comparisons=tuple(report.against(earlier)))
         print(f"\n{report.comparisons_text()}")
@@ -113,26 +127,64 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         error_maps=options.error_maps,
         worst=options.worst,
     )
+    methods, settings = _methods(options, dataset), _settings(options)
     evaluations = evaluate_methods(
-        _methods(options, dataset),
+        methods,
         dataset,
         limit=options.limit,
         protocols=protocols,
+        protocol_batch=options.protocol_batch,
         batch=options.batch,
+        journal=_journal(options, settings, methods, dataset),
         observer=pictures,
     )
+
+    def predict(label: str, place: int) -> tuple[StereoSample, NDArray[np.float32]]:
+        sample = dataset[place]
+        return sample, next(each for each in methods if each.label == label).predict(sample)
+
     return EvaluationReport(
         title=options.root.resolve().name or str(options.root),
         evaluations=tuple(evaluations),
-        settings=_settings(options),
-        pictures=pictures.finish(),
+        settings=settings,
+        pictures=pictures.finish(evaluations, predict),
     )
+
+
+def _journal(
+    options: EvaluationOptions,
+    settings: Mapping[str, str],
+    methods: Sequence[Method],
+    dataset: Sequence[StereoSample],
+) -> Journal | None:
+    """Where measurements are kept, with all that they depend on; none without `--out`.
+
+    Raises:
+        ValueError: it has measurements of other settings.
+    """
+    from ea_psmnet.reports.evaluation_journal import Journal
+    from ea_psmnet.reports.methods import digest, sample_names
+
+    if options.out is None or options.root is None:
+        return None
+    names = sample_names(dataset)
+    drawn = [name for name in ("sheets", "error_maps") if getattr(options, name)]
+    depends = {
+        "root": str(options.root.resolve()),
+        "pairs": f"{len(names)} {digest(' '.join(names))}",
+        "limit": str(options.limit),
+        "protocols": " ".join(options.protocols) or "all",
+        "pictures": " ".join(drawn) or "none",
+    }
+    identities = {f"method {each.label}": each.identity for each in methods}
+    merged = {name: value for name, value in settings.items() if name != "protocol batch"}
+    return Journal(options.out / _UNFINISHED, merged | depends | identities)
 
 
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import BUNDLED
-    from ea_psmnet.reports.methods import baseline, network, saved_predictions
+    from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
     weights = [*named, *options.checkpoints]
@@ -143,7 +195,7 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
     search = -(-options.limit // 16) * 16  # a multiple of 16, as OpenCV asks
     return [
         *(
-            network(replace(options.matcher, checkpoint=path).load(), label)
+            _network(replace(options.matcher, checkpoint=path), path, label)
             for path, label in zip(weights, labels, strict=False)
         ),
         *(
@@ -156,6 +208,16 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
             for folder, label in zip(folders, labels[len(weights) :], strict=True)
         ),
     ]
+
+
+def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
+    from ea_psmnet.reports.methods import network
+
+    matcher = options.load()
+    with weights.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    identity = f"{content}, max disparity {matcher.max_disparity}"
+    return network(matcher, label, f"{identity}, align corners {options.align_corners}")
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -186,6 +248,7 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
         "split": options.split,
         "render pass": options.render_pass,
         "batch": str(options.batch),
+        "protocol batch": str(options.protocol_batch),
         "device": options.matcher.device,
         "precision": options.matcher.precision,
         "torch": str(torch.__version__),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
-from ea_psmnet.reports.evaluation_data import Evaluation, ImageErrors, ProtocolResult
+from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.reports.evaluation_data import Evaluation, ProtocolResult
+from ea_psmnet.reports.evaluation_journal import Journal
+from ea_psmnet.reports.evaluation_share import Measure, Share, add_histograms
 from ea_psmnet.reports.methods import Method, network
 from ea_psmnet.reports.processes import gather, process_count, process_index
 from ea_psmnet.reports.protocols import Protocol, Score
-from ea_psmnet.reports.regions import ALL, NON_OCCLUDED, REGIONS, regions
+from ea_psmnet.reports.regions import NON_OCCLUDED, REGIONS, regions
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["Evaluation", "Observer", "evaluate", "evaluate_methods"]
@@ -58,12 +58,14 @@ def evaluate_methods(
     *,
     limit: float = 192,
     protocols: Sequence[Protocol] = (),
-    batch: int = 8,
+    protocol_batch: int = 8,
+    batch: int = 1,
+    journal: Journal | None = None,
     observer: Observer | None = None,
 ) -> list[Evaluation]:
     """Evaluate methods on the same pairs in one pass over the dataset.
 
-    Under torchrun the processes share the pairs. Each counts once, and what was found is put
+    Under torchrun the processes share the batches. Each pair counts once, and what was found is put
     together in the dataset's order, so that every number of processes gives the same figures.
 
     Args:
@@ -71,8 +73,11 @@ def evaluate_methods(
         dataset: the pairs, each read once.
         limit: truth from here on is not counted (`kitti` and `middlebury` count all).
         protocols: by which to measure besides.
-        batch: images in a batch, over which `psmnet` and `gwcnet` average.
-        observer: called with every prediction of this process, to write pictures say.
+        protocol_batch: images over which `psmnet` and `gwcnet` average before they average again.
+        batch: pairs in a row that a method is given at once; the figures do not depend on it, but
+            for rounding.
+        journal: keeps what is measured, and tells what was before.
+        observer: called with every prediction made by this process, to write pictures say.
 
     Returns:
         An evaluation a method, complete in every process.
@@ -80,79 +85,69 @@ def evaluate_methods(
     Raises:
         ValueError: no pair, a batch of none, or no truth below the limit.
     """
-    if len(dataset) == 0 or batch < 1 or limit <= 0:
+    if len(dataset) == 0 or min(batch, protocol_batch) < 1 or limit <= 0:
         raise ValueError(
-            f"nothing to evaluate: {len(dataset)} pairs in batches of {batch}, truth below {limit}"
+            f"nothing to evaluate: {len(dataset)} pairs in batches of {batch} (protocols: "
+            f"{protocol_batch}), truth below {limit}"
         )
-    tallies = [_Tally(method, protocols, len(dataset), limit) for method in methods]
-    mine = range(process_index(), len(dataset), process_count())
-    for index in tqdm(mine, desc="evaluate", unit="pair", disable=process_index() > 0):
-        sample = dataset[index]
-        parts = regions(sample, limit)
-        for tally in tallies:
-            disparity, errors = tally.take(index, sample, parts)
-            if observer is not None:
-                observer(tally.method.label, index, sample, disparity, errors)
-    return [_merge(tally, limit, batch) for tally in tallies]
+    measure = Measure.of(protocols, len(dataset), limit)
+    shares: dict[str, list[Share]] = {method.label: [] for method in methods}
+    count = len(dataset)
+    batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
+    mine = batches[process_index() :: process_count()]
+    total = sum(map(len, mine))
+    with tqdm(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
+        for places in mine:
+            found = journal.read(places.start) if journal else None
+            if found is None:
+                found = _measured(methods, dataset, places, measure, observer)
+                if journal:
+                    journal.write(places.start, found)
+            for label, kept in shares.items():
+                kept.append(found[label])
+            bar.update(len(places))
+    return [_merge(label, kept, measure, protocol_batch) for label, kept in shares.items()]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """All that is kept of one prediction; small, so that it travels between processes."""
-
-    index: int
-    image: ImageErrors
-    regions: dict[str, DisparityErrors]
-    scores: list[Score]
-
-
-class _Tally:
-    """What this process has measured of one method."""
-
-    def __init__(
-        self, method: Method, protocols: Sequence[Protocol], count: int, limit: float
-    ) -> None:
-        self.method = method
-        self.protocols = protocols
-        self.measured: list[_Measured] = []
-        self.histograms: dict[str, ErrorHistogram] = {}
-        self._limit = limit
-        self._chosen = [protocol.chosen(count) for protocol in protocols]
-
-    def take(
-        self, index: int, sample: StereoSample, parts: Mapping[str, NDArray[np.bool_]]
-    ) -> tuple[NDArray[np.float32], DisparityErrors]:
-        """Predict and measure one pair."""
+def _measured(
+    methods: Sequence[Method],
+    dataset: Sequence[StereoSample],
+    places: range,
+    measure: Measure,
+    observer: Observer | None,
+) -> dict[str, Share]:
+    """Predict and measure a batch by every method; by label."""
+    samples = [dataset[place] for place in places]
+    parts = [regions(sample, measure.limit) for sample in samples]
+    shares = {}
+    for method in methods:
         start = time.perf_counter()
-        disparity = self.method.predict(sample)
-        seconds = time.perf_counter() - start if self.method.timed else math.nan
-        sums = {}
-        for name, mask in parts.items():
-            sums[name] = DisparityErrors.measure(disparity, sample.disparity, mask)
-            found = absolute_errors(disparity, sample.disparity, mask)
-            self.histograms[name] = self.histograms.get(
-                name, ErrorHistogram()
-            ) + ErrorHistogram.measure(found)
-        exact = quantiles(absolute_errors(disparity, sample.disparity, parts[ALL]))
-        image = ImageErrors(sample.name, sums[ALL], seconds, exact)
-        scores = [
-            protocol.measure(sample, disparity, self._limit)
-            if index in chosen
-            else Score(sample.name, dropped=f"not among the {len(chosen)} drawn")
-            for protocol, chosen in zip(self.protocols, self._chosen, strict=True)
+        disparities = method.predict_all(samples)
+        seconds = (time.perf_counter() - start) / len(samples) if method.timed else math.nan
+        measured = [
+            measure.image(*each, seconds)
+            for each in zip(places, samples, parts, disparities, strict=True)
         ]
-        self.measured.append(_Measured(index, image, sums, scores))
-        return disparity, sums[ALL]
+        images = [image for image, _ in measured]
+        histograms = add_histograms([part for _, part in measured])
+        shares[method.label] = Share(images, histograms)
+        if observer is not None:
+            for image, sample, disparity in zip(images, samples, disparities, strict=True):
+                observer(method.label, image.index, sample, disparity, image.image.errors)
+    return shares
 
 
-def _merge(tally: _Tally, limit: float, batch: int) -> Evaluation:
-    """The evaluation of all processes' measurements, in the dataset's order."""
-    measured = sorted(gather(tally.measured), key=lambda one: one.index)
-    names = [name for name in REGIONS if any(name in one.regions for one in measured)]
-    histograms = gather([tally.histograms])
+def _merge(
+    label: str, shares: Sequence[Share], measure: Measure, protocol_batch: int
+) -> Evaluation:
+    """The evaluation of all processes' shares, in the dataset's order."""
+    found = [image for share in shares for image in share.images]
+    measured = sorted(gather(found), key=lambda one: one.index)
+    histograms = add_histograms(gather([add_histograms([s.histograms for s in shares])]))
+    names = [name for name in REGIONS if name in histograms]
     return Evaluation(
-        label=tally.method.label,
-        max_disparity=limit,
+        label=label,
+        max_disparity=measure.limit,
         images=tuple(one.image for one in measured),
         regions={
             name: sum(
@@ -160,16 +155,11 @@ def _merge(tally: _Tally, limit: float, batch: int) -> Evaluation:
             )
             for name in names
         },
-        quantiles={
-            name: reduce(
-                ErrorHistogram.__add__, (part[name] for part in histograms if name in part)
-            ).quantiles()
-            for name in names
-        },
+        quantiles={name: histograms[name].quantiles() for name in names},
         visibility_known=sum(NON_OCCLUDED in one.regions for one in measured),
         protocols=tuple(
-            _result(protocol, [one.scores[place] for one in measured], batch)
-            for place, protocol in enumerate(tally.protocols)
+            _result(protocol, [one.scores[place] for one in measured], protocol_batch)
+            for place, protocol in enumerate(measure.protocols)
         ),
     )
 

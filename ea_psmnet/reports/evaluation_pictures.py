@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,23 @@ from ea_psmnet.files import write_image
 from ea_psmnet.inference.outputs import error_map, sheet
 from ea_psmnet.inference.worst_sheet import SheetRow, sheet_row, worst_sheet
 from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.reports.evaluation_data import Evaluation
 from ea_psmnet.reports.processes import gather, process_index
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["Pictures"]
 
 _WORST = 10
+Predict = Callable[[str, int], tuple[StereoSample, NDArray[np.float32]]]
+"""A method's label and a place in the dataset to the pair and its disparity."""
 
 
 class Pictures:
     """An observer of `evaluate_methods` that draws what is asked for into a folder.
 
     `sheets/METHOD/NAME.png` and `error_maps/METHOD/NAME.png` are written as predictions come;
-    `worst/METHOD.png`, the ten pairs of the highest EPE, by `finish`.
+    `worst/METHOD.png`, the ten pairs of the highest EPE, by `finish`. Until then the rows of this
+    process's worst ten are held.
     """
 
     def __init__(
@@ -33,7 +38,8 @@ class Pictures:
     ) -> None:
         self._folder = folder
         self._sheets, self._error_maps = sheets, error_maps
-        self._worst: dict[str, list[tuple[float, int, SheetRow]]] | None = {} if worst else None
+        self._worst: dict[str, dict[int, SheetRow]] | None = {} if worst else None
+        self._errors: dict[str, dict[int, DisparityErrors]] = {}
 
     def __call__(
         self,
@@ -47,20 +53,26 @@ class Pictures:
         views = (disparity, sample.disparity, sample.valid)
         file = Path(_file_name(label)) / f"{_file_name(sample.name)}.png"
         if self._sheets:
-            picture = sheet(sample.left, *views, f"{sample.name}, {label}")
+            title = f"{sample.name}, {label}: {_told(errors)}"
+            picture = sheet(sample.left, *views, title)
             write_image(self._folder / "sheets" / file, picture)
         if self._error_maps:
             write_image(self._folder / "error_maps" / file, error_map(*views))
-        if self._worst is not None and errors.pixels:
-            figures = errors.figures()
-            caption = f"{sample.name}: EPE {errors.epe:.2f} px, bad-3 {figures['bad-3']:.1f} %"
-            badness = math.inf if math.isnan(errors.epe) else errors.epe
-            rows = self._worst.setdefault(label, [])
-            rows.append((badness, index, sheet_row(sample.left, *views, caption)))
-            self._worst[label] = _top(rows)
+        if self._worst is not None:
+            known = self._errors.setdefault(label, {})
+            known[index] = errors
+            worst, rows = _worst(known), self._worst.setdefault(label, {})
+            if index in worst:
+                rows[index] = _row(sample, disparity, errors)
+            self._worst[label] = {place: rows[place] for place in worst}
 
-    def finish(self) -> dict[str, str]:
+    def finish(self, evaluations: Sequence[Evaluation], predict: Predict) -> dict[str, str]:
         """Write the sheets of the worst pairs, of all processes together.
+
+        Args:
+            evaluations: all that was found, of every method.
+            predict: makes a prediction again whose picture is not at hand, as it was made before
+                the evaluation was stopped and went on.
 
         Returns:
             What each shows, and its place in the folder.
@@ -69,19 +81,39 @@ class Pictures:
             return {}
         written = {}
         parts = gather([self._worst])  # at once: a process without pairs has no labels
-        for label in dict.fromkeys(label for part in parts for label in part):
-            worst = _top([row for part in parts for row in part.get(label, [])])
-            title = f"{label}: the {len(worst)} pairs of the highest EPE"
-            written[title] = f"worst/{_file_name(label)}.png"
+        for each in evaluations:
+            worst = _worst(dict(enumerate(image.errors for image in each.images)))
+            title = f"{each.label}: the {len(worst)} pairs of the highest EPE"
+            written[title] = f"worst/{_file_name(each.label)}.png"
             if process_index() == 0:
-                picture = worst_sheet(title, [row for *_, row in worst])
-                write_image(self._folder / written[title], picture)
+                drawn = {i: row for part in parts for i, row in part.get(each.label, {}).items()}
+                rows = [
+                    drawn.get(i) or _row(*predict(each.label, i), each.images[i].errors)
+                    for i in worst
+                ]
+                write_image(self._folder / written[title], worst_sheet(title, rows))
         return written
 
 
-def _top(rows: list[tuple[float, int, SheetRow]]) -> list[tuple[float, int, SheetRow]]:
-    """The worst ten, worst first; of equals, the earlier in the dataset."""
-    return sorted(rows, key=lambda row: (-row[0], row[1]))[:_WORST]
+def _worst(errors: Mapping[int, DisparityErrors]) -> list[int]:
+    """Places of the worst ten, worst first; of equals, the earlier in the dataset."""
+    badness = {
+        place: math.inf if math.isnan(each.epe) else each.epe
+        for place, each in errors.items()
+        if each.pixels
+    }
+    return sorted(badness, key=lambda place: (-badness[place], place))[:_WORST]
+
+
+def _row(sample: StereoSample, disparity: NDArray[np.float32], errors: DisparityErrors) -> SheetRow:
+    caption = f"{sample.name}: {_told(errors)}"
+    return sheet_row(sample.left, disparity, sample.disparity, sample.valid, caption)
+
+
+def _told(errors: DisparityErrors) -> str:
+    if not errors.pixels:
+        return "no counted pixel"
+    return f"EPE {errors.epe:.2f} px, bad-3 {errors.figures()['bad-3']:.1f} %"
 
 
 def _file_name(text: str) -> str:

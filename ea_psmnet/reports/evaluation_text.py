@@ -30,8 +30,9 @@ _FIGURES = (*_ERRORS, "density")
 _REGION_FIGURES = ("EPE", "RMSE", "bad-1", "bad-2", "bad-3", "D1", "median", "A90", "density")
 _DIGITS = {"EPE": 3, "RMSE": 3, "median": 3, "before": 3, "after": 3, "change": 3}
 COMPARISON_NOTE = (
-    "Pooled over pixels; lower is better. The interval is a paired bootstrap over images (10,000 "
-    "resamples); where it holds zero, the difference may be luck."
+    "EPE in pixels, the others in percent, pooled over pixels; lower is better. The interval is a "
+    "paired bootstrap over images (10,000 resamples); where it holds zero, the difference may be "
+    "luck."
 )
 _NAMED = 5  # dropped images that are named; the JSON has all
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Method", "baseline", "network", "saved_predictions"]
+__all__ = ["Method", "baseline", "digest", "network", "sample_names", "saved_predictions"]
 
 _NAMED = 10
 """How many missing files an error names."""
@@ -30,18 +32,33 @@ class Method:
     """Sample to (H, W) disparity in pixels, NaN where there is none; must not look at the truth."""
     timed: bool = True
     """Whether the time of `predict` is the method's own."""
+    together: Callable[[Sequence[StereoSample]], list[NDArray[np.float32]]] | None = None
+    """`predict` for several samples at once, where a method can."""
+    identity: str = ""
+    """What its predictions depend on besides the pair, weights by a hash: another, another run."""
+
+    def predict_all(self, samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
+        """A disparity a sample, in their order."""
+        if self.together is None:
+            return [self.predict(sample) for sample in samples]
+        return self.together(samples)
 
 
-def network(matcher: StereoMatcher, label: str) -> Method:
-    """A network."""
-    return Method(label, lambda sample: matcher(sample.left, sample.right).disparity)
+def network(matcher: StereoMatcher, label: str, identity: str = "") -> Method:
+    """A network, which predicts pairs together."""
+
+    def together(samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
+        pairs = [(sample.left, sample.right) for sample in samples]
+        return [result.disparity for result in matcher.match(pairs)]
+
+    return Method(label, lambda sample: together([sample])[0], together=together, identity=identity)
 
 
 def baseline(matcher: BlockMatcher) -> Method:
     """One of OpenCV's matchers, labelled with what is done about its holes and its border."""
     notes = ["filled" if matcher.fill else "holes left", *(["padded"] if matcher.pad else [])]
     label = f"{matcher.name.upper()} ({', '.join(notes)})"
-    return Method(label, lambda sample: matcher(sample.left, sample.right))
+    return Method(label, lambda sample: matcher(sample.left, sample.right), identity=repr(matcher))
 
 
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Method:
@@ -56,15 +73,27 @@ def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample])
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of predictions")
-    names = _sample_names(dataset)
-    missing = [name for name in names if _find(folder, name) is None]
-    if missing:
+    names = sample_names(dataset)
+    paths = {name: _find(folder, name) for name in names}
+    if missing := [name for name, path in paths.items() if path is None]:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise FileNotFoundError(
             f"{folder}: no prediction for {len(missing)} of {len(names)} images: "
             f"{', '.join(missing[:_NAMED])}{more}; expected NAME{'|'.join(DISPARITY_SUFFIXES)}"
         )
-    return Method(label, lambda sample: _read(folder, sample), timed=False)
+    stats = [(str(path), path.stat()) for path in paths.values() if path]
+    files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return Method(
+        label,
+        lambda sample: _read(folder, sample),
+        timed=False,
+        identity=f"{len(files)} files {digest(json.dumps(files))}",
+    )
+
+
+def digest(text: str) -> str:
+    """A short hash, to tell texts apart."""
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _read(folder: Path, sample: StereoSample) -> NDArray[np.float32]:
@@ -87,7 +116,8 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _sample_names(dataset: Sequence[StereoSample]) -> list[str]:
+def sample_names(dataset: Sequence[StereoSample]) -> list[str]:
+    """Names of all pairs, without reading them where that is possible."""
     if isinstance(dataset, FrameDataset):
         return [frame.name for frame in dataset.frames]
     return [dataset[index].name for index in range(len(dataset))]

@@ -17,6 +17,7 @@ from ea_psmnet.metrics import DisparityErrors, quantiles
 from ea_psmnet.reports import evaluation
 from ea_psmnet.reports.evaluation import evaluate_methods
 from ea_psmnet.reports.evaluation_data import Evaluation
+from ea_psmnet.reports.evaluation_journal import Journal
 from ea_psmnet.reports.methods import Method, saved_predictions
 from ea_psmnet.reports.protocols import find_protocols
 
@@ -95,6 +96,98 @@ def test_totals_are_those_of_all_pixels_at_once():
     assert (pooled.images, pooled.pixels) == (len(pairs), whole.pixels)
 
 
+def test_batches_of_pairs_change_no_figure_and_those_of_protocols_do():
+    seen = []
+
+    def together(samples):
+        seen.append([sample.name for sample in samples])
+        return [blurred(sample) for sample in samples]
+
+    def fail(_):
+        pytest.fail("predicted alone")
+
+    pairs = random_pairs(5)
+    methods = [Method("blurred", fail, together=together)]
+    options = {"protocols": find_protocols([])}
+    (result,) = evaluate_methods(methods, pairs, batch=2, **options)
+    assert seen == [["set/00", "set/01"], ["set/02", "set/03"], ["set/04"]]
+    (alone,) = evaluate_methods(METHODS[:1], pairs, **options)
+    assert figures([result]) == figures([alone])
+    (other,) = evaluate_methods(METHODS[:1], pairs, protocol_batch=2, **options)
+    changed = {
+        ours.name
+        for ours, theirs in zip(alone.protocols, other.protocols, strict=True)
+        if ours != theirs
+    }
+    assert changed == {"psmnet", "gwcnet"}
+
+
+# Killed, and gone on with -------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+def counting(predicted, dies_at=None):
+    """`blurred`, which notes what it predicts, and dies there."""
+
+    def predict(sample):
+        if sample.name == dies_at:
+            raise Killed
+        predicted.append(sample.name)
+        return blurred(sample)
+
+    return [Method("blurred", predict)]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_evaluation_that_died_goes_on_and_finds_the_same(batch, tmp_path):
+    pairs, options = random_pairs(5), {"protocols": find_protocols([]), "batch": batch}
+    whole = evaluate_methods(counting([]), pairs, **options)
+    first, second = [], []
+    journal = Journal(tmp_path, {"limit": "192"})
+    with pytest.raises(Killed):
+        evaluate_methods(counting(first, "set/03"), pairs, journal=journal, **options)
+    journal = Journal(tmp_path, {"limit": "192"})
+    again = evaluate_methods(counting(second), pairs, journal=journal, **options)
+    assert first == ["set/00", "set/01", "set/02"]
+    assert second == (["set/02"] if batch == 2 else []) + ["set/03", "set/04"]
+    assert figures(again) == figures(whole)
+
+
+def test_methods_in_another_order_keep_their_own_measurements(tmp_path):
+    pairs, journal = random_pairs(3), Journal(tmp_path, {})
+    first, second = evaluate_methods(METHODS, pairs, journal=journal)
+    swapped = evaluate_methods(METHODS[::-1], pairs, journal=journal)
+    assert [each.label for each in swapped] == ["constant", "blurred"]
+    assert figures(swapped) == figures([second, first])
+
+
+def test_a_journal_of_other_settings_is_refused(tmp_path):
+    settings = {"limit": "192", "ours": "hash"}
+    journal = Journal(tmp_path / "unfinished", settings)
+    Journal(tmp_path / "unfinished", {"limit": "64"})  # nothing was measured yet
+    evaluate_methods(METHODS[:1], random_pairs(1), journal=journal)
+    Journal(tmp_path / "unfinished", settings)
+    for other, told in (
+        (settings | {"limit": "64"}, "has limit 192, not 64"),
+        ({"limit": "192"}, "has ours hash, not none"),
+        (settings | {"theirs": "x"}, "has theirs none, not x"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Journal(tmp_path / "unfinished", other)
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    journal = Journal(tmp_path, {})
+    evaluate_methods(METHODS[:1], random_pairs(1), journal=journal)
+    (path,) = tmp_path.glob("*.gz")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"000000\.json\.gz: damaged; delete it"):
+        evaluate_methods(METHODS[:1], random_pairs(1), journal=journal)
+
+
 def test_what_is_known_of_visibility_is_said():
     result, _ = evaluated(random_pairs(11))
     assert result.visibility_known == 7  # 0, 3, 6 and 9 have no mask
@@ -127,8 +220,8 @@ def test_a_protocol_that_draws_images_counts_those():
     assert scored.pixels == sum(result.images[place].errors.pixels for place in (1, 3))
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_shares_of_several_processes_merge_into_the_same(world, monkeypatch):
+@pytest.mark.parametrize(("world", "batch"), [(2, 1), (3, 1), (2, 3), (3, 8)])
+def test_shares_of_several_processes_merge_into_the_same(world, batch, monkeypatch):
     """The processes one after the other: each measures its share, the last one merges all."""
     pairs = random_pairs()
     alone = figures(evaluated(pairs))
@@ -147,9 +240,9 @@ def test_shares_of_several_processes_merge_into_the_same(world, monkeypatch):
         if rank:  # incomplete as yet
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(evaluation, "_result", lambda *_: None)
-                evaluated(pairs)
+                evaluated(pairs, batch=batch)
         else:
-            assert figures(evaluated(pairs)) == alone
+            assert figures(evaluated(pairs, batch=batch)) == alone
 
 
 def test_a_saved_evaluation_reloads():
@@ -166,6 +259,8 @@ def test_nothing_to_evaluate_is_refused():
         evaluated([])
     with pytest.raises(ValueError, match="batches of 0"):
         evaluated(random_pairs(1), batch=0)
+    with pytest.raises(ValueError, match="protocols: 0"):
+        evaluated(random_pairs(1), protocol_batch=0)
     with pytest.raises(ValueError, match="truth below 0"):
         evaluated(random_pairs(1), limit=0)
 
@@ -181,6 +276,10 @@ def test_predictions_are_found_by_name(tmp_path):
     np.testing.assert_array_equal(method.predict(pairs[0]), [[3, np.nan]])
     np.testing.assert_array_equal(method.predict(pairs[1]), [[5, np.nan]])
     assert not method.timed
+    again = saved_predictions(tmp_path, "theirs", pairs)
+    write_pfm(tmp_path / "b_left_1.pfm", prediction([5, 6]))
+    changed = saved_predictions(tmp_path, "theirs", pairs)
+    assert method.identity == again.identity != changed.identity
 
 
 def test_missing_predictions_are_named(tmp_path):
@@ -208,10 +307,12 @@ def test_processes_of_a_launch_give_the_figures_of_one(tmp_path):
             write_image(folder / f"{view}.png", np.zeros((8, 12, 3), np.uint8))
         write_pfm(folder / "disp.pfm", rng.uniform(1, 30, (8, 12)))
         write_pfm(tmp_path / "theirs" / f"{index}.pfm", rng.uniform(1, 30, (8, 12)))
-    options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst --batch 2"
+    options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst --batch 2 "
+    options += "--protocol-batch 2 --sheets"
     assert main([*options.split(), "--out", str(tmp_path / "one")]) == 0
     launch = "-m torch.distributed.run --nproc-per-node 2 --master-port 29623 -m ea_psmnet"
     command = [sys.executable, *launch.split(), *options.split(), "--out", tmp_path / "two"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
-    for name in ("report.json", "report.md", "images.csv", "worst/theirs.png"):
+    sheets = [f"sheets/theirs/{index}.png" for index in range(5)]
+    for name in ("report.json", "report.md", "images.csv", "worst/theirs.png", *sheets):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -5,18 +5,34 @@ from ea_psmnet.files import read_image
 from ea_psmnet.inference.outputs import error_map
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.reports import evaluation_pictures
+from ea_psmnet.reports.evaluation_data import Evaluation, ImageErrors
 from ea_psmnet.reports.evaluation_pictures import Pictures
 
 
-def show(pictures, errors, label="ours"):
-    """Pairs 0, 1, ... of 4 x 8 pixels with these errors; None: nothing known."""
+def made(errors):
+    """Pairs 0, 1, ... of 4 x 8 pixels, their predictions and errors; None: nothing known."""
     for index, error in enumerate(errors):
         sample = made_pair(
             np.full((4, 8), 10.0), f"p/{index}", valid=np.full((4, 8), error is not None)
         )
         disparity = np.full((4, 8), 10 + (error or 0), np.float32)
-        measured = DisparityErrors.measure(disparity, sample.disparity, sample.valid)
-        pictures(label, index, sample, disparity, measured)
+        yield sample, disparity, DisparityErrors.measure(disparity, sample.disparity, sample.valid)
+
+
+def show(pictures, errors, label="ours", places=None):
+    """Those at `places`, or all."""
+    for index, (sample, disparity, measured) in enumerate(made(errors)):
+        if places is None or index in places:
+            pictures(label, index, sample, disparity, measured)
+
+
+def evaluation(errors, label="ours"):
+    images = tuple(ImageErrors(s.name, measured, 1.0) for s, _, measured in made(errors))
+    return Evaluation(label, 192, images, {}, {})
+
+
+def never(label, index):
+    raise AssertionError(f"{label} predicted pair {index} again")
 
 
 def drawn(monkeypatch):
@@ -34,8 +50,9 @@ def drawn(monkeypatch):
 def test_the_ten_worst_are_drawn_worst_first(tmp_path, monkeypatch):
     sheets = drawn(monkeypatch)
     pictures = Pictures(tmp_path, worst=True)
-    show(pictures, [1, 9, None, 3, np.nan, 5, 9, 2, 2, 2, 2, 0.5, 4])
-    written = pictures.finish()
+    errors = [1, 9, None, 3, np.nan, 5, 9, 2, 2, 2, 2, 0.5, 4]
+    show(pictures, errors)
+    written = pictures.finish([evaluation(errors)], never)
     order = [4, 1, 6, 5, 12, 3, 7, 8, 9, 10]  # what has no prediction at all is worst
     assert sheets == [("ours: the 10 pairs of the highest EPE", [f"p/{i}" for i in order])]
     assert written == {"ours: the 10 pairs of the highest EPE": "worst/ours.png"}
@@ -45,12 +62,27 @@ def test_the_ten_worst_are_drawn_worst_first(tmp_path, monkeypatch):
 def test_processes_put_their_worst_together(tmp_path, monkeypatch):
     sheets = drawn(monkeypatch)
     parts = [Pictures(tmp_path, worst=True) for _ in range(2)]
-    show(parts[0], [1, 7])
-    show(parts[1], [3])
+    errors = [1, 3, 7]
+    show(parts[0], errors, places=(0, 2))
+    show(parts[1], errors, places=(1,))
     theirs = parts[1]._worst
     monkeypatch.setattr(evaluation_pictures, "gather", lambda mine: [*mine, {}, theirs])
-    parts[0].finish()
-    assert sheets[0][1] == ["p/1", "p/0", "p/0"]
+    parts[0].finish([evaluation(errors)], never)
+    assert sheets[0][1] == ["p/2", "p/1", "p/0"]
+
+
+def test_a_pair_measured_before_a_stop_is_predicted_again_for_its_row(tmp_path, monkeypatch):
+    sheets, errors, asked = drawn(monkeypatch), [5, 1, 7], []
+    pictures = Pictures(tmp_path, worst=True)
+    show(pictures, errors, places=(1, 2))
+
+    def predict(label, index):
+        asked.append((label, index))
+        return list(made(errors))[index][:2]
+
+    pictures.finish([evaluation(errors)], predict)
+    assert sheets[0][1] == ["p/2", "p/0", "p/1"]
+    assert asked == [("ours", 0)]
 
 
 def test_error_maps_are_the_errors(tmp_path):
@@ -64,5 +96,5 @@ def test_error_maps_are_the_errors(tmp_path):
 def test_nothing_is_drawn_unasked(tmp_path):
     pictures = Pictures(tmp_path)
     show(pictures, [1])
-    assert pictures.finish() == {}
+    assert pictures.finish([evaluation([1])], never) == {}
     assert list(tmp_path.iterdir()) == []

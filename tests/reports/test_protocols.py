@@ -158,9 +158,10 @@ def test_non_occluded_pixels_are_those_a_mask_names(name):
     assert scores[1].dropped == "visibility in the right image not known"
 
 
-def test_middlebury_weighs_five_scenes_half():
+@pytest.mark.parametrize("scene", ["PianoL", "Playroom", "Playtable", "Shelves", "Vintage"])
+def test_middlebury_weighs_five_scenes_half(scene):
     """Errors 1 and 4, the second at half weight: (1 + 2) / 1.5 = 2."""
-    pairs = [off([1], name="trainingQ/Piano"), off([4], name="trainingQ/PianoL")]
+    pairs = [off([1], name="trainingQ/PlaytableP"), off([4], name=f"trainingQ/{scene}")]
     figures, _ = run("middlebury", pairs)
     assert figures["EPE"] == pytest.approx(2)
     assert figures["bad-2"] == pytest.approx(100 * 0.5 / 1.5)

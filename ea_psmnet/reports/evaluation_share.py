@@ -1,0 +1,135 @@
+"""What one prediction after the other adds to an evaluation, before it is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
+from ea_psmnet.reports.evaluation_data import ImageErrors
+from ea_psmnet.reports.protocols import Protocol, Score
+from ea_psmnet.reports.regions import ALL
+from ea_psmnet.sample import StereoSample
+
+__all__ = ["ImageShare", "Measure", "Share", "add_histograms"]
+
+Histograms = dict[str, ErrorHistogram]
+
+
+@dataclass(frozen=True)
+class ImageShare:
+    """All that is kept of one prediction; small, so that it travels between processes."""
+
+    index: int
+    """The pair's place in the dataset."""
+    image: ImageErrors
+    regions: dict[str, DisparityErrors]
+    scores: list[Score]
+    """By every protocol."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a batch of pairs adds to one method's evaluation."""
+
+    images: list[ImageShare]
+    histograms: Histograms
+    """Of absolute errors by region, over all pairs of the batch."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON with NaN, from which `from_dict` makes the same again."""
+        return {
+            "images": [asdict(image) for image in self.images],
+            "histograms": {name: _sparse(each) for name, each in self.histograms.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Share:
+        """The inverse of `to_dict`; raises a KeyError or TypeError where it is none."""
+        return cls(
+            images=[_image_share(image) for image in record["images"]],
+            histograms={name: _dense(each) for name, each in record["histograms"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of every prediction."""
+
+    protocols: Sequence[Protocol]
+    chosen: Sequence[frozenset[int]]
+    """Of each protocol, the places in the dataset that count."""
+    limit: float
+
+    @classmethod
+    def of(cls, protocols: Sequence[Protocol], count: int, limit: float) -> Measure:
+        """For a dataset of so many pairs."""
+        return cls(protocols, [protocol.chosen(count) for protocol in protocols], limit)
+
+    def image(
+        self,
+        index: int,
+        sample: StereoSample,
+        parts: Mapping[str, NDArray[np.bool_]],
+        disparity: NDArray[np.float32],
+        seconds: float,
+    ) -> tuple[ImageShare, Histograms]:
+        """Measure one prediction.
+
+        Args:
+            index: the pair's place in the dataset.
+            sample: the pair.
+            parts: its `regions.regions`.
+            disparity: (H, W), NaN where there is none.
+            seconds: that the prediction took.
+        """
+        truth = sample.disparity
+        sums = {name: DisparityErrors.measure(disparity, truth, m) for name, m in parts.items()}
+        errors = {name: absolute_errors(disparity, truth, mask) for name, mask in parts.items()}
+        image = ImageErrors(sample.name, sums[ALL], seconds, quantiles(errors[ALL]))
+        scores = [
+            protocol.measure(sample, disparity, self.limit)
+            if index in chosen
+            else Score(sample.name, dropped=f"not among the {len(chosen)} drawn")
+            for protocol, chosen in zip(self.protocols, self.chosen, strict=True)
+        ]
+        histograms = {name: ErrorHistogram.measure(found) for name, found in errors.items()}
+        return ImageShare(index, image, sums, scores), histograms
+
+
+def add_histograms(parts: Sequence[Histograms]) -> Histograms:
+    """By region, over all parts that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {
+        name: reduce(ErrorHistogram.__add__, (part[name] for part in parts if name in part))
+        for name in names
+    }
+
+
+def _sparse(histogram: ErrorHistogram) -> dict[str, list[int]]:
+    places = np.flatnonzero(histogram.counts)
+    return {"bins": places.tolist(), "counts": histogram.counts[places].tolist()}
+
+
+def _dense(record: Mapping[str, list[int]]) -> ErrorHistogram:
+    histogram = ErrorHistogram()
+    histogram.counts[record["bins"]] = record["counts"]
+    return histogram
+
+
+def _image_share(record: Mapping[str, Any]) -> ImageShare:
+    image = record["image"]
+    return ImageShare(
+        index=record["index"],
+        image=ImageErrors(**image | {"errors": DisparityErrors(**image["errors"])}),
+        regions={name: DisparityErrors(**sums) for name, sums in record["regions"].items()},
+        scores=[
+            Score(**score | {"errors": DisparityErrors(**score["errors"])})
+            for score in record["scores"]
+        ],
+    )
