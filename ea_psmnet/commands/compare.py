@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
+from datasets.names import DatasetName
 from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]
@@ -22,7 +24,7 @@ def compare(
     width: float = 1.0,
     max_disparity: int = 192,
     root: Path | None = None,
-    data: Literal["auto", "sceneflow", "folder"] = "auto",
+    data: DatasetName = "auto",
     budget: str = "GTX 1080 Ti",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -63,7 +65,8 @@ def compare(
             which is faster and holds more; default is glibc's own.
         repeats: Runs that are timed; their median counts.
         timeout: Seconds until a process counts as hanging.
-        out: Folder for comparison.json, comparison.md and comparison.png.
+        out: Folder for comparison.json, comparison.md and comparison.png. Outcomes are kept there
+            too until all are known: the same command goes on where one was stopped.
     """
     from ea_psmnet.files import write_image, write_json, write_text
     from ea_psmnet.machine import choose_device
@@ -82,10 +85,13 @@ def compare(
         networks, load, budget=limit.bytes, device=device, precision=precision,
         allocator=allocator, repeats=repeats,
     )  # fmt: skip
-    comparison = run(trials, limit, timeout=timeout)
+    kept = None if out is None else out / "unfinished"
+    comparison = run(trials, limit, timeout=timeout, kept=kept)
     text = comparison_markdown(comparison)
     print(text)
     if out is not None:
         write_json(out / "comparison.json", comparison.to_dict())
         write_text(out / "comparison.md", f"{text}\n")
         write_image(out / "comparison.png", comparison_plot(comparison))
+    if kept is not None and kept.is_dir():
+        shutil.rmtree(kept)

@@ -77,13 +77,16 @@ def limited(budget: int, device: torch.device) -> Iterator[None]:
     (RLIMIT_DATA): not of address space, since the libraries' mappings are no memory of the network.
     """
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        allowed = torch.cuda.memory_reserved(device) + budget
-        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+        # Of all calls here this one alone takes no device without an index.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.empty_cache()  # what is reserved and not held would be a gift
+        total = torch.cuda.get_device_properties(index).total_memory
+        allowed = torch.cuda.memory_reserved(index) + budget
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), index)
         try:
             yield
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
     allowed = status_bytes("VmData") + budget

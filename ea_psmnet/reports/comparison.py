@@ -9,12 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from tqdm import tqdm
 
+from ea_psmnet.files import write_json
 from ea_psmnet.machine import choose_device
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.reports.budget import Budget
@@ -72,20 +74,24 @@ class Comparison:
         return asdict(self)
 
 
-def compare(trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600) -> Comparison:
+def compare(
+    trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600, kept: Path | None = None
+) -> Comparison:
     """Run each trial in its own process, one after the other; a failure is an outcome too.
 
     Args:
         trials: of one device, precision and allocator.
         budget: theirs.
         timeout: seconds after which a process is ended.
+        kept: folder where outcomes are kept and found again, a file a trial, so that a comparison
+            that was stopped goes on; those that failed are tried again.
 
     Raises:
         ValueError: a network that cannot be built; nothing has run then.
     """
     configs = [PSMNetConfig.from_dict(trial.network) for trial in trials]
     parameters = [count_parameters(config) for config in configs]
-    outcomes = [_run(trial, timeout) for trial in _progress(trials)]
+    outcomes = [_outcome(trial, timeout, kept) for trial in _progress(trials)]
     results = [
         Result(trial, count, _forecast(config, trial, outcome), outcome)
         for trial, config, count, outcome in zip(trials, configs, parameters, outcomes, strict=True)
@@ -125,6 +131,30 @@ def _forecast(config: PSMNetConfig, trial: Trial, outcome: Outcome) -> Forecast 
     return forecast(config, shape, training=trial.work == "training", dtype=_dtype(trial))
 
 
+def _outcome(trial: Trial, timeout: float, kept: Path | None) -> Outcome:
+    """The outcome that is kept, or what comes of running the trial."""
+    path = kept / f"{_fingerprint(trial)}.json" if kept else None
+    if path and path.is_file():
+        return _read(path)
+    outcome = _run(trial, timeout)
+    if path and outcome.end != "failed":
+        write_json(path, asdict(outcome))
+    return outcome
+
+
+def _fingerprint(trial: Trial) -> str:
+    """Differs between trials, weights and machines."""
+    weights = Path(trial.checkpoint).read_bytes() if trial.checkpoint else b""
+    told = json.dumps([asdict(trial), machine(trial)], sort_keys=True)
+    return sha256(told.encode() + weights).hexdigest()[:24]
+
+
+def _read(path: Path) -> Outcome:
+    values = json.loads(path.read_text())
+    shape = tuple(values["shape"]) if values["shape"] else None
+    return Outcome(**values | {"shape": shape})
+
+
 def _run(trial: Trial, timeout: float) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         answer, log = Path(folder) / "outcome.json", Path(folder) / "log"
@@ -135,9 +165,7 @@ def _run(trial: Trial, timeout: float) -> Outcome:
             end = _process(json.dumps(request), said, timeout)
         if not answer.is_file():
             return _dead(end, log.read_text(errors="replace"))
-        values = json.loads(answer.read_text())
-    shape = tuple(values["shape"]) if values["shape"] else None
-    return Outcome(**values | {"shape": shape})
+        return _read(answer)
 
 
 def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:

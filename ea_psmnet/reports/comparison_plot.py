@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from ea_psmnet.reports.comparison import Comparison, Result
@@ -24,6 +25,10 @@ _COLOURS = (
 """Okabe and Ito's, safe for the colour-blind."""
 _STYLES = ("-", "--", ":", "-.")
 
+_MARKS = (
+    "dot: fits    triangle: out of memory, at the least it would have needed    "
+    "diamond: crosses the budget, open where extrapolated"
+)
 _PANELS = {"inference": "Prediction", "training": "Training step"}
 
 
@@ -45,29 +50,43 @@ def comparison_plot(comparison: Comparison) -> NDArray[np.uint8]:
         panels[0].text(0.5, 0.5, "no random images were measured", ha="center", color=_INK)
     for axes, work in zip(panels, works, strict=False):
         _panel(axes, comparison.of(work), comparison.budget.bytes)
-        axes.set_title(_PANELS[work], size=13, color=_INK, loc="left")
+        axes.set_title(_PANELS[work], size=13, color=_INK, loc="left", pad=12)
     handles, labels = panels[0].get_legend_handles_labels()
+    figure.text(0.5, 0.012, _MARKS, ha="center", size=9, color=_INK)
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=10)
     figure.suptitle(
         f"Peak memory above the network; budget {comparison.budget}",
         size=14, weight="bold", color=_INK,
     )  # fmt: skip
     right = 1 - 3.2 / figure.get_figwidth()
-    figure.subplots_adjust(left=0.9 / figure.get_figwidth(), right=right, top=0.88, bottom=0.1)
+    figure.subplots_adjust(left=0.9 / figure.get_figwidth(), right=right, top=0.84, bottom=0.12)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
 
 
 def _panel(axes: Axes, results: Sequence[Result], budget: int) -> None:
     axes.axhline(budget, color="#b00020", linewidth=1.2, linestyle=(0, (6, 3)), zorder=1)
-    labels = list(dict.fromkeys(result.trial.label for result in results))
     batches = sorted({batch for _, batch in curves(results)})
+    looks = _looks(list(dict.fromkeys(result.trial.label for result in results)))
     for (label, batch), curve in curves(results).items():
         name = label if len(batches) == 1 else f"{label}, batch {batch}"
-        colour = _COLOURS[labels.index(label) % len(_COLOURS)]
-        style = _STYLES[labels.index(label) // len(_COLOURS) % len(_STYLES)]
-        _curve(axes, curve, budget, colour, style, name)
+        _curve(axes, curve, budget, *looks[label], name)
     _dress(axes, results, budget)
+
+
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and style of each line: a colour a mechanism, a style a place or option of it."""
+    families: dict[str, list[str]] = {}
+    for label in labels:
+        families.setdefault(re.split("[@,]", label)[0], []).append(label)
+    return {
+        label: (
+            _COLOURS[family % len(_COLOURS)],
+            _STYLES[(family // len(_COLOURS) + place) % len(_STYLES)],
+        )
+        for family, members in enumerate(families.values())
+        for place, label in enumerate(members)
+    }
 
 
 def _curve(
@@ -91,15 +110,17 @@ def _curve(
 def _dress(axes: Axes, results: Sequence[Result], budget: int) -> None:
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("pixels of the batch", size=11, color=_INK)
-    for count, text in {pixels(r): _shape(r) for r in results}.items():
+    sizes = {pixels(result): _shape(result) for result in results}
+    for count in sizes:
         axes.axvline(count, color=_FAINT, linewidth=1, zorder=0)
-        axes.text(
-            count, 0.01, f" {text}", transform=axes.get_xaxis_transform(), rotation=90, color=_INK,
-            fontsize=9, va="bottom", ha="right",
-        )  # fmt: skip
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(list(sizes), list(sizes.values()), fontsize=9, rotation=30, ha="left")
+    top.xaxis.set_minor_locator(NullLocator())
+    top.tick_params(length=0, pad=1, colors=_INK)
+    top.spines["top"].set_visible(False)
     axes.text(
-        0.01, budget, f"{format_bytes(budget)} ", transform=axes.get_yaxis_transform(),
-        color="#b00020", fontsize=9, va="bottom",
+        1.01, budget, format_bytes(budget), transform=axes.get_yaxis_transform(),
+        color="#b00020", fontsize=9, va="center",
     )  # fmt: skip
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
     axes.yaxis.set_major_locator(LogLocator(base=4, numticks=12))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.reports.comparison import Comparison, Result
-from ea_psmnet.reports.crossing import crossing, curves
+from ea_psmnet.reports.crossing import crossing, curves, pixels
 from ea_psmnet.reports.network_resources import network_report
 from ea_psmnet.reports.resources import decimal
 from ea_psmnet.tables import format_bytes, markdown_table
@@ -35,17 +35,16 @@ def comparison_markdown(comparison: Comparison) -> str:
         results = comparison.of(work)
         if results:
             parts += [f"## {title}", markdown_table([_cells(result) for result in results])]
-    sections = {
-        "Out of memory": _refusals(comparison.results),
-        "Failed": _failures(comparison.results),
-        "Where memory crosses the budget": _crossings(comparison),
-        "Non-local attention": _non_local(comparison),
-    }
-    for title, notes in sections.items():
-        lines = [f"- {note}" for note in notes]
-        if lines:
-            parts += [f"## {title}", "\n".join(lines)]
+    parts += _list("Out of memory", _refusals(comparison))
+    parts += _list("Failed", _failures(comparison.results))
+    parts += _crossings(comparison)
+    parts += _list("Non-local attention", _non_local(comparison))
     return "\n\n".join(parts)
+
+
+def _list(title: str, notes: Iterable[str]) -> list[str]:
+    lines = [f"- {note}" for note in notes]
+    return [f"## {title}", "\n".join(lines)] if lines else []
 
 
 def _introduction(comparison: Comparison) -> str:
@@ -85,15 +84,16 @@ def _memory(result: Result) -> str:
     return format_bytes(result.outcome.peak or 0) if fits else result.outcome.end
 
 
-def _refusals(results: Iterable[Result]) -> Iterator[str]:
-    for result in results:
+def _refusals(comparison: Comparison) -> Iterator[str]:
+    told = _exactly if comparison.machine["device"] == "cpu" else _roughly
+    for result in comparison.results:
         outcome = result.outcome
         if outcome.end != "out of memory":
             continue
         if outcome.error:
             yield f"{_case(result)}: {outcome.error}."
             continue
-        asked = _exactly(outcome.requested) if outcome.requested else "an unknown amount"
+        asked = told(outcome.requested) if outcome.requested else "an unknown amount"
         held = format_bytes(outcome.peak or 0)
         note = f"{_case(result)}: {outcome.module or 'code outside of the network'} asked for "
         note += f"{asked} after a peak of {held}."
@@ -111,17 +111,31 @@ def _failures(results: Iterable[Result]) -> Iterator[str]:
             yield f"{_case(result)}: {result.outcome.error}."
 
 
-def _crossings(comparison: Comparison) -> Iterator[str]:
+def _crossings(comparison: Comparison) -> list[str]:
+    found: dict[tuple[str, int], dict[str, str]] = {}
     for work in ("inference", "training"):
-        for (label, batch), curve in curves(comparison.of(work)).items():
-            at = crossing(curve, comparison.budget.bytes)
-            if at is None:
-                continue
-            how = "between two sizes tried" if at.bracketed else "extrapolated from the last two"
-            yield (
-                f"{label}, {work}, batch {batch}: at {decimal(at.pixels / batch)} pixels an image "
-                f"({how})."
-            )
+        for key, curve in curves(comparison.of(work)).items():
+            if told := _crossing(curve, comparison.budget.bytes):
+                found.setdefault(key, {})[work] = told
+    works = dict.fromkeys(work for told in found.values() for work in told)
+    rows = [
+        {"variant": label, "batch": str(batch)} | {work: told.get(work, "-") for work in works}
+        for (label, batch), told in found.items()
+    ]
+    note = "Pixels an image. About (~): extrapolated from the last two sizes that fit."
+    title = "## Where memory crosses the budget"
+    return [title, markdown_table(rows), note] if rows else []
+
+
+def _crossing(curve: Sequence[Result], budget: int) -> str | None:
+    """In pixels an image; None where the sizes tried do not tell."""
+    batch, *_ = curve[0].trial.shape or (1,)
+    at = crossing(curve, budget)
+    if at is not None:
+        return ("" if at.bracketed else "~ ") + decimal(at.pixels / batch)
+    first = curve[0]
+    ran_out = first.outcome.end == "out of memory"
+    return f"below {decimal(pixels(first) / batch)}" if ran_out else None
 
 
 def _non_local(comparison: Comparison) -> Iterator[str]:
@@ -138,7 +152,7 @@ def _non_local(comparison: Comparison) -> Iterator[str]:
         told = "; ".join(f"{verb} at {sizes}" for verb, sizes in ends.items() if sizes)
         if told:
             yield f"{label} ({work}) stores n x n weights: {told}."
-        yield from _at_the_bottleneck(results)
+    yield from dict.fromkeys(_at_the_bottleneck(comparison.results))  # once for both works
     yield from _linear_memory(comparison.results)
 
 
@@ -148,11 +162,11 @@ def _at_the_bottleneck(results: Sequence[Result]) -> Iterator[str]:
         config = PSMNetConfig.from_dict(result.trial.network)
         shape = result.outcome.shape
         tried = any(site.endswith("bottleneck") for site in config.attention_sites)
-        if result.outcome.end == "out of memory" and shape and not tried:
+        if result.naive and result.outcome.end == "out of memory" and shape and not tried:
             lower = replace(config, attention_sites=("bottleneck",))
             site = network_report(lower, shape[1:], batch=shape[0]).sites[0]
             yield (
-                f"{_case(result)}: at 1/16 (bottleneck) one map would take "
+                f"{result.trial.label}, {_size(result)}: at 1/16 (bottleneck) one map would take "
                 f"{format_bytes(site.map_bytes)}."
             )
 
@@ -190,6 +204,11 @@ def _size(result: Result) -> str:
 
 def _case(result: Result) -> str:
     return f"{result.trial.label}, {result.trial.work}, {_size(result)}"
+
+
+def _roughly(count: int) -> str:
+    """A card's allocator rounds what it tells."""
+    return f"about {format_bytes(count)}"
 
 
 def _exactly(count: int) -> str:

@@ -133,17 +133,22 @@ def _finite(figures: dict[str, float]) -> dict[str, float]:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     refused = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    # What torch's CPU allocator and oneDNN say; they have no exception of their own.
-    said = ("can't allocate memory", "could not create a memory object", "bad_alloc")
+    # What torch's CPU allocator, oneDNN, a card's driver and its libraries say: they have no
+    # exception of their own.
+    said = ("can't allocate memory", "could not create a memory object", "bad_alloc",
+            "CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # fmt: skip
     return refused or any(words in str(error) for words in said)
 
 
 def _requested_bytes(message: str) -> int | None:
-    """The size of the failed allocation, from the message of torch's CPU or CUDA allocator."""
+    """The size of the failed allocation, from the message of torch's CPU or CUDA allocator.
+
+    The latter rounds: to 2 MiB when it allocates, and to hundredths of a unit when it tells.
+    """
     if cpu := re.search(r"tried to allocate (\d+) bytes", message):
         return int(cpu[1])
-    if cuda := re.search(r"Tried to allocate ([\d.]+) (B|KiB|MiB|GiB)", message):
-        return int(float(cuda[1]) * 1024 ** ("B", "KiB", "MiB", "GiB").index(cuda[2]))
+    if cuda := re.search(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", message):
+        return int(float(cuda[1]) * 1024 ** ("bytes", "KiB", "MiB", "GiB").index(cuda[2]))
     return None
 
 

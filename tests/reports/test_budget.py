@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -45,9 +47,31 @@ def test_a_limit_refuses_what_exceeds_it_and_is_lifted_again():
     assert torch.empty(8 * GIB, dtype=torch.uint8).numel() == 8 * GIB  # never touched
 
 
+@pytest.mark.parametrize(("budget", "fraction"), [(30, 0.5), (10_000, 1.0)])
+@pytest.mark.parametrize(("card", "index"), [("cuda", 1), ("cuda:0", 0)])
+def test_a_cards_limit_is_a_fraction_of_it(monkeypatch, budget, fraction, card, index):
+    """Of 100 bytes 20 are taken; torch's own functions, on a driver that is made up."""
+    said = []
+    stand_ins = {
+        "current_device": lambda: 1,
+        "empty_cache": lambda: said.append("emptied"),
+        "memory_reserved": lambda _: 20,
+        "get_device_properties": lambda _: SimpleNamespace(total_memory=100),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(
+        torch._C, "_cuda_setMemoryFraction", lambda *given: said.append(given), raising=False
+    )
+    with limited(budget, torch.device(card)):
+        assert said == ["emptied", (fraction, index)]
+    assert said[2:] == [(1.0, index)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_cards_limit_refuses_what_exceeds_it_and_is_lifted_again():
+def test_a_cards_limit_refuses_refuses_what_exceeds_it_and_is_lifted_again():
     card = torch.device("cuda")
     with limited(100 * 2**20, card):
         torch.empty(2**20, device=card)

@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.reports import comparison as module
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.comparison import Comparison, Result, compare
 from ea_psmnet.reports.comparison_plan import DEFAULT_SIZES, Load, Network, named_networks, plan
-from ea_psmnet.reports.comparison_plot import comparison_plot
+from ea_psmnet.reports.comparison_plot import _looks, comparison_plot
 from ea_psmnet.reports.comparison_text import comparison_markdown
 from ea_psmnet.reports.crossing import Crossing, crossing, curves
 from ea_psmnet.reports.forecast import forecast
+from ea_psmnet.reports.module_trace import attention_site
 from ea_psmnet.reports.trial import Outcome, Trial, run_trial
 from ea_psmnet.reports.variants import VARIANTS, parse_variant
 
@@ -61,6 +64,50 @@ def test_a_workload_that_fits_is_measured(work, text):
 def test_an_error_of_another_kind_is_not_called_out_of_memory():
     with pytest.raises(ValueError, match="multiples of 16"):
         run_trial(trial("baseline", size=(30, 48)))
+
+
+REFUSALS = [
+    # The allocators' own words, of the CPU and of a card; then libraries that tell no size.
+    ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9663676416 "
+     "bytes. Error code 12 (Cannot allocate memory)", RuntimeError, 9 * GIB),
+    ("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a total capacity of 10.91 GiB of "
+     "which 7.00 GiB is free. 11.00 GiB allowed; Of the allocated memory 2.00 GiB is allocated by "
+     "PyTorch", torch.OutOfMemoryError, 9 * GIB),
+    ("CUDA out of memory. Tried to allocate 2.50 MiB. GPU 0", torch.OutOfMemoryError, 2621440),
+    ("CUDA out of memory. Tried to allocate 512 bytes. GPU 0", torch.OutOfMemoryError, 512),
+    ("CUDA error: out of memory", RuntimeError, None),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", RuntimeError, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "kind", "requested"), REFUSALS)
+def test_a_refusal_is_an_outcome_with_bytes_and_the_module(message, kind, requested, monkeypatch):
+    def refuse(*_):
+        raise kind(message)
+
+    monkeypatch.setattr(EfficientAttention, "forward", refuse)
+    outcome = run_trial(trial("efficient@bottleneck"))
+    assert (outcome.end, outcome.requested) == ("out of memory", requested)
+    assert outcome.module == "aggregation.hourglasses.0.attention.bottleneck"
+    assert attention_site(outcome.module) == "hourglass1.bottleneck"
+
+
+def test_a_failure_that_is_none_of_memory_is_no_outcome(monkeypatch):
+    monkeypatch.setattr(EfficientAttention, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_trial(trial("efficient"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_card_the_map_of_non_local_attention_is_refused():
+    """At 1/8 of 128 x 256 with 96 disparities it takes (12 * 16 * 32)^2 floats, 144 MiB."""
+    starving = trial("non-local", (128, 256), budget=140 * 2**20)
+    wide = starving.network | {"max_disparity": 96}
+    outcome = run_trial(replace(starving, network=wide, device="cuda", precision="exact"))
+    assert outcome.end == "out of memory"
+    assert outcome.requested == pytest.approx(144 * 2**20, abs=2**21)
+    assert outcome.module.startswith("aggregation.hourglasses.0.attention.encoder")
 
 
 # Processes that die or hang ----------------------------------------------------------------------
@@ -111,6 +158,29 @@ def test_a_process_is_told_the_trial_and_its_answer_is_read(interpreter, tmp_pat
     assert told["budget"] == 5 * GIB
     assert told["allocator"] == "default"
     assert PSMNetConfig.from_dict(told["network"]) == parse_variant("efficient", **TINY)
+
+
+def test_a_comparison_that_was_stopped_goes_on(interpreter, tmp_path):
+    """The second of two trials fails at first; the third is another trial of the same network."""
+    runs = tmp_path / "runs"
+    answer = f"""path=$(sed 's/.*"outcome": "\\([^"]*\\)".*/\\1/' {tmp_path}/request.json)
+        echo run >> {runs}; echo '{{"end": "fits", "shape": [1, 32, 48], "peak": 7}}' > $path"""
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"first")
+    trained = trial("hydra", checkpoint=str(weights))
+    trials, kept = [trial("baseline"), trial("efficient"), trained], tmp_path / "kept"
+    interpreter(f"if grep -q efficient {tmp_path}/request.json; then exit 1; fi\n{answer}")
+    ends = [r.outcome.end for r in compare(trials, BUDGET, kept=kept).results]
+    assert ends == ["fits", "failed", "fits"]
+    interpreter(answer)
+    again = compare(trials, BUDGET, kept=kept).results
+    assert [r.outcome for r in again] == [Outcome("fits", (1, 32, 48), peak=7)] * 3
+    assert runs.read_text().split() == ["run"] * 3  # two before, one now
+    weights.write_bytes(b"second")
+    compare([replace(trials[0], budget=GIB), trained], BUDGET, kept=kept)
+    assert runs.read_text().split() == ["run"] * 5
+    compare(trials[:1], BUDGET)
+    assert runs.read_text().split() == ["run"] * 6
 
 
 def test_a_network_that_cannot_be_built_stops_before_anything_runs(interpreter):
@@ -238,6 +308,37 @@ def test_the_report_is_fair_to_non_local_attention():
     assert "12.00 times that of baseline." in text
     assert "that of hydra@bottleneck" not in text  # another place, no rival
     assert "allocator: glibc told to keep" in text
+
+
+def test_crossings_are_told_as_found_extrapolated_or_below_all_that_was_tried():
+    """Baseline grows 0.75 GiB in 6144 pixels, 1 GiB from the budget at 8192: at 16,384."""
+    refused = result("non-local@volume", (32, 64), GIB, end="out of memory", requested=2 * GIB)
+    some = some_comparison()
+    text = comparison_markdown(replace(some, results=[*some.results, refused]))
+    rows = [line for line in text.splitlines() if line.rstrip("| ").endswith(" k")]
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
+        ["baseline", "1", "~ 16.4 k"],
+        ["non-local", "1", "8.19 k"],
+        ["non-local-sdpa", "1", "~ 20.5 k"],
+        ["non-local@volume", "1", "below 2.05 k"],
+    ]
+
+
+def test_colours_tell_mechanisms_and_styles_their_places():
+    labels = ["baseline", "hydra@encoder", "hydra@bottleneck", "efficient@encoder,heads=2"]
+    looks = _looks(labels)
+    assert len(set(looks.values())) == len(labels)
+    assert looks["hydra@encoder"][0] == looks["hydra@bottleneck"][0]
+    assert len({colour for colour, _ in looks.values()}) == 3
+    many = _looks([f"run-{index}" for index in range(12)])
+    assert len(set(many.values())) == 12
+
+
+def test_on_a_card_a_refusals_bytes_are_not_told_as_exact():
+    text = comparison_markdown(
+        replace(some_comparison(), machine=MACHINE | {"device": "GTX 1080 Ti"})
+    )
+    assert "asked for about 64.0 KiB after a peak" in text
 
 
 def test_only_what_ran_has_a_table():
