@@ -7,81 +7,17 @@ what is drawn, not with objects times pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.outlines import covers
-from datasets.synthetic.rays import Bounds, Rays, blocks, members, others, pixels
-from datasets.synthetic.scene import Rig, Solid
-from datasets.synthetic.shapes import first_hit
+from datasets.synthetic.body import TOUCH, Body
+from datasets.synthetic.rays import Rays, blocks, members, others, pixels
 from datasets.synthetic.vectors import dot
 
-_NEAR = 1e-3
-"""An object that reaches behind this depth has no box on the screen and is tried everywhere."""
-_TOUCH = 1e-5
-"""Share of the distance within which two surfaces touch rather than hide one another."""
 _SLACK = 1.01
 """Factor on the size of bounding spheres, which float32 may place a little aside."""
-
-
-class Body:
-    """A solid made ready for casting: its tensors on the device.
-
-    What is small is worked out in float64; the many rays are float32.
-    """
-
-    def __init__(self, solid: Solid, device: torch.device | str) -> None:
-        half = solid.half.copy()
-        if solid.shape == "card":
-            half[2] = 1.0  # its thickness is nought: any scale will do
-        self.solid = solid
-        self.flat = solid.shape == "card"
-        self._to_unit = solid.rotation.T / half[:, None]
-        self.to_unit = _tensor(self._to_unit, device)  # (3, 3)
-        self.to_world = _tensor(solid.rotation / half[None, :], device)  # (3, 3), for normals
-        self.centre = _tensor(solid.centre[:, None], device)  # (3, 1)
-        self.half = _tensor(half[:, None], device)  # (3, 1)
-        self.cuts = _tensor(solid.cuts, device)  # (F, 4)
-        reach = half * np.array([1, 1, not self.flat])
-        signs = np.array(list(product((-1, 1), repeat=3)))
-        self.corners = solid.centre + (signs * reach) @ solid.rotation.T  # (8, 3)
-        self.radius = float(np.linalg.norm(reach))
-        self._eyes: dict[float, Tensor] = {}
-
-    def seen(self, eye: float, directions: Tensor) -> Tensor:
-        """(N,) parameters at which rays (3, N) from x = `eye` first hit it; inf for a miss."""
-        if eye not in self._eyes:
-            start = self._to_unit @ (np.array([eye, 0.0, 0.0]) - self.solid.centre)
-            self._eyes[eye] = _tensor(start[:, None], directions.device)  # (3, 1)
-        return self._hit(self._eyes[eye], self.to_unit @ directions)
-
-    def met(self, points: Tensor, goal: Tensor) -> Tensor:
-        """(N,) shares of the ways from points (3, N) to (3, 1) at which they first hit it."""
-        start = self.to_unit @ (points - self.centre)
-        return self._hit(start, self.to_unit @ (goal - self.centre) - start)
-
-    def _hit(self, start: Tensor, step: Tensor) -> Tensor:
-        t = first_hit(self.solid.shape, self.cuts, start, step)
-        if not self.flat:
-            return t
-        x, y = start[0] + t * step[0], start[1] + t * step[1]
-        return torch.where(covers(self.solid.outline, x, y), t, torch.inf)
-
-    def bounds(self, rig: Rig, eye: float) -> Bounds:
-        """Its box on the screen of the camera that stands at x = `eye`."""
-        x, y, z = self.corners.T
-        if z.min() < _NEAR:
-            return -np.inf, np.inf, -np.inf, np.inf
-        column = rig.focal * (x - eye) / z + rig.centre[0]
-        row = rig.focal * y / z + rig.centre[1]
-        return float(column.min()), float(column.max()), float(row.min()), float(row.max())
-
-
-def _tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
 
 
 def nearest_on_grid(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
@@ -127,8 +63,8 @@ def occluded(
     """Which of the points seen along `rays` the camera at x = `eye` does not see.
 
     A point is hidden if it projects outside that camera's picture, if its own surface faces the
-    other way there, or if another body stands between. Bodies are convex, so their own
-    front never hides a point of them.
+    other way there, or if another body stands between. The front of a convex body never hides a
+    point of it; that of a mesh may, and also hides what faces the other way.
 
     Args:
         bodies: all bodies.
@@ -145,20 +81,24 @@ def occluded(
     width = rays.rig.size[1]
     column = rays.x + rays.rig.focal * (rays.eye - eye) / depth
     # The outermost pixels reach half a pixel further than their centres.
-    hidden = (column < -0.5) | (column > width - 0.5) | (away < 0)
+    hidden = (column < -0.5) | (column > width - 0.5)
+    hidden |= (away < 0) & _convex(bodies, number)[number]
     other = Rays(rays.rig, eye, column, rays.y)
-    limit = depth * (1 - _TOUCH)
-    near = others(other.near([body.bounds(rays.rig, eye) for body in bodies]), number)
+    near = other.near([body.bounds(rays.rig, eye) for body in bodies])
+    near = others(near, number, _convex(bodies, number))
+    limit = depth * (1 - TOUCH)
     for k, (body, index) in enumerate(zip(bodies, members(near, len(depth)), strict=True)):
         if len(index):
-            before = body.seen(eye, other.directions[:, index]) < limit[index]
-            _mark(hidden, index[before], number, k)
+            t = body.seen(eye, other.directions[:, index])
+            before = (t < limit[index]).nonzero()[:, 0]
+            index, t = index[before], t[before]
+            hidden[index[(number[index] != k) | (t < depth[index] - body.own)]] = True
     return hidden
 
 
-def _mark(marks: Tensor, index: Tensor, number: Tensor, k: int) -> None:
-    """Mark the points `index`, but for those of the body `k` itself."""
-    marks[index[number[index] != k]] = True
+def _convex(bodies: Sequence[Body], number: Tensor) -> Tensor:
+    """(K,) which bodies never hide themselves, on the device of `number`."""
+    return number.new_tensor([np.isinf(body.own) for body in bodies], dtype=torch.bool)
 
 
 def shaded(bodies: Sequence[Body], points: Tensor, number: Tensor, light: Tensor) -> Tensor:
@@ -166,11 +106,11 @@ def shaded(bodies: Sequence[Body], points: Tensor, number: Tensor, light: Tensor
     dark = torch.zeros_like(number, dtype=torch.bool)
     if not len(dark):
         return dark
-    between = others(_between(bodies, points, light), number)
+    between = others(_between(bodies, points, light), number, _convex(bodies, number))
     for k, (body, index) in enumerate(zip(bodies, members(between, len(dark)), strict=True)):
         if len(index):
-            before = body.met(points[:, index], light) < 1 - _TOUCH
-            _mark(dark, index[before], number, k)
+            index = index[body.shades(points[:, index], light)]
+            dark[index[(number[index] != k) | bool(np.isfinite(body.own))]] = True
     return dark
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from datasets.sceneflow import Split
-from datasets.synthetic.cast import Body, nearest
+from datasets.synthetic.body import Body
+from datasets.synthetic.cast import nearest
 from datasets.synthetic.kinds import KINDS
 from datasets.synthetic.layout import Layout
 from datasets.synthetic.palette import Palette

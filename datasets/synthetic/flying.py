@@ -1,4 +1,4 @@
-"""The kind of scene nearest to FlyingThings3D: objects in mid-air."""
+"""Objects in mid-air, the idea of FlyingThings3D."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def flying(palette: Palette) -> Layout:
     for _ in range(palette.count(8, 32)):
         solids.append(floating(palette, _NEAREST, far * 0.9))
     for _ in range(palette.count(0, 7)):
-        solids += _tumbling(palette, far * 0.9)
+        solids += tumbling(palette, _NEAREST, far * 0.9)
     lights = draw_lights(palette, far, palette.chance(0.6))
     haze = draw_haze(palette, far, 0.1)
     return Layout(solids, lights, draw_ambient(palette), haze)
 
 
-def _tumbling(palette: Palette, far: float) -> list[Solid]:
-    """A piece of furniture, a plant or a vehicle in any pose: FlyingThings3D's own idea."""
+def tumbling(palette: Palette, near: float, far: float) -> list[Solid]:
+    """A piece of furniture, a plant or a vehicle in any pose, behind `near`."""
     make = palette.rng.choice(np.array(_THINGS, dtype=object))
-    depth = palette.spread(_NEAREST, far)
+    depth = palette.spread(near, far)
     size = palette.extent(palette.spread(0.12, 0.7), depth)
-    depth = max(depth, _NEAREST + size)  # all of it behind the nearest depth
+    depth = max(depth, near + size)  # all of it behind the nearest depth
     pose, place = palette.rotation(), spot(palette, depth)
     lifted = np.array([0, size / 2, 0])  # its middle, not its foot, comes to that place
     return [moved(part, pose, place + pose @ lifted) for part in make(palette, depth, size)]

@@ -11,6 +11,7 @@ from datasets.synthetic.layers import layers
 from datasets.synthetic.layout import Layout
 from datasets.synthetic.palette import Palette
 from datasets.synthetic.room import room
+from datasets.synthetic.stage import stage
 from datasets.synthetic.street import street
 
 
@@ -25,10 +26,11 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "flying": Kind(flying, 0.36, (0.6, 2.4)),
-    "layers": Kind(layers, 0.18, (0.8, 2.4)),
-    "room": Kind(room, 0.18, (0.5, 1.4)),
-    "street": Kind(street, 0.14, (0.5, 1.5)),
-    "garden": Kind(garden, 0.14, (0.5, 1.8)),
+    "flying": Kind(flying, 0.24, (0.6, 2.4)),
+    "stage": Kind(stage, 0.2, (0.7, 1.8)),
+    "layers": Kind(layers, 0.16, (0.8, 2.4)),
+    "room": Kind(room, 0.16, (0.5, 1.4)),
+    "street": Kind(street, 0.12, (0.5, 1.5)),
+    "garden": Kind(garden, 0.12, (0.5, 1.8)),
 }
 """Shares of the draws add up to 1."""

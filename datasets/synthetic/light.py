@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.cast import Body, shaded
+from datasets.synthetic.body import Body
+from datasets.synthetic.cast import shaded
 from datasets.synthetic.rays import Rays
 from datasets.synthetic.scene import Light, Scene
 from datasets.synthetic.surface import Surface

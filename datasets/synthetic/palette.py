@@ -9,12 +9,24 @@ import numpy as np
 
 from datasets.synthetic.outlines import draw_outline
 from datasets.synthetic.scene import Array, Light, Material, Outline, Solid
+from datasets.synthetic.sculpture import draw_sculpture
 
 NO_CUTS: Array = np.zeros((0, 4))
 FACING: Array = np.eye(3)
 """A card that faces the camera; a box that stands straight."""
 _VALUES = ((0.02, 0.12), (0.12, 0.92), (0.88, 1.0))
 """Ranges of brightness of dark, common and white things."""
+_SHAPES = {
+    "box": 0.18,
+    "cut box": 0.13,
+    "ellipsoid": 0.1,
+    "cut ellipsoid": 0.08,
+    "cylinder": 0.08,
+    "cut cylinder": 0.05,
+    "card": 0.26,
+    "mesh": 0.12,
+}
+"""Shares of the shapes of single solids."""
 UPRIGHT: Array = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 """A cylinder that stands; a card that lies."""
 SIDEWAYS: Array = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
@@ -163,12 +175,12 @@ class Palette:
 
     def solid(self, centre: Array, rotation: Array, half: Array, material: Material) -> Solid:
         """A random shape of any kind."""
-        names = ("box", "cut box", "ellipsoid", "cut ellipsoid", "cylinder", "cut cylinder", "card")
-        name = str(self.rng.choice(names, p=(0.22, 0.14, 0.12, 0.1, 0.1, 0.05, 0.27)))
+        name = str(self.rng.choice(list(_SHAPES), p=list(_SHAPES.values())))
         cuts = self.cuts() if name.startswith("cut") else NO_CUTS
         shape = name.split()[-1]
         outline = self.outline() if shape == "card" else None
-        return Solid(shape, centre, rotation, half, material, cuts, outline)
+        mesh = draw_sculpture(self.rng) if shape == "mesh" else None
+        return Solid(shape, centre, rotation, half, material, cuts, outline, mesh=mesh)
 
     def rod(self, centre: Array, rotation: Array, length: float, material: Material) -> Solid:
         """A thin bar along its own z axis, round or square."""

@@ -121,11 +121,17 @@ def blocks(values: Tensor) -> Tensor:
     return values.unflatten(-1, (-1, BLOCK))
 
 
-def others(chosen: Tensor, number: Tensor) -> Tensor:
-    """`chosen` (K, B) without the blocks whose points `number` (N,) are all of the row's body."""
+def others(chosen: Tensor, number: Tensor, convex: Tensor) -> Tensor:
+    """`chosen` (K, B) without the blocks that lie on the row's body alone, where it is convex.
+
+    Args:
+        chosen: (K, B) blocks of points that are looked at for each body.
+        number: (N,) bodies of the points.
+        convex: (K,) bodies that never come between their own points and anything.
+    """
     low, high = blocks(number).aminmax(dim=1)
     row = torch.arange(len(chosen), device=number.device)[:, None]
-    return chosen & ((low != row) | (high != row))
+    return chosen & ((low != row) | (high != row) | ~convex[:, None])
 
 
 def members(chosen: Tensor, count: int) -> list[Tensor]:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.synthetic.cast import Body, nearest, nearest_on_grid, occluded
+from datasets.synthetic.body import Body
+from datasets.synthetic.cast import nearest, nearest_on_grid, occluded
 from datasets.synthetic.light import DISPLAY_GAMMA, lit
 from datasets.synthetic.rays import Rays, neighbours_first, one_thread, pixel_rays
 from datasets.synthetic.scene import Scene
@@ -21,6 +22,8 @@ from datasets.synthetic.textures import Atlas
 from ea_psmnet.sample import StereoSample
 
 _T = TypeVar("_T", bound=np.generic)
+_FOLD = 0.005
+"""Share of 1 / depth by which it may leave the straight line from pixel to pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +141,8 @@ def _view(
     linear = colours.new_zeros(len(depth), 3).index_copy_(0, order, colours)
     if look.supersample > 1:
         keys = torch.full_like(number, -1).index_copy_(0, order, key).view(rig.size)
-        _supersample(scene, bodies, atlas, look, rays, _edges(keys), linear)
+        edges = _edges(keys) | _folds(depth.view(rig.size))
+        _supersample(scene, bodies, atlas, look, rays, edges.flatten().nonzero()[:, 0], linear)
     hidden = torch.ones_like(number, dtype=torch.bool)
     away = seen.away(eyes[1])
     hidden[order] = occluded(bodies, hit, depth[order], number[order], away, eyes[1])
@@ -163,7 +167,7 @@ def _colours(
 
 
 def _edges(keys: Tensor) -> Tensor:
-    """Indices of the pixels whose key (H, W) differs from that of one of their four neighbours."""
+    """(H, W) where the key differs from that of one of a pixel's four neighbours."""
     edge = torch.zeros_like(keys, dtype=torch.bool)
     across = keys[:, 1:] != keys[:, :-1]
     down = keys[1:] != keys[:-1]
@@ -171,7 +175,20 @@ def _edges(keys: Tensor) -> Tensor:
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    return edge.flatten().nonzero()[:, 0]
+    return edge
+
+
+def _folds(depth: Tensor) -> Tensor:
+    """(H, W) where a surface passes before another part of itself.
+
+    1 / depth is linear along a row or a column of any plane; where it bends sharply, there is an
+    edge, though what is seen on both sides may be of one body and one face.
+    """
+    near = depth.reciprocal()
+    bend = torch.zeros_like(near)
+    bend[:, 1:-1] = (near[:, 2:] + near[:, :-2] - 2 * near[:, 1:-1]).abs()
+    bend[1:-1] = torch.maximum(bend[1:-1], (near[2:] + near[:-2] - 2 * near[1:-1]).abs())
+    return bend > _FOLD * near
 
 
 def _supersample(

@@ -72,15 +72,28 @@ class Outline:
 
 
 OUTLINES = ("rectangle", "disc", "blob", "foliage", "lattice", "stencil")
-SHAPES = ("box", "ellipsoid", "cylinder", "card")
+SHAPES = ("box", "ellipsoid", "cylinder", "card", "mesh")
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A closed skin of triangles within [-1, 1]³, of any form."""
+
+    vertices: Array
+    """(V, 3)."""
+    faces: NDArray[np.int64]
+    """(F, 3) vertices of each triangle, with outward normals (b - a) x (c - a)."""
+    normals: Array
+    """(V, 3) outward directions, of any length, between which the shading bends evenly."""
 
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """One convex object: a unit shape, scaled, turned and moved, perhaps cut by planes.
+    """One object: a unit shape, scaled, turned and moved, perhaps cut by planes.
 
-    The unit shapes fill [-1, 1]³: the cube, the sphere, the cylinder along z, and for a card the
-    square at z = 0. A camera may be inside one, as in a room or under the sky.
+    The unit shapes fill [-1, 1]³: the cube, the sphere, the cylinder along z, for a card the
+    square at z = 0, and any mesh. All but meshes are convex, and a camera may be inside one, as in
+    a room or under the sky; a mesh lies wholly before the cameras and is never cut.
     """
 
     shape: str
@@ -97,6 +110,8 @@ class Solid:
     outline: Outline | None = None
     """For cards only; none is the full rectangle."""
     casts_shadow: bool = True
+    mesh: Mesh | None = None
+    """For meshes only."""
 
     @property
     def depth_reach(self) -> float:

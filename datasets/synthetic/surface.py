@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.cast import Body
+from datasets.synthetic.body import Body
 from datasets.synthetic.rays import Rays
 from datasets.synthetic.scene import Material
-from datasets.synthetic.shapes import gradient
 from datasets.synthetic.textures import Atlas
 from datasets.synthetic.vectors import dot, length, main_axis, unit
 
@@ -63,10 +62,11 @@ def surface(
     face = torch.empty_like(number)
     for body, part in _slices(bodies, number):
         position = body.to_unit @ (points[:, part] - body.centre)
-        outward = gradient(body.solid.shape, body.cuts, position)
+        outward = body.outward(rays.eye, directions[:, part], position)
         normal = unit(body.to_world @ outward)
         slant = dot(normal, directions[:, part])
-        normals[:, part] = normal * -slant.sign()
+        # The outside of a mesh is seen, even where its even shading bends a little away.
+        normals[:, part] = normal if body.solid.mesh else normal * -slant.sign()
         cosine = slant.abs() / length(directions[:, part])
         covered = depth[part] / rays.rig.focal * cosine.clamp(min=_GRAZING) ** -_ANISOTROPY
         u, v, face[part] = _unrolled(body, position, outward)

@@ -294,7 +294,7 @@ def test_every_kind_has_its_contents() -> None:
             shapes |= {"cut" for solid in scene.solids if len(solid.cuts)}
             assert 2 <= len(scene.solids) <= 320
             shapes |= {"mirror" for solid in scene.solids if solid.material.mirror}
-    expected = {"box", "ellipsoid", "cylinder", "card", "rod", "cut", "mirror"}
+    expected = {"box", "ellipsoid", "cylinder", "card", "mesh", "rod", "cut", "mirror"}
     assert shapes >= expected | {"disc", "blob", "foliage", "lattice", "stencil"}
 
 
@@ -304,7 +304,7 @@ def is_thin(solid: Solid) -> bool:
 
 
 def test_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="flying, layers, room, street, garden"):
+    with pytest.raises(ValueError, match="flying, stage, layers, room, street, garden"):
         draw_scene(0, 0, SIZE, 192, "moon")
 
 

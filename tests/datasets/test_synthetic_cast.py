@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from datasets.synthetic import KINDS, SyntheticScenes
-from datasets.synthetic.cast import Body, nearest, nearest_on_grid, occluded, shaded
+from datasets.synthetic.body import Body
+from datasets.synthetic.cast import nearest, nearest_on_grid, occluded, shaded
 from datasets.synthetic.draw import draw_scene
 from datasets.synthetic.rays import BLOCK, Rays, blocks, members, neighbours_first, pixel_rays
 from datasets.synthetic.surface import surface
@@ -48,7 +49,8 @@ def test_hidden_and_shaded_points_are_found(kind: str) -> None:
     other = torch.tensor([[eye], [0.0], [0.0]])
     hidden = occluded(bodies, rays, depth, number, seen.away(eye), eye)
     column = rays.x - scene.rig.focal * eye / depth
-    outside = (column < -0.5) | (column > SIZE[1] - 0.5) | (seen.away(eye) < 0)
+    convex = torch.tensor([body.solid.mesh is None for body in bodies])[number]
+    outside = (column < -0.5) | (column > SIZE[1] - 0.5) | (seen.away(eye) < 0) & convex
     expected = outside | between(bodies, points, number, other)
     near = depth < 1e4  # from the sky to the eye, float32 points miss what is on their way
     assert (hidden == expected)[near].float().mean() > 0.999  # ties in the last digit
@@ -58,14 +60,15 @@ def test_hidden_and_shaded_points_are_found(kind: str) -> None:
     casters = [k for k, body in enumerate(bodies) if body.solid.casts_shadow]
     expected = between(bodies, points, number, light, casters)
     assert (dark == expected)[near].float().mean() > 0.999
-    assert 0.01 < dark.float().mean() < 0.99
+    assert 0.005 < dark.float().mean() < 0.99
 
 
 def between(bodies, points, number, goal, chosen=None) -> torch.Tensor:
-    """Whether another of the bodies stands between each point and the goal."""
+    """Whether some body stands between each point and the goal."""
     hits = torch.zeros_like(number, dtype=torch.bool)
     for k in range(len(bodies)) if chosen is None else chosen:
-        hits |= (bodies[k].met(points, goal) < 1 - 1e-5) & (number != k)
+        body = bodies[k]
+        hits |= body.shades(points, goal) & ((number != k) | (body.solid.mesh is not None))
     return hits
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from datasets.synthetic import KINDS, Scene, SyntheticScenes
-from datasets.synthetic.cast import Body, nearest_on_grid
+from datasets.synthetic.body import Body
+from datasets.synthetic.cast import nearest_on_grid
 from datasets.synthetic.draw import draw_scene
 from datasets.synthetic.rays import one_thread, pixel_rays
 
@@ -87,10 +88,10 @@ class Known:
 @pytest.mark.parametrize(
     "known",
     [
-        Known(0, 0, "room", 41, 0.562489, 50.0683, 9.0022, (5.0732, 8.3512, 14.398), 138.0),
-        Known(0, 1, "garden", 79, 0.289395, 133.902, 23.236, (8.8069, 31.206, 32.601), 92.1),
-        Known(7, 123, "flying", 53, 0.210296, 85.4183, 10.246, (7.1034, 8.8052, 15.351), 161.7),
-        Known(42, 6, "layers", 19, 0.0234388, 172.698, 2.4624, (2.1622, 2.2149, 3.0099), 125.4),
+        Known(0, 0, "room", 35, 0.49474, 50.0683, 12.555, (7.0547, 11.409, 22.267), 108.7),
+        Known(0, 1, "garden", 79, 0.375407, 133.902, 19.065, (3.8666, 22.863, 23.927), 166.6),
+        Known(7, 123, "flying", 82, 0.187567, 85.4183, 9.7322, (6.0571, 10.479, 13.129), 109.5),
+        Known(42, 6, "stage", 45, 0.0524583, 134.87, 1.765, (0.43618, 1.4881, 3.0954), 147.8),
     ],
     ids=lambda known: f"{known.seed}-{known.number}",
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets.synthetic import Look, render
-from datasets.synthetic.cast import Body
+from datasets.synthetic.body import Body
 from datasets.synthetic.draw import draw_scene
 from datasets.synthetic.outlines import covers, draw_stencil
 from datasets.synthetic.palette import FACING, Palette, card

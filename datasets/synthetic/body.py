@@ -1,0 +1,141 @@
+"""Solids made ready for casting: their tensors on the device, and where rays meet them."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.synthetic.mesh import Sight
+from datasets.synthetic.outlines import covers
+from datasets.synthetic.rays import Bounds
+from datasets.synthetic.scene import Array, Rig, Solid
+from datasets.synthetic.shapes import first_hit, gradient
+
+_NEAR = 1e-3
+"""An object that reaches behind this depth has no box on the screen and is tried everywhere."""
+TOUCH = 1e-5
+"""Share of the distance within which two surfaces touch rather than hide one another."""
+_FOLD = 0.01
+"""Share of its radius within which the skin of a mesh touches itself."""
+
+
+class Body:
+    """A solid made ready for casting: its tensors on the device.
+
+    What is small is worked out in float64; the many rays are float32.
+    """
+
+    def __init__(self, solid: Solid, device: torch.device | str) -> None:
+        half = solid.half.copy()
+        if solid.shape == "card":
+            half[2] = 1.0  # its thickness is nought: any scale will do
+        self.solid = solid
+        self.flat = solid.shape == "card"
+        self._to_unit = solid.rotation.T / half[:, None]
+        self.to_unit = _tensor(self._to_unit, device)  # (3, 3)
+        self.to_world = _tensor(solid.rotation / half[None, :], device)  # (3, 3), for normals
+        self.centre = _tensor(solid.centre[:, None], device)  # (3, 1)
+        self.half = _tensor(half[:, None], device)  # (3, 1)
+        self.cuts = _tensor(solid.cuts, device)  # (F, 4)
+        reach = half * np.array([1, 1, not self.flat])
+        unit = np.array(list(product((-1, 1), repeat=3)))
+        if solid.mesh is not None:
+            unit = solid.mesh.vertices
+        from_centre = (unit * reach) @ solid.rotation.T
+        self.corners = solid.centre + from_centre  # (8 or V, 3)
+        self.radius = float(np.linalg.norm(from_centre, axis=1).max())
+        self.own = np.inf if solid.mesh is None else _FOLD * self.radius
+        """How far before a point of its own its surface must be to hide it: a convex one cannot."""
+        self._eyes: dict[float, Tensor] = {}
+        self._sights: dict[tuple[float, ...], Sight | None] = {}
+
+    def seen(self, eye: float, directions: Tensor) -> Tensor:
+        """(N,) parameters at which rays (3, N) from x = `eye` first hit it; inf for a miss."""
+        if self.solid.mesh is not None:
+            x, y, z = directions
+            sight = self._from_eye(eye)
+            return (sight.depth + sight.heights(x / z, y / z)) / z
+        if eye not in self._eyes:
+            start = self._to_unit @ (np.array([eye, 0.0, 0.0]) - self.solid.centre)
+            self._eyes[eye] = _tensor(start[:, None], directions.device)  # (3, 1)
+        return self._hit(self._eyes[eye], self.to_unit @ directions)
+
+    def shades(self, points: Tensor, light: Tensor) -> Tensor:
+        """(N,) from which of the points (3, N), not of its own if it is convex, it hides (3, 1)."""
+        if self.solid.mesh is not None:
+            return self._shades_by_folds(points, light)
+        start = self.to_unit @ (points - self.centre)
+        step = self.to_unit @ (light - self.centre) - start
+        return self._hit(start, step) < 1 - TOUCH
+
+    def outward(self, eye: float, directions: Tensor, position: Tensor) -> Tensor:
+        """(3, N) outward directions in the unit shape's space, not normalised.
+
+        Args:
+            eye: x of the eye that sees the points.
+            directions: (3, N) rays to them.
+            position: (3, N) the points in the unit shape's space.
+        """
+        if self.solid.mesh is not None:
+            x, y, z = directions
+            return self._from_eye(eye).outward(x / z, y / z)
+        return gradient(self.solid.shape, self.cuts, position)
+
+    def _hit(self, start: Tensor, step: Tensor) -> Tensor:
+        t = first_hit(self.solid.shape, self.cuts, start, step)
+        if not self.flat:
+            return t
+        x, y = start[0] + t * step[0], start[1] + t * step[1]
+        return torch.where(covers(self.solid.outline, x, y), t, torch.inf)
+
+    def _from_eye(self, eye: float) -> Sight:
+        sight = self._sight((eye,), np.array([eye, 0.0, 0.0]), np.eye(3))
+        if sight is None:
+            raise ValueError(f"a mesh at {self.solid.centre} reaches behind the cameras")
+        return sight
+
+    def _shades_by_folds(self, points: Tensor, light: Tensor) -> Tensor:
+        """A lamp among the folds of a mesh is kept from nothing by it."""
+        position = light[:, 0].cpu().numpy().astype(np.float64)
+        ahead = self.solid.centre - position
+        sight = self._sight(tuple(position.tolist()), position, _axes(ahead))
+        if sight is None:
+            return torch.zeros_like(points[0], dtype=torch.bool)
+        x, y, height = sight.frame @ (points - self.centre)
+        z = sight.depth + height
+        return sight.heights(x / z, y / z) < height - self.own
+
+    def _sight(self, key: tuple[float, ...], point: Array, frame: Array) -> Sight | None:
+        """The mesh as seen from the point, with the rows of `frame` as axes; none if beside it."""
+        mesh = self.solid.mesh
+        if key not in self._sights and mesh is not None:
+            vertices = (self.corners - point) @ frame.T
+            depth = float(frame[2] @ (self.solid.centre - point))
+            before = vertices[:, 2].min() > _NEAR
+            device = self.centre.device
+            self._sights[key] = Sight(mesh, vertices, frame, depth, device) if before else None
+        return self._sights[key]
+
+    def bounds(self, rig: Rig, eye: float) -> Bounds:
+        """Its box on the screen of the camera that stands at x = `eye`."""
+        x, y, z = self.corners.T
+        if z.min() < _NEAR:
+            return -np.inf, np.inf, -np.inf, np.inf
+        column = rig.focal * (x - eye) / z + rig.centre[0]
+        row = rig.focal * y / z + rig.centre[1]
+        return float(column.min()), float(column.max()), float(row.min()), float(row.max())
+
+
+def _axes(ahead: Array) -> Array:
+    """(3, 3) whose rows are two axes across `ahead`, and its direction."""
+    z = ahead / np.linalg.norm(ahead)
+    x = np.cross(np.eye(3)[np.abs(z).argmin()], z)
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(z, x), z])
+
+
+def _tensor(array: Array, device: torch.device | str) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)
