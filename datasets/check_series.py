@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,7 @@ from datasets.frames import FrameDataset
 from datasets.names import RenderPass, Split
 from datasets.sceneflow import PUBLISHED_COUNTS
 from datasets.sceneflow_layouts import find_parts
+from datasets.templates import MissingFilesError
 
 __all__ = ["Count", "Series", "count_parts", "find_series"]
 
@@ -46,15 +48,19 @@ class Count:
 def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
     """Everything of dataset `name` that lies in `root`, and what could not be listed.
 
-    A reader stops at the first frame that lacks a file, so such a series is a problem and is not
-    looked at further. A split or pass that is not there at all is none.
+    Where frames lack files, all of these are told, and the series is not looked at further. A
+    split or pass that is not there at all is no problem.
     """
     found: list[Series] = []
     problems: list[Problem] = []
+    lacking: dict[tuple[tuple[Path, str], ...], list[Problem]] = {}  # once, if splits are alike
     for split, render_pass in _combinations(root, name):
         label = f"{split}, {render_pass}" if name in ("sceneflow", "sintel") else split
         try:
             dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+        except MissingFilesError as error:
+            lacking.setdefault(error.missing, _each_missing(label, error))
+            continue
         except (OSError, ValueError) as error:
             problems.append(Problem("missing", label, str(error)))
             continue
@@ -62,11 +68,17 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
             raise ValueError(f"{name}: made of no files, so there is nothing to check")
         if all(dataset.frames != series.dataset.frames for series in found):
             found.append(Series(label, dataset))
-    if (
-        name != "sceneflow"
-    ):  # others do not have all splits and passes: only the first must be there
-        problems = [] if found else problems[:1]
-    return found, problems
+    if name != "sceneflow":  # others do not have all splits and passes: only one must be there
+        problems = [] if found or lacking else problems[:1]
+    return found, [*chain.from_iterable(lacking.values()), *problems]
+
+
+def _each_missing(label: str, error: MissingFilesError) -> list[Problem]:
+    """How many files are missing, then each of them."""
+    share = len(error.missing) / (3 * error.frames)  # two images and the truth
+    told = f"{len(error.missing)} files of {error.frames} frames are missing, {share:.2%}"
+    each = [Problem("missing", str(path), what) for path, what in error.missing]
+    return [Problem("incomplete", label, f"{told}; it is not looked at further"), *each]
 
 
 def _combinations(root: Path, name: str) -> Iterator[tuple[Split, RenderPass]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets.decoders import scaled_png
 from datasets.frames import FrameDataset
 from datasets.names import Split
-from datasets.pairs import both_views, frames_of_views
+from datasets.pairs import frames_of_parts
 from datasets.splits import train_only
 from datasets.templates import Files, home
 
@@ -28,8 +28,8 @@ class CreStereo(FrameDataset):
     A stored 0 is unknown. `ROOT` may hold the tree in a folder `crestereo` or `CREStereo`. There
     are no splits: all of it is `train`.
 
-    Data: dataset_download.sh of github.com/megvii-research/CREStereo, 400 GB; licence: none is
-    stated for the data.
+    Data: dataset_download.sh of github.com/megvii-research/CREStereo, 400 GB; licence: that
+    repository states none for the data.
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
@@ -40,22 +40,9 @@ class CreStereo(FrameDataset):
             ValueError: another split than `train`.
         """
         train_only(split, "CREStereo's set is for training only")
-        base = _base(Path(root))
-        parts = [part for part in _PARTS if (base / part).is_dir()]
         layout = "understood as CREStereo: {tree,shapenet,reflective,hole}/.../NAME_left.jpg"
-        if not parts:
-            raise FileNotFoundError(f"{root}: no part of the set; {layout}")
-        super().__init__(
-            frame
-            for part in parts
-            for frame in frames_of_views(
-                both_views(base / part, "{name}_VIEW", ".jpg"),
-                both_views(base / part, "{name}_VIEW.disp"),
-                partial(scaled_png, steps=32),
-                layout,
-                part,
-            )
-        )
+        templates, decode = ("{name}_VIEW", "{name}_VIEW.disp"), partial(scaled_png, steps=32)
+        super().__init__(frames_of_parts(_base(Path(root)), _PARTS, templates, decode, layout))
 
 
 def is_crestereo(root: str | Path) -> bool:

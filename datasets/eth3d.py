@@ -25,7 +25,7 @@ class Eth3d(FrameDataset):
     The truth may also lie beside the images. `ROOT` may hold the tree in a folder `ETH3D`.
 
     Data: two_view_training.7z and two_view_training_gt.7z ("low-res two-view") at
-    eth3d.net/datasets; licence: CC BY-NC-SA 4.0.
+    eth3d.net/datasets; licence: its terms stand at eth3d.net, cite Schöps et al. 2017.
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datasets.decoders import depth_png
 from datasets.frames import FrameDataset
 from datasets.names import Split
-from datasets.pairs import both_views, frames_of_views
+from datasets.pairs import frames_of_parts
 from datasets.splits import check_choice, train_only
 from datasets.templates import Files, home
 
@@ -40,8 +40,8 @@ class FallingThings(FrameDataset):
     unknown. `ROOT` may hold the tree in a folder `fat` or `FallingThings`. There are no splits:
     all of it is `train`.
 
-    Data: fat.zip at research.nvidia.com/publication/2018-06_Falling-Things; licence:
-    CC BY-NC-SA 4.0.
+    Data: fat.zip at research.nvidia.com/publication/2018-06_Falling-Things; licence: its
+    terms stand on that page and with the download.
     """
 
     def __init__(
@@ -60,22 +60,9 @@ class FallingThings(FrameDataset):
         """
         train_only(split, "Falling Things has no test split")
         check_choice("variant", variant, get_args(Variant))
-        base = _base(Path(root))
-        wanted = ("single", "mixed") if variant == "both" else (variant,)
-        parts = [part for part in wanted if (base / part).is_dir()]
-        if not parts:
-            raise FileNotFoundError(f"{root}: no {' or '.join(wanted)} folder; {_LAYOUT}")
-        super().__init__(
-            frame
-            for part in parts
-            for frame in frames_of_views(
-                both_views(base / part, "{name}.VIEW", ".jpg"),
-                both_views(base / part, "{name}.VIEW.depth"),
-                _disparity,
-                _LAYOUT,
-                part,
-            )
-        )
+        parts = ("single", "mixed") if variant == "both" else (variant,)
+        templates = ("{name}.VIEW", "{name}.VIEW.depth")
+        super().__init__(frames_of_parts(_base(Path(root)), parts, templates, _disparity, _LAYOUT))
 
 
 def is_falling_things(root: str | Path) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.decoders import is_set
 from datasets.frames import Frame, FrameDataset, Mask, View
+from datasets.templates import MissingFilesError, every_part
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
 __all__ = ["PairFolder", "is_pair_folder"]
@@ -41,7 +43,7 @@ class PairFolder(FrameDataset):
         folders = _pair_folders(root)
         if not folders:
             raise FileNotFoundError(f"{root}: no pairs; {_LAYOUT}")
-        super().__init__(_frame(folder) for folder in folders)
+        super().__init__(every_part(_frames(folder) for folder in folders))
 
 
 def is_pair_folder(root: str | Path) -> bool:
@@ -60,9 +62,10 @@ def _holds_pair(folder: Path) -> bool:
     return any(_candidates(folder, stem, IMAGE_SUFFIXES) for stem in ("left", "right"))
 
 
-def _frame(folder: Path) -> Frame:
+def _frames(folder: Path) -> Iterator[Frame]:
+    """The one frame of a folder."""
     visible = _at_most_one(folder, "nonocc", (".png",))
-    return Frame(
+    yield Frame(
         View(
             _only(folder, "left", IMAGE_SUFFIXES),
             _only(folder, "disp", DISPARITY_SUFFIXES),
@@ -82,7 +85,7 @@ def _only(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     if found is None:
         what = "no truth" if stem == "disp" else f"no {stem} image"
         names = ", ".join(f"{stem}{suffix}" for suffix in suffixes)
-        raise FileNotFoundError(f"{folder}: {what} (one of {names}); {_LAYOUT}")
+        raise MissingFilesError([(folder, f"{what} (one of {names})")], 1, _LAYOUT)
     return found
 
 

@@ -26,7 +26,7 @@ class InStereo2k(FrameDataset):
 
     `ROOT` may hold the tree in a folder called `InStereo2K` or the like.
 
-    Data: the links in the readme of github.com/YuhuaXu/StereoDataset; licence: none is stated.
+    Data: the links in the readme of github.com/YuhuaXu/StereoDataset; licence: it states none.
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:

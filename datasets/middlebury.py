@@ -10,7 +10,7 @@ from datasets.decoders import is_full
 from datasets.frames import Frame, FrameDataset, Mask, View
 from datasets.names import Split
 from datasets.splits import check_choice, train_only
-from datasets.templates import Files, Key, home, matched
+from datasets.templates import Files, Key, every_part, home, matched
 
 __all__ = [
     "Calibration",
@@ -75,15 +75,11 @@ class Middlebury2014(FrameDataset):
         check_choice("calibration", calibration, get_args(Calibration))
         check_choice("right", right, get_args(Exposure))
         kinds = ("imperfect", "perfect") if calibration == "both" else (calibration,)
-        frames = (
-            frame
-            for kind in kinds
-            for frame in two_view_frames(
-                images=(Path(root), f"{{scene}}-{kind}"),
-                truth=(Path(root), f"{{scene}}-{kind}"),
-                names=(right, "disp0", "disp1"),
-                layout=_LAYOUT_2014,
-            )
+        places = [(Path(root), f"{{scene}}-{kind}") for kind in kinds]
+        names = (right, "disp0", "disp1")
+        frames = every_part(
+            two_view_frames(images=place, truth=place, names=names, layout=_LAYOUT_2014)
+            for place in places
         )
         super().__init__(sorted(frames, key=lambda frame: frame.name))
 

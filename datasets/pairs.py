@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.frames import Frame, View
-from datasets.templates import Files, matched
+from datasets.templates import Files, every_part, matched
 
-__all__ = ["both_views", "frames_of_views"]
+__all__ = ["both_views", "frames_of_parts", "frames_of_views"]
 
 Views = tuple[Files, Files]
 """Files of the left and of the right view."""
@@ -23,6 +23,40 @@ def both_views(folder: Path, template: str, suffix: str = ".png") -> Views:
         Files(folder, template.replace("VIEW", view), (suffix,)) for view in ("left", "right")
     )
     return left, right
+
+
+def frames_of_parts(
+    base: Path,
+    parts: Iterable[str],
+    templates: tuple[str, str],
+    decode: Callable[[Path], NDArray[np.float32]],
+    layout: str,
+) -> Iterator[Frame]:
+    """Frames of the parts that are there: folders with one tree of JPEG images and PNG truth each.
+
+    Args:
+        base: Where the parts lie.
+        parts: Names of their folders.
+        templates: Of the images and of the truth, with `VIEW`.
+        decode: Reads a truth, as `View.decode`.
+        layout: How the tree was understood, for messages.
+
+    Raises:
+        FileNotFoundError: there is no part, or files of frames are missing.
+    """
+    there = [part for part in parts if (base / part).is_dir()]
+    if not there:
+        raise FileNotFoundError(f"{base}: no {' or '.join(parts)} folder; {layout}")
+    return every_part(
+        frames_of_views(
+            both_views(base / part, templates[0], ".jpg"),
+            both_views(base / part, templates[1]),
+            decode,
+            layout,
+            part,
+        )
+        for part in there
+    )
 
 
 def frames_of_views(

@@ -11,7 +11,7 @@ from datasets.frames import Frame, FrameDataset, Mask, View
 from datasets.names import RenderPass, Split
 from datasets.sceneflow_layouts import LAYOUTS, Part, find_parts
 from datasets.splits import check_choice, render_passes
-from datasets.templates import Key, matched
+from datasets.templates import Key, every_part, matched
 
 __all__ = ["PUBLISHED_COUNTS", "RenderPass", "SceneFlow", "Side", "Split", "is_sceneflow"]
 
@@ -98,10 +98,11 @@ class SceneFlow(FrameDataset):
             )
         unused = frozenset() if exclude is None else _read_list(Path(exclude))
         super().__init__(
-            frame
-            for label, images in passes.items()
-            for part in parts
-            for frame in _part_frames(part, images, label, view, unused)
+            every_part(
+                _part_frames(part, images, label, view, unused)
+                for label, images in passes.items()
+                for part in parts
+            )
         )
 
 

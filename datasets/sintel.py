@@ -10,7 +10,7 @@ from datasets.decoders import is_unset, neither_set, sintel_png
 from datasets.frames import Frame, FrameDataset, Mask, View
 from datasets.names import RenderPass, Split
 from datasets.splits import render_passes, train_only
-from datasets.templates import Files, home, matched
+from datasets.templates import Files, every_part, home, matched
 
 __all__ = ["Sintel", "is_sintel"]
 
@@ -30,8 +30,8 @@ class Sintel(FrameDataset):
     `ROOT` may hold the tree in a folder called `Sintel` or the like. Masks: `in_frame`, which is
     what the authors evaluate on, and `nonocc`, in frame and not hidden.
 
-    Data: "stereo" at sintel.is.tue.mpg.de; licence: none is stated in the archive, cite Butler et
-    al. 2012; the film is CC BY 3.0.
+    Data: "stereo" at sintel.is.tue.mpg.de; licence: see that site, cite Butler et al. 2012; the
+    film itself is CC BY 3.0.
     """
 
     def __init__(
@@ -51,9 +51,7 @@ class Sintel(FrameDataset):
         train_only(split, "there is truth for the training scenes only")
         base = _base(Path(root))
         passes = render_passes(render_pass).items()
-        super().__init__(
-            frame for label, images in passes for frame in _frames(base, images, label)
-        )
+        super().__init__(every_part(_frames(base, images, label) for label, images in passes))
 
 
 def is_sintel(root: str | Path) -> bool:

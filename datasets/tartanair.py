@@ -31,8 +31,8 @@ class TartanAir(FrameDataset):
     Disparity is 320 pixels times 0.25 m by depth. The sky is told as some kilometres, so it is
     known. The published test set has no depth: all that is here is `train`.
 
-    Data: download_training.py of github.com/castacks/tartanair_tools (--rgb --depth); licence:
-    CC BY 4.0.
+    Data: download_training.py of github.com/castacks/tartanair_tools (--rgb --depth); licence: see
+    theairlab.org/tartanair-dataset (that of version 2 is CC BY 4.0), cite Wang et al. 2020.
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:

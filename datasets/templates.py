@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
+from typing import TypeVar
 
-__all__ = ["Files", "Key", "home", "matched"]
+__all__ = ["Files", "Key", "MissingFilesError", "every_part", "home", "matched"]
 
 Key = tuple[str, ...]
 """What a template's fields stand for in a path: `("A/0000", "0006")`."""
+_Row = TypeVar("_Row")
+_MISSING = (
+    "missing, though other files of the frame are there; unpack the archive again or remove the "
+    "frame"
+)
+
+
+class MissingFilesError(FileNotFoundError):
+    """Frames lack some of their files. The message tells the first; `missing` has them all."""
+
+    def __init__(self, missing: Sequence[tuple[Path, str]], frames: int, layout: str) -> None:
+        """Tell of files that are not there.
+
+        Args:
+            missing: Where they should be, and what to say of each.
+            frames: How many frames there are, these included.
+            layout: How the tree was understood.
+        """
+        self.missing, self.frames, self.layout = tuple(missing), frames, layout
+        path, what = missing[0]
+        more = f"; {len(missing) - 1} more files are missing" if len(missing) > 1 else ""
+        super().__init__(f"{path}: {what}{more}; {layout}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +122,7 @@ def matched(
         A frame's key and its three files.
 
     Raises:
-        FileNotFoundError: there are no images at all, or a file of a frame is missing.
+        FileNotFoundError: there are no images at all, or files of frames are missing.
     """
     kinds = (reference, partner, truth)
     for files in kinds:
@@ -110,14 +133,37 @@ def matched(
     if not keys:
         name = f"{reference.template}{' or '.join(reference.suffixes)}"
         raise FileNotFoundError(f"{reference.folder}: no images called {name}; {layout}")
+    missing = [
+        (files.path(key), _MISSING)
+        for key in keys
+        for files, there in zip(kinds, found, strict=True)
+        if key not in there
+    ]
+    if missing:
+        raise MissingFilesError(missing, len(keys), layout)
     for key in keys:
-        for files, there in zip(kinds, found, strict=True):
-            if key not in there:
-                raise FileNotFoundError(
-                    f"{files.path(key)}: missing, though other files of the frame are there; "
-                    f"unpack the archive again or remove the frame; {layout}"
-                )
         yield key, found[0][key], found[1][key], found[2][key]
+
+
+def every_part(parts: Iterable[Iterable[_Row]]) -> Iterator[_Row]:
+    """Frames of all parts; where files are missing, those of all parts are told at once.
+
+    Raises:
+        MissingFilesError: after all parts were looked at.
+    """
+    lacking: list[MissingFilesError] = []
+    whole = 0
+    for part in parts:
+        try:
+            for row in part:
+                yield row
+                whole += 1
+        except MissingFilesError as error:
+            lacking.append(error)
+    if lacking:
+        missing = [one for error in lacking for one in error.missing]
+        frames = whole + sum(error.frames for error in lacking)
+        raise MissingFilesError(missing, frames, lacking[0].layout)
 
 
 def home(root: Path, names: tuple[str, ...], *markers: str) -> Path:

@@ -36,7 +36,8 @@ class VirtualKitti(FrameDataset):
     are no splits: all of it is `train`.
 
     Data: vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar at
-    europe.naverlabs.com/research/proxy-virtual-worlds; licence: CC BY-NC-SA 3.0.
+    europe.naverlabs.com/research/proxy-virtual-worlds; licence: its terms of use stand on
+    that page, cite Cabon et al. 2020.
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_trees import instereo2k
 from stereo_pairs import textured_pair
 
 from datasets.check import check_dataset, spread
@@ -96,9 +97,44 @@ def test_a_missing_partner_and_a_missing_truth(tree):
         content = file.read_bytes()
         file.unlink()
         report = checked(tree)
-        assert [problem.kind for problem in report.problems] == ["missing"]
-        assert file.name.split(".")[0] in report.problems[0].what
+        assert [problem.kind for problem in report.problems] == ["incomplete", "missing"]
+        assert "1 files of 3 frames are missing, 11.11%" in report.problems[0].what
+        assert report.problems[1].where == str(file)
         file.write_bytes(content)
+
+
+def test_all_missing_files_of_all_parts_are_told_at_once(tree, capsys):
+    pair = textured_pair()
+    monkaa = tree / "Monkaa"
+    for number in NUMBERS:
+        for view in ("left", "right"):
+            write_image(monkaa / f"frames_cleanpass/flower/{view}/{number}.png", pair.left)
+            write_pfm(monkaa / f"disparity/flower/{view}/{number}.pfm", pair.disparity)
+    gone = [
+        path(tree, "frames_cleanpass", "right", "0006"),
+        path(tree, "disparity", "left", "0006"),
+        path(tree, "disparity", "left", "0008"),
+        monkaa / "disparity/flower/left/0007.pfm",
+    ]
+    for file in gone:
+        file.unlink()
+    report = checked(tree)
+    first, *others = report.problems
+    assert (first.kind, first.where) == ("incomplete", "train, clean")
+    assert first.what == "4 files of 6 frames are missing, 22.22%; it is not looked at further"
+    assert [(p.kind, p.where) for p in others] == [("missing", str(file)) for file in gone]
+    assert main(["data", "check", str(tree), "--no-whole"]) == 1
+    told = capsys.readouterr().out
+    assert all(str(file) in told for file in gone)
+
+
+def test_missing_files_of_one_split_are_told_though_the_other_is_whole(tmp_path):
+    instereo2k(tmp_path)
+    gone = sorted((tmp_path / "InStereo2K/train").rglob("right.png"))
+    for file in gone:
+        file.unlink()
+    problems = check_dataset(tmp_path, progress=False, pairs=0).problems
+    assert [p.where for p in problems if p.kind == "missing"] == [str(file) for file in gone]
 
 
 def test_swapped_views(tree):
@@ -185,8 +221,13 @@ def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
     assert (report.dataset, report.frames, report.problems) == ("folder", 2, ())
     (tmp_path / "b" / "right.png").unlink()
     report = check_dataset(tmp_path, progress=False)
-    assert [problem.kind for problem in report.problems] == ["missing"]
-    assert "b: no right image" in report.problems[0].what
+    (tmp_path / "a" / "disp.npy").unlink()
+    report = check_dataset(tmp_path, progress=False)
+    assert [problem.kind for problem in report.problems] == ["incomplete", "missing", "missing"]
+    assert [problem.what.split(" (")[0] for problem in report.problems[1:]] == [
+        "no truth",
+        "no right image",
+    ]
 
 
 def test_textureless_views_say_nothing(tree):

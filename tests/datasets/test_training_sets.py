@@ -27,7 +27,9 @@ def test_any_part_of_crestereo_will_do(tmp_path):
     crestereo(tmp_path / "CREStereo", order=(0,))
     dataset = CreStereo(tmp_path)
     assert dataset.parts == {"hole": 1}
-    with pytest.raises(FileNotFoundError, match="elsewhere: no part of the set"):
+    with pytest.raises(
+        FileNotFoundError, match="elsewhere: no tree or shapenet or reflective or hole folder"
+    ):
         CreStereo(tmp_path / "elsewhere")
 
 
