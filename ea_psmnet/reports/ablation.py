@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,16 +15,17 @@ from tqdm import tqdm
 from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.files import write_json
-from ea_psmnet.reports.ablation_config import MAY_CHANGE, AblationConfig, Question
+from ea_psmnet.reports.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
 from ea_psmnet.reports.ablation_run import Run, RunResult, TestSets, finish_run
 from ea_psmnet.reports.forecast import count_parameters
 from ea_psmnet.reports.network_resources import site_volume
 from ea_psmnet.reports.variants import parse_variant, slug
 
-__all__ = ["RENDERED", "Ablation", "Spread", "ablate", "question_variants"]
+__all__ = ["Ablation", "Spread", "ablate", "question_variants"]
 
-RENDERED = "rendered"
-"""The name of the test set that every ablation has."""
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t with 1 to 9 degrees of freedom; more are taken for 9, which is
+a little too careful."""
 
 _SITES = ("volume", "encoder", "bottleneck", "decoder", "output")
 
@@ -35,15 +37,20 @@ class Spread:
     count: int
     mean: float | None
     """None for no seed."""
-    deviation: float | None
+    deviation: float | None = None
     """None for fewer than two seeds."""
+    interval: tuple[float, float] | None = None
+    """Where the mean over all seeds lies with 95 %, by Student's t; None for fewer than two."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of some values."""
-        return cls(
-            len(values), mean(values) if values else None, stdev(values) if values[1:] else None
-        )
+        count = len(values)
+        if count < 2:
+            return cls(count, values[0] if values else None)
+        middle, deviation = mean(values), stdev(values)
+        reach = _STUDENT[min(count - 1, len(_STUDENT)) - 1] * deviation / math.sqrt(count)
+        return cls(count, middle, deviation, (middle - reach, middle + reach))
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
         for text in variants
     }
     parameters = {text: count_parameters(network) for text, network in networks.items()}
-    others = {str(root): build_dataset("auto", root, split="test") for root in config.eval_roots}
+    others = {n: build_dataset("auto", root, split="test") for n, root in config.tests.items()}
     _claim(question, config)
     tests: TestSets = {RENDERED: _rendered(config), **others}
     results: list[RunResult] = []

@@ -9,7 +9,10 @@ from typing import Any, Literal
 from datasets.names import DatasetName
 from ea_psmnet.machine import Device
 
-__all__ = ["MAY_CHANGE", "AblationConfig", "Question"]
+__all__ = ["MAY_CHANGE", "RENDERED", "AblationConfig", "Question"]
+
+RENDERED = "rendered"
+"""The name of the test set that every ablation has."""
 
 Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads"]
 """What is varied: Shen et al.'s Tables 8, 9 and 10, and what stands in the module's place."""
@@ -73,6 +76,11 @@ class AblationConfig:
             raise ValueError(f"seeds must be different numbers from 0 on, not {self.seeds}")
         if any(side < 16 or side % 16 for side in self.crop):
             raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
+        if len({RENDERED, *self.tests}) <= len(self.eval_roots):
+            raise ValueError(
+                f"eval_roots {', '.join(map(str, self.eval_roots))} are told apart by the folders' "
+                f"names, which must differ from each other and from '{RENDERED}'"
+            )
         if self.max_disparity > self.crop[1]:
             raise ValueError(
                 f"max disparity {self.max_disparity} is wider than the crop ({self.crop[1]})"
@@ -82,6 +90,11 @@ class AblationConfig:
     def scene_size(self) -> tuple[int, int]:
         """Height and width of rendered scenes: a quarter more than the crop, to draw crops from."""
         return 5 * self.crop[0] // 4, 5 * self.crop[1] // 4
+
+    @property
+    def tests(self) -> dict[str, Path]:
+        """The datasets to measure errors on besides the rendered one, by their folders' names."""
+        return {root.resolve().name: root for root in self.eval_roots}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -33,8 +33,8 @@ def _introduction(ablation: Ablation) -> str:
         f"{config.width:g}; attention at {config.sites} where a variant names no place. Mean ± "
         "sample standard deviation over n seeds, those whose EPE is finite. All variants of a seed "
         "start from the same weights and see the same samples in the same order, so the "
-        f"differences to {ablation.variants[0]} are taken seed by seed. EPE in pixels, bad-1 and "
-        "bad-3 in percent."
+        f"differences to {ablation.variants[0]} are taken seed by seed; their mean's interval is "
+        "Student's. EPE in pixels, bad-1 and bad-3 in percent."
     )
 
 
@@ -49,6 +49,7 @@ def _cells(ablation: Ablation, variant: str, test: str) -> dict[str, object]:
         "n": f"{spreads['EPE'].count} of {len(runs)}",
         **{name: _spread(spread) for name, spread in spreads.items()},
         "difference of EPE": "-" if difference is None else _spread(difference, signed=True),
+        "95 % interval": "-" if difference is None else _interval(difference),
     }
 
 
@@ -58,6 +59,11 @@ def _spread(spread: Spread, *, signed: bool = False) -> str:
         return "-"
     value = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
     return value if spread.deviation is None else f"{value} ± {spread.deviation:.3f}"
+
+
+def _interval(spread: Spread) -> str:
+    """`-0.123 to +0.045`; a dash for fewer than two seeds."""
+    return " to ".join(f"{end:+.3f}" for end in spread.interval) if spread.interval else "-"
 
 
 def _diverged(ablation: Ablation) -> Iterator[str]:

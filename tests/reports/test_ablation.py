@@ -14,8 +14,8 @@ from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_state, save_model
 from ea_psmnet.reports import ablation as module
 from ea_psmnet.reports import ablation_run
-from ea_psmnet.reports.ablation import RENDERED, Ablation, Spread, ablate, question_variants
-from ea_psmnet.reports.ablation_config import AblationConfig
+from ea_psmnet.reports.ablation import Ablation, Spread, ablate, question_variants
+from ea_psmnet.reports.ablation_config import RENDERED, AblationConfig
 from ea_psmnet.reports.ablation_plot import ablation_plot
 from ea_psmnet.reports.ablation_run import RunResult
 from ea_psmnet.reports.ablation_text import ablation_markdown
@@ -137,7 +137,7 @@ def test_a_kept_run_is_measured_on_what_was_added(config, pairs, trainer, tmp_pa
     write_npy(tmp_path / "real" / "a" / "disp.npy", np.full((32, 48), 5, np.float32))
     found = last(ablate("normalisation", replace(config, eval_roots=(tmp_path / "real",))))
     assert len(trainer.runs) == 6
-    assert found.tests == [RENDERED, str(tmp_path / "real")]
+    assert found.tests == [RENDERED, "real"]
 
 
 def test_numbers_that_are_not_finite_are_an_outcome(config, pairs, trainer):
@@ -145,7 +145,7 @@ def test_numbers_that_are_not_finite_are_an_outcome(config, pairs, trainer):
     trainer.fails = {"efficient--normalisation-none": (2, said)}
     found = last(ablate("normalisation", config))
     assert [r.diverged for r in found.of(VARIANTS[2])] == [said.removeprefix("error: ")] * 2
-    assert found.spread(VARIANTS[2], RENDERED, "EPE") == Spread(0, None, None)
+    assert found.spread(VARIANTS[2], RENDERED, "EPE") == Spread(0, None)
     text = ablation_markdown(found)
     assert "0 of 2" in text
     assert f"{VARIANTS[2]}, seed 3: 10 steps in a row were not finite" in text
@@ -262,12 +262,32 @@ def some_ablation(config):
 
 def test_deviations_are_of_samples_and_differences_paired(config):
     made = some_ablation(config)
-    assert made.spread("a", RENDERED, "EPE") == Spread(3, 3.0, pytest.approx(7**0.5))
-    assert made.spread("b", RENDERED, "EPE") == Spread(2, 5.5, pytest.approx(24.5**0.5))
-    assert made.difference("b", RENDERED, "EPE") == Spread(2, 2.0, pytest.approx(2**0.5))
-    turned = replace(made, variants=("b", "a"))
-    assert turned.difference("a", RENDERED, "EPE") == Spread(2, -2.0, pytest.approx(2**0.5))
-    assert Spread.of([4.0]) == Spread(1, 4.0, None)
+    spreads = (
+        (made.spread("a", RENDERED, "EPE"), 3, 3.0, 7**0.5),
+        (made.spread("b", RENDERED, "EPE"), 2, 5.5, 24.5**0.5),
+        (made.difference("b", RENDERED, "EPE"), 2, 2.0, 2**0.5),
+        (replace(made, variants=("b", "a")).difference("a", RENDERED, "EPE"), 2, -2.0, 2**0.5),
+    )
+    for spread, *figures in spreads:
+        assert [spread.count, spread.mean, spread.deviation] == pytest.approx(figures)
+    assert Spread.of([4.0]) == Spread(1, 4.0)
+
+
+def test_the_interval_is_students():
+    """Of 1, 2, 6: t with 2 degrees of freedom is 4.303, the mean's standard error sqrt(7 / 3)."""
+    reach = 4.303 * (7 / 3) ** 0.5
+    assert Spread.of([1.0, 2.0, 6.0]).interval == pytest.approx((3 - reach, 3 + reach))
+    # More than ten values are taken for ten.
+    assert Spread.of([0.0, 2.0] * 8).interval == pytest.approx(
+        (1 - 2.262 * (16 / 15 / 16) ** 0.5, 1 + 2.262 * (16 / 15 / 16) ** 0.5)
+    )
+
+
+def test_eval_roots_of_one_name_are_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="told apart by the folders' names"):
+        replace(config, eval_roots=(tmp_path / "a" / "pairs", tmp_path / "b" / "pairs"))
+    with pytest.raises(ValueError, match="'rendered'"):
+        replace(config, eval_roots=(tmp_path / RENDERED,))
 
 
 def test_the_table_says_mean_deviation_and_how_many(config):
@@ -279,6 +299,7 @@ def test_the_table_says_mean_deviation_and_how_many(config):
     assert "2 of 3" in b
     assert "5.500 ± 4.950" in b
     assert "+2.000 ± 1.414" in b
+    assert "-10.706 to +14.706" in b
     assert "b, seed 1: its predictions on rendered are not finite" in text
     assert "seed 0" not in text
 
