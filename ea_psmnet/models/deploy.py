@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ea_psmnet.attention import VolumeAttention
+from ea_psmnet.models.inference_layers import (
+    Cast,
+    DirectConv3d,
+    FactoredConv,
+    FullPrecision,
+    WinogradConv2d,
+    WinogradConv3d,
+)
 from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
 from ea_psmnet.models.psmnet import PSMNet
-from ea_psmnet.ops.factored_volume import (
-    PairVolume,
-    VolumeKernels,
-    convolve_factored,
-    volume_kernels,
-)
 
 __all__ = ["arrange_for_inference"]
 
@@ -40,6 +42,7 @@ def arrange_for_inference(model: PSMNet, dtype: torch.dtype = torch.float32) -> 
         _fold(pair)
     _narrow(arranged, dtype)
     to_channels_last(arranged)
+    _halve_products(arranged, dtype)
     return arranged
 
 
@@ -63,9 +66,9 @@ def _fold(pair: nn.Sequential) -> None:
     transposed = isinstance(conv, nn.ConvTranspose3d)
     folded = fuse_conv_bn_eval(conv, norm, transpose=transposed).requires_grad_(False)
     if isinstance(folded, VolumeConv3d):
-        pair[0] = _FactoredConv(folded)
+        pair[0] = FactoredConv(folded)
     elif isinstance(folded, nn.Conv3d):
-        pair[0] = _DirectConv3d.like(folded)
+        pair[0] = DirectConv3d.like(folded)
     else:
         pair[0] = folded
     pair[1] = nn.Identity()
@@ -79,66 +82,31 @@ def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
         for parameter in module.parameters(recurse=False):
             if parameter not in wide:
                 parameter.data = parameter.data.to(dtype)
-    model.features.stem = _FullPrecision(*kept[0])
-    model.features.stages[0] = _FullPrecision(*kept[1], _Cast(dtype))
+    model.features.stem = FullPrecision(*kept[0])
+    model.features.stages[0] = FullPrecision(*kept[1], Cast(dtype))
 
 
-class _FullPrecision(nn.Sequential):
-    """Layers out of autocast's reach."""
+def _halve_products(model: PSMNet, dtype: torch.dtype) -> None:
+    """Winograd convolutions where they are faster (measured: docs/speed-notes.md).
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to whatever the last layer makes of it."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x)
-
-
-class _Cast(nn.Module):
-    """To another type."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
-        return x.to(self.dtype)
-
-
-class _DirectConv3d(nn.Conv3d):
-    """By oneDNN on the CPU whatever the size.
-
-    For a single small float32 volume torch picks a convolution of its own, several times slower.
+    Not in bfloat16 for volumes at 1/4 of the image, whose rounding errors would reach the scores.
     """
-
-    @classmethod
-    def like(cls, conv: nn.Conv3d) -> _DirectConv3d:
-        """One that shares another's settings and parameters."""
-        made = cls.__new__(cls)
-        made.__dict__.update(conv.__dict__)
-        return made
-
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, inputs, D, H, W) to (B, outputs, ...)."""
-        if not (volume.device.type == "cpu" and volume.dtype == torch.float32 and _has_onednn()):
-            return super().forward(volume)
-        return torch.ops.aten.mkldnn_convolution(
-            volume, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+    half = dtype.itemsize < 4
+    aggregation = model.aggregation
+    fine = (aggregation.stem, aggregation.residuals, aggregation.classifiers) if half else ()
+    kept = {module for part in fine for module in part.modules()}
+    for module in set(_outside_attention(model)) - kept:
+        for name, conv in module.named_children():
+            if type(conv) is DirectConv3d and _fits(conv, 32):
+                setattr(module, name, WinogradConv3d.like(conv))
+            # Rows of a dilated convolution lie apart in memory.
+            reach = (1,) if half else (1, 2)
+            if type(conv) is nn.Conv2d and conv.dilation[0] in reach and _fits(conv, 128):
+                setattr(module, name, WinogradConv2d.like(conv))
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-
-
-class _FactoredConv(nn.Module):
-    """A `VolumeConv3d` by 2D kernels made once."""
-
-    def __init__(self, conv: VolumeConv3d) -> None:
-        super().__init__()
-        kernels = volume_kernels(conv.weight)
-        self.left, self.right = (nn.Parameter(k, requires_grad=False) for k in kernels)
-        self.bias = conv.bias
-
-    def forward(self, volume: PairVolume) -> Tensor:
-        """See `volume_conv`."""
-        return convolve_factored(volume, VolumeKernels(self.left, self.right), self.bias)
+def _fits(conv: nn.Conv2d | nn.Conv3d, channels: int) -> bool:
+    """Whether it has three taps a side, stride 1, a bias and so many channels at least."""
+    sides = set(conv.kernel_size), set(conv.stride)
+    wide = min(conv.in_channels, conv.out_channels) >= channels
+    return sides == ({3}, {1}) and wide and conv.bias is not None

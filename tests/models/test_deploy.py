@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ea_psmnet.models.config import SITES, PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
+from ea_psmnet.models.inference_layers import WinogradConv2d, WinogradConv3d
 from ea_psmnet.models.psmnet import build_model
 
 CONFIGS = {
@@ -19,6 +20,7 @@ CONFIGS = {
         max_disparity=48, width=0.25, attention="dot_product", attention_sites=("bottleneck",)
     ),
     "group": PSMNetConfig(max_disparity=48, width=0.25, normalisation="group"),
+    "full width": PSMNetConfig(max_disparity=48),
 }
 
 
@@ -93,3 +95,31 @@ def test_small_single_volumes_take_the_same_convolution():
     expected = nn.functional.conv3d(volume, convolution.weight, convolution.bias, padding=1)
     with torch.inference_mode():
         torch.testing.assert_close(convolution(volume), expected, rtol=0, atol=1e-4)
+
+
+def halved(dtype):
+    """Names of the convolutions of a full-width network with half the products."""
+    arranged = arrange_for_inference(build_model(CONFIGS["full width"]), dtype)
+    kinds = WinogradConv2d | WinogradConv3d
+    return {name for name, module in arranged.named_modules() if isinstance(module, kinds)}
+
+
+def test_wide_convolutions_of_stride_one_take_half_the_products():
+    exact, fast = halved(torch.float32), halved(torch.bfloat16)
+    of_classifiers = {f"aggregation.classifiers.{index}.0.0" for index in range(3)}
+    dilated = {f"features.stages.3.{index}.conv2.0" for index in range(3)}
+    fine = {"aggregation.stem.2.0", "aggregation.residuals.0.0.0"} | of_classifiers
+    assert fine | dilated < exact
+    assert fast < exact
+    assert not fast & (fine | dilated)
+    assert {"aggregation.hourglasses.0.refine1.0", "features.fuse.0.0"} < fast
+    assert "aggregation.hourglasses.0.down1.0.0" not in exact  # strided
+    assert "features.stages.1.0.conv2.0" not in exact  # 64 channels
+
+
+def test_a_convolution_with_half_the_products_is_the_plain_one_elsewhere_and_in_its_weights():
+    arranged = arrange_for_inference(build_model(CONFIGS["full width"]))
+    convolution = arranged.aggregation.residuals[0][0][0]
+    on_meta = convolution.to("meta")(torch.empty(1, 32, 4, 5, 6, device="meta"))
+    assert on_meta.shape == (1, 32, 4, 5, 6)
+    assert set(convolution.state_dict()) == {"weight", "bias"}
