@@ -173,15 +173,26 @@ def import_original(state: dict[str, Tensor]) -> tuple[PSMNetConfig, dict[str, T
     return config, renamed
 
 
-def load_into(model: PSMNet, path: Path | str) -> None:
+def load_into(model: PSMNet, path: Path | str, *, attention: bool = True) -> None:
     """Start a network from a checkpoint of either kind.
 
     Attention modules that the checkpoint lacks keep their initial state, the identity; everything
     else must fit. Raises as `load_model`.
+
+    Args:
+        model: the network.
+        path: of the checkpoint.
+        attention: whether to take the checkpoint's attention modules, if it has some.
     """
     _, state = load_state(path)
-    fresh = {name: t for name, t in model.state_dict().items() if ".attention." in name}
-    _load_strictly(model, fresh | state, path)
+    if not attention:
+        state = _attention(state, are=False)
+    _load_strictly(model, _attention(model.state_dict(), are=True) | state, path)
+
+
+def _attention(state: dict[str, Tensor], *, are: bool) -> dict[str, Tensor]:
+    """The tensors that are attention modules', or those that are not."""
+    return {name: t for name, t in state.items() if (".attention." in name) == are}
 
 
 def _load_strictly(model: PSMNet, state: dict[str, Tensor], path: Path | str) -> None:

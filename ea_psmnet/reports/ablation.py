@@ -16,7 +16,7 @@ from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.files import write_json
 from ea_psmnet.reports.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
-from ea_psmnet.reports.ablation_run import Run, RunResult, TestSets, finish_run
+from ea_psmnet.reports.ablation_run import Run, RunResult, TestSets, finish_run, shared_weights
 from ea_psmnet.reports.forecast import count_parameters
 from ea_psmnet.reports.network_resources import site_volume
 from ea_psmnet.reports.variants import parse_variant, slug
@@ -156,6 +156,8 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
     parameters = {text: count_parameters(network) for text, network in networks.items()}
     others = {n: build_dataset("auto", root, split="test") for n, root in config.tests.items()}
     _claim(question, config)
+    for seed in config.seeds:  # what does not fit is told before anything is rendered
+        shared_weights(config, seed)
     tests: TestSets = {RENDERED: _rendered(config), **others}
     results: list[RunResult] = []
     bar = tqdm([(variant, seed) for seed in config.seeds for variant in variants], unit="run")

@@ -44,6 +44,9 @@ class AblationConfig:
     """Disparities searched, in pixels; a multiple of 16."""
     crop: tuple[int, int] = (128, 256)
     """Height and width of the random crop, multiples of 16."""
+    init: Path | None = None
+    """Checkpoint whose weights, but for attention's, all runs start from: seeds then differ in
+    their samples alone. Default: weights drawn anew for each seed."""
     batch: int = 4
     """Samples a step."""
     lr: float = 1e-3

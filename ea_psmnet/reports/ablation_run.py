@@ -18,13 +18,13 @@ from ea_psmnet.files import atomic_path, write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.models.weights import load_state, save_model
+from ea_psmnet.models.weights import load_into, load_state, save_model
 from ea_psmnet.reports.ablation_config import AblationConfig
 from ea_psmnet.reports.evaluation import evaluate
 from ea_psmnet.reports.variants import parse_variant, slug
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Run", "RunResult", "TestSets", "finish_run"]
+__all__ = ["Run", "RunResult", "TestSets", "finish_run", "shared_weights"]
 
 TestSets = Mapping[str, Sequence[StereoSample]]
 """Pairs to measure errors on, by name."""
@@ -125,7 +125,7 @@ def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
     """Of `train`: everything that variants share, and this one's network."""
     options: dict[str, Any] = {
         "network": _network_file(run, config),
-        "init": _shared_weights(config, run.seed),
+        "init": shared_weights(config, run.seed),
         "data": config.data if config.root else "sceneflow",
         "root": scenes,
         "crop": config.crop,
@@ -159,12 +159,20 @@ def _network_file(run: Run, config: AblationConfig) -> Path:
     return path
 
 
-def _shared_weights(config: AblationConfig, seed: int) -> Path:
-    """What all variants of a seed start from: the network without attention, made once."""
+def shared_weights(config: AblationConfig, seed: int) -> Path:
+    """What all variants of a seed start from: the network without attention, made once.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint where `init` says.
+        ValueError: it does not fit the network.
+    """
     path = config.out / "initial" / f"seed-{seed}.safetensors"
     if not path.is_file():
         torch.manual_seed(seed)
         bare = PSMNetConfig(width=config.width, max_disparity=config.max_disparity)
+        model = build_model(bare)
+        if config.init is not None:
+            load_into(model, config.init, attention=False)
         with atomic_path(path) as temporary:
-            save_model(temporary, build_model(bare))
+            save_model(temporary, model)
     return path

@@ -120,6 +120,27 @@ def test_variants_of_a_seed_share_their_first_weights(config, pairs, trainer):
     assert not torch.equal(states[3][convolution], states[0][convolution])
 
 
+def test_all_runs_may_start_from_one_checkpoint_but_for_its_attention(
+    config, pairs, trainer, tmp_path
+):
+    first = build_model(parse_variant("efficient", width=0.125, max_disparity=32))
+    save_model(tmp_path / "first.safetensors", first)
+    last(ablate("normalisation", replace(config, init=tmp_path / "first.safetensors")))
+    bare = {name for name in first.state_dict() if ".attention." not in name}
+    for seed in config.seeds:
+        _, state = load_state(config.out / "initial" / f"seed-{seed}.safetensors")
+        assert state.keys() == bare
+        assert all(torch.equal(state[name], first.state_dict()[name]) for name in bare)
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_before_anything_is_rendered(config, tmp_path):
+    save_model(tmp_path / "wide.safetensors", build_model(parse_variant("baseline", width=0.25)))
+    config = replace(config, init=tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="does not fit the network"):
+        last(ablate("normalisation", config))
+    assert not (config.out / "scenes").exists()
+
+
 def test_finished_runs_are_kept_and_more_seeds_added(config, pairs, trainer):
     first = last(ablate("normalisation", replace(config, seeds=(3,))))
     assert len(trainer.runs) == 3
