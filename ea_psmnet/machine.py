@@ -6,6 +6,11 @@ import ctypes
 import os
 import platform
 import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +22,7 @@ __all__ = [
     "Precision",
     "available_memory",
     "choose_device",
+    "ending_children",
     "has_fast_bfloat16",
     "held_memory",
     "keep_freed_memory",
@@ -123,3 +129,19 @@ def single_opencv_thread() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+
+
+@contextmanager
+def ending_children() -> Iterator[None]:
+    """Let SIGTERM leave by an exception, on which `subprocess.run` within ends its child.
+
+    By default it ends this process alone, and the child goes on with nobody to wait for it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

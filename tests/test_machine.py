@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,20 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
     assert ended.stdout.strip() == b"1", ended.stderr
+
+
+def test_a_child_does_not_outlive_sigterm():
+    script = """
+import subprocess, sys
+from ea_psmnet.machine import ending_children
+
+with ending_children():
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    subprocess.run([sys.executable, "-c", child])
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    child = int(process.stdout.readline())
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)

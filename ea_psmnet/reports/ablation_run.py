@@ -16,6 +16,7 @@ import torch
 
 from ea_psmnet.files import atomic_path, write_json
 from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.machine import ending_children
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_state, save_model
@@ -108,7 +109,7 @@ def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
     """Train in a process of its own; returns what it said where numbers were not finite."""
     command = [sys.executable, "-m", "ea_psmnet", "train", *_arguments(run, config, scenes)]
     log = run.folder / "train.log"
-    with log.open("a") as file:
+    with log.open("a") as file, ending_children():
         ended = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
     if ended == 0:
         return None

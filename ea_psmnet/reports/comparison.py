@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ea_psmnet.files import write_json
-from ea_psmnet.machine import choose_device
+from ea_psmnet.machine import choose_device, ending_children
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.forecast import Forecast, SiteForecast, count_parameters, forecast
@@ -172,9 +172,10 @@ def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:
     """Run a trial's process to its end, or end it; returns how it ended."""
     command = [sys.executable, "-m", "ea_psmnet.reports.trial"]
     try:
-        process = subprocess.run(
-            command, input=request, text=True, stderr=stderr, timeout=timeout, check=False
-        )
+        with ending_children():
+            process = subprocess.run(
+                command, input=request, text=True, stderr=stderr, timeout=timeout, check=False
+            )
     except subprocess.TimeoutExpired:
         return f"did not end within {timeout:.0f} s"
     if process.returncode < 0:
