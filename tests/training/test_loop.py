@@ -157,7 +157,8 @@ class Compiled(torch.nn.Module):
 
     calls = 0
 
-    def __init__(self, network):
+    def __init__(self, network, dynamic):
+        assert dynamic is False
         super().__init__()
         self._orig_mod = network
 
