@@ -126,12 +126,28 @@ def _plan(x: Tensor, keys: int) -> tuple[tuple[int, int], int, dict[str, Any]]:
 
 
 @triton.jit
-def block_at(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def _block_at(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
     """Pointers to (C, N) values from position `first` on, and which of them exist."""
     c = tl.arange(0, C).to(tl.int64)
     p = first + tl.arange(0, N).to(tl.int64)
     inside = (c < channels)[:, None] & (p < stop)[None, :]
     return x + c[:, None] * stride_c + p[None, :] * stride_n, inside
+
+
+@triton.jit
+def load_block(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(C, N) values from position `first` on in float32, zero where there are none."""
+    at, inside = _block_at(x, first, stop, channels, stride_c, stride_n, C, N)
+    return tl.load(at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_block(  # type: ignore[no-untyped-def]
+    x, values, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr
+):  # fmt: skip
+    """Those of (C, N) values that exist, to where `load_block` takes them from."""
+    at, inside = _block_at(x, first, stop, channels, stride_c, stride_n, C, N)
+    tl.store(at, values.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -202,8 +218,7 @@ def _gather_kernel(  # type: ignore[no-untyped-def]
     sums = tl.zeros((K, C), tl.float32)
     start, stop = span_of_program(span, positions)
     for first in range(start, stop, N):
-        at, inside = block_at(x, first, stop, channels, stride_c, stride_n, C, N)
-        block = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # (C, N)
+        block = load_block(x, first, stop, channels, stride_c, stride_n, C, N)
         logits = tl.dot(weights, block, input_precision=PRECISION)  # (K, N)
         exists = first + tl.arange(0, N) < stop
         logits = tl.where(exists[None, :], logits, float("-inf"))
@@ -236,10 +251,8 @@ def _spread_kernel(  # type: ignore[no-untyped-def]
     shift = load_vector(offset, channels, C)[:, None]
     start, stop = span_of_program(span, positions)
     for first in range(start, stop, N):
-        at, inside = block_at(x, first, stop, channels, stride_c, stride_n, C, N)
-        block = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # (C, N)
+        block = load_block(x, first, stop, channels, stride_c, stride_n, C, N)
         logits = tl.dot(weights, block, input_precision=PRECISION) + below  # (K, N)
         queries = softmax_queries(logits, keys, HEADS, K, N)
         result = tl.dot(projection, queries, input_precision=PRECISION) + shift + block
-        at, inside = block_at(out, first, stop, channels, out_c, out_n, C, N)
-        tl.store(at, result.to(out.dtype.element_ty), mask=inside)
+        store_block(out, result, first, stop, channels, out_c, out_n, C, N)

@@ -23,13 +23,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ea_psmnet.ops.efficient_triton import (
-    block_at,
+    load_block,
     load_matrix,
     load_vector,
     plan,
     row_of_program,
     softmax_queries,
     span_of_program,
+    store_block,
     store_matrix,
     store_vector,
 )
@@ -125,11 +126,18 @@ def _plan(x: Tensor, keys: int) -> tuple[tuple[int, int], int, dict[str, Any]]:
 
 
 @triton.jit
-def _grad_logits(queries, pull, HEADS: tl.constexpr, K: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Backward of `softmax_queries`: (K, N) gradients of the queries to those of the logits."""
+def _queries_and_slope(  # type: ignore[no-untyped-def]
+    block, arriving, weights, bias, projection, keys,
+    HEADS: tl.constexpr, K: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(K, N) queries of a (C, N) block, and the gradient of their logits."""
+    logits = tl.dot(weights, block, input_precision=PRECISION) + bias
+    queries = softmax_queries(logits, keys, HEADS, K, N)
+    pull = tl.dot(tl.trans(projection), arriving, input_precision=PRECISION)
     weighted = tl.reshape(queries * pull, (HEADS, K // HEADS, N))
     grouped = tl.reshape(queries, (HEADS, K // HEADS, N))
-    return tl.reshape(weighted - grouped * tl.sum(weighted, 1)[:, None, :], (K, N))
+    slope = weighted - grouped * tl.sum(weighted, 1)[:, None, :]
+    return queries, tl.reshape(slope, (K, N))
 
 
 @triton.jit
@@ -152,14 +160,11 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
     offset_sum = tl.zeros((C,), tl.float32)
     start, stop = span_of_program(span, positions)
     for first in range(start, stop, N):
-        at, inside = block_at(x, first, stop, channels, stride_c, stride_n, C, N)
-        block = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # (C, N)
-        at, inside = block_at(grad, first, stop, channels, grad_c, grad_n, C, N)
-        arriving = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # (C, N)
-        logits = tl.dot(weights, block, input_precision=PRECISION) + below  # (K, N)
-        queries = softmax_queries(logits, keys, HEADS, K, N)
-        pull = tl.dot(tl.trans(projection), arriving, input_precision=PRECISION)  # (K, N)
-        slope = _grad_logits(queries, pull, HEADS, K, N)
+        block = load_block(x, first, stop, channels, stride_c, stride_n, C, N)
+        arriving = load_block(grad, first, stop, channels, grad_c, grad_n, C, N)
+        queries, slope = _queries_and_slope(
+            block, arriving, weights, below, projection, keys, HEADS, K, N, PRECISION
+        )
         fold_sum += tl.dot(arriving, tl.trans(queries), input_precision=PRECISION)
         query_sum += tl.dot(slope, tl.trans(block), input_precision=PRECISION)
         bias_sum += tl.sum(slope, 1)
@@ -195,14 +200,11 @@ def _input_kernel(  # type: ignore[no-untyped-def]
     key_sum = tl.zeros((K, C), tl.float32)
     start, stop = span_of_program(span, positions)
     for first in range(start, stop, N):
-        at, inside = block_at(x, first, stop, channels, stride_c, stride_n, C, N)
-        block = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # (C, N)
-        at, inside = block_at(grad, first, stop, channels, grad_c, grad_n, C, N)
-        result = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # (C, N)
-        logits = tl.dot(query_weights, block, input_precision=PRECISION) + query_bias  # (K, N)
-        queries = softmax_queries(logits, keys, HEADS, K, N)
-        pull = tl.dot(tl.trans(projection), result, input_precision=PRECISION)  # (K, N)
-        slope = _grad_logits(queries, pull, HEADS, K, N)
+        block = load_block(x, first, stop, channels, stride_c, stride_n, C, N)
+        result = load_block(grad, first, stop, channels, grad_c, grad_n, C, N)
+        _, slope = _queries_and_slope(
+            block, result, query_weights, query_bias, projection, keys, HEADS, K, N, PRECISION
+        )
         result += tl.dot(tl.trans(query_weights), slope, input_precision=PRECISION)
         share = tl.dot(key_weights, block, input_precision=PRECISION) - scale  # (K, N)
         exists = first + tl.arange(0, N) < stop  # elsewhere exp(-lse) may be infinite
@@ -211,6 +213,5 @@ def _input_kernel(  # type: ignore[no-untyped-def]
         result += tl.dot(tl.trans(push), share, input_precision=PRECISION)
         result += tl.dot(tl.trans(key_weights), slope, input_precision=PRECISION)
         key_sum += tl.dot(slope, tl.trans(block), input_precision=PRECISION)
-        at, inside = block_at(grad_x, first, stop, channels, out_c, out_n, C, N)
-        tl.store(at, result.to(grad_x.dtype.element_ty), mask=inside)
+        store_block(grad_x, result, first, stop, channels, out_c, out_n, C, N)
     store_matrix(grad_key + row_of_program() * keys * channels, key_sum, keys, channels, K, C)
