@@ -11,6 +11,7 @@ Disparity formats, chosen by suffix:
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -30,6 +31,7 @@ __all__ = [
     "DISPARITY_SUFFIXES",
     "IMAGE_SUFFIXES",
     "atomic_path",
+    "content_hash",
     "decode_image",
     "disparity_values",
     "read_disparity",
@@ -293,3 +295,9 @@ def _as_map(path: str | Path, array: ArrayLike) -> NDArray[Any]:
     if pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"{path}: not written, expected an array (H, W), got {pixels.shape}")
     return pixels
+
+
+def content_hash(path: Path | str) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

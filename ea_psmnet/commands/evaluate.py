@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -211,12 +210,11 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
 
 
 def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
+    from ea_psmnet.files import content_hash
     from ea_psmnet.reports.methods import network
 
     matcher = options.load()
-    with weights.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    identity = f"{content}, max disparity {matcher.max_disparity}"
+    identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     return network(matcher, label, f"{identity}, align corners {options.align_corners}")
 
 

@@ -9,18 +9,18 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from tqdm import tqdm
 
-from ea_psmnet.files import write_json
+from ea_psmnet.files import content_hash, write_json
 from ea_psmnet.machine import choose_device, ending_children
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.forecast import Forecast, SiteForecast, count_parameters, forecast
+from ea_psmnet.reports.methods import digest
 from ea_psmnet.reports.module_trace import attention_site
 from ea_psmnet.reports.trial import Outcome, Trial
 from ea_psmnet.reports.workloads import is_bfloat16
@@ -144,9 +144,8 @@ def _outcome(trial: Trial, timeout: float, kept: Path | None) -> Outcome:
 
 def _fingerprint(trial: Trial) -> str:
     """Differs between trials, weights and machines."""
-    weights = Path(trial.checkpoint).read_bytes() if trial.checkpoint else b""
-    told = json.dumps([asdict(trial), machine(trial)], sort_keys=True)
-    return sha256(told.encode() + weights).hexdigest()[:24]
+    weights = content_hash(trial.checkpoint) if trial.checkpoint else ""
+    return digest(json.dumps([asdict(trial), machine(trial), weights], sort_keys=True))
 
 
 def _read(path: Path) -> Outcome:

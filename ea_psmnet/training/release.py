@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
+from ea_psmnet.files import content_hash
 from ea_psmnet.models.weights import load_model, save_model
 
 __all__ = ["release"]
@@ -22,7 +22,7 @@ def release(trained: Path, shipped: Path) -> str:
         The SHA-256 of `shipped`, for the card beside it.
     """
     save_model(shipped, load_model(trained), half=True)
-    return hashlib.sha256(shipped.read_bytes()).hexdigest()
+    return content_hash(shipped)
 
 
 if __name__ == "__main__":
