@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ea_psmnet.losses import stereo_loss
+from ea_psmnet.losses import cross_entropies, output_losses, stereo_loss
 
 
 def tensors():
@@ -47,3 +47,56 @@ def test_unknown_truth_may_be_anything():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(prediction.grad).all()
+
+
+def random_cells(levels=4):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(2, 8, 12, generator=generator) * 1.2 * 4 * levels
+    valid = torch.rand(2, 8, 12, generator=generator) > 0.2
+    scores = [torch.randn(2, levels, 2, 3, generator=generator).double() for _ in range(2)]
+    return scores, truth.double(), valid
+
+
+def test_cross_entropy_shares_each_pixel_between_its_two_nearest_levels():
+    scores, truth, valid = random_cells()
+    expected = torch.zeros(2, dtype=torch.float64)
+    counted = valid & (truth < 16)
+    for image, y, x in counted.nonzero().tolist():
+        place = min(max((truth[image, y, x].item() - 1.5) / 4, 0), 3)
+        for output, score in enumerate(scores):
+            logs = score[image, :, y // 4, x // 4].log_softmax(0)
+            shares = [max(0.0, 1 - abs(place - level)) for level in range(4)]
+            expected[output] -= sum(p * q for p, q in zip(shares, logs, strict=True))
+    torch.testing.assert_close(cross_entropies(scores, truth, valid), expected / counted.sum())
+
+
+def test_cross_entropy_is_least_where_soft_argmin_would_be_right():
+    truth, valid = torch.full((1, 4, 8), 7.5), torch.ones(1, 4, 8, dtype=torch.bool)
+    score = torch.zeros(1, 4, 1, 2, requires_grad=True)  # 7.5 lies half way from 5.5 to 9.5
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(cross_entropies([score], truth, valid)[0], score)
+        score = (score - 5 * gradient).detach().requires_grad_()
+    found = score.softmax(1)[0, :, 0, 0]
+    assert (found @ torch.tensor([1.5, 5.5, 9.5, 13.5])).item() == pytest.approx(7.5, abs=0.05)
+    assert found[1:3].min() > 0.45
+
+
+def test_both_losses_of_parts_of_a_batch_add_up_and_ignore_what_is_unknown():
+    scores, truth, valid = random_cells()
+    truth[~valid] = float("nan")
+    pixels = (valid & (truth < 16)).sum()
+    prediction = torch.ones_like(truth)
+    for loss in (
+        lambda b: cross_entropies([scores[0][b]], truth[b], valid[b], pixels),
+        lambda b: output_losses([prediction[b]], truth[b], valid[b], 16, pixels),
+    ):
+        torch.testing.assert_close(loss(slice(0, 1)) + loss(slice(1, 2)), loss(slice(None)))
+
+
+def test_cross_entropy_of_a_batch_without_a_known_pixel_does_no_harm():
+    scores, truth, valid = random_cells()
+    score = scores[0].requires_grad_()
+    loss = cross_entropies([score], truth, torch.zeros_like(valid))
+    loss.sum().backward()
+    assert loss.tolist() == [0]
+    assert score.grad.abs().sum() == 0

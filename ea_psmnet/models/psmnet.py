@@ -39,6 +39,7 @@ class PSMNet(nn.Module):
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.returns_scores = False
         aggregation = (
             HourglassAggregation if config.aggregation == "hourglass" else BasicAggregation
         )
@@ -67,7 +68,8 @@ class PSMNet(nn.Module):
 
         Returns:
             Disparities (B, H, W) in pixels, the best last: one per classifier in training, only
-            the last in evaluation.
+            the last in evaluation. In training with `returns_scores`, the scores behind them,
+            (B, D / 4, H / 4, W / 4) each, follow in the same order.
 
         Raises:
             ValueError: the images differ in shape, or a side is no multiple of 16.
@@ -77,11 +79,13 @@ class PSMNet(nn.Module):
         left_features, right_features = self.features(images).chunk(2)
         volume = PairVolume(left_features, right_features, self.config.max_disparity // 4)
         scores = self.aggregation(volume)
+        if not self.training:
+            scores = scores[-1:]
         size = (self.config.max_disparity, left.shape[-2], left.shape[-1])
-        return [
-            soft_argmin(score, size, align_corners=self.config.align_corners)
-            for score in (scores if self.training else scores[-1:])
+        disparities = [
+            soft_argmin(score, size, align_corners=self.config.align_corners) for score in scores
         ]
+        return disparities + scores if self.training and self.returns_scores else disparities
 
 
 def check_images(left: Tensor, right: Tensor) -> None:

@@ -82,6 +82,9 @@ class TrainingConfig:
     """Factor of `step`."""
     loss_weights: tuple[float, float, float] = (0.5, 0.7, 1.0)
     """Of the three classifiers, in network order."""
+    cross_entropy: float = 0.0
+    """Factor of the cross-entropy of each classifier's distribution over disparities, at 1/4
+    resolution, added to its smooth L1 loss: 0.3 is sensible; the published loss has none."""
     clip: float | None = None
     """Scale gradients down to this norm where theirs is larger."""
     ema: float | None = None
@@ -146,6 +149,8 @@ class TrainingConfig:
             raise ValueError(f"ema must lie between 0 and 1, not {self.ema}: 0.999 is usual")
         if any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(f"milestones are shares between 0 and 1, not {self.milestones}")
+        if not 0 <= self.cross_entropy < math.inf:
+            raise ValueError(f"cross_entropy must be 0 or more, not {self.cross_entropy}")
         if any(not 0 <= weight < math.inf for weight in self.loss_weights):
             raise ValueError(f"loss weights must be 0 or more, not {self.loss_weights}")
         if self.loss_weights[-1] == 0:

@@ -6,6 +6,7 @@ import torch
 from ea_psmnet import PSMNet, PSMNetConfig, build_model
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
 from ea_psmnet.models.config import PRESETS, SITES
+from ea_psmnet.ops.soft_argmin import soft_argmin
 
 
 def images(height=32, width=64, batch=1):
@@ -36,6 +37,18 @@ def test_training_gives_every_output_and_evaluation_the_last(aggregation):
     assert len(outputs) == (3 if aggregation == "hourglass" else 1)
     assert all(output.shape == (2, 32, 64) for output in outputs)
     assert all(output.min() >= 0 and output.max() <= 31 for output in outputs)
+    assert len(model.eval()(*images())) == 1
+
+
+@pytest.mark.parametrize("aggregation", ["hourglass", "basic"])
+def test_scores_follow_the_outputs_of_training_where_they_are_wanted(aggregation):
+    model = build_model(small(aggregation=aggregation)).train()
+    model.returns_scores = True
+    outputs = model(*images(batch=2))
+    disparities, scores = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
+    for disparity, score in zip(disparities, scores, strict=True):
+        assert score.shape == (2, 8, 8, 16)
+        torch.testing.assert_close(soft_argmin(score, (32, 32, 64)), disparity)
     assert len(model.eval()(*images())) == 1
 
 

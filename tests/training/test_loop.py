@@ -15,6 +15,7 @@ from ea_psmnet.models.weights import load_model, save_model
 from ea_psmnet.training import loop
 from ea_psmnet.training.checkpoint import load_newest
 from ea_psmnet.training.loop import train
+from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.network import initial_network, network_config
 
 
@@ -24,6 +25,10 @@ def weights(path):
 
 def raw_weights(config):
     return load_newest(config.out / "checkpoints")["model"]
+
+
+def step_records(config):
+    return [r for r in read_metrics(config.out / "metrics.jsonl") if r["kind"] == "step"]
 
 
 def gradients_of_first_step(config, monkeypatch, **changes):
@@ -47,8 +52,10 @@ def fixed(config, tmp_path):
     return replace(config, init=tmp_path / "start.safetensors", normalisation="frozen")
 
 
-def test_accumulated_micro_batches_are_one_batch(fixed, monkeypatch, pairs):
+@pytest.mark.parametrize("cross_entropy", [0.0, 0.5])
+def test_accumulated_micro_batches_are_one_batch(fixed, monkeypatch, pairs, cross_entropy):
     """Also where samples differ in their numbers of known pixels."""
+    fixed = replace(fixed, cross_entropy=cross_entropy)
     sparse = np.full((36, 70), np.nan, np.float32)
     sparse[:, 40:50] = 3
     np.save(pairs / "0" / "disp.npy", sparse)
@@ -65,6 +72,21 @@ def test_checkpointing_and_layout_change_no_gradient(config, monkeypatch):
     for a, b, c in zip(plain, again, rows, strict=True):
         assert (a - b).norm() <= 1e-4 * a.norm() + 1e-7
         assert (a - c).norm() <= 1e-2 * a.norm() + 1e-6
+
+
+def test_a_cross_entropy_adds_to_the_loss_and_its_gradient(config):
+    """The loss told of a step holds it; outputs' own losses and the EPE do not."""
+    plain, more = (
+        replace(config, out=config.out.with_name(f"factor-{factor}"), cross_entropy=factor)
+        for factor in (0.0, 0.5)
+    )
+    for run in (plain, more):
+        train(run)
+    (first, then, *_), (other, after, *_) = (step_records(run) for run in (plain, more))
+    assert other["loss"] > first["loss"] + 0.5
+    assert after["epe"] != pytest.approx(then["epe"], rel=1e-4)
+    for name in ("epe", "loss_1", "loss_2", "loss_3"):
+        assert other[name] == pytest.approx(first[name], rel=1e-5)
 
 
 def test_clipping_limits_the_gradient_of_the_whole_batch(config, monkeypatch):

@@ -72,6 +72,7 @@ def test_the_defaults_are_the_papers():
     assert (config.batch, config.lr, config.epochs) == (24, 2e-3, 100)
     assert (config.crop, config.max_disparity, config.schedule) == ((256, 512), 192, "constant")
     assert config.loss_weights == LOSS_WEIGHTS
+    assert config.cross_entropy == 0
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_the_defaults_are_the_papers():
         ({"milestones": (2.0,)}, "milestones are shares"),
         ({"loss_weights": (1.0, 1.0, 0.0)}, "must not be 0"),
         ({"loss_weights": (-1.0, 1.0, 1.0)}, "must be 0 or more"),
+        ({"cross_entropy": -0.1}, "cross_entropy must be 0 or more"),
         ({"micro_batch": 0}, "micro_batch must be at least 1"),
         ({"micro_batch": 3}, "not a multiple of micro-batch 3"),
         ({"workers": -1}, "workers must not be negative"),
