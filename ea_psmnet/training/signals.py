@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = ["StopRequest", "TrainingStopped", "ignore_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO = 3.0
+"""Seconds in which a terminal's Ctrl-C and torchrun's copy of it reach a process."""
 
 
 class TrainingStopped(Exception):  # noqa: N818 - not an error: what was asked for
@@ -28,11 +31,16 @@ class TrainingStopped(Exception):  # noqa: N818 - not an error: what was asked f
 
 
 class StopRequest:
-    """Notes the first signal while it is entered; the second acts as it always did."""
+    """Notes the first signal while it is entered.
+
+    SIGTERM again changes nothing: launchers and SLURM repeat it, and SIGKILL is there. Ctrl-C again
+    ends the run at once, unless it is the same one, passed on by a launcher.
+    """
 
     def __init__(self) -> None:
         self.number = 0
         """Of the signal that came; 0 for none."""
+        self._came = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -46,16 +54,16 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._came = number, now
+        elif number == signal.SIGINT and now - self._came > _ECHO:
+            raise KeyboardInterrupt
 
 
 def ignore_signals(worker: int) -> None:

@@ -1,6 +1,10 @@
-"""The launch scripts, with stand-ins for what they start."""
+"""The launch scripts, with stand-ins for what they start.
+
+`launch-slurm` has been through a SLURM 22.05 of two nodes; the stand-ins do what that did.
+"""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,7 +13,24 @@ import pytest
 from ea_psmnet.training import processes
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TELL = '#!/usr/bin/env bash\necho "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE:" "$@"\n'
+TELL = """#!/usr/bin/env bash
+echo "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE $TORCH_ELASTIC_SHUTDOWN_TIMEOUT:" "$@"
+"""
+SRUN = """#!/usr/bin/env bash
+echo "srun $1 $2 $3" >> calls
+trap : TERM  # the real one would kill the step, without waiting for what it saves
+shift 3
+bash -c 'echo $$ > step; exec "$@"' - "$@"
+"""
+SCANCEL = """#!/usr/bin/env bash
+echo "scancel $*" >> calls
+kill -TERM "$(cat step)"
+"""
+SAVING = """#!/usr/bin/env bash
+trap 'sleep 0.2; touch saved; exit {}' TERM
+echo up
+while true; do sleep 0.05; done
+"""
 
 
 @pytest.fixture
@@ -21,7 +42,8 @@ def clone(tmp_path):
         "scripts/launch": (SCRIPTS / "launch").read_text(),
         "scripts/launch-slurm": (SCRIPTS / "launch-slurm").read_text(),
         "bin/nvidia-smi": "#!/usr/bin/env bash\necho one; echo two\n",
-        "bin/srun": '#!/usr/bin/env bash\nshift; exec "$@"\n',
+        "bin/srun": SRUN,
+        "bin/scancel": SCANCEL,
         "bin/scontrol": '#!/usr/bin/env bash\necho "scontrol $*" >> calls; echo n7; echo n8\n',
     }
     for name, text in programs.items():
@@ -51,7 +73,7 @@ def told(process):
 
 def test_one_machine_has_a_worker_a_gpu(clone):
     expected = (
-        "1: -m torch.distributed.run --standalone --nproc-per-node {} --max-restarts 3 "
+        "1 150: -m torch.distributed.run --standalone --nproc-per-node {} --max-restarts 3 "
         "--monitor-interval 1 -m ea_psmnet train --out a b"
     )
     assert told(launch(clone)) == expected.format(2)
@@ -73,27 +95,55 @@ def test_several_machines_meet_at_one_address(clone):
 def job(clone):
     """What SLURM sets."""
     facts = {"SUBMIT_DIR": clone, "JOB_NUM_NODES": 2, "JOB_NODELIST": "n[7-8]", "JOB_ID": 60123}
+    facts["CPUS_PER_TASK"] = 32
     return {f"SLURM_{name}": str(value) for name, value in facts.items()}
+
+
+@pytest.fixture
+def saving_job(clone, job):
+    """A job whose run takes its time to save and then ends with a code."""
+
+    def start(code):
+        (clone / ".venv/bin/python").write_text(SAVING.format(code))
+        process = launch(clone, "launch-slurm", **job)
+        assert process.stdout.readline() == "up\n"
+        return process
+
+    return start
 
 
 def test_a_slurm_job_meets_at_its_first_node(clone, job):
     started = told(launch(clone, "launch-slurm", **job))
     assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint n7:20123 --rdzv-id 60123" in started
-    assert (clone / "calls").read_text() == "scontrol show hostnames n[7-8]\n"
+    hosts, step = (clone / "calls").read_text().splitlines()
+    assert hosts == "scontrol show hostnames n[7-8]"
+    assert step == "srun --kill-on-bad-exit=1 --cpus-per-task 32"
 
 
-def test_a_slurm_job_that_is_stopped_saves_and_is_queued_again(clone, job):
-    """It waits for the run, which takes its time to save."""
-    saving = (
-        "trap 'sleep 0.2; touch saved; exit 143' TERM; echo up; while true; do sleep 0.05; done"
-    )
-    (clone / ".venv/bin/python").write_text(f"#!/usr/bin/env bash\n{saving}\n")
-    process = launch(clone, "launch-slurm", **job)
-    assert process.stdout.readline() == "up\n"
-    process.terminate()
+def test_a_slurm_job_near_its_limit_saves_and_is_queued_again(clone, saving_job):
+    process = saving_job(1)
+    process.send_signal(signal.SIGUSR1)
     told(process)
     assert (clone / "saved").exists()
-    assert (clone / "calls").read_text().endswith("scontrol requeue 60123\n")
+    calls = (clone / "calls").read_text().splitlines()
+    assert calls[-2:] == ["scancel --signal=TERM 60123", "scontrol requeue 60123"]
+
+
+def test_a_slurm_job_that_ends_at_its_limit_is_not_queued_again(clone, saving_job):
+    process = saving_job(0)
+    process.send_signal(signal.SIGUSR1)
+    told(process)
+    assert "requeue" not in (clone / "calls").read_text()
+
+
+def test_a_slurm_job_that_is_cancelled_is_not_queued_again(clone, saving_job):
+    """SLURM signals the script as well as the run."""
+    process = saving_job(1)
+    process.terminate()
+    os.kill(int((clone / "step").read_text()), signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert "requeue" not in (clone / "calls").read_text()
 
 
 def test_a_slurm_job_that_failed_says_so(clone, job):
