@@ -19,18 +19,20 @@ __all__ = ["load_newest", "newest_path", "remove_leftovers", "save_checkpoint"]
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
-    """Write `step-0000123.pt` atomically, then delete all but the newest `keep`.
+    """Write `step-0000123.pt` atomically, then delete all but `keep` of it and those before it.
 
     Raises:
         OSError: it cannot be written; those before it are still there.
     """
     buffer = io.BytesIO()  # torch's own writer would tell a full disk as a RuntimeError
     torch.save(state | {"step": step}, buffer)
-    with atomic_path(folder / f"step-{step:07d}.pt") as temporary, temporary.open("wb") as file:
+    path = folder / f"step-{step:07d}.pt"
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())  # on the disk before it gets its name: power may fail, too
-    for old in _newest_first(folder)[keep:]:
+    # One of a later step was damaged, or the run would have gone on from it: it keeps none out.
+    for old in [other for other in _newest_first(folder) if other <= path][keep:]:
         old.unlink()
 
 

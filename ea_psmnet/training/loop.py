@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ea_psmnet.training.precision import choose_arithmetic
 from ea_psmnet.training.processes import from_main, is_first, join_processes
 from ea_psmnet.training.randomness import random_state, set_random_state
 from ea_psmnet.training.record import RunRecord
-from ea_psmnet.training.run_folder import check_writable, claim, recorded_micro_batch
+from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
 from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
 from ea_psmnet.training.sources import training_samples, validation_samples
@@ -62,12 +62,15 @@ def train(config: TrainingConfig) -> Path:
     single_opencv_thread()
     accelerator = join_processes(config.device)
     trainer = _Trainer(config, accelerator)
-    accelerator.wait_for_everyone()
-    try:
-        trainer.run()
-    except TrainingStopped:
-        accelerator.end_training()
-        raise
+    main = accelerator.is_main_process
+    with claimed(trainer.config, trainer.network.config) if main else nullcontext():
+        accelerator.wait_for_everyone()
+        try:
+            trainer.run()
+        except TrainingStopped:
+            accelerator.wait_for_everyone()  # a launcher may kill those that still save else
+            accelerator.end_training()
+            raise
     accelerator.end_training()  # not after an error: the other processes may not answer any more
     return config.out / "model.safetensors"
 
@@ -86,10 +89,6 @@ class _Trainer:
         set_seed(config.seed)
         self.network = initial_network(config, structure)
         self.checkpoints = config.out / "checkpoints"
-        if accelerator.is_main_process:
-            claim(config, structure)
-            remove_leftovers(config.out)
-            remove_leftovers(self.checkpoints)
         model = prepare_for_training(self.network, config, accelerator)
         self.optimise = OptimiserStep(config, accelerator, self.network, model, self.arithmetic)
         self.average = WeightAverage(self.network, config.ema) if config.ema else None
@@ -120,8 +119,11 @@ class _Trainer:
 
     def run(self) -> None:
         """Train from the last checkpoint to the last step, or until a signal comes."""
-        self._resume()
         main = self.accelerator.is_main_process
+        if main:
+            remove_leftovers(self.config.out)
+            remove_leftovers(self.checkpoints)
+        self._resume()
         with (
             RunRecord(
                 self.config.out, self.start, self.steps, self._facts(), enabled=main
@@ -185,7 +187,11 @@ class _Trainer:
     def _judge(self, step: int, result: StepResult, record: RunRecord) -> None:
         """Count a step that was skipped; average the weights after one that was not."""
         if result.skipped in ("loss", "gradient"):
-            record.note(self.guard.skip(step, result.skipped, result.names))
+            try:
+                record.note(self.guard.skip(step, result.skipped, result.names))
+            except FloatingPointError:  # which points to these weights
+                self._save_weights()
+                raise
         elif not result.skipped:
             self.guard.passed()
             if self.average is not None:
@@ -266,13 +272,17 @@ class _Trainer:
     def _save(self, done: int) -> None:
         """Write weights and checkpoint; the latter last, as a run goes on from there."""
         states = gather_object([random_state()])
-        network = self._result()
+        self._save_weights()
         if not self.accelerator.is_main_process:
             return
-        save_model(self.config.out / "model.safetensors", network)
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         own = {"model": self.network.state_dict(), "best": self.best, "random": states}
         save_checkpoint(self.checkpoints, done, own | parts, self.config.keep)
+
+    def _save_weights(self) -> None:
+        network = self._result()
+        if self.accelerator.is_main_process:
+            save_model(self.config.out / "model.safetensors", network)
 
     def _parts(self) -> dict[str, Any]:
         """All that has a state besides the network."""

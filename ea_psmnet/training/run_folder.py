@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from ea_psmnet.files import write_json
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.training.config import TrainingConfig
 
-__all__ = ["check_writable", "claim", "recorded_micro_batch"]
+__all__ = ["check_writable", "claimed", "recorded_micro_batch"]
 
 _MAY_CHANGE = frozenset(
     (
@@ -37,12 +41,50 @@ def recorded_micro_batch(config: TrainingConfig) -> int | None:
     return _recorded(config.out / "config.json").get("micro_batch")
 
 
-def claim(config: TrainingConfig, structure: PSMNetConfig) -> None:
-    """Record the settings and the network's structure, or refuse a folder of a run with others.
+@contextmanager
+def claimed(config: TrainingConfig, structure: PSMNetConfig) -> Iterator[None]:
+    """Have a run's folder for this process alone, with settings and network structure recorded.
 
     Raises:
-        ValueError: the folder holds another run, or something else.
+        ValueError: another process trains in it, or it holds another run, or something else.
+        OSError: it cannot be written.
     """
+    with _locked(config.out / ".lock"):
+        _record(config, structure)
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system takes back when the process ends, however it does.
+
+    A record lock, as one of `flock` would outlive a killed process in its loader workers.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("ab+", buffering=0)
+    except OSError as error:
+        raise OSError(f"{path}: not written ({error.strerror}): choose another --out") from error
+    with opened as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read().decode(errors="replace") or "another process"
+            raise ValueError(
+                f"{path.parent}: {holder} trains in it: let it end first, or give another --out "
+                f"(if it is gone with its machine, delete {path})"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        with suppress(OSError):  # only for the message: a full disk is told of by what comes next
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+
+
+def _record(config: TrainingConfig, structure: PSMNetConfig) -> None:
+    """Record the settings and the network's structure, or refuse a folder of a run with others."""
     path, settings = config.out / "config.json", config.to_dict()
     # What older runs did not record yet is what they did: the default.
     defaults = TrainingConfig(out=config.out, data="synthetic").to_dict()
