@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "measure", "operation_counter"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,22 @@ def measure(module: nn.Module, volume: Tensor) -> Measured:
     volume = volume.detach().requires_grad_()
     allocations = _Allocations()
     autocast = torch.autocast(volume.device.type, volume.dtype if half else None, enabled=half)
-    with autocast, FlopCounterMode(display=False) as counter, allocations:
+    with autocast, operation_counter() as counter, allocations:
         output = module(volume)
     kept = allocations.held
     del output  # alive until here, with all that its backward needs
     return Measured(kept, allocations.peak, counter.get_total_flops())
+
+
+def operation_counter() -> FlopCounterMode:
+    """Torch's counter, that of 2.11 too with `scaled_dot_product_attention` on CPUs."""
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={on_cpu: _attention_operations})
+
+
+def _attention_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """From shapes (B, heads, n, channels)."""
+    return int(sdpa_flop_count(query, key, value))
 
 
 class _Allocations(TorchDispatchMode):

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.attention import MECHANISMS, build_attention
 from ea_psmnet.attention.resources import FORMS, Resources, closed_form
 from ea_psmnet.ops.efficient_block import folding_is_cheaper
+from ea_psmnet.reports.resource_meter import operation_counter
 
 # Volume: bytes and operations of efficient and non-local attention, d = 64, d_k = 32, float32.
 TABLE_1 = {
@@ -107,7 +107,7 @@ def test_every_mechanism_has_a_closed_form():
 def test_products_are_those_that_are_counted(mechanism, chosen):
     """Exactly: the counter sees every matrix product and convolution of a forward."""
     module = build_attention(mechanism, 8, **chosen)
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         module(torch.randn(1, 8, *SIZE))
     assert closed_form(mechanism, SIZE, 8, **chosen).products == counter.get_total_flops()
 
