@@ -11,14 +11,18 @@ import torch
 from datasets.sceneflow import Split
 from datasets.synthetic.body import Body
 from datasets.synthetic.cast import nearest
+from datasets.synthetic.foreground import foreground
 from datasets.synthetic.kinds import KINDS
-from datasets.synthetic.layout import Layout
 from datasets.synthetic.palette import Palette
 from datasets.synthetic.rays import Rays, one_thread
-from datasets.synthetic.scene import Array, Rig, Scene, Sensor
+from datasets.synthetic.scene import Array, Rig, Scene, Sensor, Solid
 
-_PEAK = (0.024, 0.4)
-"""Range of a scene's large disparities, in widths of the picture: 12 to 205 of 512 pixels."""
+_PEAK = (0.016, 0.4)
+"""Range of a scene's large disparities, in widths of the picture: 8 to 205 of 512 pixels."""
+_TAIL = 0.4
+"""Share of the scenes whose large disparity is drawn evenly; of the others, by its logarithm."""
+_FOREGROUND = 0.3
+"""Share of the scenes with something large and plain, or thin, close before them."""
 _MARGIN = 0.93
 """Share of the allowed disparity that the nearest half percent of a picture may reach."""
 _NEAREST = (0.005, 0.01, 0.03, 0.1, 0.25)
@@ -71,12 +75,16 @@ def draw_scene(
     palette = Palette(rng, size, width * float(np.exp(rng.uniform(low, high))), vivid)
     centre = np.array([width - 1, height - 1]) / 2 + rng.normal(0, 0.02, 2) * width
     layout = KINDS[kind].draw(palette)
+    front = foreground(palette, KINDS[kind].near) if palette.chance(_FOREGROUND) else []
+    solids = [*layout.solids, *front]
     rig = Rig(size, palette.focal, (float(centre[0]), float(centre[1])), baseline=0.0)
-    rig = replace(rig, baseline=_baseline(palette, layout, rig, max_disparity))
+    # What is thin may be missed by a coarse look.
+    nearest_front = min((float(s.centre[2] - s.depth_reach) for s in front), default=np.inf)
+    rig = replace(rig, baseline=_baseline(palette, solids, nearest_front, rig, max_disparity))
     return Scene(
         kind,
         rig,
-        tuple(layout.solids),
+        tuple(solids),
         tuple(layout.lights),
         layout.ambient,
         layout.haze,
@@ -84,21 +92,24 @@ def draw_scene(
     )
 
 
-def _baseline(palette: Palette, layout: Layout, rig: Rig, max_disparity: int) -> float:
+def _baseline(
+    palette: Palette, solids: list[Solid], front: float, rig: Rig, max_disparity: int
+) -> float:
     """The baseline at which what is nearest in the left picture has a disparity drawn at random.
 
     It is shorter where the right eye would stand beyond a wall, or so close before something that
-    its picture has far larger disparities than the left one.
+    its picture has far larger disparities than the left one; and before `front`, the depth of what
+    stands close, too, nothing passes the limit.
     """
     low, high = np.array(_PEAK) * rig.size[1]
     high = min(high, _MARGIN * max_disparity)
     low = min(low, high / 2)
-    peak = palette.spread(low, high) if palette.chance(0.5) else palette.between(low, high)
+    peak = palette.between(low, high) if palette.chance(_TAIL) else palette.spread(low, high)
     aimed = palette.rng.choice(len(_NEAREST), p=_PEAK_AT)
     with one_thread():
-        bodies = [Body(solid, "cpu") for solid in layout.solids]
+        bodies = [Body(solid, "cpu") for solid in solids]
         near, holes = _look(bodies, rig)
-        wanted = min(peak * near[aimed], high * near[0]) / rig.focal
+        wanted = min(peak * near[aimed], high * min(near[0], front)) / rig.focal
         baseline = min(wanted, _FREE_WAY * _way_to_the_right(bodies))
         for _ in range(_TRIES):
             near_right, holes_right = _look(bodies, rig, baseline)

@@ -23,14 +23,16 @@ class Kind:
     share: float
     focal: tuple[float, float]
     """Range of the focal length, in widths of the picture."""
+    near: float
+    """Depth at which what stands before the scene may begin."""
 
 
 KINDS: dict[str, Kind] = {
-    "flying": Kind(flying, 0.24, (0.6, 2.4)),
-    "stage": Kind(stage, 0.2, (0.7, 1.8)),
-    "layers": Kind(layers, 0.16, (0.8, 2.4)),
-    "room": Kind(room, 0.16, (0.5, 1.4)),
-    "street": Kind(street, 0.12, (0.5, 1.5)),
-    "garden": Kind(garden, 0.12, (0.5, 1.8)),
+    "flying": Kind(flying, 0.24, (0.6, 2.4), 1.0),
+    "stage": Kind(stage, 0.2, (0.7, 1.8), 1.0),
+    "layers": Kind(layers, 0.16, (0.8, 2.4), 0.9),
+    "room": Kind(room, 0.16, (0.5, 1.4), 0.7),
+    "street": Kind(street, 0.12, (0.5, 1.5), 3.0),
+    "garden": Kind(garden, 0.12, (0.5, 1.8), 1.0),
 }
 """Shares of the draws add up to 1."""

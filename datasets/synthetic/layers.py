@@ -39,7 +39,7 @@ _ON_TABLE = (*[thing] * 5, table, fence, lamp, rack, cables, sign, sticks, stone
 
 def layers(palette: Palette) -> Layout:
     """Cards and curved things before one another within a shallow depth, on or off a table."""
-    far = palette.spread(1.25, 3.5)
+    far = palette.spread(1.25, 6)
     lean = slanted(palette, 0.15, 0.15, most=0.4)
     paper = palette.material(far, weak=0.2)
     wide = far * ENDLESS

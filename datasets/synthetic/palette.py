@@ -144,6 +144,12 @@ class Palette:
             surroundings=int(self.rng.integers(1 << 16)),
         )
 
+    def paint(self, depth: float) -> Material:
+        """One colour without any texture: light and shade are all that is seen on it."""
+        plain = np.hstack([np.zeros((3, 3)), self.colour()[:, None]])
+        material = self.material(depth, weak=1.0)
+        return replace(material, colours=plain, detail_strength=0.0, mirror=0.0)
+
     def glass(self, depth: float) -> Material:
         """A dark window: little but what it mirrors."""
         dark = np.full(3, self.between(0.02, 0.25)) * self.rng.uniform(0.9, 1.1, 3)
