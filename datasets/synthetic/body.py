@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from datasets.synthetic.mesh import Sight
 from datasets.synthetic.outlines import covers
-from datasets.synthetic.rays import Bounds
 from datasets.synthetic.scene import Array, Rig, Solid
 from datasets.synthetic.shapes import first_hit, gradient
 
@@ -18,6 +18,8 @@ _NEAR = 1e-3
 """An object that reaches behind this depth has no box on the screen and is tried everywhere."""
 TOUCH = 1e-5
 """Share of the distance within which two surfaces touch rather than hide one another."""
+_SLACK = 1e-4
+"""Share of a distance on the screen by which float32 may place a ray aside."""
 _FOLD = 0.01
 """Share of its radius within which the skin of a mesh touches itself."""
 
@@ -119,14 +121,30 @@ class Body:
             self._sights[key] = Sight(mesh, vertices, frame, depth, device) if before else None
         return self._sights[key]
 
-    def bounds(self, rig: Rig, eye: float) -> Bounds:
-        """Its box on the screen of the camera that stands at x = `eye`."""
-        x, y, z = self.corners.T
-        if z.min() < _NEAR:
-            return -np.inf, np.inf, -np.inf, np.inf
-        column = rig.focal * (x - eye) / z + rig.centre[0]
-        row = rig.focal * y / z + rig.centre[1]
-        return float(column.min()), float(column.max()), float(row.min()), float(row.max())
+
+def screen_bounds(bodies: Sequence[Body], rig: Rig, eye: float) -> Array:
+    """(K, 8) where on the screen of the camera at x = `eye` each body is at most, in pixels.
+
+    Its box, x from, x to, y from, y to, and a strip along its longer axis, of the points (x, y)
+    whose product with the unit vector (nx, ny) is in a range: nx, ny, from, to.
+    """
+    starts = np.cumsum([0, *(len(body.corners) for body in bodies[:-1])])
+    x, y, z = np.concatenate([body.corners for body in bodies]).T
+    behind = np.minimum.reduceat(z, starts) < _NEAR
+    z = np.maximum(z, _NEAR)
+    corners = np.stack([x - eye, y]) * (rig.focal / z) + np.array(rig.centre)[:, None]
+    counts = np.diff([*starts, len(x)])
+    middle = np.add.reduceat(corners, starts, 1) / counts
+    u, v = corners - middle.repeat(counts, 1)
+    uu, uv, vv = np.add.reduceat(np.stack([u * u, u * v, v * v]), starts, 1)
+    angle = np.arctan2(2 * uv, uu - vv) / 2  # of the axis along which the corners spread most
+    normal = np.stack([-np.sin(angle), np.cos(angle)])
+    spread = np.stack([*corners, (normal.repeat(counts, 1) * corners).sum(0)])
+    low, high = np.minimum.reduceat(spread, starts, 1), np.maximum.reduceat(spread, starts, 1)
+    slack = _SLACK * (1 + np.abs(middle).sum(0))
+    bounds = np.stack([low[0], high[0], low[1], high[1], *normal, low[2] - slack, high[2] + slack])
+    bounds[:, behind] = np.array([[-np.inf, np.inf, -np.inf, np.inf, 0, 0, -np.inf, np.inf]]).T
+    return bounds.T
 
 
 def _axes(ahead: Array) -> Array:

@@ -88,11 +88,11 @@ class Sight:
         p, q = p - self.middle[0], q - self.middle[1]
         ray, triangle, height = self._hits(p, q)
         first = torch.full_like(p, torch.inf).scatter_reduce_(0, ray, height, "amin")
-        chosen = (height == first[ray]).nonzero()[:, 0]
+        chosen = (height == first.index_select(0, ray)).nonzero()[:, 0]
         met = torch.zeros_like(p, dtype=torch.int32)
         met[ray[chosen]] = triangle[chosen]
-        shares = _products(self._rows[:9, met], p, q)
-        x, y, z = (share * self._normals[k][:, met] for k, share in enumerate(shares))
+        shares = _products(self._rows[:9].index_select(1, met), p, q)
+        x, y, z = (share * self._normals[k].index_select(1, met) for k, share in enumerate(shares))
         return x + y + z
 
     def _hits(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,15 +102,17 @@ class Sight:
         # Beside the grid, and where a ray is no number at all, there is nothing.
         inside = (column >= 0) & (column < self.side) & (row >= 0) & (row < self.side)
         cell = (row * self.side + column).where(inside, self.side**2).long()
-        counts = self._counts[cell]
+        counts = self._counts.index_select(0, cell)
         ray = torch.repeat_interleave(counts)
-        skipped = self._starts[cell] - (counts.cumsum(0) - counts)
+        skipped = self._starts.index_select(0, cell) - (counts.cumsum(0) - counts)
         place = torch.arange(len(ray), device=p.device)
-        triangle = self._triangles[skipped[ray] + place]
-        one, two, three, rise = _products(self._rows[:, triangle], p[ray], q[ray])
+        triangle = self._triangles.index_select(0, skipped.index_select(0, ray) + place)
+        rows = self._rows.index_select(1, triangle)
+        one, two, three, rise = _products(rows, p.index_select(0, ray), q.index_select(0, ray))
         total = one + two + three
         met = ((torch.minimum(one, torch.minimum(two, three)) >= 0) & (total > 0)).nonzero()[:, 0]
-        return ray[met], triangle[met], rise[met] / total[met]
+        ray, triangle, rise, total = (v.index_select(0, met) for v in (ray, triangle, rise, total))
+        return ray, triangle, rise / total
 
 
 def _products(rows: Tensor, p: Tensor, q: Tensor) -> list[Tensor]:

@@ -15,15 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.scene import Rig
+from datasets.synthetic.scene import Array, Rig
 
 BLOCK = 64
 """Rays a block."""
 _TILE = 8
 """Rows and columns of the pixels that `neighbours_first` keeps together."""
-
-Bounds = tuple[float, float, float, float]
-"""A box on the screen in pixels: x from, x to, y from, y to."""
 
 
 @contextmanager
@@ -66,14 +63,18 @@ class Rays:
 
     def part(self, index: Tensor) -> Rays:
         """The rays of these numbers."""
-        return Rays(self.rig, self.eye, self.x[index], self.y[index])
+        return Rays(
+            self.rig, self.eye, self.x.index_select(0, index), self.y.index_select(0, index)
+        )
 
-    def near(self, boxes: list[Bounds]) -> Tensor:
-        """(K, B) which blocks of the rays may pass which of the boxes."""
-        low_x, high_x = blocks(self.x).aminmax(dim=1)
-        low_y, high_y = blocks(self.y).aminmax(dim=1)
-        x0, x1, y0, y1 = self.x.new_tensor(boxes).T[:, :, None]  # (K, 1) each
-        return (high_x >= x0) & (low_x <= x1) & (high_y >= y0) & (low_y <= y1)
+    def near(self, bounds: Array) -> Tensor:
+        """(K, B) which blocks of the rays may pass which of the bounds (K, 8)."""
+        (left, right), (top, bottom) = (blocks(v).aminmax(dim=1) for v in (self.x, self.y))
+        x0, x1, y0, y1, nx, ny, first, last = self.x.new_tensor(bounds).T[:, :, None]  # (K, 1)
+        in_box = (right >= x0) & (left <= x1) & (bottom >= y0) & (top <= y1)
+        across = nx * ((left + right) / 2) + ny * ((top + bottom) / 2)
+        reach = nx.abs() * ((right - left) / 2) + ny.abs() * ((bottom - top) / 2)
+        return in_box & (across + reach >= first) & (across - reach <= last)
 
 
 def pixel_rays(rig: Rig, eye: float, device: torch.device | str) -> Rays:
@@ -84,10 +85,11 @@ def pixel_rays(rig: Rig, eye: float, device: torch.device | str) -> Rays:
     return Rays(rig, eye, x.repeat(height), y.repeat_interleave(width))
 
 
-def pixels(box: Bounds, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the pixels whose centres are inside the box."""
+def pixels(bounds: Array, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels whose centres are inside the box of the bounds (8,)."""
     height, width = size
-    return _whole(box[2], box[3], height), _whole(box[0], box[1], width)
+    x0, x1, y0, y1 = bounds[:4]
+    return _whole(y0, y1, height), _whole(x0, x1, width)
 
 
 def _whole(first: float, last: float, size: int) -> slice:
@@ -103,7 +105,7 @@ def neighbours_first(rays: Rays, number: Tensor) -> Tensor:
 
     Args:
         rays: N rays.
-        number: (N,) int64 bodies that they met; below 0 for none.
+        number: (N,) bodies that they met; below 0 for none.
     """
     across = rays.rig.size[1] // _TILE + 2
     tile = (rays.y / _TILE).to(torch.int32) * across + (rays.x / _TILE).to(torch.int32)
@@ -134,9 +136,6 @@ def others(chosen: Tensor, number: Tensor, convex: Tensor) -> Tensor:
     return chosen & ((low != row) | (high != row) | ~convex[:, None])
 
 
-def members(chosen: Tensor, count: int) -> list[Tensor]:
-    """For each row of `chosen` (K, B) the numbers, below `count`, in the blocks it chooses."""
-    inner = torch.arange(BLOCK, device=chosen.device)
-    # The last block may be short: its last number then comes more than once.
-    index = (chosen.nonzero()[:, 1:] * BLOCK + inner).flatten().clamp_(max=count - 1)
-    return list(index.split([BLOCK * many for many in chosen.sum(1).tolist()]))
+def members(chosen: Tensor) -> list[Tensor]:
+    """For each row of `chosen` (K, B) the numbers of the blocks it chooses."""
+    return list(chosen.nonzero()[:, 1].split(chosen.sum(1).tolist()))

@@ -135,20 +135,19 @@ def _view(
     rays = pixel_rays(rig, eyes[0], bodies[0].centre.device)
     depth, number = nearest_on_grid(bodies, rays)
     order = neighbours_first(rays, number)
-    hit = rays.part(order)
-    seen = surface(bodies, hit, depth[order], number[order], atlas)
+    hit, met = rays.part(order), depth.index_select(0, order)
+    seen = surface(bodies, hit, met, number.index_select(0, order), atlas)
     colours, key = _colours(scene, bodies, hit, seen, atlas, look)
-    linear = colours.new_zeros(len(depth), 3).index_copy_(0, order, colours)
+    linear = colours.new_zeros(3, len(depth)).index_copy_(1, order, colours)
     if look.supersample > 1:
         keys = torch.full_like(number, -1).index_copy_(0, order, key).view(rig.size)
         edges = _edges(keys) | _folds(depth.view(rig.size))
         _supersample(scene, bodies, atlas, look, rays, edges.flatten().nonzero()[:, 0], linear)
-    hidden = torch.ones_like(number, dtype=torch.bool)
-    away = seen.away(eyes[1])
-    hidden[order] = occluded(bodies, hit, depth[order], number[order], away, eyes[1])
+    unseen = occluded(bodies, hit, met, seen.number, seen.away(eyes[1]), eyes[1])
+    hidden = torch.ones_like(number, dtype=torch.bool).index_copy_(0, order, unseen)
     disparity = rig.focal * rig.baseline / depth
     return _View(
-        linear.view(*rig.size, 3).cpu().numpy(),
+        linear.view(3, *rig.size).permute(1, 2, 0).contiguous().cpu().numpy(),
         disparity.float().view(rig.size).cpu().numpy(),
         hidden.view(rig.size).cpu().numpy(),
         number.int().view(rig.size).cpu().numpy(),
@@ -158,7 +157,7 @@ def _view(
 def _colours(
     scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, atlas: Atlas, look: Look
 ) -> tuple[Tensor, Tensor]:
-    """(N, 3) linear colours, and (N,) numbers that differ across edges of what is seen."""
+    """(3, N) linear colours, and (N,) numbers that differ across edges of what is seen."""
     key = 4 * seen.number + seen.face
     if not look.lighting:
         return seen.albedo**DISPLAY_GAMMA, key
@@ -200,18 +199,22 @@ def _supersample(
     edges: Tensor,
     linear: Tensor,
 ) -> None:
-    """Replace the colours of edge pixels in `linear` (H*W, 3) by means over several rays."""
+    """Replace the colours of edge pixels in `linear` (3, H*W) by means over several rays."""
     if not len(edges):
         return
+    # Those of one tile together, so that blocks of rays are small.
+    around = rays.part(edges)
+    around = around.part(neighbours_first(around, torch.zeros_like(edges)))
     side = look.supersample
     steps = (torch.arange(side, dtype=torch.float32, device=edges.device) + 0.5) / side - 0.5
-    dx, dy = steps.repeat(side)[:, None], steps.repeat_interleave(side)[:, None]
-    x, y = (rays.x[edges] + dx).flatten(), (rays.y[edges] + dy).flatten()  # (side² * E,)
+    dx, dy = steps.repeat(side), steps.repeat_interleave(side)
+    x, y = (around.x[:, None] + dx).flatten(), (around.y[:, None] + dy).flatten()  # (E * side²,)
     every = Rays(rays.rig, rays.eye, x, y)
     depth, number = nearest(bodies, every)
     order = neighbours_first(every, number)
     hit = every.part(order)
-    seen = surface(bodies, hit, depth[order], number[order], atlas)
+    seen = surface(bodies, hit, depth.index_select(0, order), number.index_select(0, order), atlas)
     colours, _ = _colours(scene, bodies, hit, seen, atlas, look)
-    parts = colours.new_zeros(len(x), 3).index_copy_(0, order, colours)
-    linear[edges] = parts.view(side * side, len(edges), 3).mean(0)
+    parts = colours.new_zeros(3, len(x)).index_copy_(1, order, colours)
+    index = (around.y * rays.rig.size[1] + around.x).long()
+    linear.index_copy_(1, index, parts.view(3, -1, side * side).mean(2))

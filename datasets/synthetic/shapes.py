@@ -85,7 +85,7 @@ def first_hit(shape: str, cuts: Tensor, origin: Tensor, direction: Tensor) -> Te
         (N,), infinite where the ray misses.
     """
     enter, leave = _INTERVALS[shape](origin, direction)
-    if len(cuts):
+    if cuts.numel():
         enter, leave = _intersection((enter, leave), _half_spaces(origin, direction, cuts))
     t = torch.where(enter > 0, enter, leave)
     return torch.where((enter <= leave) & (t > 0), t, torch.inf)

@@ -267,9 +267,8 @@ def inside_stencil(number: int, x: Tensor, y: Tensor) -> Tensor:
     fields = _fields(x.device)
     column = ((x + 1) * (SIDE / 2) - 0.5).clamp(0, SIDE - 1.001)
     row = ((y + 1) * (SIDE / 2) - 0.5).clamp(0, SIDE - 1.001)
-    left, top = column.long(), row.long()
-    fx, fy = (column - left).float(), (row - top).float()
+    left, top = column.to(torch.int32), row.to(torch.int32)
+    fx, fy = column - left, row - top
     corner = number * SIDE * SIDE + top * SIDE + left
-    upper = torch.lerp(fields[corner], fields[corner + 1], fx)
-    lower = torch.lerp(fields[corner + SIDE], fields[corner + SIDE + 1], fx)
-    return torch.lerp(upper, lower, fy) > 0
+    a, b, c, d = (fields.index_select(0, corner + k) for k in (0, 1, SIDE, SIDE + 1))
+    return torch.lerp(torch.lerp(a, b, fx), torch.lerp(c, d, fx), fy) > 0

@@ -30,11 +30,11 @@ class Surface:
     normals: Tensor
     """(3, N) unit normals, towards the camera that sees them."""
     number: Tensor
-    """(N,) int64 bodies."""
+    """(N,) int32 bodies."""
     face: Tensor
-    """(N,) int64 from 0 to 2: the part of the body, beyond whose edge the texture starts anew."""
+    """(N,) int32 from 0 to 2: the part of the body, beyond whose edge the texture starts anew."""
     albedo: Tensor
-    """(N, 3) float32 in [0, 1], encoded as in a picture."""
+    """(3, N) in [0, 1], encoded as in a picture."""
 
     def away(self, eye: float) -> Tensor:
         """(N,) negative where the camera at x = `eye` looks at the back of the surface."""
@@ -105,7 +105,7 @@ def _unrolled(body: Body, position: Tensor, outward: Tensor) -> tuple[Tensor, Te
         side = axis < 2
         around = torch.atan2(position[1], position[0]) * (body.half[0] + body.half[1]) / 2
         u, v = torch.where(side, around, x), torch.where(side, z, y)
-        axis = torch.where(side, (y > 0).long(), 2)  # rolled out, the side ends where y turns
+        axis = torch.where(side, (y > 0).int(), 2)  # rolled out, the side ends where y turns
     return u, v, axis
 
 
@@ -121,13 +121,13 @@ def _albedo(
     bodies: Sequence[Body], number: Tensor, atlas: Atlas, main: Tensor, fine: Tensor
 ) -> Tensor:
     materials = [body.solid.material for body in bodies]
-    texture = number.new_tensor([material.texture for material in materials])
-    detail = number.new_tensor([material.detail for material in materials])
-    colours = atlas.look_up(texture[number], *main)  # (N, 3)
-    grain = atlas.look_up(detail[number], *fine).mean(1, keepdim=True) - 0.5  # (N, 1)
+    texture, detail = number.new_tensor([(m.texture, m.detail) for m in materials]).T
+    colours = atlas.look_up(texture.index_select(0, number), *main)  # (3, N)
+    grain = atlas.look_up_grey(detail.index_select(0, number), *fine)  # (N,)
     for body, part in _slices(bodies, number):
         material = body.solid.material
         mapping = colours.new_tensor(material.colours)  # (3, 4)
-        mapped = torch.addmm(mapping[:, 3], colours[part], mapping[:, :3].T)
-        colours[part] = mapped * (1 + material.detail_strength * grain[part])
+        mapped = torch.addmm(mapping[:, 3:], mapping[:, :3], colours[:, part])
+        strength = material.detail_strength
+        colours[:, part] = mapped * (grain[part] * strength + (1 - strength / 2))
     return colours.clamp_(0.01, 1)

@@ -6,7 +6,6 @@ times as long on a CPU.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -26,6 +25,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def main_axis(vectors: Tensor) -> Tensor:
-    """(N,) int64, the axis along which each column is longest."""
+    """(N,) int32, the axis along which each column is longest."""
     x, y, z = vectors.abs()
-    return torch.where((x >= y) & (x >= z), 0, torch.where(y >= z, 1, 2))
+    first = (x >= y) & (x >= z)
+    return (2 - (y >= z).int()).masked_fill_(first, 0)

@@ -56,7 +56,7 @@ def test_hidden_and_shaded_points_are_found(kind: str) -> None:
     assert (hidden == expected)[near].float().mean() > 0.999  # ties in the last digit
     assert 0.01 < hidden.float().mean() < 0.9
     light = torch.tensor([[-3.0], [-4.0], [-1.0]])
-    dark = shaded(bodies, points, number, light)
+    dark = shaded(bodies, points, number, torch.ones_like(hidden), light)
     casters = [k for k, body in enumerate(bodies) if body.solid.casts_shadow]
     expected = between(bodies, points, number, light, casters)
     assert (dark == expected)[near].float().mean() > 0.999
@@ -86,13 +86,28 @@ def test_points_of_a_body_are_neighbours() -> None:
     assert (reach.max - reach.min).median() < 30  # of 88 columns
 
 
+def test_only_points_that_matter_are_tried() -> None:
+    scene, bodies = bodies_of("flying")
+    rays = pixel_rays(scene.rig, 0.0, "cpu")
+    depth, number = nearest_on_grid(bodies, rays)
+    points, light = depth * rays.directions, torch.tensor([[-3.0], [-4.0], [-1.0]])
+    every, none = (torch.full_like(number, v, dtype=torch.bool) for v in (True, False))
+    dark = shaded(bodies, points, number, every, light)
+    assert dark.any()
+    assert not shaded(bodies, points, number, none, light).any()
+    some = every.clone()
+    some[: len(some) // 2] = False
+    torch.testing.assert_close(shaded(bodies, points, number, some, light)[some], dark[some])
+
+
 def test_blocks_hold_every_number_once_but_the_last() -> None:
-    count = 3 * BLOCK + 5
+    numbers = torch.arange(3 * BLOCK + 5)
+    whole = blocks(numbers)
+    assert whole.shape == (4, BLOCK)
+    torch.testing.assert_close(whole.flatten()[: len(numbers)], numbers)
+    assert (whole.flatten()[len(numbers) :] == numbers[-1]).all()
     chosen = torch.tensor([[True, False, True, True], [False] * 4])
-    first, second = members(chosen, count)
-    assert first.unique().tolist() == [*range(BLOCK), *range(2 * BLOCK, count)]
-    assert len(second) == 0
-    assert blocks(torch.arange(count)).shape == (4, BLOCK)
+    assert [found.tolist() for found in members(chosen)] == [[0, 2, 3], []]
 
 
 @pytest.mark.gpu
