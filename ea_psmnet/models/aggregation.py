@@ -17,7 +17,7 @@ from ea_psmnet.models.recompute import Recomputable
 from ea_psmnet.ops.factored_volume import PairVolume
 from ea_psmnet.ops.precision import widen
 
-__all__ = ["BasicAggregation", "HourglassAggregation"]
+__all__ = ["BasicAggregation", "Classifier", "HourglassAggregation", "Residual"]
 
 
 def _attention_at(config: PSMNetConfig, site: str, channels: int) -> nn.Module:
@@ -33,16 +33,26 @@ def _stem(channels: int) -> nn.Sequential:
     )
 
 
-def _residual(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        conv3d_bn(channels, channels), nn.ReLU(inplace=True), conv3d_bn(channels, channels)
-    )
+class Residual(nn.Sequential):
+    """Two convolutions whose result is added to the volume."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            conv3d_bn(channels, channels), nn.ReLU(inplace=True), conv3d_bn(channels, channels)
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w) to the same."""
+        return super().forward(volume).add_(volume)
 
 
-def _classifier(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        conv3d_bn(channels, channels), nn.ReLU(inplace=True), ScoreConv3d(channels)
-    )
+class Classifier(nn.Sequential):
+    """A convolution and one to a score."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            conv3d_bn(channels, channels), nn.ReLU(inplace=True), ScoreConv3d(channels)
+        )
 
 
 class Skips(NamedTuple):
@@ -104,15 +114,15 @@ class HourglassAggregation(Recomputable):
         super().__init__()
         channels = config.channels(32)
         self.stem = _stem(channels)
-        self.residuals = nn.ModuleList([_residual(channels)])
+        self.residuals = nn.ModuleList([Residual(channels)])
         self.attention = _attention_at(config, "volume", channels)
         self.hourglasses = nn.ModuleList(Hourglass(config, index) for index in (1, 2, 3))
-        self.classifiers = nn.ModuleList(_classifier(channels) for _ in self.hourglasses)
+        self.classifiers = nn.ModuleList(Classifier(channels) for _ in self.hourglasses)
 
     def forward(self, volume: PairVolume | Tensor) -> list[Tensor]:
         """The volume, by its factors or (B, 2C, K, h, w), to three scores (B, K, h, w)."""
         base = self.run(self.stem, volume)  # (B, C, K, h, w)
-        base = self.attention(self.run(self.residuals[0], base).add_(base))
+        base = self.attention(self.run(self.residuals[0], base))
         scores: list[Tensor] = []
         x, first_encoder, last_decoder = base, None, None
         for hourglass, classifier in zip(self.hourglasses, self.classifiers, strict=True):
@@ -134,13 +144,13 @@ class BasicAggregation(Recomputable):
         super().__init__()
         channels = config.channels(32)
         self.stem = _stem(channels)
-        self.residuals = nn.ModuleList(_residual(channels) for _ in range(4))
+        self.residuals = nn.ModuleList(Residual(channels) for _ in range(4))
         self.attention = _attention_at(config, "volume", channels)
-        self.classifiers = nn.ModuleList([_classifier(channels)])
+        self.classifiers = nn.ModuleList([Classifier(channels)])
 
     def forward(self, volume: PairVolume | Tensor) -> list[Tensor]:
         """The volume, by its factors or (B, 2C, K, h, w), to one score (B, K, h, w)."""
         x = self.run(self.stem, volume)
         for residual in self.residuals:
-            x = self.run(residual, x).add_(x)
+            x = self.run(residual, x)
         return [widen(self.run(self.classifiers[0], self.attention(x)).squeeze(1))]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -17,11 +17,15 @@ from ea_psmnet.models.inference_layers import (
     DirectConv3d,
     FactoredConv,
     FullPrecision,
+    SlabClassifier,
+    SlabConv,
+    SlabResidual,
     WinogradConv2d,
     WinogradConv3d,
 )
 from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
 from ea_psmnet.models.psmnet import PSMNet
+from ea_psmnet.ops.rounding import round_kernel
 
 __all__ = ["arrange_for_inference"]
 
@@ -30,7 +34,8 @@ def arrange_for_inference(model: PSMNet, dtype: torch.dtype = torch.float32) -> 
     """A copy of a network for evaluation alone.
 
     Batch normalisation is folded into the convolutions before it, the first 3D convolution becomes
-    its 2D factors, weights are channels-last. Parameters no longer fit checkpoints.
+    its 2D factors, weights are channels-last. Parameters no longer fit checkpoints. On the CPU the
+    finest volumes are worked on some disparities at a time.
 
     Args:
         model: any network; it is left as it is.
@@ -40,9 +45,10 @@ def arrange_for_inference(model: PSMNet, dtype: torch.dtype = torch.float32) -> 
     arranged = copy.deepcopy(model).eval().requires_grad_(False)
     for pair in _convolutions_and_norms(arranged):
         _fold(pair)
+    _halve_products(arranged, dtype)
     _narrow(arranged, dtype)
     to_channels_last(arranged)
-    _halve_products(arranged, dtype)
+    _take_slabs(arranged)
     return arranged
 
 
@@ -74,27 +80,13 @@ def _fold(pair: nn.Sequential) -> None:
     pair[1] = nn.Identity()
 
 
-def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
-    """Convolutions to a type, but for the first few: cheap, and with half the rounding error."""
-    kept = model.features.stem, cast(nn.Sequential, model.features.stages[0])
-    wide = {parameter for part in kept for parameter in part.parameters()}
-    for module in _outside_attention(model):
-        for parameter in module.parameters(recurse=False):
-            if parameter not in wide:
-                parameter.data = parameter.data.to(dtype)
-    model.features.stem = FullPrecision(*kept[0])
-    model.features.stages[0] = FullPrecision(*kept[1], Cast(dtype))
-
-
 def _halve_products(model: PSMNet, dtype: torch.dtype) -> None:
     """Winograd convolutions where they are faster (measured: docs/speed-notes.md).
 
-    Not in bfloat16 for volumes at 1/4 of the image, whose rounding errors would reach the scores.
+    Not in bfloat16 for classifiers, whose rounding errors would reach the scores.
     """
     half = dtype.itemsize < 4
-    aggregation = model.aggregation
-    fine = (aggregation.stem, aggregation.residuals, aggregation.classifiers) if half else ()
-    kept = {module for part in fine for module in part.modules()}
+    kept = set(model.aggregation.classifiers.modules()) if half else set()
     for module in set(_outside_attention(model)) - kept:
         for name, conv in module.named_children():
             if type(conv) is DirectConv3d and _fits(conv, 32):
@@ -110,3 +102,34 @@ def _fits(conv: nn.Conv2d | nn.Conv3d, channels: int) -> bool:
     sides = set(conv.kernel_size), set(conv.stride)
     wide = min(conv.in_channels, conv.out_channels) >= channels
     return sides == ({3}, {1}) and wide and conv.bias is not None
+
+
+def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
+    """Convolutions to a type, but for the first few: cheap, and with half the rounding error."""
+    kept = model.features.stem, cast(nn.Sequential, model.features.stages[0])
+    wide = {module for part in kept for module in part.modules()}
+    for module in set(_outside_attention(model)) - wide:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = _rounded(parameter.data, dtype)
+        if isinstance(module, WinogradConv2d | WinogradConv3d):
+            module.round_products(dtype)
+    model.features.stem = FullPrecision(*kept[0])
+    model.features.stages[0] = FullPrecision(*kept[1], Cast(dtype))
+
+
+def _rounded(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    return round_kernel(parameter, dtype) if parameter.dim() > 2 else parameter.to(dtype)
+
+
+def _take_slabs(model: PSMNet) -> None:
+    """Layers that go some disparities at a time, where normalisation is folded."""
+    aggregation = model.aggregation
+    if isinstance(aggregation.stem.get_submodule("2.0"), DirectConv3d):
+        aggregation.stem[2] = SlabConv.like(aggregation.stem[2])
+    for kind, parts in (
+        (SlabResidual, aggregation.residuals),
+        (SlabClassifier, aggregation.classifiers),
+    ):
+        for index, part in enumerate(parts):
+            if isinstance(part.get_submodule("0.0"), DirectConv3d):
+                parts[index] = kind.like(part)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from ea_psmnet.models.aggregation import Classifier, Residual
 from ea_psmnet.models.layers import VolumeConv3d
 from ea_psmnet.ops.factored_volume import (
     PairVolume,
@@ -15,6 +17,8 @@ from ea_psmnet.ops.factored_volume import (
     convolve_factored,
     volume_kernels,
 )
+from ea_psmnet.ops.rounding import round_kernel
+from ea_psmnet.ops.slabs import convolve_in_place, residual_in_place, score_in_slabs
 from ea_psmnet.ops.winograd import (
     Products,
     winograd_conv2d,
@@ -27,18 +31,25 @@ __all__ = [
     "DirectConv3d",
     "FactoredConv",
     "FullPrecision",
+    "SlabClassifier",
+    "SlabConv",
+    "SlabResidual",
     "WinogradConv2d",
     "WinogradConv3d",
 ]
 
 
 class FullPrecision(nn.Sequential):
-    """Layers out of autocast's reach."""
+    """Layers out of autocast's reach, on the CPU for one image at a time, which takes less memory.
+
+    They are those at the highest resolution.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to whatever the last layer makes of it."""
+        images = x.split(1) if x.device.type == "cpu" else (x,)
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x)
+            return torch.cat([nn.Sequential.forward(self, image) for image in images])
 
 
 class Cast(nn.Module):
@@ -53,14 +64,14 @@ class Cast(nn.Module):
         return x.to(self.dtype)
 
 
-class _Replacing(_ConvNd):
-    """A convolution that takes another's place."""
+class _Replacing(nn.Module):
+    """A module that takes another's place."""
 
     @classmethod
-    def like(cls, conv: _ConvNd) -> Self:
-        """One that shares another's settings and parameters."""
+    def like(cls, module: nn.Module) -> Self:
+        """One that shares another's settings, parameters and parts."""
         made = cls.__new__(cls)
-        made.__dict__.update(conv.__dict__)
+        made.__dict__.update(module.__dict__)
         return made
 
 
@@ -72,11 +83,17 @@ class DirectConv3d(_Replacing, nn.Conv3d):
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, inputs, D, H, W) to (B, outputs, ...)."""
+        return self._convolve(volume, cast(tuple[int, ...], self.padding))
+
+    def between(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D + 2, H, W) to (B, outputs, D, H, W): rows and columns alone are padded."""
+        return self._convolve(volume, (0, 1, 1))
+
+    def _convolve(self, volume: Tensor, padding: tuple[int, ...]) -> Tensor:
+        kernel, rest = (self.weight, self.bias), (self.dilation, self.groups)
         if not (volume.device.type == "cpu" and volume.dtype == torch.float32 and _has_onednn()):
-            return super().forward(volume)
-        return torch.ops.aten.mkldnn_convolution(
-            volume, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+            return F.conv3d(volume, *kernel, self.stride, padding, *rest)
+        return torch.ops.aten.mkldnn_convolution(volume, *kernel, padding, self.stride, *rest)
 
 
 def _has_onednn() -> bool:
@@ -90,14 +107,20 @@ class _Winograd(_Replacing):
     biases: Tensor
 
     @classmethod
-    def like(cls, conv: _ConvNd) -> Self:
+    def like(cls, module: nn.Module) -> Self:
         """With the products' kernels made from the other's weight, which has a bias."""
-        made = super().like(conv)
-        assert conv.bias is not None
-        made._buffers = dict(conv._buffers)
-        for name, tensor in winograd_products(conv.weight, conv.bias)._asdict().items():
+        made = super().like(module)
+        assert isinstance(module, _ConvNd)
+        assert module.bias is not None
+        made._buffers = dict(module._buffers)
+        for name, tensor in winograd_products(module.weight, module.bias)._asdict().items():
             made.register_buffer(name, tensor, persistent=False)
         return made
+
+    def round_products(self, dtype: torch.dtype) -> None:
+        """From here on in another type."""
+        rounded = round_kernel(self.kernels.flatten(0, 1), dtype)
+        self.kernels, self.biases = rounded.view_as(self.kernels), self.biases.to(dtype)
 
     def _products(self) -> Products:
         return Products(self.kernels, self.biases)
@@ -106,11 +129,11 @@ class _Winograd(_Replacing):
 class WinogradConv3d(_Winograd, DirectConv3d):
     """A 3x3x3 convolution of stride 1."""
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
+    def _convolve(self, volume: Tensor, padding: tuple[int, ...]) -> Tensor:
         if volume.device.type != "cpu":
-            return super().forward(volume)
-        return winograd_conv3d(volume.to(self.weight.dtype), self._products())
+            return super()._convolve(volume, padding)
+        given = volume.to(self.kernels.dtype)
+        return winograd_conv3d(given, self._products(), padded=padding[0] > 0)
 
 
 class WinogradConv2d(_Winograd, nn.Conv2d):
@@ -121,7 +144,7 @@ class WinogradConv2d(_Winograd, nn.Conv2d):
         if images.device.type != "cpu":
             return super().forward(images)
         rows = self.dilation[0]
-        return winograd_conv2d(images.to(self.weight.dtype), self._products(), dilation=rows)
+        return winograd_conv2d(images.to(self.kernels.dtype), self._products(), dilation=rows)
 
 
 class FactoredConv(nn.Module):
@@ -136,3 +159,42 @@ class FactoredConv(nn.Module):
     def forward(self, volume: PairVolume) -> Tensor:
         """See `volume_conv`."""
         return convolve_factored(volume, VolumeKernels(self.left, self.right), self.bias)
+
+
+class SlabConv(_Replacing, nn.Sequential):
+    """A convolution that overwrites the volume it is given, some disparities at a time on the CPU.
+
+    The volume keeps its number of channels.
+    """
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w) to the same."""
+        if volume.device.type != "cpu":
+            return super().forward(volume)
+        return convolve_in_place(volume, _convolution(self, "0").between)
+
+
+class SlabResidual(_Replacing, Residual):
+    """Adds to the volume it is given, on the CPU some disparities at a time."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w), overwritten with the result."""
+        if volume.device.type != "cpu":
+            return super().forward(volume)
+        first, second = (_convolution(self, f"{index}.0") for index in (0, 2))
+        return residual_in_place(volume, first.between, second.between)
+
+
+class SlabClassifier(_Replacing, Classifier):
+    """Scores, on the CPU some disparities at a time."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w) to (B, 1, K, h, w)."""
+        if volume.device.type != "cpu":
+            return super().forward(volume)
+        first = _convolution(self, "0.0")
+        return score_in_slabs(volume, first.between, cast(Tensor, self[2].weight))
+
+
+def _convolution(module: nn.Module, name: str) -> DirectConv3d:
+    return cast(DirectConv3d, module.get_submodule(name))

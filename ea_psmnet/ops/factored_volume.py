@@ -108,10 +108,10 @@ def convolve_factored(
     volume: PairVolume, kernels: VolumeKernels, bias: Tensor | None = None
 ) -> Tensor:
     """`volume_conv` with kernels made before; for inference, plus a bias (O,)."""
-    of_left = F.conv2d(volume.left, kernels.left, padding=1)
+    # No name for what a convolution makes, so that it is gone before the volume is made.
+    left = _split(F.conv2d(volume.left, kernels.left, padding=1), _NEAR + 1)
     padded = F.pad(volume.right, (2 * _REACH, _REACH, 0, 0))
-    of_right = F.conv2d(padded, kernels.right, padding=(1, 0))  # columns s = -2 to W - 1
-    left, right = _split(of_left, _NEAR + 1), _split(of_right, 2)
+    right = _split(F.conv2d(padded, kernels.right, padding=(1, 0)), 2)  # columns s = -2 to W - 1
     return _Assemble.apply(left, right, volume.disparities, bias)
 
 

@@ -67,19 +67,21 @@ def winograd_products(weight: Tensor, bias: Tensor) -> Products:
 
 
 @full_precision
-def winograd_conv3d(volume: Tensor, products: Products) -> Tensor:
-    """A padded 3x3x3 convolution, by tiles of disparities.
+def winograd_conv3d(volume: Tensor, products: Products, *, padded: bool = True) -> Tensor:
+    """A 3x3x3 convolution, padded in rows and columns, by tiles of disparities.
 
     Args:
         volume: (B, C, K, H, W).
         products: of its weight and bias.
+        padded: in disparities, too.
 
     Returns:
-        (B, O, K, H, W), channels-last.
+        (B, O, K, H, W), or without that padding (B, O, K - 2, H, W); channels-last.
     """
     outputs = products.kernels.shape[1]
     volumes = volume.permute(0, 2, 3, 4, 1)  # (B, K, H, W, C)
-    out = volume.new_empty(*volumes.shape[:4], outputs)
+    batch, depth, *map_size = volumes.shape[:4]
+    out = volume.new_empty(batch, depth if padded else depth - 2, *map_size, outputs)
     for slices, target in zip(volumes, out, strict=True):
         for first, last in _bands(slices):
             top, bottom = max(first - 1, 0), last + 1  # one row more on either side
@@ -135,14 +137,16 @@ def _convolve_rows(sums: Tensor, kernel: Tensor, bias: Tensor, dilation: int) ->
 def _convolve_slices(
     slices: Tensor, products: Products, target: Tensor, convolve: _Convolve
 ) -> None:
-    """Convolve (S, A, W, C) into the target (S, A', W, O), slab by slab."""
-    length, slice_bytes = slices.shape[0], slices[0].numel() * slices.element_size()
+    """Convolve (S, A, W, C) into the target, slab by slab: padded (S, A', W, O) or S - 2 slices."""
+    length, slice_bytes = target.shape[0], slices[0].numel() * slices.element_size()
+    padding = (length + 2 - slices.shape[0]) // 2
     most = max(1, _SLAB_BYTES // (6 * slice_bytes))
     room = slices.new_empty(8, min(most, -(-length // _TILE)), *slices.shape[1:])
     for start in range(0, length, most * _TILE):
         wanted = target[start : start + most * _TILE]
         tiles = -(-wanted.shape[0] // _TILE)
-        sums = _sums(_with_border(slices, start - 1, start + tiles * _TILE + 1), room[:, :tiles])
+        first = start - padding
+        sums = _sums(_with_border(slices, first, first + tiles * _TILE + 2), room[:, :tiles])
         if wanted.shape[0] == tiles * _TILE:
             _combine(sums, products, wanted, convolve)
         else:
