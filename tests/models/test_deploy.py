@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ea_psmnet.models import deploy
 from ea_psmnet.models.config import SITES, PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.inference_layers import (
@@ -133,10 +134,19 @@ def test_a_convolution_with_half_the_products_is_the_plain_one_elsewhere_and_in_
 
 @pytest.mark.parametrize(("name", "count"), [("hourglass", 2 + 3), ("basic", 5 + 1), ("group", 0)])
 def test_the_finest_volumes_are_worked_on_in_slabs_where_normalisation_is_folded(name, count):
-    arranged = arrange_for_inference(build_model(CONFIGS[name]))
-    kinds = SlabConv | SlabResidual | SlabClassifier
-    slabs = [m for m in arranged.modules() if isinstance(m, kinds)]
-    assert len(slabs) == count
+    for dtype, expected in ((torch.bfloat16, count), (torch.float32, 0)):
+        arranged = arrange_for_inference(build_model(CONFIGS[name]), dtype)
+        kinds = SlabConv | SlabResidual | SlabClassifier
+        assert sum(isinstance(m, kinds) for m in arranged.modules()) == expected
+
+
+@pytest.mark.parametrize("name", ["hourglass", "basic", "full width"])
+def test_slabs_change_no_output(name):
+    arranged = arrange_for_inference(network(CONFIGS[name]).double(), torch.float64)
+    with torch.inference_mode():
+        whole = arranged(*images())[0]
+        deploy._take_slabs(arranged)
+        torch.testing.assert_close(arranged(*images())[0], whole, rtol=0, atol=1e-8)
 
 
 def test_kernels_with_half_the_products_are_rounded_once():
