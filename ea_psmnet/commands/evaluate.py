@@ -215,7 +215,8 @@ def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
 
     matcher = options.load()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
-    return network(matcher, label, f"{identity}, align corners {options.align_corners}")
+    overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
+    return network(matcher, label, f"{identity}, {overridden}")
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

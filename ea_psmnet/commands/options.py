@@ -24,6 +24,9 @@ class MatcherOptions:
     """Search this many pixels instead of what the network was trained for."""
     align_corners: bool | None = None
     """True for original checkpoints trained with torch 0.4 (2018)."""
+    peak_reach: int | None = None
+    """Take the mean over this many levels of 4 pixels around the likeliest disparity, or over all
+    (0), as published; default: what the checkpoint states."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "auto"
@@ -37,6 +40,7 @@ class MatcherOptions:
             self.checkpoint,
             max_disparity=self.max_disparity,
             align_corners=self.align_corners,
+            peak_reach=self.peak_reach,
             device=self.device,
             precision=self.precision,
             memory=memory,

@@ -89,11 +89,14 @@ class StereoMatcher:
         *,
         max_disparity: int | None = None,
         align_corners: bool | None = None,
+        peak_reach: int | None = None,
         device: Device = "auto",
         precision: Precision = "auto",
         memory: int | None = None,
     ) -> StereoMatcher:
         """A matcher from a checkpoint; `None` takes the bundled weights.
+
+        What is given overrides the checkpoint's own settings: see `PSMNetConfig`.
 
         Raises:
             FileNotFoundError: no such checkpoint.
@@ -105,6 +108,7 @@ class StereoMatcher:
             BUNDLED if path is None else path,
             max_disparity=max_disparity,
             align_corners=align_corners,
+            peak_reach=peak_reach,
         )
         return cls(model, device=device, precision=precision, memory=memory)
 

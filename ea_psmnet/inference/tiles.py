@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ea_psmnet.inference.shared_context import SharedContexts
-from ea_psmnet.models.psmnet import PSMNet
+from ea_psmnet.models.psmnet import HeadOptions, PSMNet
 from ea_psmnet.ops.factored_volume import PairVolume
 from ea_psmnet.ops.soft_argmin import soft_argmin, soft_argmin_reference
 
@@ -144,7 +144,7 @@ def predict_in_tiles(
         if rounds > 1:
             _gather(model, pair, tiles, contexts, bar)
         score = _aggregate(model, pair, tiles, bar)
-    return _head(score, model.config.max_disparity, model.config.align_corners)
+    return _head(score, model.config.max_disparity, model.head_options)
 
 
 def _window(pair: PairVolume, tile: Tile) -> PairVolume:
@@ -173,20 +173,20 @@ def _aggregate(model: PSMNet, pair: PairVolume, tiles: Sequence[Tile], bar: tqdm
     return total
 
 
-def _head(score: Tensor, max_disparity: int, align_corners: bool) -> Tensor:
+def _head(score: Tensor, max_disparity: int, options: HeadOptions) -> Tensor:
     """`soft_argmin`, in slabs of rows where it would fill a volume.
 
     Height is interpolated before; a slab as tall as its result keeps its rows.
     """
     height, width = (4 * side for side in score.shape[-2:])
-    if not align_corners:
-        return soft_argmin(score, (max_disparity, height, width))
+    if not options["align_corners"]:
+        return soft_argmin(score, (max_disparity, height, width), **options)
     tall = F.interpolate(
-        score, (height, score.shape[-1]), mode="bilinear", align_corners=align_corners
+        score, (height, score.shape[-1]), mode="bilinear", align_corners=True
     )  # (1, K, H, w)
     rows = max(1, _HEAD_BYTES // (4 * max_disparity * width))
     slabs = [
-        soft_argmin_reference(part, (max_disparity, part.shape[-2], width), align_corners=True)
+        soft_argmin_reference(part, (max_disparity, part.shape[-2], width), **options)
         for part in tall.split(rows, dim=-2)
     ]
     return torch.cat(slabs, dim=1)

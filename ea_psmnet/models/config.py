@@ -53,6 +53,9 @@ class PSMNetConfig:
     """Keyword arguments of the mechanism, as key_channels, heads or normalisation."""
     align_corners: bool = False
     """How upsampling aligns; weights trained with torch 0.4 need true."""
+    peak_reach: int = 0
+    """In evaluation the expectation goes over this many levels of 4 pixels on either side of the
+    likeliest; 0 for all, as published."""
     normalisation: Normalisation = "batch"
     """After convolutions: over the batch as published, or over groups of channels of a sample."""
 
@@ -69,6 +72,8 @@ class PSMNetConfig:
                 f"max disparity must be a multiple of {_STRIDE}, not {self.max_disparity}: "
                 f"try {nearest}"
             )
+        if not isinstance(self.peak_reach, int) or self.peak_reach < 0:
+            raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach!r}")
         if self.width <= 0 or (32 * self.width) % 4:
             raise ValueError(f"width must make 32 * width a multiple of 4, not {self.width}")
         object.__setattr__(self, "attention_sites", _expand_sites(self.attention_sites))

@@ -43,6 +43,6 @@ class PlainPSMNet(PSMNet):
         )
         size = (self.config.max_disparity, left.shape[-2], left.shape[-1])
         return [
-            soft_argmin_reference(score, size, align_corners=self.config.align_corners)
+            soft_argmin_reference(score, size, **self.head_options)
             for score in (scores if self.training else scores[-1:])
         ]

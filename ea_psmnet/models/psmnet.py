@@ -5,6 +5,8 @@ Shapes: B batch, H and W of the images, D the maximum disparity.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,13 @@ SIZE_MULTIPLE = 16
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class HeadOptions(TypedDict):
+    """How scores become disparities: keyword arguments of `soft_argmin`."""
+
+    align_corners: bool
+    reach: int
 
 
 class PSMNet(nn.Module):
@@ -59,6 +68,12 @@ class PSMNet(nn.Module):
     def checkpointing(self, value: bool) -> None:
         self.aggregation.checkpointing = value
 
+    @property
+    def head_options(self) -> HeadOptions:
+        """Of `soft_argmin`."""
+        reach = 0 if self.training else self.config.peak_reach
+        return {"align_corners": self.config.align_corners, "reach": reach}
+
     def forward(self, left: Tensor, right: Tensor) -> list[Tensor]:
         """Predict disparity.
 
@@ -82,9 +97,7 @@ class PSMNet(nn.Module):
         if not self.training:
             scores = scores[-1:]
         size = (self.config.max_disparity, left.shape[-2], left.shape[-1])
-        disparities = [
-            soft_argmin(score, size, align_corners=self.config.align_corners) for score in scores
-        ]
+        disparities = [soft_argmin(score, size, **self.head_options) for score in scores]
         return disparities + scores if self.training and self.returns_scores else disparities
 
 

@@ -79,6 +79,7 @@ def load_model(
     *,
     max_disparity: int | None = None,
     align_corners: bool | None = None,
+    peak_reach: int | None = None,
 ) -> PSMNet:
     """Read a network in evaluation mode, on the CPU, in float32.
 
@@ -87,16 +88,19 @@ def load_model(
         max_disparity: search another range than the one trained with.
         align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
             need true, later ones false, which is what is taken for them by default.
+        peak_reach: overrides the file's; see `PSMNetConfig`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this network; the message says what is wrong.
     """
     config, state = load_state(path)
-    if max_disparity is not None:
-        config = replace(config, max_disparity=max_disparity)
-    if align_corners is not None:
-        config = replace(config, align_corners=align_corners)
+    given = {
+        "max_disparity": max_disparity,
+        "align_corners": align_corners,
+        "peak_reach": peak_reach,
+    }
+    config = replace(config, **{name: v for name, v in given.items() if v is not None})
     try:
         model = build_model(config)
     except TypeError as error:

@@ -3,6 +3,11 @@
 Kendall et al., "End-to-End Learning of Geometry and Context for Deep Stereo Regression",
 ICCV 2017, equation 1, with PSMNet's sign: the network's output is a score, so no minus.
 
+With a `reach`, the expectation goes over the levels around the likeliest alone, after Chen et al.,
+"On the Over-Smoothing Problem of CNN Based Disparity Estimation", ICCV 2019, section 3.3: at an
+edge, where a surface and what is behind it are both likely, one of them and no mean of both. They
+end the window where the probability begins to rise again, here it has one width. For inference.
+
 Shapes: B batch, K disparities at 1/4 resolution, D = 4K, h and w at 1/4, H = 4h, W = 4w.
 """
 
@@ -25,7 +30,7 @@ _SLAB_BYTES = 2**20
 
 @full_precision
 def soft_argmin_reference(
-    score: Tensor, size: tuple[int, int, int], *, align_corners: bool = False
+    score: Tensor, size: tuple[int, int, int], *, align_corners: bool = False, reach: int = 0
 ) -> Tensor:
     """The published head: trilinear upsampling, softmax, expectation.
 
@@ -33,16 +38,28 @@ def soft_argmin_reference(
         score: (B, K, h, w), higher is likelier.
         size: (D, H, W) of the upsampled score.
         align_corners: as in `torch.nn.functional.interpolate`.
+        reach: levels of the score, before upsampling them, that count on either side of a pixel's
+            highest; 0 for all, as published.
 
     Returns:
         Disparity (B, H, W) in pixels, at least float32.
     """
     score = widen(score)
+    if reach:
+        flat = F.interpolate(score, size[1:], mode="bilinear", align_corners=align_corners)
+        score = _near_peak(flat, reach)
     upsampled = F.interpolate(
         score.unsqueeze(1), size=size, mode="trilinear", align_corners=align_corners
     ).squeeze(1)  # (B, D, H, W)
     disparities = torch.arange(size[0], dtype=score.dtype, device=score.device)
     return torch.einsum("bdhw,d->bhw", upsampled.softmax(dim=1), disparities)
+
+
+def _near_peak(score: Tensor, reach: int) -> Tensor:
+    """Scores (B, K, ...), those more than `reach` levels from the highest next to impossible."""
+    levels = torch.arange(score.shape[1], device=score.device)
+    away = levels.view(-1, *[1] * (score.dim() - 2)) - score.argmax(dim=1, keepdim=True)
+    return score.masked_fill(away.abs() > reach, torch.finfo(score.dtype).min)
 
 
 class _Interpolants(NamedTuple):
@@ -188,15 +205,21 @@ class _SoftArgmin(torch.autograd.Function):
 
 @full_precision
 def soft_argmin(
-    score: Tensor, size: tuple[int, int, int], *, align_corners: bool = False
+    score: Tensor, size: tuple[int, int, int], *, align_corners: bool = False, reach: int = 0
 ) -> Tensor:
     """`soft_argmin_reference` without the (B, D, H, W) volume.
 
     Works with D/4 exponentials a pixel instead of D, in slabs of rows, and recomputes them in the
     backward. A score more than 600 (in float64 5,000) below its pixel's best counts as that far
-    below. Falls back to the reference for other scales than 4 and for `align_corners=True`.
+    below. Falls back to the reference for other scales than 4, for `align_corners=True` and for
+    gradients with a `reach`.
     """
     exact = tuple(size) == tuple(_SCALE * n for n in score.shape[1:]) and score.shape[1] > 1
-    if align_corners or not exact:
-        return soft_argmin_reference(score, size, align_corners=align_corners)
+    learning = torch.is_grad_enabled() and score.requires_grad
+    if align_corners or not exact or (reach and learning):
+        return soft_argmin_reference(score, size, align_corners=align_corners, reach=reach)
+    if reach:
+        tall = _taller(widen(score) / 8)
+        wide = (_wider(tall[:, :, rows]) for rows in _row_slabs(tall))
+        return torch.cat([_expectation(_near_peak(slab, reach))[0] for slab in wide], dim=1)
     return _SoftArgmin.apply(widen(score))

@@ -103,10 +103,12 @@ def test_one_tile_is_the_whole(bundled):
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_the_head_aligns_as_the_network_does(align_corners, monkeypatch):
+@pytest.mark.parametrize("peak_reach", [0, 2])
+def test_the_head_does_as_the_networks(align_corners, peak_reach, monkeypatch):
     monkeypatch.setattr("ea_psmnet.inference.tiles._HEAD_BYTES", 2**18)
     torch.manual_seed(0)
-    config = PSMNetConfig(max_disparity=32, width=0.25, align_corners=align_corners)
+    head = {"align_corners": align_corners, "peak_reach": peak_reach}
+    config = PSMNetConfig(max_disparity=32, width=0.25, **head)
     matcher = StereoMatcher(build_model(config).eval(), device="cpu", precision="exact")
     difference, spread = seams(matcher, *images(matcher, textured_pair(64, 96)), 1, 1)
     assert spread > 0.01

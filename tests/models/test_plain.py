@@ -33,7 +33,9 @@ def images(batch=2, height=32, width=64):
 BASIC = {"aggregation": "basic", "max_disparity": 32, "width": 0.25}
 
 
-@pytest.mark.parametrize("options", [{}, BASIC, {**BASIC, "align_corners": True}])
+@pytest.mark.parametrize(
+    "options", [{}, BASIC, {**BASIC, "align_corners": True}, {**BASIC, "peak_reach": 1}]
+)
 def test_the_network_computes_what_the_published_form_does(options):
     model = network(**options).eval()
     fast = copy.deepcopy(model)

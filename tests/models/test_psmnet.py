@@ -52,6 +52,21 @@ def test_scores_follow_the_outputs_of_training_where_they_are_wanted(aggregation
     assert len(model.eval()(*images())) == 1
 
 
+def test_the_likeliest_alone_counts_in_evaluation_not_in_training():
+    model, given = build_model(small()), images(batch=2)
+
+    def outputs():
+        for reach in (0, 1):
+            model.config = replace(model.config, peak_reach=reach)
+            yield model(*given)[-1]
+
+    model.train()
+    torch.testing.assert_close(*outputs())
+    model.eval()
+    everything, likeliest = outputs()
+    assert (everything - likeliest).abs().mean() > 0.1
+
+
 def test_every_parameter_of_the_network_gets_a_gradient():
     model = build_model(small(attention="efficient", attention_sites=SITES)).train()
     sum(output.sum() for output in model(*images(batch=2))).backward()
@@ -128,6 +143,7 @@ def test_configuration_survives_json():
     [
         ({"max_disparity": 100}, "multiple of 16, not 100: try 112"),
         ({"width": 0.3}, "width"),
+        ({"peak_reach": -1}, "peak reach must be 0 or more"),
         ({"aggregation": "deep"}, "hourglass or basic"),
         ({"attention": "efficient"}, "needs at least one site"),
         ({"attention_sites": ("volume",)}, "needs at least one site"),

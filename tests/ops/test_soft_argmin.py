@@ -76,3 +76,42 @@ def test_half_precision_scores_are_summed_in_float32():
     torch.testing.assert_close(
         out, soft_argmin_reference(c.double(), (24, 12, 20)).float(), atol=1e-4, rtol=0
     )
+
+
+# The likeliest alone ------------------------------------------------------------------------------
+
+
+def two_surfaces():
+    """Scores of a pixel with a surface at 9.5 px, and a little less likely one at 37.5 px."""
+    c = torch.full((1, 12, 2, 2), -40.0, dtype=torch.float64)
+    c[:, 2], c[:, 9] = 20.0, 19.9
+    return c
+
+
+def test_with_a_reach_an_edge_is_one_surface_and_no_mean_of_two():
+    both = soft_argmin(two_surfaces(), (48, 8, 8))
+    one = soft_argmin(two_surfaces(), (48, 8, 8), reach=3)
+    assert both.min() > 20
+    torch.testing.assert_close(one, torch.full_like(one, 9.5), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (1, 48, 24, 40)])
+def test_the_fast_head_with_a_reach_equals_the_reference(reach, shape):
+    c = score(shape=shape).detach()
+    size = tuple(4 * side for side in shape[1:])
+    plain = soft_argmin_reference(c, size, reach=reach)
+    torch.testing.assert_close(soft_argmin(c, size, reach=reach), plain, rtol=0, atol=1e-10)
+    assert (plain - soft_argmin_reference(c, size)).abs().mean() > 0.1
+
+
+def test_a_reach_over_all_levels_is_the_whole_expectation():
+    c, size = score().detach(), (24, 12, 20)
+    assert torch.equal(soft_argmin(c, size, reach=5), soft_argmin(c, size))
+
+
+def test_what_lies_beyond_the_reach_gets_no_gradient():
+    c = two_surfaces().requires_grad_()
+    soft_argmin(c, (48, 8, 8), reach=3).sum().backward()
+    assert c.grad[:, :6].abs().sum() > 0
+    assert c.grad[:, 6:].abs().sum() == 0
