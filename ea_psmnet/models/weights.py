@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -95,7 +96,7 @@ def load_model(
         ValueError: not a checkpoint of this network; the message says what is wrong.
     """
     config, state = load_state(path)
-    given = {
+    given: dict[str, Any] = {
         "max_disparity": max_disparity,
         "align_corners": align_corners,
         "peak_reach": peak_reach,
