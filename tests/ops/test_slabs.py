@@ -26,15 +26,19 @@ def halved(weight, bias):
     return lambda volume: winograd_conv3d(volume, products, padded=False)
 
 
+@pytest.fixture(params=[1, 2**23], ids=["of four disparities", "of all"])
+def slab(request, monkeypatch):
+    monkeypatch.setattr(slabs, "_SLAB_BYTES", request.param)
+
+
 SHAPES = [(2, 3, 9, 5, 6), (1, 2, 12, 4, 3), (1, 2, 1, 2, 2), (1, 3, 2, 1, 2), (1, 2, 5, 3, 4)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("slab", [1, 2**23])  # four disparities, or all
+@pytest.mark.usefixtures("slab")
 @pytest.mark.parametrize("convolve", [direct, halved])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-def test_a_residual_block_adds_to_its_volume(shape, slab, convolve, layout, monkeypatch):
-    monkeypatch.setattr(slabs, "_SLAB_BYTES", slab)
+def test_a_residual_block_adds_to_its_volume(shape, convolve, layout):
     volume, weight, bias, other, shift, _ = inputs(shape)
     hidden = F.conv3d(volume, weight, bias, padding=1).relu()
     expected = volume + F.conv3d(hidden, other, shift, padding=1)
@@ -45,10 +49,9 @@ def test_a_residual_block_adds_to_its_volume(shape, slab, convolve, layout, monk
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("slab", [1, 2**23])
+@pytest.mark.usefixtures("slab")
 @pytest.mark.parametrize("convolve", [direct, halved])
-def test_a_convolution_overwrites_its_volume(shape, slab, convolve, monkeypatch):
-    monkeypatch.setattr(slabs, "_SLAB_BYTES", slab)
+def test_a_convolution_overwrites_its_volume(shape, convolve):
     volume, weight, bias, *_ = inputs(shape)
     expected = F.conv3d(volume, weight, bias, padding=1)
     result = convolve_in_place(volume, convolve(weight, bias))
@@ -57,10 +60,9 @@ def test_a_convolution_overwrites_its_volume(shape, slab, convolve, monkeypatch)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("slab", [1, 2**23])
+@pytest.mark.usefixtures("slab")
 @pytest.mark.parametrize("convolve", [direct, halved])
-def test_a_score(shape, slab, convolve, monkeypatch):
-    monkeypatch.setattr(slabs, "_SLAB_BYTES", slab)
+def test_a_score(shape, convolve):
     volume, weight, bias, _, _, taps = inputs(shape)
     expected = score_conv_reference(F.conv3d(volume, weight, bias, padding=1).relu(), taps)
     before = volume.clone()
