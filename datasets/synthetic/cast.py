@@ -6,7 +6,7 @@ what is drawn, not with objects times pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -50,14 +50,20 @@ def nearest(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
     depth = torch.full_like(directions[0], torch.inf)
     number = torch.full_like(directions[0], -1, dtype=torch.int32)
     near = rays.near(screen_bounds(bodies, rays.rig, rays.eye))
+    for k, body, chosen in _tries(bodies, near):
+        t = _tried(body, rays.eye, directions, chosen)
+        before = depth.index_select(0, chosen)
+        closer = number.index_select(0, chosen).masked_fill_(t < before, k)
+        number.index_copy_(0, chosen, closer)
+        depth.index_copy_(0, chosen, torch.minimum(t, before))
+    return depth.flatten()[: len(rays.x)], number.flatten()[: len(rays.x)]
+
+
+def _tries(bodies: Sequence[Body], near: Tensor) -> Iterator[tuple[int, Body, Tensor]]:
+    """Number, body and the blocks of rays (C,) that `near` (K, B) has it tried on, if any."""
     for k, (body, chosen) in enumerate(zip(bodies, members(near), strict=True)):
         if chosen.numel():
-            t = _tried(body, rays.eye, directions, chosen)
-            before = depth.index_select(0, chosen)
-            closer = number.index_select(0, chosen).masked_fill_(t < before, k)
-            number.index_copy_(0, chosen, closer)
-            depth.index_copy_(0, chosen, torch.minimum(t, before))
-    return depth.flatten()[: len(rays.x)], number.flatten()[: len(rays.x)]
+            yield k, body, chosen
 
 
 def _tried(body: Body, eye: float, directions: Tensor, chosen: Tensor) -> Tensor:
@@ -100,14 +106,13 @@ def occluded(
     near &= ~blocks(hidden).all(1)
     directions, limit = blocks(other.directions), blocks(depth * (1 - TOUCH))
     depth, number, found = blocks(depth), blocks(number), blocks(hidden).clone()
-    for k, (body, chosen) in enumerate(zip(bodies, members(near), strict=True)):
-        if chosen.numel():
-            t = _tried(body, eye, directions, chosen)
-            hides = number.index_select(0, chosen) != k
-            if body.own < np.inf:
-                hides |= t < depth.index_select(0, chosen) - body.own
-            hides &= t < limit.index_select(0, chosen)
-            found.index_copy_(0, chosen, found.index_select(0, chosen) | hides)
+    for k, body, chosen in _tries(bodies, near):
+        t = _tried(body, eye, directions, chosen)
+        hides = number.index_select(0, chosen) != k
+        if body.own < np.inf:
+            hides |= t < depth.index_select(0, chosen) - body.own
+        hides &= t < limit.index_select(0, chosen)
+        found.index_copy_(0, chosen, found.index_select(0, chosen) | hides)
     return found.flatten()[: len(hidden)]
 
 
@@ -138,12 +143,11 @@ def shaded(
     casts = number.new_tensor([b.solid.casts_shadow for b in bodies], dtype=torch.bool)
     between = others(between & casts[:, None], number, _convex(bodies, number))
     points, numbers = blocks(points), blocks(number)
-    for k, (body, chosen) in enumerate(zip(bodies, members(between), strict=True)):
-        if chosen.numel():
-            hit = body.shades(points.index_select(1, chosen).flatten(1), light).view(-1, BLOCK)
-            if np.isinf(body.own):
-                hit &= numbers.index_select(0, chosen) != k
-            dark.index_copy_(0, chosen, dark.index_select(0, chosen) | hit)
+    for k, body, chosen in _tries(bodies, between):
+        hit = body.shades(points.index_select(1, chosen).flatten(1), light).view(-1, BLOCK)
+        if np.isinf(body.own):
+            hit &= numbers.index_select(0, chosen) != k
+        dark.index_copy_(0, chosen, dark.index_select(0, chosen) | hit)
     return dark.flatten()[: len(wanted)]
 
 
