@@ -43,11 +43,9 @@ class MemoryPlan:
     """Along its width."""
     bytes: int
     """At most, above what is held before."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no tiles are needed."""
-        return len(self.rows) == len(self.columns) == 1
+    is_whole: bool = False
+    """Whether the pair passes the network as one; otherwise the features of one image at a time,
+    then the volume in tiles, be it a single one."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +127,17 @@ def plan_memory(
         ValueError: the smallest tiles do not fit either.
     """
     height, width = (side // _STRIDE for side in size)
-    whole = MemoryPlan(spans(height, 1), spans(width, 1), whole_bytes(config, size, itemsize))
-    if whole.bytes <= memory:
-        return whole
-    least = whole.bytes
+    least = whole_bytes(config, size, itemsize)
+    if least <= memory:
+        return MemoryPlan(spans(height, 1), spans(width, 1), least, is_whole=True)
     for plan in _tilings(_Stages(config, size, itemsize), height, width):
         if plan.bytes <= memory:
             return plan
         least = min(least, plan.bytes)
     raise ValueError(
         f"{size[1]} x {size[0]} pixels at {config.max_disparity} disparities take "
-        f"{_gib(least)} GiB even in the smallest tiles, and {_gib(memory)} are allowed: "
-        "scale the images down, or lower --max-disparity"
+        f"{_gib(least)} GiB even in the smallest tiles, and {_gib(max(0, memory))} are left beside "
+        "what the program holds: allow more, scale the images down, or lower --max-disparity"
     )
 
 
@@ -170,4 +167,4 @@ def _pair_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int) -> i
 
 
 def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f}"
+    return f"{count / 2**30:.2f}"

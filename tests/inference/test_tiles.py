@@ -146,6 +146,21 @@ def test_a_small_budget_cuts_and_a_smaller_one_is_refused():
         plan_memory(config, size, 4, 2**30)
 
 
+def test_images_pass_one_at_a_time_before_anything_is_cut(monkeypatch):
+    config, seen = PSMNetConfig(max_disparity=32, width=0.25), []
+    matcher = StereoMatcher(build_model(config).eval(), device="cpu", precision="exact")
+    matcher.model.features.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    sample = textured_pair(64, 96)
+    whole = whole_bytes(config, (64, 96), 4)
+    for room in (whole, whole - 1):
+        monkeypatch.setattr(matcher, "_room", room)
+        plan = matcher.plan(64, 96)
+        assert len(plan.rows) == len(plan.columns) == 1
+        assert plan.bytes <= room
+        matcher(sample.left, sample.right)
+    assert seen == [2, 1, 1]
+
+
 def test_the_matcher_predicts_in_tiles_what_does_not_fit(bundled, monkeypatch):
     monkeypatch.setattr("ea_psmnet.inference.memory_plan._ROOM", 0)
     sample = textured_pair(512, 160)
