@@ -37,6 +37,8 @@ def predict(
     from ea_psmnet.inference.outputs import prediction_paths, write_prediction
     from ea_psmnet.tables import parse_bytes
 
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file: --out takes a folder")
     images = read_image(left), read_image(right)
     for path in prediction_paths(out, left.stem):
         if path.exists() and any(path.samefile(image) for image in (left, right)):

@@ -22,6 +22,7 @@ __all__ = [
     "disparity_bar",
     "error_bar",
     "error_map",
+    "prediction_paths",
     "preview",
     "sheet",
     "write_prediction",

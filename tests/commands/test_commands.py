@@ -135,6 +135,10 @@ def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_pa
     wrong = tmp_path / "wrong.tar"
     torch.save({"state_dict": {"fc.weight": torch.zeros(2)}}, wrong)
 
+    fails(capsys, "left.png: is a file: --out takes a folder", "predict", left, right,
+          "--out", left, "--checkpoint", checkpoint)  # fmt: skip
+    fails(capsys, "GiB even in the smallest tiles, and 0.00 are left beside what the program holds",
+          "predict", left, right, *end, "--memory", "1MiB")  # fmt: skip
     fails(capsys, "nowhere.png: no such file", "predict", tmp_path / "nowhere.png", right, *end)
     fails(capsys, "left 72 x 40, right 60 x 40", "predict", left, other, *end)
     fails(capsys, "wider than the image", "predict", left, right, *end, "--max-disparity", 96)
