@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ea_psmnet.attention import VolumeAttention
+from ea_psmnet.models.features import FeatureNetwork
 from ea_psmnet.models.inference_layers import (
     Cast,
+    CompiledConv2d,
+    CompiledConv3d,
     DirectConv3d,
     FactoredConv,
     FullPrecision,
@@ -26,32 +29,43 @@ from ea_psmnet.models.inference_layers import (
 from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.ops.rounding import round_kernel
+from ea_psmnet.ops.winograd_compiled import is_compiled_for
 
 __all__ = ["arrange_for_inference"]
 
 
-def arrange_for_inference(model: PSMNet, dtype: torch.dtype = torch.float32) -> PSMNet:
+def arrange_for_inference(
+    model: PSMNet, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> PSMNet:
     """A copy of a network for evaluation alone.
 
     Batch normalisation is folded into the convolutions before it, the first 3D convolution becomes
-    its 2D factors, weights are channels-last. Parameters no longer fit checkpoints. In half
-    precision the finest volumes are worked on some disparities at a time on the CPU: that takes
-    less memory, but in float32 also a sixth more time (docs/speed-notes.md).
+    its 2D factors, weights are channels-last. Parameters no longer fit checkpoints. On the CPU
+    convolutions are Winograd's where that is faster, and in half precision the finest volumes are
+    worked on some disparities at a time: that takes less memory, but in float32 also a sixth more
+    time (docs/speed-notes.md).
 
     Args:
         model: any network; it is left as it is.
-        dtype: of the convolutions, but for those at half resolution, which are few, and those of
-            attention modules, which run under the caller's autocast: both keep theirs.
+        dtype: of the convolutions. Attention modules, which run under the caller's autocast, keep
+            theirs, and so do features where that costs little: all of them with compiled
+            convolutions, otherwise those at half resolution.
+        device: where the copy is to run, and nowhere else; None for where the network is.
     """
-    arranged = copy.deepcopy(model).eval().requires_grad_(False)
+    arranged = copy.deepcopy(model).to(device or model.mean.device).eval().requires_grad_(False)
     for pair in _convolutions_and_norms(arranged):
         _fold(pair)
-    _halve_products(arranged, dtype)
+    if _is_on_cpu(arranged):
+        _multiply_less(arranged, dtype)
     _narrow(arranged, dtype)
     to_channels_last(arranged)
-    if dtype.itemsize < 4:
+    if _is_on_cpu(arranged) and dtype.itemsize < 4:
         _take_slabs(arranged)
     return arranged
+
+
+def _is_on_cpu(model: PSMNet) -> bool:
+    return model.mean.device.type == "cpu"
 
 
 def _outside_attention(module: nn.Module) -> Iterator[nn.Module]:
@@ -82,41 +96,81 @@ def _fold(pair: nn.Sequential) -> None:
     pair[1] = nn.Identity()
 
 
-def _halve_products(model: PSMNet, dtype: torch.dtype) -> None:
+def _multiply_less(model: PSMNet, dtype: torch.dtype) -> None:
     """Winograd convolutions where they are faster (measured: docs/speed-notes.md).
 
-    Not in bfloat16 for classifiers, whose rounding errors would reach the scores.
+    Where rounding errors would reach the disparity, products stay in float32, or as they are.
     """
     half = dtype.itemsize < 4
-    kept = set(model.aggregation.classifiers.modules()) if half else set()
-    for module in set(_outside_attention(model)) - kept:
+    features, aggregation = model.features, model.aggregation
+    first = _modules(features.stem, features.stages[0], aggregation.stem, aggregation.residuals)
+    scores = _modules(aggregation.classifiers)
+    for module in set(_outside_attention(model)):
         for name, conv in module.named_children():
-            if type(conv) is DirectConv3d and _fits(conv, 32):
-                setattr(module, name, WinogradConv3d.like(conv))
-            # Rows of a dilated convolution lie apart in memory.
-            reach = (1,) if half else (1, 2)
-            if type(conv) is nn.Conv2d and conv.dilation[0] in reach and _fits(conv, 128):
-                setattr(module, name, WinogradConv2d.like(conv))
+            if not _is_winograds(conv):
+                continue
+            if dtype.itemsize <= 4 and is_compiled_for(conv.in_channels, conv.out_channels):
+                setattr(module, name, _compiled(conv, narrow=half and module not in first))
+            elif not (half and module in scores):
+                setattr(module, name, _halved(conv, half))
 
 
-def _fits(conv: nn.Conv2d | nn.Conv3d, channels: int) -> bool:
-    """Whether it has three taps a side, stride 1, a bias and so many channels at least."""
-    sides = set(conv.kernel_size), set(conv.stride)
-    wide = min(conv.in_channels, conv.out_channels) >= channels
-    return sides == ({3}, {1}) and wide and conv.bias is not None
+def _modules(*parts: nn.Module) -> set[nn.Module]:
+    return {module for part in parts for module in part.modules()}
+
+
+def _is_winograds(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
+    """Whether a convolution has three taps a side, stride 1 and a bias."""
+    if type(conv) not in (nn.Conv2d, DirectConv3d):
+        return False
+    conv = cast(nn.Conv2d | DirectConv3d, conv)
+    return (set(conv.kernel_size), set(conv.stride)) == ({3}, {1}) and conv.bias is not None
+
+
+def _compiled(conv: nn.Conv2d | DirectConv3d, *, narrow: bool) -> nn.Module:
+    if isinstance(conv, DirectConv3d):
+        return CompiledConv3d(conv, narrow=narrow)
+    return CompiledConv2d(conv, narrow=narrow)
+
+
+def _halved(conv: nn.Conv2d | DirectConv3d, half: bool) -> nn.Module:
+    """With half the products by torch, where it is wide enough to pay."""
+    least = min(conv.in_channels, conv.out_channels)
+    if isinstance(conv, DirectConv3d):
+        return WinogradConv3d.like(conv) if least >= 32 else conv
+    # Rows of a dilated convolution lie apart in memory.
+    near = conv.dilation[0] == 1 or not half
+    return WinogradConv2d.like(conv) if least >= 128 and near else conv
 
 
 def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
-    """Convolutions to a type, but for the first few: cheap, and with half the rounding error."""
-    kept = model.features.stem, cast(nn.Sequential, model.features.stages[0])
-    wide = {module for part in kept for module in part.modules()}
-    for module in set(_outside_attention(model)) - wide:
+    """Convolutions to a type, but for the first few: cheap, and with half the rounding error.
+
+    With compiled ones all features stay in float32, which takes little more time.
+    """
+    features = model.features
+    compiled = any(isinstance(module, CompiledConv2d) for module in features.modules())
+    kept = _modules(features) if compiled else _modules(features.stem, features.stages[0])
+    for module in set(_outside_attention(model)) - kept:
         for parameter in module.parameters(recurse=False):
             parameter.data = _rounded(parameter.data, dtype)
         if isinstance(module, WinogradConv2d | WinogradConv3d):
             module.round_products(dtype)
-    model.features.stem = FullPrecision(*kept[0])
-    model.features.stages[0] = FullPrecision(*kept[1], Cast(dtype))
+        if isinstance(module, CompiledConv3d):
+            module.dtype = dtype
+    _leave_autocast(features, dtype, whole=compiled)
+
+
+def _leave_autocast(features: FeatureNetwork, dtype: torch.dtype, *, whole: bool) -> None:
+    """All layers of the features, or the first few; what follows takes a type."""
+    features.stem = FullPrecision(*features.stem)
+    if not whole:
+        features.stages[0] = FullPrecision(*cast(nn.Sequential, features.stages[0]), Cast(dtype))
+        return
+    for parts in (features.stages, features.pyramid):
+        for index, part in enumerate(parts):
+            parts[index] = FullPrecision(*cast(nn.Sequential, part))
+    features.fuse = FullPrecision(*features.fuse, Cast(dtype))
 
 
 def _rounded(parameter: Tensor, dtype: torch.dtype) -> Tensor:
@@ -126,12 +180,13 @@ def _rounded(parameter: Tensor, dtype: torch.dtype) -> Tensor:
 def _take_slabs(model: PSMNet) -> None:
     """Layers that go some disparities at a time, where normalisation is folded."""
     aggregation = model.aggregation
-    if isinstance(aggregation.stem.get_submodule("2.0"), DirectConv3d):
+    kinds = DirectConv3d | CompiledConv3d
+    if isinstance(aggregation.stem.get_submodule("2.0"), kinds):
         aggregation.stem[2] = SlabConv.like(aggregation.stem[2])
     for kind, parts in (
         (SlabResidual, aggregation.residuals),
         (SlabClassifier, aggregation.classifiers),
     ):
         for index, part in enumerate(parts):
-            if isinstance(part.get_submodule("0.0"), DirectConv3d):
+            if isinstance(part.get_submodule("0.0"), kinds):
                 parts[index] = kind.like(part)

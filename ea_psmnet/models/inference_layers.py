@@ -25,9 +25,12 @@ from ea_psmnet.ops.winograd import (
     winograd_conv3d,
     winograd_products,
 )
+from ea_psmnet.ops.winograd_compiled import compiled_conv2d, compiled_conv3d, compiled_kernels
 
 __all__ = [
     "Cast",
+    "CompiledConv2d",
+    "CompiledConv3d",
     "DirectConv3d",
     "FactoredConv",
     "FullPrecision",
@@ -40,9 +43,9 @@ __all__ = [
 
 
 class FullPrecision(nn.Sequential):
-    """Layers out of autocast's reach, on the CPU for one image at a time, which takes less memory.
+    """Layers out of autocast's reach.
 
-    They are those at the highest resolution.
+    On the CPU for one image at a time, which takes less memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +104,7 @@ def _has_onednn() -> bool:
 
 
 class _Winograd(_Replacing):
-    """A convolution that on the CPU takes half the multiplications."""
+    """A convolution that takes half the multiplications, for the CPU."""
 
     kernels: Tensor
     biases: Tensor
@@ -130,8 +133,6 @@ class WinogradConv3d(_Winograd, DirectConv3d):
     """A 3x3x3 convolution of stride 1."""
 
     def _convolve(self, volume: Tensor, padding: tuple[int, ...]) -> Tensor:
-        if volume.device.type != "cpu":
-            return super()._convolve(volume, padding)
         given = volume.to(self.kernels.dtype)
         return winograd_conv3d(given, self._products(), padded=padding[0] > 0)
 
@@ -141,10 +142,48 @@ class WinogradConv2d(_Winograd, nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
-        if images.device.type != "cpu":
-            return super().forward(images)
         rows = self.dilation[0]
         return winograd_conv2d(images.to(self.kernels.dtype), self._products(), dilation=rows)
+
+
+class _Compiled(nn.Module):
+    """A convolution in compiled code, on the CPU; see `compiled_kernels` about narrow ones."""
+
+    kernels: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d, *, narrow: bool) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.dtype = conv.weight.dtype
+        kernels = compiled_kernels(conv.weight, narrow=narrow)
+        self.register_buffer("kernels", kernels, persistent=False)
+        self.register_buffer("bias", conv.bias.detach().float(), persistent=False)
+
+
+class CompiledConv3d(_Compiled):
+    """A 3x3x3 convolution of stride 1."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
+        return compiled_conv3d(volume.to(self.dtype), self.kernels, self.bias)
+
+    def between(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D + 2, H, W) to (B, outputs, D, H, W): rows and columns alone are padded."""
+        return compiled_conv3d(volume.to(self.dtype), self.kernels, self.bias, padded=False)
+
+
+class CompiledConv2d(_Compiled):
+    """A 3x3 convolution of stride 1."""
+
+    def __init__(self, conv: nn.Conv2d, *, narrow: bool) -> None:
+        super().__init__(conv, narrow=narrow)
+        self.dilation = conv.dilation[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        given = images.to(self.dtype)
+        return compiled_conv2d(given, self.kernels, self.bias, dilation=self.dilation)
 
 
 class FactoredConv(nn.Module):
@@ -162,39 +201,33 @@ class FactoredConv(nn.Module):
 
 
 class SlabConv(_Replacing, nn.Sequential):
-    """A convolution that overwrites the volume it is given, some disparities at a time on the CPU.
+    """A convolution that overwrites the volume it is given, some disparities at a time.
 
     The volume keeps its number of channels.
     """
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, K, h, w) to the same."""
-        if volume.device.type != "cpu":
-            return super().forward(volume)
         return convolve_in_place(volume, _convolution(self, "0").between)
 
 
 class SlabResidual(_Replacing, Residual):
-    """Adds to the volume it is given, on the CPU some disparities at a time."""
+    """Adds to the volume it is given, some disparities at a time."""
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, K, h, w), overwritten with the result."""
-        if volume.device.type != "cpu":
-            return super().forward(volume)
         first, second = (_convolution(self, f"{index}.0") for index in (0, 2))
         return residual_in_place(volume, first.between, second.between)
 
 
 class SlabClassifier(_Replacing, Classifier):
-    """Scores, on the CPU some disparities at a time."""
+    """Scores, some disparities at a time."""
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, K, h, w) to (B, 1, K, h, w)."""
-        if volume.device.type != "cpu":
-            return super().forward(volume)
         first = _convolution(self, "0.0")
         return score_in_slabs(volume, first.between, cast(Tensor, self[2].weight))
 
 
-def _convolution(module: nn.Module, name: str) -> DirectConv3d:
-    return cast(DirectConv3d, module.get_submodule(name))
+def _convolution(module: nn.Module, name: str) -> DirectConv3d | CompiledConv3d:
+    return cast(DirectConv3d | CompiledConv3d, module.get_submodule(name))

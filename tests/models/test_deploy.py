@@ -9,6 +9,8 @@ from ea_psmnet.models import deploy
 from ea_psmnet.models.config import SITES, PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.inference_layers import (
+    CompiledConv2d,
+    CompiledConv3d,
     SlabClassifier,
     SlabConv,
     SlabResidual,
@@ -16,6 +18,7 @@ from ea_psmnet.models.inference_layers import (
     WinogradConv3d,
 )
 from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.ops.winograd_compiled import is_compiled_for, multiplies_narrow
 
 CONFIGS = {
     "hourglass": PSMNetConfig(max_disparity=48, width=0.25),
@@ -55,6 +58,24 @@ def to_unit_scores(convolution, _, scores):
     convolution.weight.data /= scores.std()
 
 
+needs_compiler = pytest.mark.skipif(not is_compiled_for(16, 16), reason="no C compiler")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(deploy, "is_compiled_for", lambda *_: False)
+
+
+@pytest.fixture(params=["compiled", "by torch"])
+def either_way(request):
+    """With compiled convolutions and without."""
+    if request.param == "by torch":
+        request.getfixturevalue("no_compiler")
+    elif not is_compiled_for(16, 16):
+        pytest.skip("no C compiler")
+    return request.param
+
+
 def images():
     generator = torch.Generator().manual_seed(1)
     return torch.rand(2, 1, 3, 32, 64, generator=generator, dtype=torch.float64)
@@ -80,7 +101,7 @@ def test_nothing_is_left_to_normalise_and_the_network_stays_as_it_is():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_half_precision_stays_close(name):
+def test_half_precision_stays_close(name, either_way):
     model = network(CONFIGS[name])
     arranged = arrange_for_inference(model, torch.bfloat16)
     left, right = images().float()
@@ -95,6 +116,7 @@ def test_half_precision_stays_close(name):
     assert types == [torch.float32, torch.float32, torch.bfloat16]  # two images, both together
 
 
+@pytest.mark.usefixtures("no_compiler")
 def test_small_single_volumes_take_the_same_convolution():
     model = network(CONFIGS["hourglass"])
     convolution = arrange_for_inference(model).aggregation.hourglasses[0].refine2[0][0]
@@ -104,14 +126,57 @@ def test_small_single_volumes_take_the_same_convolution():
         torch.testing.assert_close(convolution(volume), expected, rtol=0, atol=1e-4)
 
 
-def halved(dtype):
-    """Names of the convolutions of a full-width network with half the products."""
+def modules_of(kinds, dtype):
+    """Modules by name of a full-width network."""
     arranged = arrange_for_inference(build_model(CONFIGS["full width"]), dtype)
-    kinds = WinogradConv2d | WinogradConv3d
-    return {name for name, module in arranged.named_modules() if isinstance(module, kinds)}
+    return {name: module for name, module in arranged.named_modules() if isinstance(module, kinds)}
 
 
-def test_wide_convolutions_of_stride_one_take_half_the_products():
+def halved(dtype):
+    return modules_of(WinogradConv2d | WinogradConv3d, dtype).keys()
+
+
+@needs_compiler
+def test_convolutions_of_stride_one_are_compiled():
+    exact, fast = (
+        modules_of(CompiledConv2d | CompiledConv3d, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    narrow = {name for name, module in fast.items() if module.kernels.dtype == torch.bfloat16}
+    assert exact.keys() == fast.keys()
+    assert "features.stages.1.0.conv1.0.0" not in exact  # strided
+    assert not modules_of(WinogradConv2d | WinogradConv3d, torch.float32)
+    assert all(module.kernels.dtype == torch.float32 for module in exact.values())
+    volume = {"aggregation.stem.2.0", "aggregation.residuals.0.0.0", "aggregation.residuals.0.2.0"}
+    assert volume | {"features.stem.2.0", "features.stages.0.0.conv2.0"} <= exact.keys() - narrow
+    if multiplies_narrow():
+        assert {"aggregation.classifiers.0.0.0", "features.fuse.0.0"} < narrow
+    types = {name: module.dtype for name, module in fast.items()}
+    assert {types[name] for name in volume} == {torch.bfloat16}
+    assert {type for name, type in types.items() if "features" in name} == {torch.float32}
+
+
+def test_float64_and_other_devices_get_nothing_compiled(monkeypatch):
+    kinds = CompiledConv2d | CompiledConv3d
+    assert not modules_of(kinds, torch.float64)
+    monkeypatch.setattr(deploy, "_is_on_cpu", lambda _: False)
+    assert not modules_of(kinds | WinogradConv2d | WinogradConv3d | SlabConv, torch.bfloat16)
+
+
+@needs_compiler
+def test_compiled_convolutions_change_the_output_by_rounding_alone():
+    model = network(PSMNetConfig(max_disparity=48, width=0.5))
+    arranged = arrange_for_inference(model)
+    assert any(isinstance(module, CompiledConv3d) for module in arranged.modules())
+    with torch.inference_mode():
+        actual = arranged(*images().float())[0]
+        expected = model.double()(*images())[0].float()
+    assert expected.std() > 0.01
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_wide_convolutions_of_stride_one_take_half_the_products():
     exact, fast = halved(torch.float32), halved(torch.bfloat16)
     of_classifiers = {f"aggregation.classifiers.{index}.0.0" for index in range(3)}
     dilated = {f"features.stages.3.{index}.conv2.0" for index in range(3)}
@@ -124,16 +189,10 @@ def test_wide_convolutions_of_stride_one_take_half_the_products():
     assert "features.stages.1.0.conv2.0" not in exact  # 64 channels
 
 
-def test_a_convolution_with_half_the_products_is_the_plain_one_elsewhere_and_in_its_weights():
-    arranged = arrange_for_inference(build_model(CONFIGS["full width"]))
-    convolution = arranged.aggregation.residuals[0][0][0]
-    on_meta = convolution.to("meta")(torch.empty(1, 32, 4, 5, 6, device="meta"))
-    assert on_meta.shape == (1, 32, 4, 5, 6)
-    assert set(convolution.state_dict()) == {"weight", "bias"}
-
-
 @pytest.mark.parametrize(("name", "count"), [("hourglass", 2 + 3), ("basic", 5 + 1), ("group", 0)])
-def test_the_finest_volumes_are_worked_on_in_slabs_where_normalisation_is_folded(name, count):
+def test_the_finest_volumes_are_worked_on_in_slabs_where_normalisation_is_folded(
+    name, count, either_way
+):
     for dtype, expected in ((torch.bfloat16, count), (torch.float32, 0)):
         arranged = arrange_for_inference(build_model(CONFIGS[name]), dtype)
         kinds = SlabConv | SlabResidual | SlabClassifier
@@ -149,6 +208,7 @@ def test_slabs_change_no_output(name):
         torch.testing.assert_close(arranged(*images())[0], whole, rtol=0, atol=1e-8)
 
 
+@pytest.mark.usefixtures("no_compiler")
 def test_kernels_with_half_the_products_are_rounded_once():
     model = build_model(CONFIGS["full width"])
     wide, narrow = (

@@ -1,0 +1,368 @@
+/* 3x3 and 3x3x3 convolutions by Winograd's F(4, 3) along rows and columns and F(2, 3) along
+ * disparities: 2.25 multiplications an output instead of 9, and 4.5 instead of 27.
+ * Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
+ *
+ * Tensors are channels-last, float32 or bfloat16; everything between is float32. Twelve tiles of
+ * 4 x 4 outputs at a time go through all disparities, so that what lies between stays in the
+ * processor's own cache. `winograd_compiled.py` calls this and makes the kernels.
+ *
+ * C inputs, N outputs (both multiples of LANES), S = 36 sums of a tile, T = 12 tiles.
+ */
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+/* Numbers a register holds, and how many tiles' sums, two registers each, fit all registers. */
+#if defined(__AVX512F__)
+enum { LANES = 16, BLOCK = 12 };
+#elif defined(__AVX__)
+enum { LANES = 8, BLOCK = 6 };
+#elif defined(__aarch64__)
+enum { LANES = 4, BLOCK = 12 };
+#else
+enum { LANES = 4, BLOCK = 6 };
+#endif
+
+enum { TAPS = 6, SUMS = TAPS * TAPS, TILE = 4, TILES = 12, DEPTHS = 4 };
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Where a tensor (images, disparities, rows, columns, channels) lies: steps count numbers. */
+typedef struct {
+    void *data;
+    int64_t image, plane, row, column;
+} Layout;
+
+typedef struct {
+    Layout input, output;
+    const float *kernels; /* (S, C, N), or (S, 4, C, N) with taps along disparities */
+    const float *bias;    /* (N) */
+    int64_t images, height, width, inputs, outputs, dilation;
+    int64_t depth, input_depth; /* disparities of the output and of the input */
+    int64_t first;              /* of the input's disparities, seen by the output's first */
+    int64_t volume;             /* whether there are taps along disparities */
+    int64_t half;               /* the tensors are bfloat16 */
+    int64_t narrow;             /* so are what is multiplied, and the kernels, two of C side by side */
+    int64_t positive;           /* negative outputs become zero */
+    int64_t stream;             /* write past the caches; the output is aligned to 64 bytes */
+    int64_t next;               /* the strip that no thread has begun yet */
+} Job;
+
+typedef int32_t int_alias __attribute__((may_alias));
+
+typedef struct {
+    int64_t y, x;
+} Place;
+
+int64_t winograd_lanes(void) { return LANES; }
+
+/* Whether the processor multiplies bfloat16, and faster than float32. */
+int64_t winograd_narrow(void) {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* ---- numbers ---- */
+
+INLINE vec load(const Layout *from, int64_t at, int half) {
+    if (!half) return *(const vec *)((const float *)from->data + at);
+    halves narrow = *(const halves *)((const uint16_t *)from->data + at);
+#if defined(__AVX512F__) /* compilers make two halves of the conversion below */
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)narrow), 16);
+#else
+    return (vec)(__builtin_convertvector(narrow, words) << 16);
+#endif
+}
+
+/* To bfloat16: the nearest, ties to even. */
+INLINE halves narrowed(vec value) {
+#if defined(__AVX512BF16__)
+    return (halves)_mm512_cvtneps_pbh((__m512)value);
+#else
+    words bits = (words)value;
+    return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
+#endif
+}
+
+INLINE void store(void *to, int64_t at, vec value, int half) {
+    if (half) *(halves *)((uint16_t *)to + at) = narrowed(value);
+    else *(vec *)((float *)to + at) = value;
+}
+
+INLINE void put(const Job *job, int64_t at, vec value, int half) {
+#if defined(__AVX512F__)
+    if (job->stream) {
+        _mm512_stream_ps((float *)job->output.data + at, (__m512)value);
+        return;
+    }
+#endif
+    store(job->output.data, at, value, half);
+}
+
+/* ---- Winograd's sums along one axis: points 0, infinity, ±sqrt(1/2), ±sqrt(2) ---- */
+
+static const float NEAR = 0.70710678118654752f, FAR = 1.41421356237309505f;
+
+/* Six inputs, `step` apart, to six sums. */
+INLINE void sum_six(const vec *d, vec *sums, int step) {
+    vec near_even = d[4 * step] - 2 * d[2 * step], near_odd = NEAR * (d[3 * step] - 2 * d[step]);
+    vec far_even = d[4 * step] - 0.5f * d[2 * step], far_odd = FAR * (d[3 * step] - 0.5f * d[step]);
+    sums[0] = d[0] + d[4 * step] - 2.5f * d[2 * step];
+    sums[step] = near_even + near_odd;
+    sums[2 * step] = near_even - near_odd;
+    sums[3 * step] = far_even + far_odd;
+    sums[4 * step] = far_even - far_odd;
+    sums[5 * step] = d[step] + d[5 * step] - 2.5f * d[3 * step];
+}
+
+/* Six products, `step` apart, to four outputs. */
+INLINE void combine_six(const vec *m, vec *out, int step) {
+    vec near_even = m[step] + m[2 * step], near_odd = m[step] - m[2 * step];
+    vec far_even = m[3 * step] + m[4 * step], far_odd = m[3 * step] - m[4 * step];
+    out[0] = m[0] + near_even + far_even;
+    out[step] = NEAR * (near_odd + 2 * far_odd);
+    out[2 * step] = 0.5f * (near_even + 4 * far_even);
+    out[3 * step] = 0.5f * NEAR * (near_odd + 8 * far_odd) + m[5 * step];
+}
+
+/* ---- tiles ---- */
+
+/* Tiles along an axis. Every `dilation`th place belongs to the same grid; grids come in turn. */
+static int64_t tiles_of_grid(int64_t grid, int64_t length, int64_t dilation) {
+    int64_t places = (length - grid + dilation - 1) / dilation;
+    return (places + TILE - 1) / TILE;
+}
+
+static int64_t count_tiles(int64_t length, int64_t dilation) {
+    int64_t count = 0;
+    for (int64_t grid = 0; grid < dilation && grid < length; grid++)
+        count += tiles_of_grid(grid, length, dilation);
+    return count;
+}
+
+static int64_t origin(int64_t tile, int64_t length, int64_t dilation) {
+    int64_t grid = 0;
+    for (; tile >= tiles_of_grid(grid, length, dilation); grid++)
+        tile -= tiles_of_grid(grid, length, dilation);
+    return grid + tile * TILE * dilation;
+}
+
+/* A disparity of the input's tiles to sums (S, T, C). */
+INLINE void take_sums(const Job *job, int64_t image, int64_t plane, const Place *places,
+                      int64_t tiles, float *sums, int half, int narrow) {
+    const int64_t C = job->inputs, dilation = job->dilation;
+    if (plane < 0 || plane >= job->input_depth) {
+        memset(sums, 0, sizeof(float) * SUMS * TILES * C);
+        return;
+    }
+    const Layout *from = &job->input;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        for (int64_t c = 0; c < C; c += LANES) {
+            vec rows[SUMS], all[SUMS];
+            for (int i = 0; i < TAPS; i++) {
+                vec seen[TAPS];
+                int64_t y = places[tile].y + (i - 1) * dilation;
+                for (int k = 0; k < TAPS; k++) {
+                    int64_t x = places[tile].x + (k - 1) * dilation;
+                    int there = y >= 0 && y < job->height && x >= 0 && x < job->width;
+                    int64_t at = image * from->image + plane * from->plane + y * from->row +
+                                 x * from->column + c;
+                    seen[k] = there ? load(from, at, half) : (vec){0};
+                }
+                sum_six(seen, rows + i * TAPS, 1);
+            }
+            for (int k = 0; k < TAPS; k++) sum_six(rows + k, all + k, TAPS);
+            for (int s = 0; s < SUMS; s++) store(sums, (s * TILES + tile) * C + c, all[s], narrow);
+        }
+    }
+}
+
+/* Products, those of a sum `step` after those of the one before, to a disparity of the output. */
+INLINE void put_outputs(const Job *job, int64_t image, int64_t plane, const Place *places,
+                        int64_t tiles, const float *products, int64_t step, int half) {
+    const int64_t N = job->outputs;
+    const Layout *to = &job->output;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        for (int64_t n = 0; n < N; n += LANES) {
+            vec all[SUMS], columns[SUMS], out[SUMS];
+            for (int s = 0; s < SUMS; s++) all[s] = *(const vec *)(products + s * step + tile * N + n);
+            for (int k = 0; k < TAPS; k++) combine_six(all + k, columns + k, TAPS);
+            for (int i = 0; i < TILE; i++) combine_six(columns + i * TAPS, out + i * TAPS, 1);
+            for (int i = 0; i < TILE; i++) {
+                for (int k = 0; k < TILE; k++) {
+                    int64_t y = places[tile].y + i * job->dilation;
+                    int64_t x = places[tile].x + k * job->dilation;
+                    if (y >= job->height || x >= job->width) continue;
+                    vec value = out[i * TAPS + k] + *(const vec *)(job->bias + n);
+                    if (job->positive) value = (vec)((words)value & ~(words)(value < 0));
+                    put(job, image * to->image + plane * to->plane + y * to->row + x * to->column + n,
+                        value, half);
+                }
+            }
+        }
+    }
+}
+
+/* ---- products ---- */
+
+/* A number, or a pair of them, times as many of each of some N. */
+INLINE vec add_product(vec total, const float *sum, vec weights, int narrow) {
+#if defined(__AVX512BF16__)
+    if (narrow) {
+        __m512bh pairs = (__m512bh)_mm512_set1_epi32(*(const int_alias *)sum);
+        return (vec)_mm512_dpbf16_ps((__m512)total, pairs, (__m512bh)weights);
+    }
+#endif
+    (void)narrow;
+    return total + *sum * weights;
+}
+
+/* (BLOCK, K) by (K, width registers of N) to (BLOCK, the same of N). K is C, or C / 2 pairs. */
+INLINE void multiply_block(const float *sums, const float *kernel, float *products, int64_t K,
+                           int64_t N, const int width, int narrow) {
+    vec total[BLOCK][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < BLOCK; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < width; v++) total[i][v] = (vec){0};
+    for (int64_t k = 0; k < K; k++) {
+        vec weights[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < width; v++) weights[v] = *(const vec *)(kernel + k * N + v * LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < BLOCK; i++)
+#pragma GCC unroll 2
+            for (int v = 0; v < width; v++)
+                total[i][v] = add_product(total[i][v], sums + i * K + k, weights[v], narrow);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < BLOCK; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < width; v++) *(vec *)(products + i * N + v * LANES) = total[i][v];
+}
+
+/* (T, K) by (K, N) to (T, N); of T, no more than the blocks that hold tiles. */
+INLINE void multiply(const float *sums, const float *kernel, float *products, int64_t tiles,
+                     int64_t K, int64_t N, int narrow) {
+    for (int64_t tile = 0; tile < tiles; tile += BLOCK) {
+        const float *from = sums + tile * K;
+        float *to = products + tile * N;
+        int64_t n = 0;
+        for (; n + 2 * LANES <= N; n += 2 * LANES)
+            multiply_block(from, kernel + n, to + n, K, N, 2, narrow);
+        if (n < N) multiply_block(from, kernel + n, to + n, K, N, 1, narrow);
+    }
+}
+
+/* ---- strips: up to T tiles through all disparities ---- */
+
+INLINE void map_strip(const Job *job, int64_t image, const Place *places, int64_t tiles,
+                      float *room, int half, int narrow) {
+    const int64_t K = narrow ? job->inputs / 2 : job->inputs, N = job->outputs;
+    float *sums = room, *products = sums + SUMS * TILES * K;
+    take_sums(job, image, 0, places, tiles, sums, half, narrow);
+    for (int s = 0; s < SUMS; s++)
+        multiply(sums + s * TILES * K, job->kernels + s * K * N, products + s * TILES * N, tiles, K,
+                 N, narrow);
+    put_outputs(job, image, 0, places, tiles, products, TILES * N, half);
+}
+
+/* Sums (T, C) of four disparities to their four sums (4, T, C). */
+INLINE void sum_depths(float *const *planes, int64_t at, int64_t count, int64_t step, float *sums,
+                       int narrow) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec d[DEPTHS];
+        for (int z = 0; z < DEPTHS; z++) d[z] = *(const vec *)(planes[z] + at + i);
+        store(sums, i, d[0] - d[2], narrow);
+        store(sums, step + i, d[1] + d[2], narrow);
+        store(sums, 2 * step + i, d[2] - d[1], narrow);
+        store(sums, 3 * step + i, d[1] - d[3], narrow);
+    }
+}
+
+/* Their products (4, T, N) to those of two disparities (2, T, N). */
+static void combine_depths(const float *products, int64_t count, int64_t step, float *two) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec plus = *(const vec *)(products + step + i), minus = *(const vec *)(products + 2 * step + i);
+        *(vec *)(two + i) = *(const vec *)(products + i) + plus + minus;
+        *(vec *)(two + step + i) = plus - minus - *(const vec *)(products + 3 * step + i);
+    }
+}
+
+INLINE void volume_strip(const Job *job, int64_t image, const Place *places, int64_t tiles,
+                         float *room, int half, int narrow) {
+    const int64_t C = job->inputs, N = job->outputs, in = TILES * C, out = TILES * N;
+    const int64_t K = narrow ? C / 2 : C;
+    float *planes[DEPTHS]; /* (S, T, C) each: the four disparities that two outputs see */
+    for (int z = 0; z < DEPTHS; z++) planes[z] = room + z * SUMS * in;
+    float *sums = room + DEPTHS * SUMS * in, *four = sums + DEPTHS * in, *all = four + DEPTHS * out;
+    for (int64_t plane = 0; plane < job->depth; plane += 2) {
+        for (int z = plane ? 2 : 0; z < DEPTHS; z++)
+            take_sums(job, image, plane + job->first + z, places, tiles, planes[z], half, 0);
+        for (int s = 0; s < SUMS; s++) {
+            const float *kernels = job->kernels + s * DEPTHS * K * N;
+            sum_depths(planes, s * in, tiles * C, in, sums, narrow);
+            for (int q = 0; q < DEPTHS; q++)
+                multiply(sums + q * TILES * K, kernels + q * K * N, four + q * out, tiles, K, N, narrow);
+            combine_depths(four, tiles * N, out, all + s * 2 * out);
+        }
+        for (int z = 0; z < 2 && plane + z < job->depth; z++)
+            put_outputs(job, image, plane + z, places, tiles, all + z * out, 2 * out, half);
+        for (int z = 0; z < 2; z++) { /* two of the four are seen again */
+            float *done = planes[z];
+            planes[z] = planes[z + 2];
+            planes[z + 2] = done;
+        }
+    }
+}
+
+/* Kinds are told as constants, so that each gets code of its own. */
+static void work(const Job *job, int64_t image, const Place *at, int64_t tiles, float *room) {
+    switch (job->volume << 2 | job->half << 1 | job->narrow) {
+    case 0: map_strip(job, image, at, tiles, room, 0, 0); break;
+    case 1: map_strip(job, image, at, tiles, room, 0, 1); break;
+    case 2: map_strip(job, image, at, tiles, room, 1, 0); break;
+    case 3: map_strip(job, image, at, tiles, room, 1, 1); break;
+    case 4: volume_strip(job, image, at, tiles, room, 0, 0); break;
+    case 5: volume_strip(job, image, at, tiles, room, 0, 1); break;
+    case 6: volume_strip(job, image, at, tiles, room, 1, 0); break;
+    case 7: volume_strip(job, image, at, tiles, room, 1, 1); break;
+    }
+}
+
+/* Floats that a thread works in. */
+int64_t winograd_room(const Job *job) {
+    const int64_t in = TILES * job->inputs, out = TILES * job->outputs;
+    if (!job->volume) return SUMS * (in + out);
+    return DEPTHS * (SUMS + 1) * in + (DEPTHS + 2 * SUMS) * out;
+}
+
+/* Work on strips until none is left. Any number of threads may, each in a room of its own. */
+void winograd_convolve(Job *job, float *room) {
+    const int64_t across = count_tiles(job->width, job->dilation);
+    const int64_t places = across * count_tiles(job->height, job->dilation);
+    const int64_t strips = (places + TILES - 1) / TILES;
+    for (;;) {
+        int64_t strip = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+        if (strip >= job->images * strips) break;
+        int64_t image = strip / strips, tile = strip % strips * TILES, tiles = 0;
+        Place at[TILES];
+        for (; tiles < TILES && tile < places; tiles++, tile++) {
+            at[tiles].y = origin(tile / across, job->height, job->dilation);
+            at[tiles].x = origin(tile % across, job->width, job->dilation);
+        }
+        work(job, image, at, tiles, room);
+    }
+#if defined(__AVX512F__)
+    _mm_sfence();
+#endif
+}

@@ -1,0 +1,182 @@
+"""Convolutions by `winograd.c`: Winograd along two axes of a map or three of a volume, in float32.
+
+The inputs and outputs may be bfloat16: between them is float32, so that only the output is rounded.
+
+Shapes: B batch, C inputs, N outputs, K disparities, H and W of a map.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ea_psmnet.ops.compiled import load_library
+
+__all__ = ["compiled_conv2d", "compiled_conv3d", "compiled_kernels", "is_compiled_for"]
+
+_NEAR, _FAR = math.sqrt(1 / 2), math.sqrt(2)
+_FOUR_OUTPUTS = [
+    [1, 0, 0],
+    *([1 / -1.5, sign * _NEAR / -1.5, _NEAR**2 / -1.5] for sign in (1, -1)),
+    *([1 / 6, sign * _FAR / 6, _FAR**2 / 6] for sign in (1, -1)),
+    [0, 0, 1],
+]
+"""Three taps to the kernels of six sums: interpolation at 0, ±sqrt(1/2), ±sqrt(2), infinity."""
+
+_TWO_OUTPUTS = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
+"""The same at 0, ±1 and infinity."""
+
+_STREAMED_BYTES = 2**24
+"""An output so large is out of the processor's caches before it is read."""
+
+
+class _Layout(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("image", "plane", "row", "column")),
+    )
+
+
+class _Job(ctypes.Structure):
+    """`Job` of winograd.c."""
+
+    _fields_ = (
+        *((name, _Layout) for name in ("input", "output")),
+        *((name, ctypes.c_void_p) for name in ("kernels", "bias")),
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs")),
+        *((name, ctypes.c_int64) for name in ("dilation", "depth", "input_depth", "first")),
+        *((name, ctypes.c_int64) for name in ("volume", "half", "narrow", "positive", "stream")),
+        ("next", ctypes.c_int64),
+    )
+
+
+def is_compiled_for(inputs: int, outputs: int) -> bool:
+    """Whether there are compiled convolutions between so many channels on this machine."""
+    library = _library()
+    if library is None:
+        return False
+    lanes = library.winograd_lanes()
+    return inputs % lanes == outputs % lanes == 0
+
+
+def compiled_kernels(weight: Tensor, *, narrow: bool = False) -> Tensor:
+    """A weight as the compiled convolutions take it.
+
+    Args:
+        weight: (N, C, 3, 3, 3), or (N, C, 3, 3) of a 2D convolution.
+        narrow: multiply in bfloat16 and add up in float32, where the processor is faster so:
+            twice as many products at a time, with a rounding error of about 1 % of an output.
+
+    Returns:
+        (6, 6, 4, C, N), sums along rows, columns and disparities, or (6, 6, C, N), in float32;
+        narrow (..., C / 2, N, 2) in bfloat16.
+    """
+    four, two = (torch.tensor(rows, dtype=torch.float64) for rows in (_FOUR_OUTPUTS, _TWO_OUTPUTS))
+    wide = weight.detach().double()
+    if weight.dim() == 4:
+        made = torch.einsum("ncyx,iy,jx->ijcn", wide, four, four)
+    else:
+        made = torch.einsum("nczyx,kz,iy,jx->ijkcn", wide, two, four, four)
+    if narrow and multiplies_narrow():
+        return made.unflatten(-2, (-1, 2)).movedim(-2, -1).to(torch.bfloat16).contiguous()
+    return made.float().contiguous()
+
+
+def multiplies_narrow() -> bool:
+    """Whether compiled convolutions can multiply in bfloat16 on this machine."""
+    library = _library()
+    return library is not None and bool(library.winograd_narrow())
+
+
+def compiled_conv3d(
+    volume: Tensor, kernels: Tensor, bias: Tensor, *, padded: bool = True, positive: bool = False
+) -> Tensor:
+    """A 3x3x3 convolution, padded in rows and columns.
+
+    Args:
+        volume: (B, C, K, H, W), float32 or bfloat16.
+        kernels: of `compiled_kernels`.
+        bias: (N,), float32.
+        padded: in disparities, too.
+        positive: negative outputs become zero.
+
+    Returns:
+        (B, N, K, H, W), or without that padding (B, N, K - 2, H, W); channels-last.
+    """
+    depth = volume.shape[2] if padded else volume.shape[2] - 2
+    job = _Job(first=-1 if padded else 0, volume=True, dilation=1, positive=positive)
+    return _convolve(volume.movedim(1, -1), depth, kernels, bias, job).movedim(-1, 1)
+
+
+def compiled_conv2d(
+    images: Tensor, kernels: Tensor, bias: Tensor, *, dilation: int = 1, positive: bool = False
+) -> Tensor:
+    """A 3x3 convolution, padded by its dilation.
+
+    Args:
+        images: (B, C, H, W), float32 or bfloat16.
+        kernels: of `compiled_kernels`.
+        bias: (N,), float32.
+        dilation: of the taps.
+        positive: negative outputs become zero.
+
+    Returns:
+        (B, N, H, W), channels-last.
+    """
+    job = _Job(volume=False, dilation=dilation, positive=positive)
+    maps = images.movedim(1, -1).unsqueeze(1)
+    return _convolve(maps, 1, kernels, bias, job).squeeze(1).movedim(-1, 1)
+
+
+def _convolve(given: Tensor, depth: int, kernels: Tensor, bias: Tensor, job: _Job) -> Tensor:
+    """(B, K, H, W, C) to (B, depth, H, W, N) by a job that knows the kind of convolution."""
+    if given.stride(-1) != 1:
+        given = given.contiguous()
+    batch, job.input_depth, job.height, job.width, job.inputs = given.shape
+    made = given.new_empty(batch, depth, job.height, job.width, bias.numel())
+    job.images, job.depth, job.outputs = batch, depth, bias.numel()
+    job.input, job.output = _layout(given), _layout(made)
+    job.kernels, job.bias = kernels.data_ptr(), bias.data_ptr()
+    job.half, job.narrow = (t.dtype == torch.bfloat16 for t in (given, kernels))
+    job.stream = not job.half and made.nbytes >= _STREAMED_BYTES
+    _run(job)
+    return made
+
+
+def _layout(tensor: Tensor) -> _Layout:
+    return _Layout(tensor.data_ptr(), *tensor.stride()[:4])
+
+
+def _run(job: _Job) -> None:
+    """In as many threads as torch takes; ctypes lets go of Python's lock meanwhile."""
+    library = _library()
+    assert library is not None
+    threads, at = torch.get_num_threads(), ctypes.addressof(job)
+    rooms = torch.empty(threads, library.winograd_room(at), dtype=torch.float32)
+    calls = [
+        threading.Thread(target=library.winograd_convolve, args=(at, room.data_ptr()))
+        for room in rooms[1:]
+    ]
+    for call in calls:
+        call.start()
+    library.winograd_convolve(at, rooms.data_ptr())
+    for call in calls:
+        call.join()
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = load_library(Path(__file__).with_name("winograd.c"))
+    if library is None:
+        return None
+    library.winograd_room.restype = ctypes.c_int64
+    library.winograd_room.argtypes = [ctypes.c_void_p]
+    library.winograd_convolve.restype = None
+    library.winograd_convolve.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    return library
