@@ -60,6 +60,9 @@ class EvaluationOptions:
     """Where sgbm and bm search to, and no truth counts beyond; kitti, middlebury count all."""
     batch: int = 1
     """Pairs in a row that a network predicts at once, where their sizes and memory allow."""
+    cuda_graphs: bool = False
+    """Record what networks do for a size that comes again, and replay it: for a CUDA device that
+    waits for Python, in half of its memory. Not yet run on one."""
     protocol_batch: int = 8
     """Images that psmnet and gwcnet, the protocols, average over before they average again."""
     out: Path | None = None
@@ -194,7 +197,7 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
     search = -(-options.limit // 16) * 16  # a multiple of 16, as OpenCV asks
     return [
         *(
-            _network(replace(options.matcher, checkpoint=path), path, label)
+            _network(replace(options.matcher, checkpoint=path), path, label, options.cuda_graphs)
             for path, label in zip(weights, labels, strict=False)
         ),
         *(
@@ -209,11 +212,11 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
+def _network(options: MatcherOptions, weights: Path, label: str, cuda_graphs: bool) -> Method:
     from ea_psmnet.files import content_hash
     from ea_psmnet.reports.methods import network
 
-    matcher = options.load()
+    matcher = options.load(cuda_graphs=cuda_graphs)
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
     return network(matcher, label, f"{identity}, {overridden}")

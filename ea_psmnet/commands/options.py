@@ -32,8 +32,8 @@ class MatcherOptions:
     precision: Precision = "auto"
     """Float32 (exact), or bfloat16 where the processor is fast at it."""
 
-    def load(self, memory: int | None = None) -> StereoMatcher:
-        """The matcher, with so many bytes to work in; raises as `StereoMatcher.load`."""
+    def load(self, memory: int | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
+        """The matcher; arguments and errors as of `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
         return StereoMatcher.load(
@@ -44,4 +44,5 @@ class MatcherOptions:
             device=self.device,
             precision=self.precision,
             memory=memory,
+            cuda_graphs=cuda_graphs,
         )

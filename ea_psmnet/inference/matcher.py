@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.inference.graphs import Forward, GraphedForward, GraphRecorder
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
@@ -55,6 +56,11 @@ class StereoMatcher:
         precision: of the convolutions; attention sums and soft-argmin are float32 in any case.
         memory: bytes that the process may hold on the device; None for what is free there now.
             Pairs that take more are predicted in tiles.
+        cuda_graphs: for many pairs of few sizes on a card that is faster than Python (see `graphs`;
+            not yet run on one). Half of `memory` is for what the graphs hold. One thread at a time.
+
+    Raises:
+        ValueError: no such device, or graphs on the CPU.
 
     Example:
         >>> matcher = StereoMatcher.load("checkpoints/ea-psmnet-small.safetensors")
@@ -69,18 +75,25 @@ class StereoMatcher:
         device: Device = "auto",
         precision: Precision = "auto",
         memory: int | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         chosen = choose_device(device)
+        if cuda_graphs and chosen != "cuda":
+            raise ValueError("CUDA graphs were asked for on the CPU: leave them out")
         self.device = torch.device(chosen)
         self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
         dtype = torch.bfloat16 if self._bf16 else torch.float32
-        self.model = arrange_for_inference(model, dtype).to(self.device)
+        self.model = arrange_for_inference(model, dtype, self.device)
         self.max_disparity = model.config.max_disparity
+        self._forward: Forward = self.model
         self._room = (
             plannable(available_memory(self.device))
             if memory is None
             else memory - held_memory(self.device)
         )
+        if cuda_graphs:
+            self._forward = GraphedForward(self.model, GraphRecorder())
+            self._room //= 2
 
     @classmethod
     def load(
@@ -93,6 +106,7 @@ class StereoMatcher:
         device: Device = "auto",
         precision: Precision = "auto",
         memory: int | None = None,
+        cuda_graphs: bool = False,
     ) -> StereoMatcher:
         """A matcher from a checkpoint; `None` takes the bundled weights.
 
@@ -110,7 +124,9 @@ class StereoMatcher:
             align_corners=align_corners,
             peak_reach=peak_reach,
         )
-        return cls(model, device=device, precision=precision, memory=memory)
+        return cls(
+            model, device=device, precision=precision, memory=memory, cuda_graphs=cuda_graphs
+        )
 
     def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
         """Predict the disparity of the left image.
@@ -183,7 +199,7 @@ class StereoMatcher:
             contextlib.nullcontext() if self._bf16 else _full_float32(),
         ):
             if plan.is_whole:
-                (disparity,) = self.model(left, right)
+                (disparity,) = self._forward(left, right)
             else:
                 disparity = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
         return np.asarray(disparity.float().cpu().numpy())

@@ -103,9 +103,12 @@ def _forms(case: NetworkCase, forms: Sequence[Form], device: torch.device) -> li
 
 def _inference(sizes: Sizes, device: torch.device) -> list[NetworkCase]:
     most = sizes.disparities[-1]
+    forms: tuple[Form, ...] = ("plain", "exact", "fast")
+    if device.type == "cuda":
+        forms += ("graphs",)
     made: list[NetworkCase] = []
     for size in sizes.inference:
-        made += _forms(NetworkCase("plain", size, most), ("plain", "exact", "fast"), device)
+        made += _forms(NetworkCase("plain", size, most), forms, device)
         made.append(NetworkCase("fast", size, most, network="ea-psmnet"))
     grown = [(size, most) for size in sizes.pixels]
     grown += [(sizes.inference[0], disparities) for disparities in sizes.disparities]

@@ -15,7 +15,7 @@ for accuracy.
 
 - **form**: `plain` is the published one (eager float32, contiguous, volume filled by a loop, one
   image after the other, head on the full volume); `exact` the rearranged one in float32; `fast`
-  the same in bfloat16 (in training autocast).
+  the same in bfloat16 (in training autocast); `graphs` that as a CUDA graph, replayed.
 - **allocator**: `kept` is glibc told to keep freed memory, as the program's commands do.
 - **peak** is above the loaded network and its inputs; that of a step above what was held when it
   began, so that steps compare alone.
@@ -34,7 +34,8 @@ def benchmark_markdown(results: NetworkResults, name: str) -> str:
     training = [r for r in results.records if r.case.training]
     if inference:
         parts += ["## Inference", markdown_table([_row(results, r) for r in inference])]
-        parts += ["### Steps", markdown_table([_steps(r) for r in inference])]
+    if by_layer := [r for r in inference if r.measured.layers]:
+        parts += ["### Steps", markdown_table([_steps(r) for r in by_layer])]
         parts += [f"![where time goes]({name}-layers.png)", f"![growth]({name}-growth.png)"]
     if training:
         parts += ["## Training step", markdown_table([_row(results, r) for r in training])]

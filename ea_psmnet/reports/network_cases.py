@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ea_psmnet.inference.graphs import GraphedForward, GraphRecorder
 from ea_psmnet.losses import stereo_loss
 from ea_psmnet.machine import keep_freed_memory
 from ea_psmnet.models.config import preset
@@ -23,8 +24,8 @@ from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 
 __all__ = ["STEPS", "Form", "LayerClock", "NetworkCase", "NetworkMeasurement", "measure_network"]
 
-Form = Literal["plain", "exact", "fast"]
-"""As published; rearranged in float32; rearranged in bfloat16."""
+Form = Literal["plain", "exact", "fast", "graphs"]
+"""As published; rearranged in float32; rearranged in bfloat16; the same replayed on a card."""
 
 _WARM_UP = (16, 32)
 """A pair that loads code and starts threads, too small for its memory to show."""
@@ -48,6 +49,11 @@ class NetworkCase:
     keep_memory: bool = True
     """Whether the C library keeps freed memory, as the program's commands ask of it."""
 
+    @property
+    def half(self) -> bool:
+        """Whether convolutions are in bfloat16."""
+        return self.form in ("fast", "graphs")
+
 
 @dataclass(frozen=True)
 class NetworkMeasurement:
@@ -58,7 +64,7 @@ class NetworkMeasurement:
     peak: int
     """Bytes above the loaded network and its inputs."""
     layers: dict[str, float] = field(default_factory=dict)
-    """Seconds by `step/layer` of the forward; not in training."""
+    """Seconds by `step/layer` of the forward; not in training, nor of graphs."""
     peaks: dict[str, int] = field(default_factory=dict)
     """Bytes by step, above what was held when it began."""
 
@@ -80,11 +86,14 @@ def measure_network(case: NetworkCase) -> NetworkMeasurement:
         keep_freed_memory()
     device = device_of_choice()
     torch.manual_seed(0)
-    network = _network(case).to(device)
+    network = _network(case, device)
     _run(network, replace(case, size=_WARM_UP, batch=2), device)()
     run = _run(network, case, device)
     if case.training:
         return NetworkMeasurement(peak=_peak(run, device), seconds=_seconds(run, device))
+    if case.form == "graphs":  # whose layers are called no more once they are recorded
+        recorded = _peak(lambda: (run(), run()), device)
+        return NetworkMeasurement(peak=recorded, seconds=_seconds(run, device))
     # First, while freed memory that is kept does not hide what a step takes.
     with LayerClock(network, _Peaks(device)) as memory:
         peak = _highest(run, memory)
@@ -126,29 +135,31 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _network(case: NetworkCase) -> PSMNet:
-    built = build_model(replace(preset(case.network), max_disparity=case.max_disparity))
+def _network(case: NetworkCase, device: torch.device) -> PSMNet:
+    config = replace(preset(case.network), max_disparity=case.max_disparity)
+    built = build_model(config).to(device)
     built.train(case.training)
     if case.form == "plain":
         return PlainPSMNet(built)
     if case.training:
         to_channels_last(built)
         return built
-    return arrange_for_inference(built, torch.bfloat16 if case.form == "fast" else torch.float32)
+    return arrange_for_inference(built, torch.bfloat16 if case.half else torch.float32)
 
 
 def _run(network: PSMNet, case: NetworkCase, device: torch.device) -> Callable[[], object]:
     shape = (case.batch, 3, *case.size)
     left, right = (torch.rand(shape, device=device) for _ in range(2))
+    predict = GraphedForward(network, GraphRecorder()) if case.form == "graphs" else network
 
     @contextmanager
     def precision() -> Iterator[None]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=case.form == "fast"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=case.half):
             yield
 
     def forward() -> object:
         with torch.inference_mode(), precision():
-            return network(left, right)
+            return predict(left, right)
 
     return _training_step(network, (left, right), case, precision) if case.training else forward
 

@@ -33,7 +33,7 @@ class NetworkFloor:
 
     def arithmetic(self, case: NetworkCase) -> float:
         """Seconds of the published convolutions at the better rate; a backward is two forwards."""
-        dtype = "bfloat16" if case.form == "fast" else "float32"
+        dtype = "bfloat16" if case.half else "float32"
         config = replace(preset(case.network), max_disparity=case.max_disparity)
         shape = (case.batch, *case.size)
         operations = forecast(config, shape, training=case.training).operations
@@ -49,7 +49,7 @@ class NetworkFloor:
         """
         width = preset(case.network).width
         cells = case.batch * case.max_disparity * case.size[0] * case.size[1] / 64
-        item = 2 if case.form == "fast" else 4
+        item = 2 if case.half else 4
         volumes = 10 * (3 if case.training else 1)
         return 2 * volumes * cells * 32 * width * item / self.bytes_per_second
 
