@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ea_psmnet.attention import VolumeAttention
-from ea_psmnet.models.features import FeatureNetwork
+from ea_psmnet.models.features import FeatureNetwork, ResidualBlock
 from ea_psmnet.models.inference_layers import (
+    AddingBlock,
     Cast,
     CompiledConv2d,
     CompiledConv3d,
@@ -32,6 +33,8 @@ from ea_psmnet.ops.rounding import round_kernel
 from ea_psmnet.ops.winograd_compiled import is_compiled_for
 
 __all__ = ["arrange_for_inference"]
+
+_COMPILED = CompiledConv2d | CompiledConv3d
 
 
 def arrange_for_inference(
@@ -57,6 +60,7 @@ def arrange_for_inference(
         _fold(pair)
     if _is_on_cpu(arranged):
         _multiply_less(arranged, dtype)
+        _fuse(arranged)
     _narrow(arranged, dtype)
     to_channels_last(arranged)
     if _is_on_cpu(arranged) and dtype.itemsize < 4:
@@ -125,6 +129,24 @@ def _is_winograds(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
         return False
     conv = cast(nn.Conv2d | DirectConv3d, conv)
     return (set(conv.kernel_size), set(conv.stride)) == ({3}, {1}) and conv.bias is not None
+
+
+def _fuse(model: PSMNet) -> None:
+    """Let compiled convolutions do the activation, or the sum, behind them."""
+    for module in set(model.modules()):
+        if isinstance(module, nn.Sequential):
+            for index in range(len(module) - 1):
+                conv = _first(module[index])
+                if isinstance(conv, _COMPILED) and isinstance(module[index + 1], nn.ReLU):
+                    conv.positive, module[index + 1] = True, nn.Identity()
+        for name, block in module.named_children():
+            if isinstance(block, ResidualBlock) and isinstance(_first(block.conv2), CompiledConv2d):
+                setattr(module, name, AddingBlock.like(block))
+
+
+def _first(pair: nn.Module) -> nn.Module:
+    """The convolution of a pair whose normalisation is folded."""
+    return pair[0] if isinstance(pair, nn.Sequential) and len(pair) == 2 else pair
 
 
 def _compiled(conv: nn.Conv2d | DirectConv3d, *, narrow: bool) -> nn.Module:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from ea_psmnet.models.aggregation import Classifier, Residual
+from ea_psmnet.models.features import ResidualBlock
 from ea_psmnet.models.layers import VolumeConv3d
 from ea_psmnet.ops.factored_volume import (
     PairVolume,
@@ -18,7 +19,7 @@ from ea_psmnet.ops.factored_volume import (
     volume_kernels,
 )
 from ea_psmnet.ops.rounding import round_kernel
-from ea_psmnet.ops.slabs import convolve_in_place, residual_in_place, score_in_slabs
+from ea_psmnet.ops.slabs import Convolve, convolve_in_place, residual_in_place, score_in_slabs
 from ea_psmnet.ops.winograd import (
     Products,
     winograd_conv2d,
@@ -28,6 +29,7 @@ from ea_psmnet.ops.winograd import (
 from ea_psmnet.ops.winograd_compiled import compiled_conv2d, compiled_conv3d, compiled_kernels
 
 __all__ = [
+    "AddingBlock",
     "Cast",
     "CompiledConv2d",
     "CompiledConv3d",
@@ -156,6 +158,7 @@ class _Compiled(nn.Module):
         super().__init__()
         assert conv.bias is not None
         self.dtype = conv.weight.dtype
+        self.positive = False
         kernels = compiled_kernels(conv.weight, narrow=narrow)
         self.register_buffer("kernels", kernels, persistent=False)
         self.register_buffer("bias", conv.bias.detach().float(), persistent=False)
@@ -166,11 +169,17 @@ class CompiledConv3d(_Compiled):
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
-        return compiled_conv3d(volume.to(self.dtype), self.kernels, self.bias)
+        return self._convolve(volume, padded=True)
 
     def between(self, volume: Tensor) -> Tensor:
         """(B, inputs, D + 2, H, W) to (B, outputs, D, H, W): rows and columns alone are padded."""
-        return compiled_conv3d(volume.to(self.dtype), self.kernels, self.bias, padded=False)
+        return self._convolve(volume, padded=False)
+
+    def _convolve(self, volume: Tensor, *, padded: bool) -> Tensor:
+        given = volume.to(self.dtype)
+        return compiled_conv3d(
+            given, self.kernels, self.bias, padded=padded, positive=self.positive
+        )
 
 
 class CompiledConv2d(_Compiled):
@@ -182,8 +191,31 @@ class CompiledConv2d(_Compiled):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
-        given = images.to(self.dtype)
-        return compiled_conv2d(given, self.kernels, self.bias, dilation=self.dilation)
+        return self._convolve(images, None)
+
+    def add_to(self, total: Tensor, images: Tensor) -> Tensor:
+        """The total (B, outputs, H, W), overwritten, with the convolution of (B, inputs, H, W)."""
+        return self._convolve(images, total)
+
+    def _convolve(self, images: Tensor, total: Tensor | None) -> Tensor:
+        return compiled_conv2d(
+            images.to(self.dtype),
+            self.kernels,
+            self.bias,
+            dilation=self.dilation,
+            positive=self.positive,
+            total=total,
+        )
+
+
+class AddingBlock(_Replacing, ResidualBlock):
+    """A block whose second convolution adds to the shortcut, or to the maps it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W), which may be overwritten, to (B, outputs, H / stride, W / stride)."""
+        second = cast(CompiledConv2d, self.conv2[0])
+        hidden = self.conv1(x)
+        return second.add_to(self.shortcut(x), hidden)
 
 
 class FactoredConv(nn.Module):
@@ -216,8 +248,8 @@ class SlabResidual(_Replacing, Residual):
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, K, h, w), overwritten with the result."""
-        first, second = (_convolution(self, f"{index}.0") for index in (0, 2))
-        return residual_in_place(volume, first.between, second.between)
+        second = _convolution(self, "2.0")
+        return residual_in_place(volume, _activated(self), second.between)
 
 
 class SlabClassifier(_Replacing, Classifier):
@@ -225,8 +257,13 @@ class SlabClassifier(_Replacing, Classifier):
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, K, h, w) to (B, 1, K, h, w)."""
-        first = _convolution(self, "0.0")
-        return score_in_slabs(volume, first.between, cast(Tensor, self[2].weight))
+        return score_in_slabs(volume, _activated(self), cast(Tensor, self[2].weight))
+
+
+def _activated(module: nn.Sequential) -> Convolve:
+    """A module's first convolution and the activation behind it."""
+    first, activation = _convolution(module, "0.0"), module[1]
+    return lambda volume: activation(first.between(volume))
 
 
 def _convolution(module: nn.Module, name: str) -> DirectConv3d | CompiledConv3d:

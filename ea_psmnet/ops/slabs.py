@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ea_psmnet.ops.score_conv import add_taps, score_taps
 
@@ -42,7 +41,7 @@ def convolve_in_place(volume: Tensor, convolve: Convolve) -> Tensor:
 
 
 def residual_in_place(volume: Tensor, first: Convolve, second: Convolve) -> Tensor:
-    """Add to a volume (B, C, K, h, w) the second convolution of the first's positive part.
+    """Add to a volume (B, C, K, h, w) the second convolution of what the first one makes.
 
     A disparity is overwritten once all that needs it is computed.
     """
@@ -59,11 +58,11 @@ def residual_in_place(volume: Tensor, first: Convolve, second: Convolve) -> Tens
 
 
 def score_in_slabs(volume: Tensor, first: Convolve, weight: Tensor) -> Tensor:
-    """The score of the first convolution's positive part.
+    """The score of what a convolution makes.
 
     Args:
         volume: (B, C, K, h, w).
-        first: C to O channels.
+        first: C to O channels, with the activation behind it.
         weight: (1, O, 3, 3, 3), of the padded convolution to one channel.
 
     Returns:
@@ -79,13 +78,13 @@ def score_in_slabs(volume: Tensor, first: Convolve, weight: Tensor) -> Tensor:
 
 
 def _hidden_slabs(volume: Tensor, convolve: Convolve) -> Iterator[tuple[int, Tensor]]:
-    """A volume (1, C, K, h, w) convolved, and its positive part: disparities from the first on."""
+    """A volume (1, C, K, h, w) convolved, some disparities at a time, and the first of each."""
     border, depth = _border(volume), volume.shape[2]
     for start, stop in _slabs(volume):
         before, behind = [border] * (start == 0), [border] * (stop == depth)
         inside = volume[:, :, max(start - 1, 0) : stop + 1]
         seen = _join([*before, inside, *behind]) if before or behind else inside
-        yield start, F.relu_(convolve(seen))
+        yield start, convolve(seen)
 
 
 def _slabs(volume: Tensor) -> Iterator[tuple[int, int]]:

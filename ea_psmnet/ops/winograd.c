@@ -25,7 +25,7 @@ enum { LANES = 4, BLOCK = 12 };
 enum { LANES = 4, BLOCK = 6 };
 #endif
 
-enum { TAPS = 6, SUMS = TAPS * TAPS, TILE = 4, TILES = 12, DEPTHS = 4 };
+enum { TAPS = 6, SUMS = TAPS * TAPS, TILE = 4, TILES = 12, DEPTHS = 4, ALL_TAPS = 63 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
@@ -49,6 +49,7 @@ typedef struct {
     int64_t volume;             /* whether there are taps along disparities */
     int64_t half;               /* the tensors are bfloat16 */
     int64_t narrow;             /* so are what is multiplied, and the kernels, two of C side by side */
+    int64_t add;                /* to what the output holds */
     int64_t positive;           /* negative outputs become zero */
     int64_t stream;             /* write past the caches; the output is aligned to 64 bytes */
     int64_t next;               /* the strip that no thread has begun yet */
@@ -112,26 +113,26 @@ INLINE void put(const Job *job, int64_t at, vec value, int half) {
 
 static const float NEAR = 0.70710678118654752f, FAR = 1.41421356237309505f;
 
-/* Six inputs, `step` apart, to six sums. */
-INLINE void sum_six(const vec *d, vec *sums, int step) {
-    vec near_even = d[4 * step] - 2 * d[2 * step], near_odd = NEAR * (d[3 * step] - 2 * d[step]);
-    vec far_even = d[4 * step] - 0.5f * d[2 * step], far_odd = FAR * (d[3 * step] - 0.5f * d[step]);
-    sums[0] = d[0] + d[4 * step] - 2.5f * d[2 * step];
-    sums[step] = near_even + near_odd;
-    sums[2 * step] = near_even - near_odd;
-    sums[3 * step] = far_even + far_odd;
-    sums[4 * step] = far_even - far_odd;
-    sums[5 * step] = d[step] + d[5 * step] - 2.5f * d[3 * step];
+/* Six inputs to six sums. */
+INLINE void sum_six(const vec *d, vec *sums) {
+    vec near_even = d[4] - 2 * d[2], near_odd = NEAR * (d[3] - 2 * d[1]);
+    vec far_even = d[4] - 0.5f * d[2], far_odd = FAR * (d[3] - 0.5f * d[1]);
+    sums[0] = d[0] + d[4] - 2.5f * d[2];
+    sums[1] = near_even + near_odd;
+    sums[2] = near_even - near_odd;
+    sums[3] = far_even + far_odd;
+    sums[4] = far_even - far_odd;
+    sums[5] = d[1] + d[5] - 2.5f * d[3];
 }
 
-/* Six products, `step` apart, to four outputs. */
-INLINE void combine_six(const vec *m, vec *out, int step) {
-    vec near_even = m[step] + m[2 * step], near_odd = m[step] - m[2 * step];
-    vec far_even = m[3 * step] + m[4 * step], far_odd = m[3 * step] - m[4 * step];
+/* Six products to four outputs. */
+INLINE void combine_six(const vec *m, vec *out) {
+    vec near_even = m[1] + m[2], near_odd = m[1] - m[2];
+    vec far_even = m[3] + m[4], far_odd = m[3] - m[4];
     out[0] = m[0] + near_even + far_even;
-    out[step] = NEAR * (near_odd + 2 * far_odd);
-    out[2 * step] = 0.5f * (near_even + 4 * far_even);
-    out[3 * step] = 0.5f * NEAR * (near_odd + 8 * far_odd) + m[5 * step];
+    out[1] = NEAR * (near_odd + 2 * far_odd);
+    out[2] = 0.5f * (near_even + 4 * far_even);
+    out[3] = 0.5f * NEAR * (near_odd + 8 * far_odd) + m[5];
 }
 
 /* ---- tiles ---- */
@@ -156,34 +157,103 @@ static int64_t origin(int64_t tile, int64_t length, int64_t dilation) {
     return grid + tile * TILE * dilation;
 }
 
+/* Six places along an axis from one before `first` on: whether each is on the map, a bit each. */
+INLINE int on_map(int64_t first, int64_t dilation, int64_t length) {
+    int bits = 0;
+    for (int i = 0; i < TAPS; i++) {
+        int64_t place = first + (i - 1) * dilation;
+        bits |= (place >= 0 && place < length) << i;
+    }
+    return bits;
+}
+
+/* LANES channels of a tile to their sums, `step` apart. Beyond the map is zero. */
+INLINE void sum_tile(const Layout *from, int64_t first, int64_t row, int64_t column, int rows,
+                     int columns, float *sums, int64_t step, int half, int narrow) {
+    const int whole = rows == ALL_TAPS && columns == ALL_TAPS;
+    vec half_way[SUMS]; /* columns by their six sums along rows */
+#pragma GCC unroll 6
+    for (int k = 0; k < TAPS; k++) {
+        vec seen[TAPS];
+#pragma GCC unroll 6
+        for (int i = 0; i < TAPS; i++) {
+            int there = whole || (rows >> i & columns >> k & 1);
+            seen[i] = there ? load(from, first + i * row + k * column, half) : (vec){0};
+        }
+        vec six[TAPS];
+        sum_six(seen, six);
+#pragma GCC unroll 6
+        for (int i = 0; i < TAPS; i++) half_way[i * TAPS + k] = six[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < TAPS; i++) {
+        vec six[TAPS];
+        sum_six(half_way + i * TAPS, six);
+#pragma GCC unroll 6
+        for (int k = 0; k < TAPS; k++) store(sums, (i * TAPS + k) * step, six[k], narrow);
+    }
+}
+
 /* A disparity of the input's tiles to sums (S, T, C). */
 INLINE void take_sums(const Job *job, int64_t image, int64_t plane, const Place *places,
                       int64_t tiles, float *sums, int half, int narrow) {
     const int64_t C = job->inputs, dilation = job->dilation;
+    const Layout *from = &job->input;
     if (plane < 0 || plane >= job->input_depth) {
         memset(sums, 0, sizeof(float) * SUMS * TILES * C);
         return;
     }
-    const Layout *from = &job->input;
+    const int64_t row = dilation * from->row, column = dilation * from->column;
     for (int64_t tile = 0; tile < tiles; tile++) {
+        const Place at = places[tile];
+        int rows = on_map(at.y, dilation, job->height), columns = on_map(at.x, dilation, job->width);
+        int64_t first = image * from->image + plane * from->plane + (at.y - dilation) * from->row +
+                        (at.x - dilation) * from->column;
         for (int64_t c = 0; c < C; c += LANES) {
-            vec rows[SUMS], all[SUMS];
-            for (int i = 0; i < TAPS; i++) {
-                vec seen[TAPS];
-                int64_t y = places[tile].y + (i - 1) * dilation;
-                for (int k = 0; k < TAPS; k++) {
-                    int64_t x = places[tile].x + (k - 1) * dilation;
-                    int there = y >= 0 && y < job->height && x >= 0 && x < job->width;
-                    int64_t at = image * from->image + plane * from->plane + y * from->row +
-                                 x * from->column + c;
-                    seen[k] = there ? load(from, at, half) : (vec){0};
-                }
-                sum_six(seen, rows + i * TAPS, 1);
-            }
-            for (int k = 0; k < TAPS; k++) sum_six(rows + k, all + k, TAPS);
-            for (int s = 0; s < SUMS; s++) store(sums, (s * TILES + tile) * C + c, all[s], narrow);
+            float *to = narrow ? (float *)((uint16_t *)sums + tile * C + c) : sums + tile * C + c;
+            if (rows == ALL_TAPS && columns == ALL_TAPS)
+                sum_tile(from, first + c, row, column, ALL_TAPS, ALL_TAPS, to, TILES * C, half, narrow);
+            else
+                sum_tile(from, first + c, row, column, rows, columns, to, TILES * C, half, narrow);
         }
     }
+}
+
+/* LANES channels of a tile's products, `step` apart, to the outputs that are on the map. */
+INLINE void put_tile(const Job *job, int64_t first, int rows, int columns, vec bias,
+                     const float *products, int64_t step, int half) {
+    const Layout *to = &job->output;
+    const int64_t row = job->dilation * to->row, column = job->dilation * to->column;
+    vec half_way[SUMS];
+#pragma GCC unroll 6
+    for (int k = 0; k < TAPS; k++) {
+        vec seen[TAPS], four[TILE];
+#pragma GCC unroll 6
+        for (int i = 0; i < TAPS; i++) seen[i] = *(const vec *)(products + (i * TAPS + k) * step);
+        combine_six(seen, four);
+#pragma GCC unroll 4
+        for (int i = 0; i < TILE; i++) half_way[i * TAPS + k] = four[i];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE; i++) {
+        vec four[TILE];
+        combine_six(half_way + i * TAPS, four);
+#pragma GCC unroll 4
+        for (int k = 0; k < TILE; k++) {
+            if (i >= rows || k >= columns) continue;
+            int64_t at = first + i * row + k * column;
+            vec value = four[k] + bias;
+            if (job->add) value += load(to, at, half);
+            if (job->positive) value = (vec)((words)value & ~(words)(value < 0));
+            put(job, at, value, half);
+        }
+    }
+}
+
+/* How many places along an axis, from `first` on, are on the map, up to a tile. */
+INLINE int left_on_map(int64_t first, int64_t dilation, int64_t length) {
+    int64_t places = (length - first + dilation - 1) / dilation;
+    return places < TILE ? (int)places : TILE;
 }
 
 /* Products, those of a sum `step` after those of the one before, to a disparity of the output. */
@@ -192,22 +262,17 @@ INLINE void put_outputs(const Job *job, int64_t image, int64_t plane, const Plac
     const int64_t N = job->outputs;
     const Layout *to = &job->output;
     for (int64_t tile = 0; tile < tiles; tile++) {
+        const Place at = places[tile];
+        int rows = left_on_map(at.y, job->dilation, job->height);
+        int columns = left_on_map(at.x, job->dilation, job->width);
+        int64_t first = image * to->image + plane * to->plane + at.y * to->row + at.x * to->column;
         for (int64_t n = 0; n < N; n += LANES) {
-            vec all[SUMS], columns[SUMS], out[SUMS];
-            for (int s = 0; s < SUMS; s++) all[s] = *(const vec *)(products + s * step + tile * N + n);
-            for (int k = 0; k < TAPS; k++) combine_six(all + k, columns + k, TAPS);
-            for (int i = 0; i < TILE; i++) combine_six(columns + i * TAPS, out + i * TAPS, 1);
-            for (int i = 0; i < TILE; i++) {
-                for (int k = 0; k < TILE; k++) {
-                    int64_t y = places[tile].y + i * job->dilation;
-                    int64_t x = places[tile].x + k * job->dilation;
-                    if (y >= job->height || x >= job->width) continue;
-                    vec value = out[i * TAPS + k] + *(const vec *)(job->bias + n);
-                    if (job->positive) value = (vec)((words)value & ~(words)(value < 0));
-                    put(job, image * to->image + plane * to->plane + y * to->row + x * to->column + n,
-                        value, half);
-                }
-            }
+            vec bias = *(const vec *)(job->bias + n);
+            const float *from = products + tile * N + n;
+            if (rows == TILE && columns == TILE)
+                put_tile(job, first + n, TILE, TILE, bias, from, step, half);
+            else
+                put_tile(job, first + n, rows, columns, bias, from, step, half);
         }
     }
 }

@@ -51,8 +51,8 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("kernels", "bias")),
         *((name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs")),
         *((name, ctypes.c_int64) for name in ("dilation", "depth", "input_depth", "first")),
-        *((name, ctypes.c_int64) for name in ("volume", "half", "narrow", "positive", "stream")),
-        ("next", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("volume", "half", "narrow", "add", "positive")),
+        *((name, ctypes.c_int64) for name in ("stream", "next")),
     )
 
 
@@ -115,7 +115,13 @@ def compiled_conv3d(
 
 
 def compiled_conv2d(
-    images: Tensor, kernels: Tensor, bias: Tensor, *, dilation: int = 1, positive: bool = False
+    images: Tensor,
+    kernels: Tensor,
+    bias: Tensor,
+    *,
+    dilation: int = 1,
+    positive: bool = False,
+    total: Tensor | None = None,
 ) -> Tensor:
     """A 3x3 convolution, padded by its dilation.
 
@@ -125,26 +131,34 @@ def compiled_conv2d(
         bias: (N,), float32.
         dilation: of the taps.
         positive: negative outputs become zero.
+        total: (B, N, H, W), channels-last, of the images' type: to be added to, in place.
 
     Returns:
-        (B, N, H, W), channels-last.
+        (B, N, H, W), channels-last; the total if there is one.
     """
-    job = _Job(volume=False, dilation=dilation, positive=positive)
+    job = _Job(volume=False, dilation=dilation, positive=positive, add=total is not None)
     maps = images.movedim(1, -1).unsqueeze(1)
-    return _convolve(maps, 1, kernels, bias, job).squeeze(1).movedim(-1, 1)
+    out = None if total is None else total.movedim(1, -1).unsqueeze(1)
+    return _convolve(maps, 1, kernels, bias, job, out).squeeze(1).movedim(-1, 1)
 
 
-def _convolve(given: Tensor, depth: int, kernels: Tensor, bias: Tensor, job: _Job) -> Tensor:
+def _convolve(
+    given: Tensor, depth: int, kernels: Tensor, bias: Tensor, job: _Job, out: Tensor | None = None
+) -> Tensor:
     """(B, K, H, W, C) to (B, depth, H, W, N) by a job that knows the kind of convolution."""
     if given.stride(-1) != 1:
         given = given.contiguous()
     batch, job.input_depth, job.height, job.width, job.inputs = given.shape
-    made = given.new_empty(batch, depth, job.height, job.width, bias.numel())
+    shape = batch, depth, job.height, job.width, bias.numel()
+    made = given.new_empty(shape) if out is None else out
+    assert made.shape == shape
+    assert made.dtype == given.dtype
+    assert made.stride(-1) == 1
     job.images, job.depth, job.outputs = batch, depth, bias.numel()
     job.input, job.output = _layout(given), _layout(made)
     job.kernels, job.bias = kernels.data_ptr(), bias.data_ptr()
     job.half, job.narrow = (t.dtype == torch.bfloat16 for t in (given, kernels))
-    job.stream = not job.half and made.nbytes >= _STREAMED_BYTES
+    job.stream = out is None and not job.half and made.nbytes >= _STREAMED_BYTES
     _run(job)
     return made
 

@@ -112,7 +112,7 @@ def test_half_precision_stays_close(name, either_way):
         expected = model(left, right)[0]
         with torch.autocast("cpu", torch.bfloat16):
             actual = arranged(left, right)[0]
-    assert 0 < (actual - expected).abs().mean() < 0.15 * expected.std()
+    assert 0 < (actual - expected).abs().mean() < 0.3 * expected.std()
     assert types == [torch.float32, torch.float32, torch.bfloat16]  # two images, both together
 
 

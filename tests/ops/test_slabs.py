@@ -17,6 +17,10 @@ def inputs(shape):
     return [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
 
 
+def activated(convolve):
+    return lambda volume: F.relu(convolve(volume))
+
+
 def direct(weight, bias):
     return lambda volume: F.conv3d(volume, weight, bias, padding=(0, 1, 1))
 
@@ -43,7 +47,7 @@ def test_a_residual_block_adds_to_its_volume(shape, convolve, layout):
     hidden = F.conv3d(volume, weight, bias, padding=1).relu()
     expected = volume + F.conv3d(hidden, other, shift, padding=1)
     given = volume.contiguous(memory_format=layout)
-    result = residual_in_place(given, convolve(weight, bias), convolve(other, shift))
+    result = residual_in_place(given, activated(convolve(weight, bias)), convolve(other, shift))
     assert result is given
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-11)
 
@@ -66,7 +70,7 @@ def test_a_score(shape, convolve):
     volume, weight, bias, _, _, taps = inputs(shape)
     expected = score_conv_reference(F.conv3d(volume, weight, bias, padding=1).relu(), taps)
     before = volume.clone()
-    score = score_in_slabs(volume, convolve(weight, bias), taps)
+    score = score_in_slabs(volume, activated(convolve(weight, bias)), taps)
     torch.testing.assert_close(score, expected, rtol=0, atol=1e-11)
     assert torch.equal(volume, before)
 

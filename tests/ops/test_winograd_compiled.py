@@ -90,6 +90,26 @@ def test_bfloat16_is_rounded_where_it_is_told(narrow):
     assert error > (0.004 if narrow and multiplies_narrow() else 0.001)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_adds_to_a_total_in_place_and_keeps_what_is_positive(dtype):
+    images, weight, bias = inputs((2, 16, 7, 10), 16)
+    images, kernels = images.to(dtype), compiled_kernels(weight)
+    total = torch.randn(2, 16, 7, 10).to(dtype).contiguous(memory_format=torch.channels_last)
+    alone = compiled_conv2d(images, kernels, bias)
+    expected = (total.float() + compiled_conv2d(images.float(), kernels, bias)).to(dtype)
+    assert torch.equal(compiled_conv2d(images, kernels, bias, positive=True), alone.relu())
+    made = compiled_conv2d(images, kernels, bias, total=total)
+    assert made.data_ptr() == total.data_ptr()
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-6 if dtype.itemsize == 4 else 0.04)
+
+
+def test_a_volumes_positive_part():
+    volume, weight, bias = inputs((1, 16, 3, 5, 6), 16)
+    kernels = compiled_kernels(weight)
+    alone = compiled_conv3d(volume, kernels, bias)
+    assert torch.equal(compiled_conv3d(volume, kernels, bias, positive=True), alone.relu())
+
+
 def test_large_outputs_are_written_past_the_caches_alike(monkeypatch):
     images, weight, bias = inputs((1, 16, 9, 13), 16)
     kernels = compiled_kernels(weight)
