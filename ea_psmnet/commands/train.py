@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.signals import TrainingStopped
+from ea_psmnet.training.signals import TrainingStopped, end_with_launcher
 
 __all__ = ["train"]
 
@@ -20,6 +20,7 @@ def train(config: Annotated[TrainingConfig, tyro.conf.arg(name="")]) -> None:
     Exit codes: 0 done; 2 cannot go on (one line says why); 130 stopped by Ctrl-C and 143 by
     SIGTERM, saved.
     """
+    end_with_launcher()  # before the imports, which take some seconds
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from ea_psmnet.training.loop import train as run

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import warnings
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 
 from ea_psmnet.files import atomic_path
 
-__all__ = ["load_newest", "newest_path", "remove_leftovers", "save_checkpoint"]
+__all__ = ["load_newest", "refusing_strangers", "remove_leftovers", "save_checkpoint"]
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
@@ -26,7 +27,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     """
     buffer = io.BytesIO()  # torch's own writer would tell a full disk as a RuntimeError
     torch.save(state | {"step": step}, buffer)
-    path = folder / f"step-{step:07d}.pt"
+    path = _path(folder, step)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(buffer.getbuffer())
         file.flush()
@@ -37,19 +38,37 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, on the CPU; None if there is none."""
+    """The newest checkpoint that can be read, on the CPU; None if there is none.
+
+    Raises:
+        ValueError: it is whole, so nobody but a user has put it there, and not what its name says.
+    """
     for path in _newest_first(folder):
         try:
-            return _load(path)
-        except (RuntimeError, EOFError, OSError, ValueError, *_DAMAGE) as error:
+            state = _load(path)
+        except Exception as error:  # the unpickler raises whatever odd bytes lead it to
             reason = str(error).partition("\n")[0]
             warnings.warn(f"{path}: damaged, passed over ({reason})", stacklevel=2)
+        else:
+            if not isinstance(state, dict) or state.get("step") != _step(path):
+                raise _stranger(path, "it does not hold the step that its name says")
+            return state
     return None
 
 
-def newest_path(folder: Path) -> Path | None:
-    """The newest checkpoint, whole or not."""
-    return next(iter(_newest_first(folder)), None)
+@contextmanager
+def refusing_strangers(folder: Path, step: int) -> Iterator[None]:
+    """Tell of whatever does not fit while a checkpoint's state is put back into a run.
+
+    Raises:
+        ValueError: something did not; the message names the checkpoint and says why.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise _stranger(_path(folder, step), f"it lacks {error}") from error
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise _stranger(_path(folder, step), shorten(str(error), 200)) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -60,10 +79,13 @@ def remove_leftovers(folder: Path) -> None:
                 leftover.unlink()
 
 
-_DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile)
+def _stranger(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path}: no checkpoint of this run ({reason}): take it away, or give another --out"
+    )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()  # torch checks no sums
     if damaged is not None:
@@ -72,4 +94,16 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+    """Files that are named as checkpoints are."""
+    named = (
+        path for path in folder.glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()
+    )
+    return sorted(filter(Path.is_file, named), reverse=True)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:07d}.pt"
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

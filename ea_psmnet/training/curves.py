@@ -79,7 +79,7 @@ def _validation(axes: Axes, validations: Records) -> None:
     at = [record["step"] for record in validations]
     bands = list(validations[0]["by_range"]) if validations else []
     for band, colour in zip(bands, _BANDS, strict=False):
-        values = _column([record["by_range"][band] for record in validations], "EPE")
+        values = _column([record["by_range"].get(band, {}) for record in validations], "EPE")
         if np.isfinite(values).any():
             axes.plot(at, values, color=colour, marker=".", linewidth=1, label=band)
     total = _column(validations, "EPE")

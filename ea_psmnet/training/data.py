@@ -119,7 +119,8 @@ class StepSampler(Sampler[list[int]]):
         if batch % (micro * world):
             raise ValueError(
                 f"batch {batch} is not a multiple of micro-batch {micro} x {world} processes: "
-                f"try --batch {-(-batch // (micro * world)) * micro * world}"
+                f"try --batch {-(-batch // (micro * world)) * micro * world}; "
+                "a run that has begun needs another number of processes"
             )
         self.steps = range(start, stop)
         self.batch = batch

@@ -38,6 +38,6 @@ class WeightAverage:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a saved state, keeping devices."""
-        self.updates = state["updates"]
-        for name, tensor in state["weights"].items():
-            self.weights[name].copy_(tensor)
+        self.updates = int(state["updates"])
+        for name, tensor in self.weights.items():
+            tensor.copy_(state["weights"][name])

@@ -31,12 +31,12 @@ def record_session(path: Path, facts: dict[str, Any]) -> None:
 
 
 def read_sessions(path: Path) -> list[dict[str, Any]]:
-    """The starts that were recorded; empty if there are none, or the file is damaged."""
+    """The starts that were recorded, without what is damaged; empty if there are none."""
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return []
-    return sessions if isinstance(sessions, list) else []
+    return [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
 
 
 def describe_environment() -> dict[str, Any]:

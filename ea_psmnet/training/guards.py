@@ -1,10 +1,10 @@
-"""What a run does about steps whose loss or gradient is not finite."""
+"""What a run does about steps that teach it nothing: not finite, or without truth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["FiniteGuard"]
+__all__ = ["FiniteGuard", "TruthGuard"]
 
 
 class FiniteGuard:
@@ -51,4 +51,34 @@ class FiniteGuard:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a saved state."""
-        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+        self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
+
+
+class TruthGuard:
+    """Ends a run that has found nothing to learn from since it started or went on.
+
+    Single batches without truth do no harm; a dataset without any would train to the end on zeros.
+    """
+
+    LIMIT = 10
+    """Steps."""
+
+    def __init__(self, max_disparity: int) -> None:
+        self.max_disparity = max_disparity
+        self._steps = 0
+        self._found = False
+
+    def saw(self, pixels: int) -> None:
+        """A step had so many counted pixels.
+
+        Raises:
+            ValueError: it was the last of the first `LIMIT` steps, and none had one.
+        """
+        self._found = self._found or pixels > 0
+        self._steps += 1
+        if not self._found and self._steps == self.LIMIT:
+            raise ValueError(
+                f"{self.LIMIT} steps without a single pixel of known disparity below "
+                f"{self.max_disparity}: look at the dataset (python -m ea_psmnet data check) or "
+                "raise --max-disparity"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from datasets.workers import ErrorsAsValues, raise_errors
@@ -19,25 +18,22 @@ from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import single_opencv_thread
 from ea_psmnet.models.config import PSMNetConfig
-from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.models.weights import save_model
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.training.checkpoint import load_newest, remove_leftovers, save_checkpoint
 from ea_psmnet.training.clock import StepClock
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StepSampler, StereoBatch
-from ea_psmnet.training.ema import WeightAverage
-from ea_psmnet.training.guards import FiniteGuard
+from ea_psmnet.training.guards import FiniteGuard, TruthGuard
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
 from ea_psmnet.training.plan import MemoryPlan
 from ea_psmnet.training.precision import choose_arithmetic
 from ea_psmnet.training.processes import from_main, is_first, join_processes
-from ea_psmnet.training.randomness import random_state, set_random_state
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
 from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
 from ea_psmnet.training.sources import training_samples, validation_samples
+from ea_psmnet.training.state import RunState
 from ea_psmnet.training.step import OptimiserStep, StepResult
 from ea_psmnet.training.validation import spread, validate
 
@@ -62,8 +58,8 @@ def train(config: TrainingConfig) -> Path:
     single_opencv_thread()
     accelerator = join_processes(config.device)
     trainer = _Trainer(config, accelerator)
-    main = accelerator.is_main_process
-    with claimed(trainer.config, trainer.network.config) if main else nullcontext():
+    owned = claimed(trainer.config, trainer.network.config, trainer.samples.order.lengths)
+    with owned if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         try:
             trainer.run()
@@ -76,7 +72,7 @@ def train(config: TrainingConfig) -> Path:
 
 
 class _Trainer:
-    """The parts of a run, its state and its one loop."""
+    """The parts of a run and its one loop."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -85,15 +81,18 @@ class _Trainer:
         self.samples, self.steps = training_samples(config)
         self.validation = validation_samples(config) if config.validate_every else ()
         self.config = config = self._with_micro_batch(config, structure)
-        self.start = 0
         set_seed(config.seed)
         self.network = initial_network(config, structure)
-        self.checkpoints = config.out / "checkpoints"
         model = prepare_for_training(self.network, config, accelerator)
         self.optimise = OptimiserStep(config, accelerator, self.network, model, self.arithmetic)
-        self.average = WeightAverage(self.network, config.ema) if config.ema else None
         self.guard = FiniteGuard(config.max_skipped)
-        self.best = math.inf
+        self.truth = TruthGuard(config.max_disparity)
+        parts = {
+            "optimizer": self.optimise,
+            "scaler": self.arithmetic.scaler,
+            "guard": self.guard,
+        }
+        self.state = RunState(config, accelerator, self.network, parts)
 
     def _with_micro_batch(self, config: TrainingConfig, structure: PSMNetConfig) -> TrainingConfig:
         """Settle the micro-batch: as given, or as the run began, or what fits.
@@ -115,24 +114,20 @@ class _Trainer:
         processes = self.accelerator.num_processes
         return StepSampler(0, 1, batch=batch, micro=micro, world=processes).accumulation
 
-    # The loop --------------------------------------------------------------------------------
-
     def run(self) -> None:
         """Train from the last checkpoint to the last step, or until a signal comes."""
-        main = self.accelerator.is_main_process
-        if main:
-            remove_leftovers(self.config.out)
-            remove_leftovers(self.checkpoints)
-        self._resume()
+        self.state.resume(self.steps)
+        start, main = self.state.start, self.accelerator.is_main_process
         with (
-            RunRecord(
-                self.config.out, self.start, self.steps, self._facts(), enabled=main
-            ) as record,
-            StopRequest() as stop,
+            StopRequest() as stop,  # until the summary is written: launchers repeat their SIGTERM
+            RunRecord(self.config.out, start, self.steps, self._facts(), enabled=main) as record,
             # Not left to the end of the process: it would wait for workers that ignore its signal.
             closing(raise_errors(self._loader())) as batches,
         ):
-            for step in range(self.start, self.steps):
+            if self.state.validation_due:  # a signal has cut it off
+                self._end_turn(start, record, stop)
+                self.state.save(start)
+            for step in range(start, self.steps):
                 self._turn(step, batches, record, stop)
 
     def _facts(self) -> dict[str, Any]:
@@ -154,11 +149,18 @@ class _Trainer:
         if figures is not None:
             done += 1
             record.step(done, figures)
-            if self.config.validate_every and self._due(done, self.config.validate_every):
-                self._validate(done, record)
-        signal = self._agree_on(stop.number) if done < self.steps else 0
+            every = self.config.validate_every
+            self.state.validation_due = every is not None and self._due(done, every)
+        self._end_turn(done, record, stop)
+
+    def _end_turn(self, done: int, record: RunRecord, stop: StopRequest) -> None:
+        """What is due after so many steps; a validation that a signal cuts off stays due."""
+        if self.state.validation_due:
+            self._validate(done, record, stop)
+        finished = done == self.steps and not self.state.validation_due
+        signal = 0 if finished else self._agree_on(stop.number)
         if signal or self._due(done, self.config.save_every):
-            self._save(done)
+            self.state.save(done)
         if signal:
             raise TrainingStopped(signal, done)
 
@@ -186,16 +188,17 @@ class _Trainer:
 
     def _judge(self, step: int, result: StepResult, record: RunRecord) -> None:
         """Count a step that was skipped; average the weights after one that was not."""
+        self.truth.saw(result.pixels)
         if result.skipped in ("loss", "gradient"):
             try:
                 record.note(self.guard.skip(step, result.skipped, result.names))
             except FloatingPointError:  # which points to these weights
-                self._save_weights()
+                self.state.save_weights()
                 raise
         elif not result.skipped:
             self.guard.passed()
-            if self.average is not None:
-                self.average.update(self.network)
+            if self.state.average is not None:
+                self.state.average.update(self.network)
 
     def _agree_on(self, signal: int) -> int:
         """The signal that came to any process."""
@@ -213,7 +216,7 @@ class _Trainer:
         return DataLoader(
             ErrorsAsValues(self.samples),
             batch_sampler=StepSampler(
-                self.start,
+                self.state.start,
                 self.steps,
                 batch=self.config.batch,
                 micro=self._micro,
@@ -226,69 +229,28 @@ class _Trainer:
             generator=torch.Generator(),  # not the run's: a resumed run makes one loader more
         )
 
-    # State -----------------------------------------------------------------------------------
-
-    def _validate(self, done: int, record: RunRecord) -> None:
-        network = self._result()
+    def _validate(self, done: int, record: RunRecord, stop: StopRequest) -> None:
+        network = self.state.result()
         exact = self.arithmetic.dtype == torch.float32
         device = self.accelerator.device.type
         matcher = StereoMatcher(network, device=device, precision="exact" if exact else "auto")
         indices = spread(len(self.validation), self.config.validate_count)
-        outcome = validate(matcher, self.validation, indices, self.accelerator, self.config.workers)
+        outcome = validate(
+            matcher,
+            self.validation,
+            indices,
+            self.accelerator,
+            self.config.workers,
+            lambda: stop.number > 0,
+        )
+        if outcome is None:
+            return
+        self.state.validation_due = False
         record.validation(done, outcome)
         epe = outcome.errors.epe
-        if epe < self.best:
-            self.best = epe
+        if epe < self.state.best:
+            self.state.best = epe
             if self.accelerator.is_main_process:
                 save_model(self.config.out / "best.safetensors", network)
                 figures = outcome.errors.figures() | {"step": done, "images": outcome.images}
                 write_json(self.config.out / "best.json", figures)
-
-    def _result(self) -> PSMNet:
-        """A network of its own with the weights to use: averaged, if that was asked for."""
-        with torch.random.fork_rng(devices=[]):  # what it starts from is thrown away
-            network = PSMNet(self.network.config).to(self.accelerator.device)
-        state = self.average.weights if self.average else self.network.state_dict()
-        network.load_state_dict(state)
-        if self.accelerator.num_processes > 1:
-            for buffer in network.buffers():  # batch statistics are each process's own
-                broadcast(buffer)
-        return network.eval()
-
-    def _resume(self) -> None:
-        state = from_main(
-            load_newest(self.checkpoints) if self.accelerator.is_main_process else None
-        )
-        if state is None:
-            return
-        self.network.load_state_dict(state["model"])
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.best, self.start = state["best"], state["step"]
-        own = self.accelerator.process_index
-        if own < len(state["random"]):
-            set_random_state(state["random"][own])
-
-    def _save(self, done: int) -> None:
-        """Write weights and checkpoint; the latter last, as a run goes on from there."""
-        states = gather_object([random_state()])
-        self._save_weights()
-        if not self.accelerator.is_main_process:
-            return
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        own = {"model": self.network.state_dict(), "best": self.best, "random": states}
-        save_checkpoint(self.checkpoints, done, own | parts, self.config.keep)
-
-    def _save_weights(self) -> None:
-        network = self._result()
-        if self.accelerator.is_main_process:
-            save_model(self.config.out / "model.safetensors", network)
-
-    def _parts(self) -> dict[str, Any]:
-        """All that has a state besides the network."""
-        parts = {
-            "optimizer": self.optimise.optimizer,
-            "scaler": self.arithmetic.scaler,
-            "guard": self.guard,
-        }
-        return parts | ({"average": self.average} if self.average else {})

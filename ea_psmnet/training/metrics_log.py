@@ -18,6 +18,11 @@ __all__ = ["MetricsLog", "read_metrics"]
 
 Record = dict[str, Any]
 
+_NEVER_NULL = {
+    "step": ("elapsed", "samples_per_second", "waiting", "memory", "skipped"),
+    "validation": ("elapsed", "images", "by_range"),
+}
+
 
 class MetricsLog:
     """Appends records, each on a line of its own and written at once.
@@ -77,7 +82,7 @@ class MetricsLog:
 def read_metrics(path: Path) -> list[Record]:
     """The records of a file in their order; empty if there is none.
 
-    Lines that a kill or a power failure left damaged are passed over.
+    Lines that a kill, a power failure or a hand left damaged are passed over.
     """
     if not path.is_file():
         return []
@@ -88,10 +93,32 @@ def read_metrics(path: Path) -> list[Record]:
 def _parsed(line: str) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    whole = isinstance(record, dict) and {"kind", "step", "elapsed"} <= record.keys()
-    return record if whole else None
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether a record has all that its readers compute with."""
+    if not isinstance(record, dict) or record.get("kind") not in ("step", "validation"):
+        return False
+    bands = record.get("by_range", {})
+    figures = {name: value for name, value in record.items() if name not in ("kind", "by_range")}
+    return (
+        isinstance(record.get("step"), int)
+        and record.get("samples_per_second") != 0
+        and all(record.get(name) is not None for name in _NEVER_NULL[record["kind"]])
+        and isinstance(bands, dict)
+        and all(map(_are_figures, (figures, *bands.values())))
+    )
+
+
+def _are_figures(value: Any) -> bool:
+    """Whether a value is a table of finite numbers and nulls."""
+    return isinstance(value, dict) and all(
+        each is None or (isinstance(each, int | float) and math.isfinite(each))
+        for each in value.values()
+    )
 
 
 def _line(record: Record) -> str:

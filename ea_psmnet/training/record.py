@@ -87,7 +87,10 @@ class RunRecord:
         # Where writing failed, a summary would fail, too.
         begun = self._enabled and read_metrics(self._folder / "metrics.jsonl")
         if begun and not isinstance(error, OSError):
-            write_summary(self._folder)
+            try:
+                write_summary(self._folder)
+            except ValueError as damage:  # by hand: no reason to fail a run that has done its work
+                self.note(f"warning: no summary: {damage}")
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """A step was taken.

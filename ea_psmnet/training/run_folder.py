@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ _MAY_CHANGE = frozenset(
 )
 """Settings that a continued run may change: they do not change what is to be computed."""
 
+_MEND = (
+    "to go on with the settings given now, delete it and model.safetensors beside it; else give "
+    "another --out"
+)
+
 
 def check_writable(folder: Path) -> None:
     """Raise an OSError, before anything is loaded, if a folder cannot be made or written to."""
@@ -37,20 +42,35 @@ def check_writable(folder: Path) -> None:
 
 
 def recorded_micro_batch(config: TrainingConfig) -> int | None:
-    """The micro-batch that the run was started with, if it was."""
-    return _recorded(config.out / "config.json").get("micro_batch")
+    """The micro-batch that the run was started with, if it was.
+
+    Raises:
+        ValueError: what is recorded cannot be one.
+    """
+    path = config.out / "config.json"
+    micro = _recorded(path).get("micro_batch")
+    if micro is not None and not (isinstance(micro, int) and micro > 0):
+        raise ValueError(f"{path}: damaged, micro_batch cannot be {micro!r}: {_MEND}")
+    return micro
 
 
 @contextmanager
-def claimed(config: TrainingConfig, structure: PSMNetConfig) -> Iterator[None]:
-    """Have a run's folder for this process alone, with settings and network structure recorded.
+def claimed(
+    config: TrainingConfig, structure: PSMNetConfig, lengths: Sequence[int]
+) -> Iterator[None]:
+    """Have a run's folder for this process alone, with what is to be computed recorded.
+
+    Args:
+        config: the run.
+        structure: its network.
+        lengths: samples of its datasets.
 
     Raises:
         ValueError: another process trains in it, or it holds another run, or something else.
         OSError: it cannot be written.
     """
     with _locked(config.out / ".lock"):
-        _record(config, structure)
+        _record(config, structure, list(lengths))
         yield
 
 
@@ -83,8 +103,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _record(config: TrainingConfig, structure: PSMNetConfig) -> None:
-    """Record the settings and the network's structure, or refuse a folder of a run with others."""
+def _record(config: TrainingConfig, structure: PSMNetConfig, lengths: list[int]) -> None:
+    """Record what is to be computed, or refuse a folder of a run that computes something else."""
     path, settings = config.out / "config.json", config.to_dict()
     # What older runs did not record yet is what they did: the default.
     defaults = TrainingConfig(out=config.out, data="synthetic").to_dict()
@@ -99,7 +119,13 @@ def _record(config: TrainingConfig, structure: PSMNetConfig) -> None:
                 "give the same settings or another --out"
             )
     _check_structure(config, recorded.get("structure"), structure.to_dict())
-    write_json(path, settings | {"structure": structure.to_dict()})
+    known = recorded.get("samples", lengths)  # older runs did not record them
+    if known != lengths:
+        raise ValueError(
+            f"{config.out}: holds a run on datasets of {known} samples, which now have {lengths}: "
+            "make them what they were, or give another --out"
+        )
+    write_json(path, settings | {"structure": structure.to_dict(), "samples": lengths})
 
 
 def _check_structure(config: TrainingConfig, recorded: Any, given: dict[str, Any]) -> None:
@@ -119,9 +145,9 @@ def _recorded(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        recorded = json.loads(path.read_text())
-    except ValueError:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         recorded = None
     if not isinstance(recorded, dict):
-        raise ValueError(f"{path}: damaged: delete it, or give another --out")
+        raise ValueError(f"{path}: damaged: {_MEND}")
     return recorded

@@ -1,18 +1,22 @@
-"""SIGTERM and Ctrl-C: the run is asked to save and end."""
+"""SIGTERM, Ctrl-C and a launcher that died: the run is asked to save and end."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["StopRequest", "TrainingStopped", "ignore_signals"]
+__all__ = ["StopRequest", "TrainingStopped", "end_with_launcher", "ignore_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO = 3.0
 """Seconds in which a terminal's Ctrl-C and torchrun's copy of it reach a process."""
+_GRACE = 150.0
+"""Seconds to save in for a process whose launcher has died, as `scripts/launch` gives others: it
+may wait for processes that do not answer any more."""
 
 
 class TrainingStopped(Exception):  # noqa: N818 - not an error: what was asked for
@@ -64,6 +68,25 @@ class StopRequest:
             self.number, self._came = number, now
         elif number == signal.SIGINT and now - self._came > _ECHO:
             raise KeyboardInterrupt
+
+
+def end_with_launcher() -> None:
+    """Under torchrun, send this process SIGTERM when torchrun has died, as by SIGKILL.
+
+    Else it would train on alone, holding up the other machines and whoever starts the run again.
+    Without torchrun a parent that ends is no reason to: `nohup` and `setsid` are there for that.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_outlive, args=(os.getppid(),), daemon=True).start()
+
+
+def _outlive(launcher: int) -> None:
+    """End this process when it gets another parent; on Windows it never does."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def ignore_signals(worker: int) -> None:

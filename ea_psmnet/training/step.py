@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +32,8 @@ class StepResult:
     """Of the last prediction over the whole batch, in pixels."""
     gradient_norm: float
     """Before clipping."""
+    pixels: int
+    """Counted ones of the whole batch."""
     outputs: tuple[float, ...] = ()
     """Losses of the classifiers, not weighted."""
     skipped: Literal["", "loss", "gradient", "overflow"] = ""
@@ -96,13 +98,28 @@ class OptimiserStep:
                 self._restore(statistics)
                 return None
             figures.append(self._backward(batch, pixels, last=number == len(batches) - 1))
-        result = self._result(figures, batches)
+        result = self._result(figures, batches, int(pixels))
         if result.skipped:
             self._restore(statistics)  # what is not finite has reached the batch statistics, too
-        elif pixels > 0:  # without a gradient Adam would still move
+        elif result.pixels > 0:  # without a gradient Adam would still move
             self._update(rate)
         self.arithmetic.scaler.update()
         return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes: the optimiser's."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: it is another network's.
+        """
+        self.optimizer.load_state_dict(state)
+        for parameter, moments in self.optimizer.state.items():  # which Adam does not look at
+            if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("its optimiser's state is another network's")
 
     def _pixels(self, batches: Sequence[StereoBatch]) -> Tensor:
         """Counted pixels of the whole batch in all processes."""
@@ -150,13 +167,15 @@ class OptimiserStep:
             loss = loss + factor * weighted_sum(cross_entropies(scores, *truth, pixels), weights)
         return loss, losses
 
-    def _result(self, figures: Sequence[Tensor], batches: Sequence[StereoBatch]) -> StepResult:
+    def _result(
+        self, figures: Sequence[Tensor], batches: Sequence[StereoBatch], pixels: int
+    ) -> StepResult:
         self.arithmetic.scaler.unscale_(self.optimizer)
         # An infinite norm clips nothing; without a limit the norm is still of interest.
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip or math.inf)
         own = torch.stack(list(figures))  # (batches, 2 + outputs)
         loss, epe, *outputs = self.accelerator.reduce(own.sum(0), "sum").tolist()
-        told = (loss, epe, norm.item(), tuple(outputs))
+        told = (loss, epe, norm.item(), pixels, tuple(outputs))
         if math.isfinite(loss) and norm.isfinite():
             return StepResult(*told)
         what: Literal["loss", "gradient", "overflow"] = "loss"

@@ -33,23 +33,29 @@ def write_summary(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: the folder holds no run that has begun.
+        ValueError: what it records is damaged, as by hand.
         OSError: it cannot be written.
     """
     records, sessions = (
         read_metrics(folder / "metrics.jsonl"),
         read_sessions(folder / "environment.json"),
     )
-    if not records or not sessions or not (folder / "config.json").is_file():
+    begun = any(record["kind"] == "step" for record in records) and sessions
+    if not begun or not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no run that has taken a step is in this folder")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        parts = [
+            f"# Training run {folder.absolute().name}",
+            _state(records, sessions[-1]),
+            _facts(config, records, sessions),
+            *_validation([record for record in records if record["kind"] == "validation"]),
+            "## Curves\n\n![loss, error, learning rate and validation](curves.png)",
+        ]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = f"config.json, environment.json or metrics.jsonl is damaged ({error!r})"
+        raise ValueError(f"{folder}: {told}") from error
     write_curves(folder / "curves.png", records)
-    parts = [
-        f"# Training run {folder.absolute().name}",
-        _state(records, sessions[-1]),
-        _facts(config, records, sessions),
-        *_validation([record for record in records if record["kind"] == "validation"]),
-        "## Curves\n\n![loss, error, learning rate and validation](curves.png)",
-    ]
     write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return folder / "summary.md"
 
@@ -103,7 +109,7 @@ def _course(config: dict[str, Any], records: Records, starts: int) -> dict[str, 
     # Seconds of a step are batch / rate, so shares of the whole time weigh by 1 / rate.
     waited = sum(record["waiting"] / record["samples_per_second"] for record in steps)
     waiting = waited / sum(1 / rate for rate in rates)
-    overall = config["batch"] * len(steps) / elapsed
+    overall = config["batch"] * len(steps) / max(elapsed, 1e-3)  # told in milliseconds
     return {
         "training time": f"{timedelta(seconds=round(elapsed))}, {_count(starts, 'start')}",
         "samples seen": f"{config['batch'] * taken:,}",
@@ -128,9 +134,9 @@ def _program(sessions: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def _revision(session: dict[str, Any]) -> str:
-    if session["revision"] is None:
+    if session.get("revision") is None:
         return "unknown (no git clone)"
-    return session["revision"][:12] + (" with changes" if session["dirty"] else "")
+    return session["revision"][:12] + (" with changes" if session.get("dirty") else "")
 
 
 def _count(number: int, noun: str) -> str:
@@ -143,19 +149,19 @@ def _count(number: int, noun: str) -> str:
 
 def _validation(records: Records) -> list[str]:
     """A table of the final and the best validation, by true disparity; nothing without one."""
-    measured = [record for record in records if record["EPE"] is not None]
+    measured = [record for record in records if record.get("EPE") is not None]
     if not measured:
         return []
     final, best = measured[-1], min(measured, key=lambda record: record["EPE"])
     shown = {"final": final} if final is best else {"final": final, "best": best}
     parts = {"all pixels": shown}
     for band in final["by_range"]:
-        parts[band] = {name: record["by_range"][band] for name, record in shown.items()}
+        parts[band] = {name: record["by_range"].get(band, {}) for name, record in shown.items()}
     rows = [
         {"true disparity": part}
-        | {f"{what}, {name}": each[what] for what in _FIGURES for name, each in figures.items()}
+        | {f"{what}, {name}": each.get(what) for what in _FIGURES for name, each in figures.items()}
         for part, figures in parts.items()
-        if figures["final"]["EPE"] is not None
+        if figures["final"].get("EPE") is not None
     ]
     images = _count(final["images"], "image")
     when = f"Final, after {final['step']:,} steps, "

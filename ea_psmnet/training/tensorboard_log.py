@@ -29,13 +29,17 @@ class TensorBoardLog:
     Args:
         folder: of the event files.
         start: steps taken before; readers drop what an earlier run logged of later ones.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
         self._folder = folder
         self._hook = threading.excepthook
+        with self._naming_the_folder():
+            self._writer = SummaryWriter(folder, purge_step=start + 1)
         threading.excepthook = self._pass_over_writers
-        self._writer = SummaryWriter(folder, purge_step=start + 1)
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """Log a step's figures.

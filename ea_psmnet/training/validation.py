@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,10 @@ _ALL = "all"
 
 
 class Predicted(NamedTuple):
-    """A pair, its predicted disparity, (H, W) in pixels, and the error of the counted pixels."""
+    """A pair, its predicted disparity, (H, W) in pixels, and the error of the counted pixels.
+
+    Pixels that do not count are unknown in it.
+    """
 
     sample: StereoSample
     disparity: NDArray[np.float32]
@@ -60,7 +63,8 @@ def validate(
     indices: Sequence[int],
     accelerator: Accelerator,
     workers: int = 0,
-) -> Validation:
+    stop: Callable[[], bool] = lambda: False,
+) -> Validation | None:
     """Predict whole images, dealt out among the processes, and add up their errors.
 
     Processes meet once, at the end, so that it does not matter who has how many images.
@@ -71,32 +75,54 @@ def validate(
         indices: of those to predict.
         accelerator: knows the processes.
         workers: processes that load images ahead.
+        stop: asked before each image; where it says true this process leaves the others out.
+
+    Returns:
+        What came of it; None if it was cut off in any process.
 
     Raises:
         OSError: an image cannot be read.
         ValueError: a pair does not suit the network; the message says why.
     """
     own = indices[accelerator.process_index :: accelerator.num_processes]
-    loader = DataLoader(
-        ErrorsAsValues(dataset),
-        sampler=own,
-        batch_size=None,
-        num_workers=min(workers, len(own)),
-        worker_init_fn=ignore_signals,
-    )
     errors = _added([])
     shown, to_show = [], spread(len(own), _SHOWN)
-    main = accelerator.is_main_process
-    progress = tqdm(loader, desc="validation", unit="pair", leave=False, disable=not main)
+    loader = _loader(dataset, own, workers)
+    hidden = not accelerator.is_main_process
+    progress = tqdm(loader, desc="validation", unit="pair", leave=False, disable=hidden)
     with closing(raise_errors(progress)) as samples:
         for number, sample in enumerate(samples):
+            if stop():
+                break
             disparity = matcher(sample.left, sample.right).disparity
             measured = _measured(sample, disparity, matcher.max_disparity)
             errors = _added([errors, measured])
             if number in to_show:
-                shown.append(Predicted(sample, disparity, measured[_ALL].epe))
+                counted = _only_counted(sample, matcher.max_disparity)
+                shown.append(Predicted(counted, disparity, measured[_ALL].epe))
+    if any(gather_object([stop()])):
+        return None
     by_range = _added(gather_object([errors]))
     return Validation(by_range.pop(_ALL), by_range, len(indices), shown)
+
+
+def _loader(
+    dataset: Sequence[StereoSample], indices: Sequence[int], workers: int
+) -> DataLoader[StereoSample]:
+    return DataLoader(
+        ErrorsAsValues(dataset),
+        sampler=indices,
+        batch_size=None,
+        num_workers=min(workers, len(indices)),
+        worker_init_fn=ignore_signals,
+    )
+
+
+def _only_counted(sample: StereoSample, limit: int) -> StereoSample:
+    """A sample without the truth beyond the limit, which would stretch a picture's colours."""
+    counted = sample.counted(limit)
+    known = np.where(counted, sample.disparity, np.float32(0))
+    return replace(sample, disparity=known, valid=counted)
 
 
 def _measured(

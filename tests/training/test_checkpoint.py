@@ -1,8 +1,14 @@
-"""Which checkpoints are kept."""
+"""Which checkpoints are kept, and which a run goes on from."""
+
+from dataclasses import replace
 
 import pytest
+import torch
+from training.tiny import TINY
 
+from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training.loop import train
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -18,3 +24,76 @@ def test_damaged_ones_of_later_steps_keep_no_good_one_out(tmp_path, keep):
         assert load_newest(tmp_path)["step"] == 30
     save_checkpoint(tmp_path, 50, {}, keep)
     assert load_newest(tmp_path)["step"] == 50
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+def with_moments(state, value):
+    optimizer = state["optimizer"]
+    return state | {"optimizer": optimizer | {"state": optimizer["state"] | {0: value}}}
+
+
+STRANGE = {
+    "of another network": lambda s: (
+        s | {"model": build_model(replace(TINY, width=0.5)).state_dict()}
+    ),
+    "with a missing weight": lambda s: s | {"model": without(s["model"], next(iter(s["model"])))},
+    "without weights": lambda s: s | {"model": None},
+    "with moments of another shape": lambda s: with_moments(
+        s, dict.fromkeys(("step", "exp_avg", "exp_avg_sq"), torch.zeros(3))
+    ),
+    "with moments missing": lambda s: with_moments(s, {}),
+    "without optimiser": lambda s: s | {"optimizer": {}},
+    "without average": lambda s: without(s, "average"),
+    "with another average": lambda s: s | {"average": {"updates": 1, "weights": {}}},
+    "without random states": lambda s: without(s, "random"),
+    "with odd random states": lambda s: s | {"random": [{"python": 1}]},
+    "with a text as best": lambda s: s | {"best": "good"},
+    "with a text as count": lambda s: s | {"guard": {"skipped": "some", "in_a_row": 0}},
+    "of another step": lambda s: s | {"step": 2},
+    "without step": lambda s: without(s, "step"),
+    "that is a list": lambda s: [s],
+}
+"""Checkpoints that can be read and are not this run's."""
+
+
+def test_a_whole_file_that_is_no_checkpoint_of_the_run_is_refused_in_a_line(config):
+    """Only a user can have put it there: the run neither starts anew nor goes on with it."""
+    config = replace(config, ema=0.9, steps=2, save_every=1)
+    train(config)
+    folder = config.out / "checkpoints"
+    first, second = sorted(folder.iterdir())
+    second.unlink()
+    good = first.read_bytes()
+    for what, strange in STRANGE.items():
+        torch.save(strange(torch.load(first, weights_only=True)), first)
+        with pytest.raises(ValueError, match=r"step-0000001.pt: no checkpoint of this run") as told:
+            train(config)
+        assert "\n" not in str(told.value), what
+        assert len(str(told.value)) < len(str(first)) + 300, what
+        assert list(folder.iterdir()) == [first], what
+        first.write_bytes(good)
+    train(config)
+    assert second.is_file()
+
+
+def test_a_checkpoint_after_the_last_step_is_refused(config):
+    """As when a dataset has lost images, and its epochs have become shorter."""
+    train(replace(config, steps=2))
+    (config.out / "config.json").unlink()
+    (config.out / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"step-0000002.pt: .* \(the run has 1 steps\)"):
+        train(replace(config, steps=1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_things_in_the_folder_are_left_alone(tmp_path):
+    (tmp_path / "step-0000001.pt").mkdir()
+    (tmp_path / "step-best.pt").write_bytes(b"mine")
+    for step in (2, 3):
+        save_checkpoint(tmp_path, step, {}, keep=1)
+    assert load_newest(tmp_path)["step"] == 3
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["step-0000001.pt", "step-0000003.pt", "step-best.pt"]

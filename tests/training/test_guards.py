@@ -1,11 +1,13 @@
-"""What is left of a run that too many steps in a row have ended."""
+"""Runs that end because they learn nothing, and what is left of them."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from ea_psmnet.training.guards import TruthGuard
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.step import OptimiserStep
 
@@ -29,3 +31,19 @@ def test_the_weights_of_the_last_good_step_are_there_though_no_checkpoint_was_du
     assert left.keys() == two.keys()
     assert all(torch.equal(left[name], two[name]) for name in two)
     assert not (ended.out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.inf, -3.0, 1e30, 16.0])
+def test_a_dataset_without_truth_ends_the_run_in_a_line(config, pairs, monkeypatch, unknown):
+    monkeypatch.setattr(TruthGuard, "LIMIT", 3)
+    for path in pairs.glob("*/disp.npy"):
+        np.save(path, np.full((36, 70), unknown, np.float32))
+    with pytest.raises(ValueError, match=r"3 steps without a single pixel .* below 16:") as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_has_seen_truth_may_have_any_number_of_steps_without():
+    guard = TruthGuard(192)
+    for pixels in (0, 1, *[0] * 3 * TruthGuard.LIMIT):
+        guard.saw(pixels)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import resource
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training.tiny import FIGURES, OUTCOME
 
 from datasets.folder import PairFolder
 from ea_psmnet.inference.matcher import StereoMatcher
@@ -18,22 +20,10 @@ from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors
 from ea_psmnet.training import environment, loop
 from ea_psmnet.training.environment import describe_environment, read_sessions
 from ea_psmnet.training.loop import train
-from ea_psmnet.training.metrics_log import MetricsLog, read_metrics
+from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.record import RunRecord
-from ea_psmnet.training.validation import Validation
 
-FIGURES = {
-    "loss": 2.5,
-    "epe": 1.25,
-    "lr": 1e-3,
-    "gradient_norm": 3.0,
-    "samples_per_second": 4.0,
-    "waiting": 0.25,
-    "memory": 1.5,
-    "skipped": 0,
-}
 FACTS = {"parameters": 1000, "precision": "float32", "device": "cpu", "processes": 1}
-OUTCOME = Validation(DisparityErrors(4, 4, 8.0), {}, 1, [])
 
 
 def board(folder):
@@ -162,48 +152,7 @@ def test_processes_other_than_the_main_one_write_nothing(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-# metrics.jsonl ------------------------------------------------------------------------------------
-
-
-def test_time_adds_up_over_resumptions(tmp_path, monkeypatch):
-    """Ten seconds to step 2 and twenty to step 3, which is lost; 5 more after the resumption."""
-    now = [100.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
-    for step, seconds in ((2, 10.0), (3, 20.0)):
-        now[0] += seconds
-        log.step(step, FIGURES)
-    log.close()
-    now[0] = 7.0  # of another process
-    log = MetricsLog(tmp_path / "metrics.jsonl", 2)
-    now[0] += 5.0
-    log.step(3, FIGURES)
-    log.close()
-    records = read_metrics(tmp_path / "metrics.jsonl")
-    assert [(r["step"], r["elapsed"]) for r in records] == [(2, 10.0), (3, 15.0)]
-
-
-def test_every_line_is_there_when_it_was_written_and_is_strict_json(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
-    log.step(1, FIGURES | {"loss": float("nan"), "gradient_norm": float("inf")})
-    log.validation(1, replace(OUTCOME, by_range={"near": DisparityErrors()}))
-    step, validation = (json.loads(line, parse_constant=pytest.fail) for line in path.open())
-    assert (step["loss"], step["gradient_norm"], step["epe"]) == (None, None, 1.25)
-    assert (validation["EPE"], validation["by_range"]["near"]["EPE"]) == (2.0, None)
-    log.close()
-
-
-@pytest.mark.parametrize("damage", [b'{"kind": "st', b"\0" * 40, b"[1]\n", b"{}\n", b"\xff\n"])
-def test_damaged_lines_are_dropped(tmp_path, damage):
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
-    log.step(1, FIGURES)
-    log.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole + damage)
-    MetricsLog(path, 5).close()
-    assert path.read_bytes() == whole
+# Disks and damage -------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -234,6 +183,22 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, capfd, part, name):
     assert "Traceback" not in capfd.readouterr().err
     assert not (tmp_path / "summary.md").exists()
     assert len(read_metrics(tmp_path / "metrics.jsonl")) < 10
+
+
+def test_an_event_file_that_cannot_be_begun_is_told_with_its_place(tmp_path):
+    (tmp_path / "tensorboard").write_text("in the way")
+    hook = threading.excepthook
+    with pytest.raises(OSError, match=r"tensorboard: not written \(File exists\)"):
+        RunRecord(tmp_path, 0, 5, FACTS)
+    assert threading.excepthook is hook
+
+
+def test_a_summary_that_damage_forbids_does_not_fail_the_run(tmp_path, capsys):
+    with RunRecord(tmp_path, 0, 5, FACTS) as record:
+        record.step(1, FIGURES)
+        (tmp_path / "config.json").write_text('{"network": 3}')
+    assert "warning: no summary: " in capsys.readouterr().err
+    assert not (tmp_path / "summary.md").exists()
 
 
 class Unclosable:
@@ -288,7 +253,7 @@ def test_without_git_the_revision_is_unknown(tmp_path, monkeypatch):
 
 def test_a_start_that_cannot_be_read_is_no_hindrance(tmp_path):
     path = Path(tmp_path / "environment.json")
-    for damaged in ("{", "{}"):
+    for damaged in ("{", "{}", "[1, null]", "[" * 10**5):
         path.write_text(damaged)
         assert read_sessions(path) == []
     environment.record_session(path, {"steps": 5})

@@ -1,13 +1,23 @@
+"""Weights made ready to ship, and the recipe that trains them."""
+
 import hashlib
+import os
+import shlex
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from training.tiny import TINY
 
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_model, save_model
+from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.release import release
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_release"
 
 
 def test_released_weights_are_the_trained_ones_in_half_precision(tmp_path):
@@ -44,3 +54,66 @@ def test_the_mean_of_different_networks_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must be equal"):
         release(paths[0], paths[2], other=paths[1])
     assert not paths[2].exists()
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Calls of Python that the script makes: `recipe(*arguments, **settings)`."""
+    programs = {
+        "scripts/train_release": SCRIPT.read_text(),
+        "scripts/environment": "#!/usr/bin/env bash\n",
+        ".venv/bin/python": '#!/usr/bin/env bash\nprintf "%q " "$@" >> calls; echo >> calls\n',
+    }
+    for name, text in programs.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+
+    def calls(*arguments, **settings):
+        command = [tmp_path / "scripts" / "train_release", *arguments]
+        subprocess.run(command, env={"PATH": os.environ["PATH"]} | settings, check=True, timeout=60)
+        return [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+    return calls
+
+
+def stages(calls):
+    """The runs among the calls, with the options read as the program reads them."""
+    runs = [call[call.index("train") + 1 :] for call in calls if "train" in call]
+    return [tyro.cli(TrainingConfig, args=run, config=(tyro.conf.OmitArgPrefixes,)) for run in runs]
+
+
+def test_the_recipe_is_that_of_the_record(recipe):
+    """Each stage starts from the one before; the last has the cross-entropy and fixed scenes."""
+    calls = recipe()
+    runs = stages(calls)
+    assert [run.steps for run in runs] == [900, 1570, 1180, 1220]
+    assert [run.cross_entropy for run in runs] == [0, 0, 0, 0.3]
+    assert [run.augment for run in runs] == ["none", "none", "robust", "robust"]
+    assert [run.ema for run in runs] == [None, None, 0.98, 0.98]
+    assert [run.init for run in runs] == [
+        None,
+        *(run.out / "model.safetensors" for run in runs[:-1]),
+    ]
+    folder = runs[0].out.parent
+    assert [source.root for source in runs[-1].sources()] == [folder / "large", folder / "small"]
+    rendered = [call for call in calls if "render" in call]
+    assert [call[call.index("--out") + 1] for call in rendered] == [
+        f"{folder}/large",
+        f"{folder}/small",
+    ]
+    last, start = (f"{run.out}/model.safetensors" for run in (runs[-1], runs[-2]))
+    shipped = "checkpoints/ea-psmnet-small.safetensors"
+    assert calls[-1][2:] == [last, shipped, "--other", start, "--share", "0.4"]
+
+
+def test_preset_folder_length_and_photographs_may_be_given(recipe):
+    calls = recipe("psmnet-small", "a b", LENGTH="3", TEXTURES="my photos", PROCESSES="2")
+    runs = stages(calls)
+    assert {run.preset for run in runs} == {"psmnet-small"}
+    assert {run.out.parent for run in runs} == {Path("a b")}
+    assert [run.steps for run in runs] == [2700, 4710, 3540, 3660]
+    assert sum("my photos" in call for call in calls) == 1
+    assert all(call[4] == "2" for call in calls if "train" in call)
+    assert calls[-1][3] == "checkpoints/psmnet-small.safetensors"

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -17,9 +18,10 @@ import safetensors.torch
 import torch
 
 from ea_psmnet.files import atomic_path
-from ea_psmnet.training import checkpoint, loop
+from ea_psmnet.training import checkpoint, loop, record, validation
 from ea_psmnet.training.checkpoint import load_newest, remove_leftovers, save_checkpoint
 from ea_psmnet.training.loop import train
+from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.randomness import random_state, set_random_state
 from ea_psmnet.training.signals import TrainingStopped
 
@@ -96,6 +98,13 @@ def test_a_run_that_is_finished_takes_no_step(config, on_step):
     assert taken == []
 
 
+def test_a_finished_run_that_has_lost_its_weights_writes_them_again(config):
+    model = train(replace(config, steps=2, ema=0.9))
+    first = model.read_bytes()
+    model.unlink()
+    assert train(replace(config, steps=2, ema=0.9)).read_bytes() == first
+
+
 def test_random_generators_go_on_where_they_were(config, tmp_path, monkeypatch):
     """The network draws nothing while it trains; what a later one may draw must resume, too."""
     judge, drawn = loop._Trainer._judge, []
@@ -150,6 +159,55 @@ def test_a_signal_saves_first_and_the_run_goes_on_later(
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert steps_of(config.out / "checkpoints") == [3]
     assert same(whole, weights(train(config)))
+
+
+@pytest.mark.parametrize("steps", [6, 4])
+def test_a_signal_cuts_a_validation_off_which_is_made_up_for_later(
+    config, tmp_path, monkeypatch, steps
+):
+    """It comes at the third of six images after step 4, which may be the last."""
+    config = replace(config, steps=steps, validate_every=4, validate_root=config.root, save_every=9)
+    whole = replace(config, out=tmp_path / "whole")
+    expected = weights(train(whole))
+    measured, calls = validation._measured, []
+
+    def signalled(*arguments):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measured(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_measured", signalled)
+        with pytest.raises(TrainingStopped, match="saved after 4 steps"):
+            train(config)
+    assert len(calls) == 3
+    assert not (config.out / "best.json").exists()
+    with monkeypatch.context() as patch:  # making it up is not lost by a death after it
+        patch.setattr(loop._Trainer, "_step", None)
+        with pytest.raises(TypeError) if steps > 4 else nullcontext():
+            train(config)
+    assert same(expected, weights(train(config)))
+    train(config)  # which has nothing left to do
+    for name in ("best.json", "best.safetensors"):
+        assert (config.out / name).read_bytes() == (whole.out / name).read_bytes()
+    validated = [
+        [line["step"] for line in lines if line["kind"] == "validation"]
+        for lines in (read_metrics(run.out / "metrics.jsonl") for run in (config, whole))
+    ]
+    assert validated == [sorted({4, steps})] * 2
+
+
+def test_a_signal_that_comes_again_while_the_summary_is_written_changes_nothing(
+    config, monkeypatch, on_step
+):
+    """Where it would end the process, nothing would tell that the run has saved."""
+    ways = []
+    monkeypatch.setattr(record, "write_summary", lambda _: ways.append(signal.getsignal(15)))
+    on_step(lambda step: step == 1 and os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingStopped, match="saved after 1 steps"):
+        train(config)
+    assert [way.__name__ for way in ways] == ["_note"]
 
 
 def test_a_run_that_fails_waits_for_no_loader(config, on_step):

@@ -57,7 +57,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_until_it_is_gone(con
 
 def test_a_run_gives_its_folder_back_at_its_end(config):
     for _ in range(2):
-        with claimed(config, TINY):
+        with claimed(config, TINY, [6]):
             assert free(config.out / ".lock") == "held"
         assert free(config.out / ".lock") == "free"
 
@@ -78,5 +78,5 @@ def test_a_file_system_without_locks_is_used_without(config, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "lockf", none)
-    with claimed(config, TINY):
+    with claimed(config, TINY, [6]):
         assert (config.out / "config.json").is_file()

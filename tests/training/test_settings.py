@@ -1,6 +1,7 @@
 """Runs that cannot work are refused in one line, before anything is loaded or written."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def test_a_run_keeps_to_its_network_though_the_file_that_describes_it_changes(co
     assert "another --out" in str(caught.value)
 
 
+def test_a_dataset_that_has_lost_or_won_samples_is_told(config, pairs):
+    """Their order would be another one: some would come twice, others never."""
+    train(replace(config, steps=1))
+    shutil.rmtree(pairs / "3")
+    with pytest.raises(
+        ValueError, match=r"a run on datasets of \[6\] samples, which now have \[5\]"
+    ):
+        train(replace(config, steps=1))
+    settings = config.out / "config.json"
+    older = json.loads(settings.read_text())
+    del older["samples"]
+    settings.write_text(json.dumps(older))
+    train(replace(config, steps=1))
+    assert json.loads(settings.read_text())["samples"] == [5]
+
+
 def test_nothing_is_written_when_the_settings_cannot_work(config, tmp_path):
     for changes in ({"root": tmp_path / "missing"}, {"init": tmp_path / "none.safetensors"}):
         with pytest.raises(FileNotFoundError):
@@ -59,6 +76,30 @@ def test_a_folder_of_other_things_is_refused(config):
     (config.out / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: damaged"):
         train(config)
+
+
+@pytest.mark.parametrize("micro", ["many", 0, -1, 1.5, [2]])
+def test_a_micro_batch_edited_to_nonsense_is_told_in_a_line(config, micro):
+    config.out.mkdir()
+    (config.out / "config.json").write_text(json.dumps({"micro_batch": micro}))
+    with pytest.raises(ValueError, match=r"config.json: damaged, micro_batch cannot be") as told:
+        train(replace(config, micro_batch=None))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "[" * 10**5])
+def test_a_run_whose_settings_are_damaged_goes_on_as_the_message_says(config, text):
+    run = replace(config, steps=2)
+    train(run)
+    settings, model = config.out / "config.json", config.out / "model.safetensors"
+    before = model.read_bytes()
+    settings.write_text(text)
+    with pytest.raises(ValueError, match=r"config.json: damaged: .* delete it and model.safet"):
+        train(run)
+    settings.unlink()
+    model.unlink()
+    train(run)
+    assert model.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_data_are_looked_for(config, tmp_path):

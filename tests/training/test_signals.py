@@ -1,12 +1,90 @@
-"""Signals that ask a run to end, and their repetitions."""
+"""Signals that ask a run to end, their repetitions, and launchers that die without one."""
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from ea_psmnet.training import signals
 from ea_psmnet.training.signals import StopRequest
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from ea_psmnet.training import signals
+signals._GRACE = float(sys.argv[2])
+with signals.StopRequest() as stop:
+    signals.end_with_launcher()
+    told = Path(sys.argv[1])
+    told.write_text("up")
+    while not (stop.number and signals._GRACE > 9):  # one of no grace is stuck in its saving
+        time.sleep(0.01)
+    told.write_text("saved")
+"""
+
+
+@pytest.fixture
+def orphan(tmp_path):
+    """A worker whose launcher is killed: `orphan(grace, settings)` gives its number and file."""
+    started = []
+
+    def start(grace, **settings):
+        told = tmp_path / "told"
+        launcher = subprocess.Popen(
+            ["bash", "-c", '"$@" & echo $!; wait', "-", sys.executable, "-c", WORKER, told, grace],
+            cwd=Path(__file__).parents[2],
+            env={key: v for key, v in os.environ.items() if key != "TORCHELASTIC_RUN_ID"}
+            | settings,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(int(launcher.stdout.readline()))
+        wait_for(lambda: told.exists() and told.read_text() == "up")
+        launcher.kill()
+        launcher.wait(timeout=60)
+        return started[0], told
+
+    yield start
+    for number in filter(alive, started):
+        os.kill(number, signal.SIGKILL)
+
+
+def alive(number):
+    """Not a zombie, either: nobody need be there to collect an orphan."""
+    status = Path(f"/proc/{number}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen within 30 seconds")
+
+
+def test_a_worker_saves_and_ends_when_torchrun_was_killed(orphan):
+    worker, told = orphan("60", TORCHELASTIC_RUN_ID="run")
+    wait_for(lambda: not alive(worker))
+    assert told.read_text() == "saved"
+
+
+def test_a_worker_that_cannot_save_ends_all_the_same(orphan):
+    """Others, which it waits for, may be gone, too."""
+    worker, told = orphan("0.1", TORCHELASTIC_RUN_ID="run")
+    wait_for(lambda: not alive(worker))
+    assert told.read_text() == "up"
+
+
+def test_without_torchrun_a_run_outlives_what_started_it(orphan):
+    worker, told = orphan("0.1")
+    time.sleep(2.5)
+    assert alive(worker)
+    assert told.read_text() == "up"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -116,6 +116,29 @@ def test_a_folder_without_a_run_is_told_in_a_line(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("config.json", text) for text in ("{", "[]", "{}", '{"network": null}')),
+        ("environment.json", '[{"revision": 7}]'),
+    ],
+)
+def test_damage_is_told_in_a_line(folder, capsys, name, text):
+    (folder / name).write_text(text)
+    assert main([str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder}: config.json, environment.json or metrics.jsonl is damaged" in line
+    assert not (folder / "summary.md").exists()
+
+
+def test_validations_by_other_ranges_stand_side_by_side(folder):
+    """As those of an older program may."""
+    older = validation(2, 0.5) | {"by_range": {"all near": {"EPE": 0.5}}}
+    write_records(folder, [step(1), step(2), older, step(3), validation(3, 1.0)])
+    page = write_summary(folder).read_text()
+    assert cells(page, "0 to 16 px")[:2] == ["0.500", "-"]
+
+
 def test_the_command_writes_the_page(folder, capsys):
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "summary.md")
@@ -158,6 +181,11 @@ def panels_that_differ(one, other):
     return [
         n for n, (y, x) in enumerate(corners) if difference[y : y + height, x : x + width].any()
     ]
+
+
+def test_ranges_that_a_validation_lacks_are_drawn_without(tmp_path):
+    older = validation(2, 0.5) | {"by_range": {"all near": {"EPE": 0.5}}}
+    assert drawn(tmp_path, [older, validation(3, 1.0)]).std() > 1
 
 
 def test_what_has_no_finite_figure_is_drawn_without(tmp_path):

@@ -66,7 +66,7 @@ def test_the_best_weights_are_those_of_the_lowest_error(config, pairs, monkeypat
     errors, seen = iter([3.0, 1.0, 2.0, 1.5]), []
 
     def noting(self, done, *rest):
-        network = self._result().state_dict()
+        network = self.state.result().state_dict()
         seen.append((done, {name: t.clone() for name, t in network.items()}))
         return validate_run(self, done, *rest)
 
@@ -122,3 +122,13 @@ def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypat
     scenes = validation_samples(replace(wanted, validate_data="synthetic", validate_count=7))
     assert len(scenes) == 7
     assert scenes.split == "test"
+
+
+def test_truth_that_does_not_count_is_unknown_in_what_is_shown(matcher, pairs):
+    """Some files have 1e30 where nothing is known: a picture's colours would stretch to it."""
+    truth = np.full((36, 70), 3, np.float32)
+    truth[:5], truth[5:9] = 1e30, 16
+    np.save(pairs / "4" / "disp.npy", truth)
+    (shown,) = validate(matcher, PairFolder(pairs), [4], Process(0, 1)).shown
+    assert np.array_equal(shown.sample.valid, truth == 3)
+    assert shown.sample.disparity.max() == 3

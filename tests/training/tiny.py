@@ -3,9 +3,26 @@
 import numpy as np
 
 from ea_psmnet.files import write_image, write_npy
+from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.training.validation import Validation
 
 TINY = PSMNetConfig(width=0.25, attention="efficient", attention_sites=("encoder",))
+
+FIGURES = {
+    "loss": 2.5,
+    "epe": 1.25,
+    "lr": 1e-3,
+    "gradient_norm": 3.0,
+    "samples_per_second": 4.0,
+    "waiting": 0.25,
+    "memory": 1.5,
+    "skipped": 0,
+}
+"""What a step tells."""
+
+OUTCOME = Validation(DisparityErrors(4, 4, 8.0), {}, 1, [])
+"""Of a validation of one image."""
 
 
 def write_pairs(folder, names=range(6)):
