@@ -34,6 +34,7 @@ from ea_psmnet.ops.winograd_compiled import is_compiled_for
 
 __all__ = ["arrange_for_inference"]
 
+_COMPILED_TYPES = torch.float32, torch.bfloat16
 _COMPILED = CompiledConv2d | CompiledConv3d
 
 
@@ -101,7 +102,7 @@ def _fold(pair: nn.Sequential) -> None:
 
 
 def _multiply_less(model: PSMNet, dtype: torch.dtype) -> None:
-    """Winograd convolutions where they are faster (measured: docs/speed-notes.md).
+    """Winograd convolutions where they are faster (docs/speed-notes.md: with AVX-512-BF16).
 
     Where rounding errors would reach the disparity, products stay in float32, or as they are.
     """
@@ -113,7 +114,7 @@ def _multiply_less(model: PSMNet, dtype: torch.dtype) -> None:
         for name, conv in module.named_children():
             if not _is_winograds(conv):
                 continue
-            if dtype.itemsize <= 4 and is_compiled_for(conv.in_channels, conv.out_channels):
+            if dtype in _COMPILED_TYPES and is_compiled_for(conv.in_channels, conv.out_channels):
                 setattr(module, name, _compiled(conv, narrow=half and module not in first))
             elif not (half and module in scores):
                 setattr(module, name, _halved(conv, half))

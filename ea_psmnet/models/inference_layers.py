@@ -157,7 +157,7 @@ class _Compiled(nn.Module):
     def __init__(self, conv: nn.Conv2d | nn.Conv3d, *, narrow: bool) -> None:
         super().__init__()
         assert conv.bias is not None
-        self.dtype = conv.weight.dtype
+        self.dtype = torch.float32
         self.positive = False
         kernels = compiled_kernels(conv.weight, narrow=narrow)
         self.register_buffer("kernels", kernels, persistent=False)
@@ -209,7 +209,10 @@ class CompiledConv2d(_Compiled):
 
 
 class AddingBlock(_Replacing, ResidualBlock):
-    """A block whose second convolution adds to the shortcut, or to the maps it is given."""
+    """A block whose second convolution adds to the shortcut: without one to the maps it is given.
+
+    So they are overwritten. The features that are used again pass a shortcut convolution.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W), which may be overwritten, to (B, outputs, H / stride, W / stride)."""

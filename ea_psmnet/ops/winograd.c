@@ -2,9 +2,10 @@
  * disparities: 2.25 multiplications an output instead of 9, and 4.5 instead of 27.
  * Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
  *
- * Tensors are channels-last, float32 or bfloat16; everything between is float32. Twelve tiles of
- * 4 x 4 outputs at a time go through all disparities, so that what lies between stays in the
- * processor's own cache. `winograd_compiled.py` calls this and makes the kernels.
+ * Tensors are channels-last, float32 or bfloat16; between them is float32, but for what narrow
+ * convolutions multiply. Twelve tiles of 4 x 4 outputs at a time go through all disparities, so that
+ * what lies between stays in the processor's own cache. `winograd_compiled.py` calls this and makes
+ * the kernels.
  *
  * C inputs, N outputs (both multiples of LANES), S = 36 sums of a tile, T = 12 tiles.
  */
@@ -31,6 +32,8 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
+typedef int32_t pair __attribute__((may_alias));
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* Where a tensor (images, disparities, rows, columns, channels) lies: steps count numbers. */
@@ -54,8 +57,6 @@ typedef struct {
     int64_t stream;             /* write past the caches; the output is aligned to 64 bytes */
     int64_t next;               /* the strip that no thread has begun yet */
 } Job;
-
-typedef int32_t int_alias __attribute__((may_alias));
 
 typedef struct {
     int64_t y, x;
@@ -89,8 +90,9 @@ INLINE halves narrowed(vec value) {
 #if defined(__AVX512BF16__)
     return (halves)_mm512_cvtneps_pbh((__m512)value);
 #else
-    words bits = (words)value;
-    return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
+    words bits = (words)value, odd = (bits >> 16) & 1, no_number = (words)(value != value);
+    words rounded = (bits + 0x7fff + odd) >> 16;
+    return __builtin_convertvector((no_number & 0x7fc0) | (~no_number & rounded), halves);
 #endif
 }
 
@@ -194,9 +196,21 @@ INLINE void sum_tile(const Layout *from, int64_t first, int64_t row, int64_t col
     }
 }
 
+/* The same, with code of its own for each kind of the many tiles that are inside the map. */
+static void sum_any_tile(const Layout *from, int64_t first, int64_t row, int64_t column, int rows,
+                         int columns, float *sums, int64_t step, int half, int narrow) {
+    enum { A = ALL_TAPS };
+    if (rows != A || columns != A)
+        sum_tile(from, first, row, column, rows, columns, sums, step, half, narrow);
+    else if (half && narrow) sum_tile(from, first, row, column, A, A, sums, step, 1, 1);
+    else if (half) sum_tile(from, first, row, column, A, A, sums, step, 1, 0);
+    else if (narrow) sum_tile(from, first, row, column, A, A, sums, step, 0, 1);
+    else sum_tile(from, first, row, column, A, A, sums, step, 0, 0);
+}
+
 /* A disparity of the input's tiles to sums (S, T, C). */
-INLINE void take_sums(const Job *job, int64_t image, int64_t plane, const Place *places,
-                      int64_t tiles, float *sums, int half, int narrow) {
+static void take_sums(const Job *job, int64_t image, int64_t plane, const Place *places,
+                      int64_t tiles, float *sums, int narrow) {
     const int64_t C = job->inputs, dilation = job->dilation;
     const Layout *from = &job->input;
     if (plane < 0 || plane >= job->input_depth) {
@@ -211,10 +225,7 @@ INLINE void take_sums(const Job *job, int64_t image, int64_t plane, const Place 
                         (at.x - dilation) * from->column;
         for (int64_t c = 0; c < C; c += LANES) {
             float *to = narrow ? (float *)((uint16_t *)sums + tile * C + c) : sums + tile * C + c;
-            if (rows == ALL_TAPS && columns == ALL_TAPS)
-                sum_tile(from, first + c, row, column, ALL_TAPS, ALL_TAPS, to, TILES * C, half, narrow);
-            else
-                sum_tile(from, first + c, row, column, rows, columns, to, TILES * C, half, narrow);
+            sum_any_tile(from, first + c, row, column, rows, columns, to, TILES * C, job->half, narrow);
         }
     }
 }
@@ -250,6 +261,15 @@ INLINE void put_tile(const Job *job, int64_t first, int rows, int columns, vec b
     }
 }
 
+/* The same, with code of its own for each kind of the many tiles that are inside the map. */
+static void put_any_tile(const Job *job, int64_t first, int rows, int columns, vec bias,
+                         const float *products, int64_t step) {
+    if (rows != TILE || columns != TILE)
+        put_tile(job, first, rows, columns, bias, products, step, job->half);
+    else if (job->half) put_tile(job, first, TILE, TILE, bias, products, step, 1);
+    else put_tile(job, first, TILE, TILE, bias, products, step, 0);
+}
+
 /* How many places along an axis, from `first` on, are on the map, up to a tile. */
 INLINE int left_on_map(int64_t first, int64_t dilation, int64_t length) {
     int64_t places = (length - first + dilation - 1) / dilation;
@@ -257,8 +277,8 @@ INLINE int left_on_map(int64_t first, int64_t dilation, int64_t length) {
 }
 
 /* Products, those of a sum `step` after those of the one before, to a disparity of the output. */
-INLINE void put_outputs(const Job *job, int64_t image, int64_t plane, const Place *places,
-                        int64_t tiles, const float *products, int64_t step, int half) {
+static void put_outputs(const Job *job, int64_t image, int64_t plane, const Place *places,
+                        int64_t tiles, const float *products, int64_t step) {
     const int64_t N = job->outputs;
     const Layout *to = &job->output;
     for (int64_t tile = 0; tile < tiles; tile++) {
@@ -269,10 +289,7 @@ INLINE void put_outputs(const Job *job, int64_t image, int64_t plane, const Plac
         for (int64_t n = 0; n < N; n += LANES) {
             vec bias = *(const vec *)(job->bias + n);
             const float *from = products + tile * N + n;
-            if (rows == TILE && columns == TILE)
-                put_tile(job, first + n, TILE, TILE, bias, from, step, half);
-            else
-                put_tile(job, first + n, rows, columns, bias, from, step, half);
+            put_any_tile(job, first + n, rows, columns, bias, from, step);
         }
     }
 }
@@ -283,7 +300,7 @@ INLINE void put_outputs(const Job *job, int64_t image, int64_t plane, const Plac
 INLINE vec add_product(vec total, const float *sum, vec weights, int narrow) {
 #if defined(__AVX512BF16__)
     if (narrow) {
-        __m512bh pairs = (__m512bh)_mm512_set1_epi32(*(const int_alias *)sum);
+        __m512bh pairs = (__m512bh)_mm512_set1_epi32(*(const pair *)sum);
         return (vec)_mm512_dpbf16_ps((__m512)total, pairs, (__m512bh)weights);
     }
 #endif
@@ -316,33 +333,35 @@ INLINE void multiply_block(const float *sums, const float *kernel, float *produc
 }
 
 /* (T, K) by (K, N) to (T, N); of T, no more than the blocks that hold tiles. */
-INLINE void multiply(const float *sums, const float *kernel, float *products, int64_t tiles,
+static void multiply(const float *sums, const float *kernel, float *products, int64_t tiles,
                      int64_t K, int64_t N, int narrow) {
     for (int64_t tile = 0; tile < tiles; tile += BLOCK) {
         const float *from = sums + tile * K;
         float *to = products + tile * N;
-        int64_t n = 0;
-        for (; n + 2 * LANES <= N; n += 2 * LANES)
-            multiply_block(from, kernel + n, to + n, K, N, 2, narrow);
-        if (n < N) multiply_block(from, kernel + n, to + n, K, N, 1, narrow);
+        for (int64_t n = 0; n < N; n += 2 * LANES) {
+            int wide = n + 2 * LANES <= N;
+            if (wide && narrow) multiply_block(from, kernel + n, to + n, K, N, 2, 1);
+            else if (wide) multiply_block(from, kernel + n, to + n, K, N, 2, 0);
+            else multiply_block(from, kernel + n, to + n, K, N, 1, narrow);
+        }
     }
 }
 
 /* ---- strips: up to T tiles through all disparities ---- */
 
-INLINE void map_strip(const Job *job, int64_t image, const Place *places, int64_t tiles,
-                      float *room, int half, int narrow) {
-    const int64_t K = narrow ? job->inputs / 2 : job->inputs, N = job->outputs;
+static void map_strip(const Job *job, int64_t image, const Place *places, int64_t tiles,
+                      float *room) {
+    const int64_t K = job->narrow ? job->inputs / 2 : job->inputs, N = job->outputs;
     float *sums = room, *products = sums + SUMS * TILES * K;
-    take_sums(job, image, 0, places, tiles, sums, half, narrow);
+    take_sums(job, image, 0, places, tiles, sums, job->narrow);
     for (int s = 0; s < SUMS; s++)
         multiply(sums + s * TILES * K, job->kernels + s * K * N, products + s * TILES * N, tiles, K,
-                 N, narrow);
-    put_outputs(job, image, 0, places, tiles, products, TILES * N, half);
+                 N, job->narrow);
+    put_outputs(job, image, 0, places, tiles, products, TILES * N);
 }
 
 /* Sums (T, C) of four disparities to their four sums (4, T, C). */
-INLINE void sum_depths(float *const *planes, int64_t at, int64_t count, int64_t step, float *sums,
+static void sum_depths(float *const *planes, int64_t at, int64_t count, int64_t step, float *sums,
                        int narrow) {
     for (int64_t i = 0; i < count; i += LANES) {
         vec d[DEPTHS];
@@ -363,44 +382,31 @@ static void combine_depths(const float *products, int64_t count, int64_t step, f
     }
 }
 
-INLINE void volume_strip(const Job *job, int64_t image, const Place *places, int64_t tiles,
-                         float *room, int half, int narrow) {
+static void volume_strip(const Job *job, int64_t image, const Place *places, int64_t tiles,
+                         float *room) {
     const int64_t C = job->inputs, N = job->outputs, in = TILES * C, out = TILES * N;
-    const int64_t K = narrow ? C / 2 : C;
+    const int64_t K = job->narrow ? C / 2 : C;
     float *planes[DEPTHS]; /* (S, T, C) each: the four disparities that two outputs see */
     for (int z = 0; z < DEPTHS; z++) planes[z] = room + z * SUMS * in;
     float *sums = room + DEPTHS * SUMS * in, *four = sums + DEPTHS * in, *all = four + DEPTHS * out;
     for (int64_t plane = 0; plane < job->depth; plane += 2) {
         for (int z = plane ? 2 : 0; z < DEPTHS; z++)
-            take_sums(job, image, plane + job->first + z, places, tiles, planes[z], half, 0);
+            take_sums(job, image, plane + job->first + z, places, tiles, planes[z], 0);
         for (int s = 0; s < SUMS; s++) {
             const float *kernels = job->kernels + s * DEPTHS * K * N;
-            sum_depths(planes, s * in, tiles * C, in, sums, narrow);
+            sum_depths(planes, s * in, tiles * C, in, sums, job->narrow);
             for (int q = 0; q < DEPTHS; q++)
-                multiply(sums + q * TILES * K, kernels + q * K * N, four + q * out, tiles, K, N, narrow);
+                multiply(sums + q * TILES * K, kernels + q * K * N, four + q * out, tiles, K, N,
+                         job->narrow);
             combine_depths(four, tiles * N, out, all + s * 2 * out);
         }
         for (int z = 0; z < 2 && plane + z < job->depth; z++)
-            put_outputs(job, image, plane + z, places, tiles, all + z * out, 2 * out, half);
+            put_outputs(job, image, plane + z, places, tiles, all + z * out, 2 * out);
         for (int z = 0; z < 2; z++) { /* two of the four are seen again */
             float *done = planes[z];
             planes[z] = planes[z + 2];
             planes[z + 2] = done;
         }
-    }
-}
-
-/* Kinds are told as constants, so that each gets code of its own. */
-static void work(const Job *job, int64_t image, const Place *at, int64_t tiles, float *room) {
-    switch (job->volume << 2 | job->half << 1 | job->narrow) {
-    case 0: map_strip(job, image, at, tiles, room, 0, 0); break;
-    case 1: map_strip(job, image, at, tiles, room, 0, 1); break;
-    case 2: map_strip(job, image, at, tiles, room, 1, 0); break;
-    case 3: map_strip(job, image, at, tiles, room, 1, 1); break;
-    case 4: volume_strip(job, image, at, tiles, room, 0, 0); break;
-    case 5: volume_strip(job, image, at, tiles, room, 0, 1); break;
-    case 6: volume_strip(job, image, at, tiles, room, 1, 0); break;
-    case 7: volume_strip(job, image, at, tiles, room, 1, 1); break;
     }
 }
 
@@ -425,7 +431,8 @@ void winograd_convolve(Job *job, float *room) {
             at[tiles].y = origin(tile / across, job->height, job->dilation);
             at[tiles].x = origin(tile % across, job->width, job->dilation);
         }
-        work(job, image, at, tiles, room);
+        if (job->volume) volume_strip(job, image, at, tiles, room);
+        else map_strip(job, image, at, tiles, room);
     }
 #if defined(__AVX512F__)
     _mm_sfence();

@@ -1,6 +1,7 @@
-"""Convolutions by `winograd.c`: Winograd along two axes of a map or three of a volume, in float32.
+"""Convolutions by `winograd.c`: Winograd along two axes of a map or three of a volume, on the CPU.
 
-The inputs and outputs may be bfloat16: between them is float32, so that only the output is rounded.
+The inputs and outputs may be bfloat16: between them is float32, so that only the output is rounded;
+narrow ones round what they multiply, too.
 
 Shapes: B batch, C inputs, N outputs, K disparities, H and W of a map.
 """
@@ -9,16 +10,22 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
 from functools import cache
 from pathlib import Path
+from threading import Thread
 
 import torch
 from torch import Tensor
 
 from ea_psmnet.ops.compiled import load_library
 
-__all__ = ["compiled_conv2d", "compiled_conv3d", "compiled_kernels", "is_compiled_for"]
+__all__ = [
+    "compiled_conv2d",
+    "compiled_conv3d",
+    "compiled_kernels",
+    "is_compiled_for",
+    "multiplies_narrow",
+]
 
 _NEAR, _FAR = math.sqrt(1 / 2), math.sqrt(2)
 _FOUR_OUTPUTS = [
@@ -32,6 +39,9 @@ _FOUR_OUTPUTS = [
 _TWO_OUTPUTS = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
 """The same at 0, ±1 and infinity."""
 
+_TILE, _STRIP = 4, 12
+"""Outputs of a tile along an axis, and tiles of a strip: `TILE` and `TILES` of winograd.c."""
+
 _STREAMED_BYTES = 2**24
 """An output so large is out of the processor's caches before it is read."""
 
@@ -44,7 +54,9 @@ class _Layout(ctypes.Structure):
 
 
 class _Job(ctypes.Structure):
-    """`Job` of winograd.c."""
+    """`Job` of winograd.c, and what keeps its memory from being freed."""
+
+    tensors: tuple[Tensor, ...]
 
     _fields_ = (
         *((name, _Layout) for name in ("input", "output")),
@@ -152,10 +164,12 @@ def _convolve(
     shape = batch, depth, job.height, job.width, bias.numel()
     made = given.new_empty(shape) if out is None else out
     assert made.shape == shape
-    assert made.dtype == given.dtype
+    assert made.dtype == given.dtype in (torch.float32, torch.bfloat16)
     assert made.stride(-1) == 1
+    assert given.device.type == "cpu"
     job.images, job.depth, job.outputs = batch, depth, bias.numel()
     job.input, job.output = _layout(given), _layout(made)
+    job.tensors = given, made, kernels, bias
     job.kernels, job.bias = kernels.data_ptr(), bias.data_ptr()
     job.half, job.narrow = (t.dtype == torch.bfloat16 for t in (given, kernels))
     job.stream = out is None and not job.half and made.nbytes >= _STREAMED_BYTES
@@ -169,19 +183,25 @@ def _layout(tensor: Tensor) -> _Layout:
 
 def _run(job: _Job) -> None:
     """In as many threads as torch takes; ctypes lets go of Python's lock meanwhile."""
-    library = _library()
+    threads = [Thread(target=_work, args=(job,)) for _ in range(_useful_threads(job) - 1)]
+    for thread in threads:
+        thread.start()
+    _work(job)
+    for thread in threads:
+        thread.join()
+
+
+def _useful_threads(job: _Job) -> int:
+    tiles = job.images * -(-job.height // _TILE) * -(-job.width // _TILE)
+    return min(torch.get_num_threads(), -(-tiles // _STRIP))
+
+
+def _work(job: _Job) -> None:
+    """One thread's share. It holds the job, so that none works in freed memory after Ctrl-C."""
+    library, at = _library(), ctypes.addressof(job)
     assert library is not None
-    threads, at = torch.get_num_threads(), ctypes.addressof(job)
-    rooms = torch.empty(threads, library.winograd_room(at), dtype=torch.float32)
-    calls = [
-        threading.Thread(target=library.winograd_convolve, args=(at, room.data_ptr()))
-        for room in rooms[1:]
-    ]
-    for call in calls:
-        call.start()
-    library.winograd_convolve(at, rooms.data_ptr())
-    for call in calls:
-        call.join()
+    room = torch.empty(library.winograd_room(at), dtype=torch.float32)
+    library.winograd_convolve(at, room.data_ptr())
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import warnings
@@ -17,6 +18,9 @@ import torch
 from ea_psmnet.files import atomic_path
 
 __all__ = ["load_newest", "refusing_strangers", "remove_leftovers", "save_checkpoint"]
+
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM}
+"""Reasons that are none of the file's."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
@@ -42,11 +46,14 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 
     Raises:
         ValueError: it is whole, so nobody but a user has put it there, and not what its name says.
+        OSError: it may not be read, or not now.
     """
     for path in _newest_first(folder):
         try:
             state = _load(path)
         except Exception as error:  # the unpickler raises whatever odd bytes lead it to
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _UNREADABLE:
+                raise
             reason = str(error).partition("\n")[0]
             warnings.warn(f"{path}: damaged, passed over ({reason})", stacklevel=2)
         else:
@@ -65,6 +72,8 @@ def refusing_strangers(folder: Path, step: int) -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except KeyError as error:
         raise _stranger(_path(folder, step), f"it lacks {error}") from error
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:

@@ -81,7 +81,7 @@ def end_with_launcher() -> None:
 
 
 def _outlive(launcher: int) -> None:
-    """End this process when it gets another parent; on Windows it never does."""
+    """End this process when it gets another parent."""
     while os.getppid() == launcher:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)

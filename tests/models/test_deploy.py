@@ -156,9 +156,10 @@ def test_convolutions_of_stride_one_are_compiled():
     assert {type for name, type in types.items() if "features" in name} == {torch.float32}
 
 
-def test_float64_and_other_devices_get_nothing_compiled(monkeypatch):
+def test_other_types_and_devices_get_nothing_compiled(monkeypatch):
     kinds = CompiledConv2d | CompiledConv3d
     assert not modules_of(kinds, torch.float64)
+    assert not modules_of(kinds, torch.float16)
     monkeypatch.setattr(deploy, "_is_on_cpu", lambda _: False)
     assert not modules_of(kinds | WinogradConv2d | WinogradConv3d | SlabConv, torch.bfloat16)
 

@@ -1,5 +1,6 @@
 """Which checkpoints are kept, and which a run goes on from."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from training.tiny import TINY
 
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training import checkpoint
+from ea_psmnet.training.checkpoint import load_newest, refusing_strangers, save_checkpoint
 from ea_psmnet.training.loop import train
 
 
@@ -97,3 +99,19 @@ def test_other_things_in_the_folder_are_left_alone(tmp_path):
     assert load_newest(tmp_path)["step"] == 3
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["step-0000001.pt", "step-0000003.pt", "step-best.pt"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "denied"), MemoryError()])
+def test_what_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    save_checkpoint(tmp_path, 3, {})
+    monkeypatch.setattr(checkpoint, "_load", fail)
+    with pytest.raises(type(error)):
+        load_newest(tmp_path)
+
+
+def test_a_full_card_says_nothing_about_a_checkpoint(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError), refusing_strangers(tmp_path, 3):
+        raise torch.OutOfMemoryError("CUDA out of memory")
