@@ -1,7 +1,8 @@
 """C sources of this package, compiled for the processor at hand the first time they are needed.
 
-That takes a few seconds, once on a machine. Where there is no C compiler the package works
-without; `EA_PSMNET_COMPILE=0` asks for that.
+On Linux, where torch and the compiler share a library of threads (OpenMP). It takes a few seconds,
+once on a machine. Elsewhere and without a C compiler the package works without;
+`EA_PSMNET_COMPILE=0` asks for that.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["load_library"]
 _PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 """What compilers call the processor at hand."""
 
-_OPTIONS = ("-O3", _PROCESSOR, "-ffp-contract=fast", "-shared", "-fPIC")
+_OPTIONS = ("-O3", _PROCESSOR, "-fopenmp", "-ffp-contract=fast", "-shared", "-fPIC")
 
 _LIMIT_S = 120
 
@@ -50,10 +51,10 @@ def load_library(source: Path) -> ctypes.CDLL | None:
 
 def _compiler() -> list[str] | None:
     """Its path, and what the user wants it to be told."""
-    if os.environ.get("EA_PSMNET_COMPILE") == "0" or sys.platform == "win32":
+    if os.environ.get("EA_PSMNET_COMPILE") == "0" or sys.platform != "linux":
         return None
     asked = shlex.split(os.environ.get("CC", ""))
-    names = [[*asked]] if asked else [["cc"], ["gcc"], ["clang"]]
+    names = [[*asked]] if asked else [["gcc"], ["cc"], ["clang"]]
     found = ([path, *options] for name, *options in names if (path := shutil.which(name)))
     return next(found, None)
 

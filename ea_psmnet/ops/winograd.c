@@ -9,6 +9,7 @@
  *
  * C inputs, N outputs (both multiples of LANES), S = 36 sums of a tile, T = 12 tiles.
  */
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__AVX512F__)
@@ -55,7 +56,7 @@ typedef struct {
     int64_t add;                /* to what the output holds */
     int64_t positive;           /* negative outputs become zero */
     int64_t stream;             /* write past the caches; the output is aligned to 64 bytes */
-    int64_t next;               /* the strip that no thread has begun yet */
+    int64_t threads;
 } Job;
 
 typedef struct {
@@ -417,14 +418,14 @@ int64_t winograd_room(const Job *job) {
     return DEPTHS * (SUMS + 1) * in + (DEPTHS + 2 * SUMS) * out;
 }
 
-/* Work on strips until none is left. Any number of threads may, each in a room of its own. */
-void winograd_convolve(Job *job, float *room) {
+/* Rooms: one for each thread. They are those that torch has, so that none waits for others' cores. */
+void winograd_convolve(const Job *job, float *rooms) {
     const int64_t across = count_tiles(job->width, job->dilation);
     const int64_t places = across * count_tiles(job->height, job->dilation);
     const int64_t strips = (places + TILES - 1) / TILES;
-    for (;;) {
-        int64_t strip = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-        if (strip >= job->images * strips) break;
+#pragma omp parallel for schedule(dynamic) num_threads((int)job->threads)
+    for (int64_t strip = 0; strip < job->images * strips; strip++) {
+        float *room = rooms + omp_get_thread_num() * winograd_room(job);
         int64_t image = strip / strips, tile = strip % strips * TILES, tiles = 0;
         Place at[TILES];
         for (; tiles < TILES && tile < places; tiles++, tile++) {
@@ -433,8 +434,8 @@ void winograd_convolve(Job *job, float *room) {
         }
         if (job->volume) volume_strip(job, image, at, tiles, room);
         else map_strip(job, image, at, tiles, room);
-    }
 #if defined(__AVX512F__)
-    _mm_sfence();
+        _mm_sfence();
 #endif
+    }
 }

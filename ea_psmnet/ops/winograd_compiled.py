@@ -12,7 +12,6 @@ import ctypes
 import math
 from functools import cache
 from pathlib import Path
-from threading import Thread
 
 import torch
 from torch import Tensor
@@ -54,9 +53,7 @@ class _Layout(ctypes.Structure):
 
 
 class _Job(ctypes.Structure):
-    """`Job` of winograd.c, and what keeps its memory from being freed."""
-
-    tensors: tuple[Tensor, ...]
+    """`Job` of winograd.c."""
 
     _fields_ = (
         *((name, _Layout) for name in ("input", "output")),
@@ -64,7 +61,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs")),
         *((name, ctypes.c_int64) for name in ("dilation", "depth", "input_depth", "first")),
         *((name, ctypes.c_int64) for name in ("volume", "half", "narrow", "add", "positive")),
-        *((name, ctypes.c_int64) for name in ("stream", "next")),
+        *((name, ctypes.c_int64) for name in ("stream", "threads")),
     )
 
 
@@ -169,7 +166,6 @@ def _convolve(
     assert given.device.type == "cpu"
     job.images, job.depth, job.outputs = batch, depth, bias.numel()
     job.input, job.output = _layout(given), _layout(made)
-    job.tensors = given, made, kernels, bias
     job.kernels, job.bias = kernels.data_ptr(), bias.data_ptr()
     job.half, job.narrow = (t.dtype == torch.bfloat16 for t in (given, kernels))
     job.stream = out is None and not job.half and made.nbytes >= _STREAMED_BYTES
@@ -182,26 +178,13 @@ def _layout(tensor: Tensor) -> _Layout:
 
 
 def _run(job: _Job) -> None:
-    """In as many threads as torch takes; ctypes lets go of Python's lock meanwhile."""
-    threads = [Thread(target=_work, args=(job,)) for _ in range(_useful_threads(job) - 1)]
-    for thread in threads:
-        thread.start()
-    _work(job)
-    for thread in threads:
-        thread.join()
-
-
-def _useful_threads(job: _Job) -> int:
-    tiles = job.images * -(-job.height // _TILE) * -(-job.width // _TILE)
-    return min(torch.get_num_threads(), -(-tiles // _STRIP))
-
-
-def _work(job: _Job) -> None:
-    """One thread's share. It holds the job, so that none works in freed memory after Ctrl-C."""
-    library, at = _library(), ctypes.addressof(job)
+    library = _library()
     assert library is not None
-    room = torch.empty(library.winograd_room(at), dtype=torch.float32)
-    library.winograd_convolve(at, room.data_ptr())
+    tiles = job.images * -(-job.height // _TILE) * -(-job.width // _TILE)
+    job.threads = min(torch.get_num_threads(), -(-tiles // _STRIP))
+    at = ctypes.addressof(job)
+    rooms = torch.empty(job.threads, library.winograd_room(at), dtype=torch.float32)
+    library.winograd_convolve(at, rooms.data_ptr())
 
 
 @cache

@@ -1,5 +1,3 @@
-import signal
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -145,31 +143,6 @@ def test_what_is_not_a_number_reaches_the_output():
 def test_channels_that_fill_no_registers_are_not_for_it():
     assert not is_compiled_for(16, 9)
     assert not is_compiled_for(3, 16)
-
-
-def convolve_on(*tensors):
-    for _ in range(1000):
-        compiled_conv3d(*tensors)
-
-
-def test_an_interruption_frees_no_memory_that_threads_still_use():
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    volume, weight, bias = inputs((1, 16, 40, 120, 120), 16)
-    kernels = compiled_kernels(weight)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(8)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        with pytest.raises(KeyboardInterrupt):
-            convolve_on(volume, kernels, bias)
-    finally:
-        torch.set_num_threads(threads)
-        signal.signal(signal.SIGALRM, before)
-    expected = F.conv3d(volume, weight, bias, padding=1)
-    torch.testing.assert_close(compiled_conv3d(volume, kernels, bias), expected, rtol=0, atol=3e-5)
 
 
 def test_other_types_are_none_of_its():
