@@ -54,7 +54,7 @@ def _compiler() -> list[str] | None:
     if os.environ.get("EA_PSMNET_COMPILE") == "0" or sys.platform != "linux":
         return None
     asked = shlex.split(os.environ.get("CC", ""))
-    names = [[*asked]] if asked else [["gcc"], ["cc"], ["clang"]]
+    names = [asked] if asked else [["gcc"], ["cc"], ["clang"]]
     found = ([path, *options] for name, *options in names if (path := shutil.which(name)))
     return next(found, None)
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ea_psmnet.ops.precision import full_precision, widen
 
-__all__ = ["Products", "winograd_conv2d", "winograd_conv3d", "winograd_products"]
+__all__ = ["Products", "six_kernels", "winograd_conv2d", "winograd_conv3d", "winograd_products"]
 
 _NEAR, _FAR = math.sqrt(1 / 2), math.sqrt(2)
 """The points are these and their negatives."""
@@ -47,6 +47,16 @@ class Products(NamedTuple):
     """(6, O): together they add the bias to every output."""
 
 
+def six_kernels(weight: Tensor, dim: int) -> Tensor:
+    """The three taps along a dimension to what the six sums along it are multiplied by."""
+    first, middle, last = weight.unbind(dim)
+    kernels = [first]
+    for point, scale in ((_NEAR, -1.5), (_FAR, 6.0)):
+        even, odd = first + point**2 * last, point * middle
+        kernels += [(even + odd) / scale, (even - odd) / scale]
+    return torch.stack([*kernels, last], dim)
+
+
 @full_precision
 def winograd_products(weight: Tensor, bias: Tensor) -> Products:
     """The kernels of the six products, computed in float32 at least.
@@ -55,12 +65,7 @@ def winograd_products(weight: Tensor, bias: Tensor) -> Products:
         weight: (O, C, 3, 3, 3), or (O, C, 3, 3) of a 2D convolution.
         bias: (O,).
     """
-    first, middle, last = widen(weight).unbind(2)
-    kernels = [first]
-    for point, scale in ((_NEAR, -1.5), (_FAR, 6.0)):
-        even, odd = first + point**2 * last, point * middle
-        kernels += [(even + odd) / scale, (even - odd) / scale]
-    stacked = torch.stack([*kernels, last]).to(weight.dtype)
+    stacked = six_kernels(widen(weight), 2).movedim(2, 0).contiguous().to(weight.dtype)
     # Through the two products at _NEAR, all outputs but the outermost get the bias as it is.
     shares = bias.new_tensor([-1, 1 + _NEAR, 1 - _NEAR, 0, 0, 0.5])
     return Products(stacked.unsqueeze(3) if weight.dim() == 4 else stacked, shares[:, None] * bias)

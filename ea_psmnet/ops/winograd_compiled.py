@@ -9,7 +9,6 @@ Shapes: B batch, C inputs, N outputs, K disparities, H and W of a map.
 from __future__ import annotations
 
 import ctypes
-import math
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ea_psmnet.ops.compiled import load_library
+from ea_psmnet.ops.winograd import six_kernels
 
 __all__ = [
     "compiled_conv2d",
@@ -25,18 +25,6 @@ __all__ = [
     "is_compiled_for",
     "multiplies_narrow",
 ]
-
-_NEAR, _FAR = math.sqrt(1 / 2), math.sqrt(2)
-_FOUR_OUTPUTS = [
-    [1, 0, 0],
-    *([1 / -1.5, sign * _NEAR / -1.5, _NEAR**2 / -1.5] for sign in (1, -1)),
-    *([1 / 6, sign * _FAR / 6, _FAR**2 / 6] for sign in (1, -1)),
-    [0, 0, 1],
-]
-"""Three taps to the kernels of six sums: interpolation at 0, ±sqrt(1/2), ±sqrt(2), infinity."""
-
-_TWO_OUTPUTS = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
-"""The same at 0, ±1 and infinity."""
 
 _TILE, _STRIP = 4, 12
 """Outputs of a tile along an axis, and tiles of a strip: `TILE` and `TILES` of winograd.c."""
@@ -86,12 +74,12 @@ def compiled_kernels(weight: Tensor, *, narrow: bool = False) -> Tensor:
         (6, 6, 4, C, N), sums along rows, columns and disparities, or (6, 6, C, N), in float32;
         narrow (..., C / 2, N, 2) in bfloat16.
     """
-    four, two = (torch.tensor(rows, dtype=torch.float64) for rows in (_FOUR_OUTPUTS, _TWO_OUTPUTS))
-    wide = weight.detach().double()
-    if weight.dim() == 4:
-        made = torch.einsum("ncyx,iy,jx->ijcn", wide, four, four)
-    else:
-        made = torch.einsum("nczyx,kz,iy,jx->ijkcn", wide, two, four, four)
+    made = six_kernels(six_kernels(weight.detach().double(), -1), -2)  # (N, C, [3,] 6, 6)
+    if weight.dim() == 5:
+        first, middle, last = made.unbind(2)
+        sums = (first + middle + last) / 2, (first - middle + last) / 2
+        made = torch.stack([first, *sums, last], 2)  # (N, C, 4, 6, 6): F(2, 3) at 0, ±1, infinity
+    made = made.movedim((-2, -1), (0, 1)).movedim((2, 3), (-1, -2))  # (6, 6, [4,] C, N)
     if narrow and multiplies_narrow():
         return made.unflatten(-2, (-1, 2)).movedim(-2, -1).to(torch.bfloat16).contiguous()
     return made.float().contiguous()
