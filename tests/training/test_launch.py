@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from training.programs import write_programs
 
 from ea_psmnet.training import processes
 
@@ -46,11 +47,7 @@ def clone(tmp_path):
         "bin/scancel": SCANCEL,
         "bin/scontrol": '#!/usr/bin/env bash\necho "scontrol $*" >> calls; echo n7; echo n8\n',
     }
-    for name, text in programs.items():
-        program = tmp_path / name
-        program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(text)
-        program.chmod(0o755)
+    write_programs(tmp_path, programs)
     return tmp_path
 
 

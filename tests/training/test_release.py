@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+from training.programs import write_programs
 from training.tiny import TINY
 
 from ea_psmnet.models.psmnet import build_model
@@ -64,11 +65,7 @@ def recipe(tmp_path):
         "scripts/environment": "#!/usr/bin/env bash\n",
         ".venv/bin/python": '#!/usr/bin/env bash\nprintf "%q " "$@" >> calls; echo >> calls\n',
     }
-    for name, text in programs.items():
-        program = tmp_path / name
-        program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(text)
-        program.chmod(0o755)
+    write_programs(tmp_path, programs)
 
     def calls(*arguments, **settings):
         command = [tmp_path / "scripts" / "train_release", *arguments]
