@@ -15,6 +15,7 @@ from torch import Tensor
 from ea_psmnet.files import atomic_path
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.widen import widen
 
 __all__ = ["import_original", "load_into", "load_model", "load_state", "save_model"]
 
@@ -181,17 +182,24 @@ def import_original(state: dict[str, Tensor]) -> tuple[PSMNetConfig, dict[str, T
 def load_into(model: PSMNet, path: Path | str, *, attention: bool = True) -> None:
     """Start a network from a checkpoint of either kind.
 
-    Attention modules that the checkpoint lacks keep their initial state, the identity; everything
-    else must fit. Raises as `load_model`.
+    Attention modules that the checkpoint lacks keep their initial state, the identity; one of a
+    narrower network starts a wider one as the same function (see `widen`); everything else must
+    fit. Raises as `load_model`.
 
     Args:
         model: the network.
         path: of the checkpoint.
         attention: whether to take the checkpoint's attention modules, if it has some.
     """
-    _, state = load_state(path)
+    config, state = load_state(path)
     if not attention:
+        config = replace(config, attention="none", attention_sites=())
         state = _attention(state, are=False)
+    if model.config.width > config.width:
+        try:
+            state = widen(config, state, model)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     _load_strictly(model, _attention(model.state_dict(), are=True) | state, path)
 
 
