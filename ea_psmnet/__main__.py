@@ -18,6 +18,7 @@ from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
 from ea_psmnet.commands.resources import resources
 from ea_psmnet.commands.train import train
+from ea_psmnet.console import exit_code
 from ea_psmnet.machine import keep_freed_memory
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -34,22 +35,17 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, whose result may be the exit code; bad input is one line on stderr and 2."""
+    """Run a command; see `exit_code` for the result."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its errors are told by ours, in one line
     keep_freed_memory()
-    try:
-        result = tyro.extras.subcommand_cli_from_dict(
+    return exit_code(
+        lambda: tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             args=arguments,
             prog="python -m ea_psmnet",
             description="Stereo depth with attention.",
         )
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return result if isinstance(result, int) else 0
+    )
 
 
 if __name__ == "__main__":

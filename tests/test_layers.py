@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"ea_psmnet.pfm"},
     {
+        "ea_psmnet.console",
         "ea_psmnet.sample",
         "ea_psmnet.files",
         "ea_psmnet.machine",

@@ -7,11 +7,9 @@ CUDA device it measures there, in float32 and bfloat16.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 from tqdm import tqdm
 
 from ea_psmnet.attention import EfficientAttention
+from ea_psmnet.console import exit_code
 from ea_psmnet.files import write_json, write_text
 from ea_psmnet.machine import keep_freed_memory
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
+from ea_psmnet.reports.own_process import ANSWER, answer_parent, in_own_process
 from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = ["Case", "Floor", "Measurement", "measure"]
@@ -196,21 +197,14 @@ def _measure_floor() -> Floor:
     return Floor(8 * source.numel() / copy, 2 * size**3 / product, on_card)
 
 
-def _in_own_process(request: dict[str, Any]) -> dict[str, Any]:
-    process = subprocess.run(
-        [sys.executable, "-m", __spec__.name],
-        input=json.dumps(request),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(process.stdout)
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
+    return in_own_process("ea_psmnet.reports.attention_benchmark", request)
 
 
 def _measure_pair(case: Case) -> dict[str, Any]:
     """Both forms of a case, one after the other."""
     forms = {
-        name: Measurement(**_in_own_process(asdict(replace(case, published=published))))
+        name: Measurement(**_ask(asdict(replace(case, published=published))))
         for name, published in (("published", True), ("fast", False))
     }
     return {"case": asdict(case)} | {name: asdict(m) for name, m in forms.items()}
@@ -290,23 +284,26 @@ def _cases(device: torch.device) -> list[Case]:
     ]
 
 
-def _main(out: Path) -> None:
+def main(out: tyro.conf.Positional[Path]) -> None:
+    """Measure, and write OUT.json and OUT.md.
+
+    Args:
+        out: of the files to write, without their endings.
+    """
     device = _device()
-    floor = Floor(**_in_own_process({}))
+    floor = Floor(**_ask({}))
     records = [_measure_pair(case) for case in tqdm(_cases(device), unit="case")]
     write_json(out.with_suffix(".json"), {"floor": asdict(floor), "cases": records})
     write_text(out.with_suffix(".md"), _report(records, floor, _machine(device)))
 
 
-def _answer() -> None:
-    """A child: measure the case that stands on standard input, or the machine's floor."""
-    request = json.load(sys.stdin)
-    result = measure(Case(**request)) if request else _measure_floor()
-    json.dump(asdict(result), sys.stdout)
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """A child: measure a case, or the machine's floor."""
+    return asdict(measure(Case(**request)) if request else _measure_floor())
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        _main(Path(sys.argv[1]))
+    if sys.argv[1:] == [ANSWER]:
+        answer_parent(_answer)
     else:
-        _answer()
+        sys.exit(exit_code(lambda: tyro.cli(main)))

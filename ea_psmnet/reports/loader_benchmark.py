@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
+import tyro
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -30,6 +31,7 @@ from datasets.augment import AUGMENTATIONS, Recipe, augment
 from datasets.frames import FrameDataset
 from datasets.sceneflow import SceneFlow
 from datasets.synthetic import SyntheticScenes, write_sceneflow
+from ea_psmnet.console import exit_code
 from ea_psmnet.files import read_disparity, read_image, write_json, write_text
 from ea_psmnet.machine import single_opencv_thread
 from ea_psmnet.tables import markdown_table
@@ -167,7 +169,12 @@ def _frames(folder: Path) -> FrameDataset:
     return SceneFlow(folder)
 
 
-def _main(out: Path) -> None:
+def main(out: tyro.conf.Positional[Path]) -> None:
+    """Measure, and write OUT.json and OUT.md.
+
+    Args:
+        out: of the files to write, without their endings.
+    """
     single_opencv_thread()
     with TemporaryDirectory() as folder:
         frames = _frames(Path(folder))
@@ -184,6 +191,4 @@ def _main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ea_psmnet.reports.loader_benchmark OUT")
-    _main(Path(sys.argv[1]))
+    sys.exit(exit_code(lambda: tyro.cli(main)))

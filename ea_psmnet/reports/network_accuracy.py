@@ -20,7 +20,7 @@ from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import load_model
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Accuracy", "measure_accuracy"]
+__all__ = ["Accuracy", "measure_accuracy", "pair_folders"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,20 @@ def _scenes() -> Iterator[StereoSample]:
     return (scenes[index] for index in range(len(scenes)))
 
 
-def _pairs(folder: Path) -> Iterator[StereoSample]:
+def pair_folders(folder: Path) -> list[Path]:
+    """The pairs in a folder.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     found = sorted(path.parent for path in folder.glob("*/disp.npy"))
     if not found:
         raise FileNotFoundError(f"{folder}: no pairs: expected NAME/left.png, right.png, disp.npy")
-    for pair in found:
+    return found
+
+
+def _pairs(folder: Path) -> Iterator[StereoSample]:
+    for pair in pair_folders(folder):
         left, right = (read_image(pair / f"{view}.png") for view in ("left", "right"))
         disparity = read_disparity(pair / "disp.npy")[0]
         yield StereoSample(left, right, disparity, np.isfinite(disparity), pair.name)

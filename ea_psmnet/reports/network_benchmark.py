@@ -2,14 +2,13 @@
 
 `python -m ea_psmnet.reports.network_benchmark OUT` measures every case in processes of its own, the
 forms in turn and all of them several times over, and writes OUT.json, OUT.md, OUT-layers.png and
-OUT-growth.png. Run nothing beside it. On a machine with a CUDA device it measures there.
+OUT-growth.png. Run nothing beside it. On a machine with a CUDA device it measures there. After a
+kill the same command goes on from OUT.partial.jsonl.
 """
 
 from __future__ import annotations
 
-import json
 import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ea_psmnet.files import write_image, write_json, write_text
-from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy
+from ea_psmnet.console import exit_code
+from ea_psmnet.files import content_hash, write_image, write_json, write_text
+from ea_psmnet.reports.benchmark_journal import BenchmarkJournal, code_hash
+from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy, pair_folders
 from ea_psmnet.reports.network_benchmark_plot import growth_plot, layer_plot
 from ea_psmnet.reports.network_benchmark_text import benchmark_markdown
 from ea_psmnet.reports.network_cases import (
@@ -34,6 +35,7 @@ from ea_psmnet.reports.network_cases import (
 )
 from ea_psmnet.reports.network_floor import NetworkFloor, measure_floor
 from ea_psmnet.reports.network_results import NetworkResults, Record
+from ea_psmnet.reports.own_process import ANSWER, answer_parent, in_own_process
 
 __all__ = ["BenchmarkOptions", "Sizes", "benchmark", "cases"]
 
@@ -135,61 +137,53 @@ def benchmark(options: BenchmarkOptions, sizes: Sizes | None = None) -> NetworkR
     Args:
         options: what to measure.
         sizes: default: those for this machine.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or no pairs.
+        ValueError: an unfinished run of other code or another machine lies at `options.out`.
     """
     device = device_of_choice()
     rounds = options.rounds or (1 if options.quick else 3)
     chosen = sizes or sizes_for(device, quick=options.quick)
-    floor = NetworkFloor(**in_own_process({"floor": True}))
     wanted = cases(chosen, options.only, device)
-    results = NetworkResults(
-        _machine(device), rounds, floor, _measure_all(wanted, rounds), _accuracies(options)
-    )
+    machine = _machine(device)
+    settings = {"machine": machine, "code": code_hash()}
+    journal = BenchmarkJournal(options.out.with_suffix(".partial.jsonl"), settings)
+    floor = NetworkFloor(**journal.answer({"floor": True}, 0, ask))
+    accuracy = _accuracies(options, journal)
+    records = _measure_all(wanted, rounds, journal)
+    results = NetworkResults(machine, rounds, floor, records, accuracy, journal.sittings)
     _write(options.out, results)
+    journal.finish()
     return results
 
 
-def _measure_all(wanted: list[NetworkCase], rounds: int) -> list[Record]:
+def _measure_all(wanted: list[NetworkCase], rounds: int, journal: BenchmarkJournal) -> list[Record]:
     """Round after round, so that a machine that slows down does so for all forms alike."""
     found: dict[NetworkCase, list[NetworkMeasurement]] = {case: [] for case in wanted}
-    for case in tqdm(wanted * rounds, unit="case"):
+    for number, case in tqdm([(n, case) for n in range(rounds) for case in wanted], unit="case"):
         try:
-            found[case].append(NetworkMeasurement(**in_own_process(asdict(case))))
+            measured = journal.answer(asdict(case), number, ask)
+            found[case].append(NetworkMeasurement(**measured))
         except subprocess.CalledProcessError:  # out of memory: told as missing
             tqdm.write(f"failed: {case}", file=sys.stderr)
-    return [Record(case, _median(several)) for case, several in found.items() if several]
+    return [Record.of(case, several) for case, several in found.items() if several]
 
 
-def _median(several: list[NetworkMeasurement]) -> NetworkMeasurement:
-    def middle(parts: list[dict[str, Any]]) -> dict[str, Any]:
-        return {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-
-    return NetworkMeasurement(
-        statistics.median(m.seconds for m in several),
-        int(statistics.median(m.peak for m in several)),
-        middle([m.layers for m in several]),
-        middle([m.peaks for m in several]),
-    )
-
-
-def _accuracies(options: BenchmarkOptions) -> list[Accuracy]:
+def _accuracies(options: BenchmarkOptions, journal: BenchmarkJournal) -> list[Accuracy]:
     if options.only not in ("all", "accuracy"):
         return []
-    pairs = None if options.pairs is None else str(options.pairs.resolve())
-    request = {"checkpoint": str(options.checkpoint.resolve()), "pairs": pairs}
-    return [Accuracy(**one) for one in in_own_process(request)["accuracy"]]
+    weights, pairs = options.checkpoint.resolve(), None
+    if options.pairs is not None:
+        pairs = str(options.pairs.resolve())
+        pair_folders(options.pairs)  # here, where it is told in one line
+    request = {"checkpoint": str(weights), "hash": content_hash(weights), "pairs": pairs}
+    return [Accuracy(**one) for one in journal.answer(request, 0, ask)["accuracy"]]
 
 
-def in_own_process(request: dict[str, Any]) -> dict[str, Any]:
+def ask(request: dict[str, Any]) -> dict[str, Any]:
     """What a fresh process of this module answers."""
-    process = subprocess.run(
-        [sys.executable, "-m", "ea_psmnet.reports.network_benchmark", "--answer"],
-        input=json.dumps(request),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    return json.loads(process.stdout)
+    return in_own_process("ea_psmnet.reports.network_benchmark", request)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +207,11 @@ def _machine(device: torch.device) -> str:
     return f"torch {torch.__version__}, {where}"
 
 
+def main() -> None:
+    """The command line."""
+    print(benchmark(tyro.cli(BenchmarkOptions)).verdict())
+
+
 def _write(out: Path, results: NetworkResults) -> None:
     write_json(out.with_suffix(".json"), results.to_dict())
     write_text(out.with_suffix(".md"), benchmark_markdown(results, out.name))
@@ -222,7 +221,7 @@ def _write(out: Path, results: NetworkResults) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--answer"]:
-        json.dump(answer(json.load(sys.stdin)), sys.stdout)
+    if sys.argv[1:] == [ANSWER]:
+        answer_parent(answer)
     else:
-        print(benchmark(tyro.cli(BenchmarkOptions)).verdict())
+        sys.exit(exit_code(main))

@@ -10,8 +10,9 @@ __all__ = ["benchmark_markdown"]
 
 _READING = """\
 Each case runs in processes of its own, after a small pair that loads code and starts threads; all
-cases one after the other, and so several times over: medians. Inputs and weights are random, but
-for accuracy.
+cases one after the other, and so several times over: medians, and the best and worst round. In a
+round what takes less than two seconds runs up to five times. Inputs and weights are random, but for
+accuracy.
 
 - **form**: `plain` is the published one (eager float32, contiguous, volume filled by a loop, one
   image after the other, head on the full volume); `exact` the rearranged one in float32; `fast`
@@ -52,9 +53,13 @@ def _machine(results: NetworkResults) -> str:
         for name, rate in by_type.items()
     )
     return (
-        f"{results.machine}; medians of {results.rounds}; copy "
+        f"{results.machine}; medians of {results.rounds}{_sittings(results)}; copy "
         f"{floor.bytes_per_second / 1e9:.1f} GB/s, {rates}."
     )
+
+
+def _sittings(results: NetworkResults) -> str:
+    return f", measured in {results.sittings} sittings" if results.sittings > 1 else ""
 
 
 def _targets(results: NetworkResults) -> str:
@@ -86,6 +91,7 @@ def _row(results: NetworkResults, record: Record) -> dict[str, object]:
     case, measured = record.case, record.measured
     return _what(record) | {
         "s": f"{measured.seconds:.3g}",
+        "rounds": f"{record.fastest:.3g} to {record.slowest:.3g}",
         "s a sample": f"{measured.seconds / case.batch:.3g}",
         "times faster": results.faster(case),
         "than plain kept": results.faster(case, keep_memory=True),

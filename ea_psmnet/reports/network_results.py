@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +20,26 @@ class Record:
 
     case: NetworkCase
     measured: NetworkMeasurement
+    fastest: float
+    """Seconds in the best round."""
+    slowest: float
+    """Seconds in the worst round."""
+
+    @classmethod
+    def of(cls, case: NetworkCase, rounds: list[NetworkMeasurement]) -> Record:
+        """A case from what it took in each round, of which there is one at least."""
+        seconds = sorted(m.seconds for m in rounds)
+        middle = NetworkMeasurement(
+            statistics.median(seconds),
+            int(statistics.median(m.peak for m in rounds)),
+            _medians([m.layers for m in rounds]),
+            _medians([m.peaks for m in rounds]),
+        )
+        return cls(case, middle, seconds[0], seconds[-1])
+
+
+def _medians(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: statistics.median(part[name] for part in parts) for name in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ class NetworkResults:
     floor: NetworkFloor
     records: list[Record]
     accuracy: list[Accuracy]
+    sittings: int = 1
+    """How often it was started until it was done."""
 
     def find(self, case: NetworkCase) -> NetworkMeasurement | None:
         """What a case took; None where it was not measured or failed."""
@@ -110,16 +133,16 @@ class NetworkResults:
     def _accuracy(self) -> Iterator[Target]:
         if not self.accuracy:
             return
-        worst, mean, epe = (
-            max(figures)
-            for figures in zip(
-                *((a.exact_max, a.fast_mean, abs(a.epe_fast - a.epe_plain)) for a in self.accuracy),
-                strict=True,
-            )
+        pairs = self.accuracy
+        changes = [a.fast_mean for a in pairs]
+        epes = [abs(a.epe_fast - a.epe_plain) for a in pairs]
+        exact = max(a.exact_max for a in pairs)
+        yield Target("float32, largest change, px", 0.005, exact, False)
+        yield Target(
+            "fast, mean change, mean of the pairs, px", 0.02, statistics.mean(changes), False
         )
-        yield Target("float32, largest change, px", 0.005, worst, False)
-        yield Target("fast, mean change, px", 0.02, mean, False)
-        yield Target("fast, change of EPE, px", 0.005, epe, False)
+        yield Target("fast, mean change, worst pair, px", 0.02, max(changes), False)
+        yield Target("fast, change of EPE, worst pair, px", 0.005, max(epes), False)
 
     def verdict(self) -> str:
         """How many of the targets are met."""

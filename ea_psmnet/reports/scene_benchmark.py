@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets.synthetic import SyntheticScenes
+from ea_psmnet.console import exit_code
 from ea_psmnet.files import write_json, write_text
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import markdown_table
@@ -108,4 +110,4 @@ def main(*, out: Path, scenes: int = 96, size: tuple[int, int] = (256, 512)) -> 
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(exit_code(lambda: tyro.cli(main)))

@@ -7,6 +7,7 @@ OUT.md and OUT.png.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes
+from ea_psmnet.console import exit_code
 from ea_psmnet.files import write_image, write_json, write_text
 from ea_psmnet.reports.scene_statistics_plot import statistics_plot
 from ea_psmnet.sample import StereoSample
@@ -188,4 +190,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(exit_code(lambda: tyro.cli(main)))

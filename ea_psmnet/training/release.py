@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
+from ea_psmnet.console import exit_code
 from ea_psmnet.files import content_hash
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.models.weights import load_model, save_model
@@ -74,4 +76,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(exit_code(_main))

@@ -12,6 +12,7 @@ from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.ops import streaming
 from ea_psmnet.reports import attention_benchmark as benchmark
 from ea_psmnet.reports.attention_benchmark import Case, Floor, Measurement
+from ea_psmnet.reports.own_process import answer_parent
 from ea_psmnet.reports.resource_meter import _Allocations
 
 CPU = torch.device("cpu")
@@ -99,10 +100,10 @@ def test_a_child_answers_with_what_it_measured(monkeypatch):
         answer = io.StringIO()
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
         monkeypatch.setattr("sys.stdout", answer)
-        benchmark._answer()
+        answer_parent(benchmark._answer)
         return json.loads(answer.getvalue())
 
-    monkeypatch.setattr(benchmark, "_in_own_process", converse)
+    monkeypatch.setattr(benchmark, "_ask", converse)
     record = benchmark._measure_pair(small(backward=True))
     assert Case(**record["case"]) == small(backward=True)
     for form in ("published", "fast"):
