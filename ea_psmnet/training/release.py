@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ea_psmnet.console import exit_code
 from ea_psmnet.files import content_hash
-from ea_psmnet.models.psmnet import PSMNet
-from ea_psmnet.models.weights import load_model, save_model
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.weights import load_into, load_model, load_state, save_model
 
 __all__ = ["average", "release"]
 
@@ -30,7 +32,8 @@ def release(
         trained: weights of a run.
         shipped: the file to write; batch statistics stay float32 in it.
         peak_reach: how the weights are to be used; see `PSMNetConfig`.
-        other: weights to average them with, as those that the run started from.
+        other: weights to average them with, as those that the run started from; of a narrower
+            network they are widened, as the run did.
         share: of the other weights in the mean.
 
     Returns:
@@ -41,9 +44,17 @@ def release(
     """
     network = load_model(trained, peak_reach=peak_reach)
     if other is not None:
-        average(network, load_model(other, peak_reach=peak_reach), share)
+        average(network, _grown(other, network.config), share)
     save_model(shipped, network, half=True)
     return content_hash(shipped)
+
+
+def _grown(path: Path, config: PSMNetConfig) -> PSMNet:
+    """Weights of a network of this width or of a narrower one, at this width."""
+    theirs = replace(load_state(path)[0], peak_reach=config.peak_reach)
+    network = build_model(replace(theirs, width=config.width))
+    load_into(network, path)
+    return network
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from training.programs import write_programs
 from training.tiny import TINY
 
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.models.weights import load_model, save_model
+from ea_psmnet.models.weights import load_into, load_model, save_model
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.release import release
 
@@ -57,6 +57,18 @@ def test_the_mean_of_different_networks_is_refused(tmp_path):
     assert not paths[2].exists()
 
 
+def test_the_start_may_be_a_narrower_network(tmp_path):
+    start, trained = (tmp_path / f"{name}.safetensors" for name in ("start", "trained"))
+    save_model(start, build_model(TINY))
+    wide = build_model(replace(TINY, width=2 * TINY.width))
+    load_into(wide, start)
+    save_model(trained, wide)
+    release(trained, tmp_path / "shipped.safetensors", other=start, share=0.5)
+    found = load_model(tmp_path / "shipped.safetensors").state_dict()
+    for name, tensor in wide.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 @pytest.fixture
 def recipe(tmp_path):
     """Calls of Python that the script makes: `recipe(*arguments, **settings)`."""
@@ -69,7 +81,14 @@ def recipe(tmp_path):
 
     def calls(*arguments, **settings):
         command = [tmp_path / "scripts" / "train_release", *arguments]
-        subprocess.run(command, env={"PATH": os.environ["PATH"]} | settings, check=True, timeout=60)
+        subprocess.run(
+            command,
+            env={"PATH": os.environ["PATH"]} | settings,
+            check=True,
+            timeout=60,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         return [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
 
     return calls
@@ -82,19 +101,20 @@ def stages(calls):
 
 
 def test_the_recipe_is_that_of_the_record(recipe):
-    """Each stage starts from the one before; the last has the cross-entropy and fixed scenes."""
+    """Each stage starts from the one before; the last two have the cross-entropy, fixed scenes."""
     calls = recipe()
     runs = stages(calls)
-    assert [run.steps for run in runs] == [900, 1570, 1180, 1220]
-    assert [run.cross_entropy for run in runs] == [0, 0, 0, 0.3]
-    assert [run.augment for run in runs] == ["none", "none", "robust", "robust"]
-    assert [run.ema for run in runs] == [None, None, 0.98, 0.98]
+    assert [run.steps for run in runs] == [900, 1570, 1180, 1220, 1000]
+    assert [run.cross_entropy for run in runs] == [0, 0, 0, 0.3, 0.3]
+    assert [run.augment for run in runs] == ["none", "none", "robust", "robust", "robust"]
+    assert [run.ema for run in runs] == [None, None, 0.98, 0.98, 0.98]
     assert [run.init for run in runs] == [
         None,
         *(run.out / "model.safetensors" for run in runs[:-1]),
     ]
     folder = runs[0].out.parent
-    assert [source.root for source in runs[-1].sources()] == [folder / "large", folder / "small"]
+    for run in runs[-2:]:
+        assert [source.root for source in run.sources()] == [folder / "large", folder / "small"]
     rendered = [call for call in calls if "render" in call]
     assert [call[call.index("--out") + 1] for call in rendered] == [
         f"{folder}/large",
@@ -110,7 +130,31 @@ def test_preset_folder_length_and_photographs_may_be_given(recipe):
     runs = stages(calls)
     assert {run.preset for run in runs} == {"psmnet-small"}
     assert {run.out.parent for run in runs} == {Path("a b")}
-    assert [run.steps for run in runs] == [2700, 4710, 3540, 3660]
+    assert [run.steps for run in runs] == [2700, 4710, 3540, 3660, 3000]
     assert sum("my photos" in call for call in calls) == 1
     assert all(call[4] == "2" for call in calls if "train" in call)
     assert calls[-1][3] == "checkpoints/psmnet-small.safetensors"
+
+
+def test_the_last_stage_may_start_from_given_weights(recipe, tmp_path):
+    given = tmp_path / "half width.safetensors"
+    given.touch()
+    calls = recipe("ea-psmnet", INIT=str(given))
+    (run,) = stages(calls)
+    assert (run.preset, run.init, run.steps) == ("ea-psmnet", given, 1000)
+    assert calls[-1][4:6] == ["--other", str(given)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"LENGTH": "0.5"}, "error: LENGTH is a whole number of 1 or more, not '0.5'\n"),
+        ({"LENGTH": "0"}, "error: LENGTH is a whole number of 1 or more, not '0'\n"),
+        ({"INIT": "missing.tar"}, "error: INIT: missing.tar: no such file\n"),
+    ],
+)
+def test_impossible_settings_are_one_line(recipe, tmp_path, settings, message):
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        recipe(**settings)
+    assert (ended.value.returncode, ended.value.stderr) == (2, message)
+    assert not (tmp_path / "calls").exists()
