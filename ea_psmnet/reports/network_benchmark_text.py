@@ -11,8 +11,8 @@ __all__ = ["benchmark_markdown"]
 _READING = """\
 Each case runs in processes of its own, after a small pair that loads code and starts threads; all
 cases one after the other, and so several times over: medians, and the best and worst round. In a
-round what takes less than two seconds runs up to five times. Inputs and weights are random, but for
-accuracy.
+round what takes less than two seconds runs up to five times; what takes over half a minute is
+measured in the first round alone. Inputs and weights are random, but for accuracy.
 
 - **form**: `plain` is the published one (eager float32, contiguous, volume filled by a loop, one
   image after the other, head on the full volume); `exact` the rearranged one in float32; `fast`

@@ -91,6 +91,21 @@ def test_a_benchmark_that_was_killed_goes_on(monkeypatch, tmp_path):
     assert not journal.exists()
 
 
+def test_what_takes_long_is_measured_once(monkeypatch, tmp_path):
+    wanted = benchmark.cases(TINY, "inference", benchmark.device_of_choice())
+
+    def slow_plain(request):
+        answer = stand_in([])(request)
+        return answer | {"seconds": 31.0} if request.get("form") == "plain" else answer
+
+    asked = []
+    monkeypatch.setattr(benchmark, "ask", lambda r: (asked.append(r), slow_plain(r))[1])
+    benchmark.benchmark(BenchmarkOptions(tmp_path / "b", only="inference", rounds=3), TINY)
+    plain = sum(case.form == "plain" for case in wanted)
+    assert len(asked) == 1 + plain + 3 * (len(wanted) - plain)
+    assert plain
+
+
 def test_other_code_does_not_go_on(monkeypatch, tmp_path):
     options = BenchmarkOptions(tmp_path / "b", only="inference", rounds=1)
     monkeypatch.setattr(benchmark, "ask", stand_in([], until=3))
