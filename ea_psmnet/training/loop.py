@@ -120,13 +120,19 @@ class _Trainer:
         start, main = self.state.start, self.accelerator.is_main_process
         with (
             StopRequest() as stop,  # until the summary is written: launchers repeat their SIGTERM
-            RunRecord(self.config.out, start, self.steps, self._facts(), enabled=main) as record,
+            RunRecord(
+                self.config.out,
+                start,
+                self.steps,
+                self._facts(),
+                validation_due=self.state.validation_due,
+                enabled=main,
+            ) as record,
             # Not left to the end of the process: it would wait for workers that ignore its signal.
             closing(raise_errors(self._loader())) as batches,
         ):
-            if self.state.validation_due:  # a signal has cut it off
+            if self.state.validation_due:  # it was cut off
                 self._end_turn(start, record, stop)
-                self.state.save(start)
             for step in range(start, self.steps):
                 self._turn(step, batches, record, stop)
 
@@ -151,15 +157,18 @@ class _Trainer:
             record.step(done, figures)
             every = self.config.validate_every
             self.state.validation_due = every is not None and self._due(done, every)
+            if self.state.validation_due:
+                self.state.save(done)  # a kill, or a picture that is damaged, loses no step
         self._end_turn(done, record, stop)
 
     def _end_turn(self, done: int, record: RunRecord, stop: StopRequest) -> None:
         """What is due after so many steps; a validation that a signal cuts off stays due."""
-        if self.state.validation_due:
+        validating = self.state.validation_due
+        if validating:
             self._validate(done, record, stop)
         finished = done == self.steps and not self.state.validation_due
         signal = 0 if finished else self._agree_on(stop.number)
-        if signal or self._due(done, self.config.save_every):
+        if signal or validating or self._due(done, self.config.save_every):
             self.state.save(done)
         if signal:
             raise TrainingStopped(signal, done)

@@ -33,14 +33,16 @@ class MetricsLog:
     Args:
         path: the file; what is in it of steps after `start`, or of a line cut short, is dropped.
         start: steps taken before.
+        validation_due: drop a validation after `start`, too: it comes again.
 
     Raises:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path, start: int, *, validation_due: bool = False) -> None:
         self._path = path
-        kept = [record for record in read_metrics(path) if record["step"] <= start]
+        ends = {"step": start, "validation": start - validation_due}
+        kept = [record for record in read_metrics(path) if record["step"] <= ends[record["kind"]]]
         write_text(path, "".join(map(_line, kept)))
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         before = max((record["elapsed"] for record in kept), default=0.0)

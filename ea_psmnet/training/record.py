@@ -42,6 +42,7 @@ class RunRecord:
         steps: of the whole run.
         facts: for `environment.json` and the summary, beside what is found out here: parameters,
             precision, device and processes.
+        validation_due: whether the validation after these steps is still to come, or to come again.
         enabled: false in all processes but the main one.
 
     Raises:
@@ -55,6 +56,7 @@ class RunRecord:
         steps: int,
         facts: Mapping[str, Any],
         *,
+        validation_due: bool = False,
         enabled: bool = True,
     ) -> None:
         self._folder, self._enabled = folder, enabled
@@ -64,7 +66,7 @@ class RunRecord:
             record_session(folder / "environment.json", first | dict(facts))
         if enabled:
             self._parts = (
-                MetricsLog(folder / "metrics.jsonl", start),
+                MetricsLog(folder / "metrics.jsonl", start, validation_due=validation_due),
                 TensorBoardLog(folder / "tensorboard", start),
                 ProgressBar(start, steps),
             )

@@ -198,6 +198,29 @@ def test_a_signal_cuts_a_validation_off_which_is_made_up_for_later(
     assert validated == [sorted({4, steps})] * 2
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_ends_a_run_in_a_validation_loses_no_step(config, tmp_path, monkeypatch, moment):
+    """As a picture that is damaged, or a kill between the record and the checkpoint."""
+    config = replace(config, validate_every=4, validate_root=config.root, save_every=9)
+    whole = replace(config, out=tmp_path / "whole")
+    expected, validate = weights(train(whole)), loop._Trainer._validate
+
+    def failing(self, done, *rest):
+        if moment == "after":
+            validate(self, done, *rest)
+        raise ValueError("a damaged picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "_validate", failing)
+        with pytest.raises(ValueError, match="damaged picture"):
+            train(config)
+    assert steps_of(config.out / "checkpoints") == [4]
+    assert same(expected, weights(train(config)))
+    lines = read_metrics(config.out / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [4, 6]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_signal_that_comes_again_while_the_summary_is_written_changes_nothing(
     config, monkeypatch, on_step
 ):
