@@ -1,6 +1,5 @@
 """Networks for `torch.hub.load("OWNER/ea-psmnet", "ea_psmnet_small")`."""
 
-from ea_psmnet.inference.matcher import BUNDLED
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.weights import load_model
 
@@ -23,4 +22,4 @@ def ea_psmnet_small(pretrained: bool = True) -> PSMNet:
     Args:
         pretrained: with the weights that come with the project.
     """
-    return load_model(BUNDLED) if pretrained else build_model("ea-psmnet-small")
+    return load_model("ea-psmnet-small") if pretrained else build_model("ea-psmnet-small")

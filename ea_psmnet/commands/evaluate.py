@@ -185,13 +185,14 @@ def _journal(
 
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
-    from ea_psmnet.inference.matcher import BUNDLED
+    from ea_psmnet.inference.matcher import DEFAULT
+    from ea_psmnet.models.weights import find_weights
     from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
-    weights = [*named, *options.checkpoints]
+    weights = [find_weights(path) for path in (*named, *options.checkpoints)]
     if "network" in options.method or not (weights or options.method or options.predictions):
-        weights.append(BUNDLED)
+        weights.append(find_weights(DEFAULT))
     folders = [folder.resolve() for folder in options.predictions]
     labels = _labels([*(path.with_suffix("") for path in weights), *folders])
     search = -(-options.limit // 16) * 16  # a multiple of 16, as OpenCV asks

@@ -19,7 +19,8 @@ class MatcherOptions:
     """Which network predicts, and how."""
 
     checkpoint: Path | None = None
-    """Weights (.safetensors), or an original PSMNet's (.tar); default: the bundled."""
+    """Weights (.safetensors), an original PSMNet's (.tar), or the name of bundled ones, as
+    ea-psmnet-small: the default."""
     max_disparity: int | None = None
     """Search this many pixels instead of what the network was trained for."""
     align_corners: bool | None = None

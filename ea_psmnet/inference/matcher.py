@@ -30,10 +30,10 @@ from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import load_model
 
-__all__ = ["BUNDLED", "StereoMatcher", "StereoResult"]
+__all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints" / "ea-psmnet-small.safetensors"
-"""The weights that come with the project."""
+DEFAULT = "ea-psmnet-small"
+"""Which of the bundled weights are taken where none are named."""
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Left and right image, each (H, W, 3) RGB."""
@@ -63,7 +63,7 @@ class StereoMatcher:
         ValueError: no such device, or graphs on the CPU.
 
     Example:
-        >>> matcher = StereoMatcher.load("checkpoints/ea-psmnet-small.safetensors")
+        >>> matcher = StereoMatcher.load("ea-psmnet-small")
         >>> matcher(left, right).disparity.shape == left.shape[:2]
         True
     """
@@ -108,7 +108,7 @@ class StereoMatcher:
         memory: int | None = None,
         cuda_graphs: bool = False,
     ) -> StereoMatcher:
-        """A matcher from a checkpoint; `None` takes the bundled weights.
+        """A matcher from a checkpoint, or bundled weights by name; `None` takes `DEFAULT`.
 
         What is given overrides the checkpoint's own settings: see `PSMNetConfig`.
 
@@ -116,10 +116,8 @@ class StereoMatcher:
             FileNotFoundError: no such checkpoint.
             ValueError: not a checkpoint of this network, or an impossible setting.
         """
-        if path is None and not BUNDLED.is_file():
-            raise FileNotFoundError(f"{BUNDLED}: no bundled weights yet: name a checkpoint")
         model = load_model(
-            BUNDLED if path is None else path,
+            DEFAULT if path is None else path,
             max_disparity=max_disparity,
             align_corners=align_corners,
             peak_reach=peak_reach,

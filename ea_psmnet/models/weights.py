@@ -17,7 +17,18 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.widen import widen
 
-__all__ = ["import_original", "load_into", "load_model", "load_state", "save_model"]
+__all__ = [
+    "BUNDLED",
+    "find_weights",
+    "import_original",
+    "load_into",
+    "load_model",
+    "load_state",
+    "save_model",
+]
+
+BUNDLED = Path(__file__).parents[2] / "checkpoints"
+"""Folder of the weights that come with the project."""
 
 _HEADER = "ea_psmnet"
 
@@ -76,6 +87,23 @@ def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
+def find_weights(path: Path | str) -> Path:
+    """A file of weights, or bundled ones by their bare name, as `ea-psmnet-small`.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the bundled ones.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    bundled = BUNDLED / f"{path}.safetensors"
+    if path.name == str(path) and bundled.is_file():
+        return bundled
+    names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
+    known = f"; bundled are {', '.join(names)}" if names else ""
+    raise FileNotFoundError(f"{path}: no such checkpoint{known}")
+
+
 def load_model(
     path: Path | str,
     *,
@@ -86,7 +114,8 @@ def load_model(
     """Read a network in evaluation mode, on the CPU, in float32.
 
     Args:
-        path: a `.safetensors` file of `save_model`, or an original PSMNet `.tar`.
+        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, or the name of
+            bundled weights.
         max_disparity: search another range than the one trained with.
         align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
             need true, later ones false, which is what is taken for them by default.
@@ -113,9 +142,7 @@ def load_model(
 
 def load_state(path: Path | str) -> tuple[PSMNetConfig, dict[str, Tensor]]:
     """Configuration and float32 state of a checkpoint of either kind; raises as `load_model`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+    path = find_weights(path)
     config, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tar(path)
     return config, {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 

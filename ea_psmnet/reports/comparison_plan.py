@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets.builder import build_dataset
 from ea_psmnet.models.config import PSMNetConfig, preset
-from ea_psmnet.models.weights import load_state
+from ea_psmnet.models.weights import find_weights, load_state
 from ea_psmnet.reports.resources import parse_volume
 from ea_psmnet.reports.trial import Trial, Work
 from ea_psmnet.reports.variants import VARIANTS, at_sites, parse_variant
@@ -59,6 +59,7 @@ def named_networks(
     """
     if not (variants or presets or checkpoints):
         variants = list(VARIANTS)
+    checkpoints = [find_weights(path) for path in checkpoints]
     stems = [path.stem for path in checkpoints]
     trained = [
         Network(

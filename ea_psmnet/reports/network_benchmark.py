@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ea_psmnet.console import exit_code
 from ea_psmnet.files import content_hash, write_image, write_json, write_text
+from ea_psmnet.models.weights import find_weights
 from ea_psmnet.reports.benchmark_journal import BenchmarkJournal, code_hash
 from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy, pair_folders
 from ea_psmnet.reports.network_benchmark_plot import growth_plot, layer_plot
@@ -39,7 +40,6 @@ from ea_psmnet.reports.own_process import ANSWER, answer_parent, in_own_process
 
 __all__ = ["BenchmarkOptions", "Sizes", "benchmark", "cases"]
 
-_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "ea-psmnet-small.safetensors"
 _LARGEST_POOL = 64
 _LONG = 30.0
 """Seconds of a run that is measured in the first round alone."""
@@ -73,7 +73,7 @@ class BenchmarkOptions:
     """Fewer sizes and rounds: about ten minutes on two cores."""
     rounds: int | None = None
     """How often each case is measured; default: 3, and 1 when quick."""
-    checkpoint: Path = _CHECKPOINT
+    checkpoint: Path = Path("ea-psmnet-small")
     """Trained weights, for accuracy."""
     pairs: Path | None = None
     """Folder of NAME/left.png, right.png, disp.npy to measure accuracy on; default: scenes."""
@@ -177,7 +177,7 @@ def _measure_all(wanted: list[NetworkCase], rounds: int, journal: BenchmarkJourn
 def _accuracies(options: BenchmarkOptions, journal: BenchmarkJournal) -> list[Accuracy]:
     if options.only not in ("all", "accuracy"):
         return []
-    weights, pairs = options.checkpoint.resolve(), None
+    weights, pairs = find_weights(options.checkpoint).resolve(), None
     if options.pairs is not None:
         pairs = str(options.pairs.resolve())
         pair_folders(options.pairs)  # here, where it is told in one line

@@ -4,7 +4,7 @@ import torch
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.files import read_image
-from ea_psmnet.inference.matcher import BUNDLED
+from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
 from ea_psmnet.models.plain import PlainPSMNet
 from ea_psmnet.models.weights import load_model, save_model
@@ -110,7 +110,7 @@ def test_a_real_pair_is_matched_as_by_the_published_form(shared_data, monkeypatc
     monkeypatch.setattr("ea_psmnet.inference.matcher.has_fast_bfloat16", lambda _: True)
     folder = shared_data / "stereo" / "eth3d_playground"
     images = [read_image(folder / f"{side}.png")[200:328, :256] for side in ("left", "right")]
-    network = load_model(BUNDLED)
+    network = load_model(DEFAULT)
     inputs = [torch.from_numpy(i.copy()).permute(2, 0, 1)[None].float() / 255 for i in images]
     with torch.inference_mode():
         plain = PlainPSMNet(network)(*inputs)[0][0].numpy()

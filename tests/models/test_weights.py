@@ -1,11 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
 from ea_psmnet import PSMNetConfig, build_model
-from ea_psmnet.models.weights import load_into, load_model, save_model
+from ea_psmnet.models import weights
+from ea_psmnet.models.weights import find_weights, load_into, load_model, save_model
 
 CONFIG = PSMNetConfig(
     max_disparity=32,
@@ -142,3 +144,17 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     save_model(tmp_path / "m.safetensors", model)
     with pytest.raises(ValueError, match=r"NaN or infinity in 'features.stem.0.0.weight'"):
         load_model(tmp_path / "m.safetensors")
+
+
+def test_bundled_weights_go_by_their_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
+    for name in ("small", "large"):
+        save_model(tmp_path / f"{name}.safetensors", build_model(CONFIG))
+    assert find_weights("small") == tmp_path / "small.safetensors"
+    assert load_model("small").config == CONFIG
+    monkeypatch.chdir(tmp_path)
+    save_model("small", build_model(CONFIG))  # a file goes before a name
+    assert find_weights("small") == Path("small")
+    for path in ("middle", "checkpoints/small", tmp_path / "x" / "large", "large.safetensor"):
+        with pytest.raises(FileNotFoundError, match=f"{path}: no such.* bundled are large, small$"):
+            find_weights(path)
