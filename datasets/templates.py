@@ -93,7 +93,8 @@ class Files:
         pattern = self._pattern()
         for top in [self.folder / name for name in self.within] or [self.folder]:
             # Links are followed: data sets are often put together from them.
-            for folder, _, names in os.walk(top, followlinks=True):
+            for folder, below, names in os.walk(top, followlinks=True):
+                below[:] = [name for name in below if not _leads_back(folder, name)]
                 above = Path(folder).relative_to(self.folder).parts
                 for name in names:
                     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path each is slow
@@ -105,6 +106,12 @@ class Files:
 
     def _rank(self, path: Path) -> int:
         return self.suffixes.index(path.suffix.lower())
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one of those above: following it would never end."""
+    path = Path(folder, name)
+    return path.is_symlink() and any(path.samefile(above) for above in path.parents)
 
 
 def matched(

@@ -52,6 +52,15 @@ def test_linked_folders_are_followed(tmp_path):
     assert Files(tmp_path / "data", "{scene}/{frame}").find().keys() == {("A", "1")}
 
 
+@pytest.mark.parametrize(("link", "target"), [("A/same", "."), ("A/up", "..")])
+def test_links_to_folders_above_are_not_followed(tmp_path, link, target):
+    touch(tmp_path, "data/A/1.png")
+    (tmp_path / "data" / link).symlink_to(target)
+    (tmp_path / "linked").symlink_to("data")
+    for top in ("data", "linked"):
+        assert Files(tmp_path / top, "{scene}/{frame}").find().keys() == {("A", "1")}
+
+
 def test_nothing_there(tmp_path):
     files = Files(tmp_path / "none", "{frame}")
     assert files.find() == {}
