@@ -15,6 +15,9 @@ _COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
 _SUFFIXES = (".txt", ".lst", ".csv")
 _FORM = "expected 'LEFT RIGHT DISPARITY' a line, or a .csv whose first line names the columns"
 
+_Row = tuple[int, dict[str, str]]
+"""Line number and names by column."""
+
 
 class PairList(FrameDataset):
     """Pairs listed in a file, in its order.
@@ -29,7 +32,7 @@ class PairList(FrameDataset):
     ```
 
     Disparities are `.pfm`, `.png` (KITTI) or `.npy`, as `ea_psmnet.files.read_disparity` reads
-    them; lists of test images without truth are refused.
+    them; lists of test images without truth are refused, as are pairs of an image with itself.
 
     Data: your own, or lists that come with others' code; the licence is that of the pairs.
     """
@@ -39,15 +42,17 @@ class PairList(FrameDataset):
 
         Args:
             root: The list.
-            base: What its paths are relative to; default: the folder of the list.
+            base: What its paths are relative to; default: the folder of the list, or the one that
+                the program runs in if the first image lies there instead.
 
         Raises:
             FileNotFoundError: there is no list, or a file named in it is not there.
             ValueError: a line is not of that form, or none is there.
         """
         path = Path(root)
-        folder = path.parent if base is None else Path(base)
-        frames = tuple(_frames(path, folder))
+        rows = list(_rows(path))
+        folder = _base(path, rows) if base is None else Path(base)
+        frames = tuple(_frames(path, folder, rows))
         if not frames:
             raise ValueError(f"{path}: no pairs; {_FORM}")
         super().__init__(frames)
@@ -58,31 +63,41 @@ def is_pair_list(root: str | Path) -> bool:
     return Path(root).is_file() and Path(root).suffix.lower() in _SUFFIXES
 
 
-def _frames(path: Path, folder: Path) -> Iterator[Frame]:
+def _base(path: Path, rows: list[_Row]) -> Path:
+    """Where the first image lies: lists often come with code, far from the data."""
+    here, first = Path.cwd(), rows[0][1].get("left", "") if rows else ""
+    is_here = (here / first).is_file() and not (path.parent / first).is_file()
+    return here if is_here else path.parent
+
+
+def _frames(path: Path, folder: Path, rows: list[_Row]) -> Iterator[Frame]:
     names: set[str] = set()
-    for number, row in _rows(path):
+    for number, row in rows:
         place = f"{path}, line {number}"
         if missing := [column for column in _COLUMNS[:3] if not row.get(column)]:
             raise ValueError(f"{place}: no {' and no '.join(missing)}; {_FORM}")
-        if row["left"] in names:
+        name = Path(row["left"]).with_suffix("").as_posix().lstrip("/")
+        if name in names:
             raise ValueError(f"{place}: {row['left']} a second time; keep one of the lines")
-        names.add(row["left"])
+        if row["left"] == row["right"]:
+            raise ValueError(f"{place}: {row['left']} is both left and right; name the right image")
+        names.add(name)
         files = {column: folder / name for column, name in row.items() if name}
         for file in files.values():
             if not file.is_file():
                 raise FileNotFoundError(
-                    f"{place}: {file} is not there; name by base= what the paths are relative to"
+                    f"{place}: {file} is not there; run in the folder that the paths are relative "
+                    "to, or name it by base="
                 )
         masks = {"nonocc": Mask(files["nonocc"], is_set)} if "nonocc" in files else {}
         yield Frame(
             View(files["left"], files["disparity"], masks=masks),
             View(files["right"], files.get("disparity_right")),
-            Path(row["left"]).with_suffix("").as_posix().lstrip("/"),
+            name,
         )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and names by column."""
+def _rows(path: Path) -> Iterator[_Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -95,7 +110,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield number, dict(zip(_COLUMNS[:3], line.split(), strict=False))
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
     table = csv.DictReader(text.splitlines(), skipinitialspace=True)
     unknown = [name for name in table.fieldnames or () if name.strip() not in _COLUMNS]
     if unknown:

@@ -32,6 +32,16 @@ def test_paths_are_relative_to_the_list(tmp_path):
     assert len(PairList(tmp_path / "train.txt")) == 1
 
 
+def test_paths_may_be_relative_to_where_the_program_runs(tmp_path, monkeypatch):
+    """As lists that come with code need it: a command has no other way to tell the folder."""
+    write_text(tmp_path / "lists/train.txt", GWCNET.format(1))
+    monkeypatch.chdir(kitti2015(tmp_path / "data"))
+    assert build_dataset("auto", tmp_path / "lists/train.txt")[0].disparity.max() == 17
+    kitti2015(tmp_path / "lists")
+    (frame,) = PairList(tmp_path / "lists/train.txt").frames
+    assert frame.left.is_relative_to(tmp_path / "lists")
+
+
 def test_a_table_with_blanks_in_names_and_empty_cells(tmp_path):
     folder(tmp_path)
     for k in (0, 1):
@@ -71,9 +81,20 @@ def test_a_frame_named_twice_is_refused(tmp_path):
         PairList(tmp_path / "a.txt")
 
 
+def test_one_name_for_two_frames_or_for_both_views_is_refused(tmp_path):
+    line = GWCNET.format(0)
+    write_text(kitti2015(tmp_path) / "a.txt", f"{line}\n./{line}\n")
+    with pytest.raises(ValueError, match=r"line 2: \./training/image_2/000000_10\.png a second"):
+        PairList(tmp_path / "a.txt")
+    write_text(tmp_path / "b.txt", line.replace("image_3", "image_2"))
+    with pytest.raises(ValueError, match=r"line 1: .* is both left and right"):
+        PairList(tmp_path / "b.txt")
+
+
 def test_missing_files_are_named(tmp_path):
     write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(7)}\n")
-    with pytest.raises(FileNotFoundError, match=r"line 2: .*000007_10\.png is not there; name by"):
+    told = r"line 2: .*000007_10\.png is not there; run in the folder .* base="
+    with pytest.raises(FileNotFoundError, match=told):
         PairList(tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError, match=r"b\.txt: no list of pairs"):
         PairList(tmp_path / "b.txt")
