@@ -25,6 +25,11 @@ from ea_psmnet.sample import StereoSample
 
 __all__ = ["DATASETS", "Entry", "build_dataset", "detect_dataset"]
 
+_ABOVE, _BELOW = 3, 20
+"""How many folders are looked into, above and below one that is none."""
+_AMONG_OTHERS = ("folder", "middlebury2014", "tartanair")
+"""Sets of folders of any name, which may lie beside anything: finding them above tells little."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -117,13 +122,27 @@ def detect_dataset(root: str | Path) -> str:
     """
     if not Path(root).exists():
         raise FileNotFoundError(f"{root}: no such folder")
-    for name, entry in DATASETS.items():
-        if entry.recognises(root):
-            return name
+    if name := _recognised(Path(root)):
+        return name
     raise ValueError(
-        f"{root}: no known layout; expected one of {', '.join(DATASETS)} (each tells its tree in "
-        "datasets/), simplest a folder a pair with left.png, right.png and disp.npy|.pfm|.png"
+        f"{root}: no known layout{_nearby(Path(root))}; expected one of {', '.join(DATASETS)} "
+        "(each tells its tree in datasets/), simplest a folder a pair with left.png, right.png "
+        "and disp.npy|.pfm|.png"
     )
+
+
+def _recognised(root: Path) -> str | None:
+    return next((name for name, entry in DATASETS.items() if entry.recognises(root)), None)
+
+
+def _nearby(root: Path) -> str:
+    """Which folder above or below holds a dataset: people name one too high or too low."""
+    inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in (*root.resolve().parents[:_ABOVE], *inside[:_BELOW]):
+        name = _recognised(folder)
+        if name and (folder in inside or name not in _AMONG_OTHERS):
+            return f", though {folder} holds {name}"
+    return ""
 
 
 def _accepted(name: str) -> set[str]:

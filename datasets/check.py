@@ -54,6 +54,8 @@ def check_dataset(
     """
     if workers < 1 or pairs < 0:
         raise ValueError(f"workers is {workers}, expected 1 or more; pairs {pairs}, 0 or more")
+    if not 0 < max_disparity < float("inf"):
+        raise ValueError(f"max_disparity is {max_disparity}, expected a number of pixels over 0")
     root = Path(root)
     name = detect_dataset(root) if name == "auto" else name
     series, problems = find_series(root, name)
@@ -68,7 +70,8 @@ def check_dataset(
     compared = run(check_pair, [sound[place] for place in spread(len(sound), pairs)], "pairs")
     problems += [problem for check in checks for problem in check.problems]
     problems += [problem for pair in compared for problem in pair.problems()]
-    values = [values for check in checks for values in check.values]
+    # Both passes and all splits may share a truth, which is told once.
+    values = dict.fromkeys(values for check in checks for values in check.values)
     return CheckReport(
         root=str(root),
         dataset=name,
@@ -78,7 +81,7 @@ def check_dataset(
         values=tuple(one for one in values if one.shares()),
         truths=len(values),
         pairs=tuple(compared),
-        problems=tuple(problems),
+        problems=tuple(dict.fromkeys(problems)),
     )
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from datasets.builder import build_dataset
 from datasets.check_frames import Problem
 from datasets.frames import FrameDataset
+from datasets.middlebury import Resolution
 from datasets.names import RenderPass, Split
 from datasets.sceneflow import PUBLISHED_COUNTS
 from datasets.sceneflow_layouts import find_parts
@@ -54,10 +55,9 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
     found: list[Series] = []
     problems: list[Problem] = []
     lacking: dict[tuple[tuple[Path, str], ...], list[Problem]] = {}  # once, if splits are alike
-    for split, render_pass in _combinations(root, name):
-        label = f"{split}, {render_pass}" if name in ("sceneflow", "sintel") else split
+    for label, options in _variants(root, name):
         try:
-            dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+            dataset = build_dataset(name, root, **options)
         except MissingFilesError as error:
             lacking.setdefault(error.missing, _each_missing(label, error))
             continue
@@ -81,11 +81,20 @@ def _each_missing(label: str, error: MissingFilesError) -> list[Problem]:
     return [Problem("incomplete", label, f"{told}; it is not looked at further"), *each]
 
 
-def _combinations(root: Path, name: str) -> Iterator[tuple[Split, RenderPass]]:
-    for split in get_args(Split):
-        for render_pass in _PASSES:
-            if name != "sceneflow" or _holds_images(root, split, render_pass):
-                yield split, render_pass
+def _variants(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What to look for: a label, and the options of `build_dataset`."""
+    if name == "middeval3":
+        for size in get_args(Resolution):
+            yield f"train, {size}", {"resolution": size}
+        return
+    pairs = [(split, render_pass) for split in get_args(Split) for render_pass in _PASSES]
+    if name == "sceneflow":  # of what is not there at all, the first is to be told
+        pairs = [pair for pair in pairs if _holds_images(root, *pair)] or pairs[:1]
+    for split, render_pass in pairs:
+        if name in ("sceneflow", "sintel"):
+            yield f"{split}, {render_pass}", {"split": split, "render_pass": render_pass}
+        elif render_pass == _PASSES[0]:
+            yield split, {"split": split}
 
 
 def _holds_images(root: Path, split: Split, render_pass: RenderPass) -> bool:

@@ -95,7 +95,7 @@ class MiddEval3(FrameDataset):
     training{F,H,Q}/SCENE/mask0nocc.png   255 visible in both, 128 hidden, 0 unknown; mask1nocc.png
     ```
 
-    `ROOT` may hold the tree in a folder `MiddEval3`.
+    `ROOT` may hold the tree in a folder `MiddEval3`, or be the folder of one resolution.
 
     Data: MiddEval3-data-{F,H,Q}.zip and MiddEval3-GT0-{F,H,Q}.zip (GT1: the right view) at
     vision.middlebury.edu/stereo/submit3; licence: free to use and publish, cite Scharstein et al.
@@ -117,9 +117,9 @@ class MiddEval3(FrameDataset):
             ValueError: an argument is none of those named, or several resolutions are there.
         """
         train_only(split, _NO_TEST)
-        base = _base(Path(root))
+        base, named = _base(Path(root)), _resolution_of(Path(root))
         if resolution is None:
-            resolution = _only_resolution(base)
+            resolution = named or _only_resolution(base)
         check_choice("resolution", resolution, get_args(Resolution))
         place = (base / f"training{resolution}", "{scene}")
         names = ("im1", "disp0GT", "disp1GT")
@@ -173,7 +173,14 @@ def _nonocc(found: dict[Key, Path], key: Key) -> dict[str, Mask]:
     return {"nonocc": Mask(found[key], is_full)} if key in found else {}
 
 
+def _resolution_of(root: Path) -> Resolution | None:
+    """The one that a folder holds itself, as its name tells."""
+    return next((size for size in get_args(Resolution) if root.name == f"training{size}"), None)
+
+
 def _base(root: Path) -> Path:
+    if _resolution_of(root):
+        return root.parent
     return home(root, ("MiddEval3",), *(f"training{size}" for size in get_args(Resolution)))
 
 
@@ -184,7 +191,10 @@ def _resolutions(base: Path) -> list[Resolution]:
 def _only_resolution(base: Path) -> Resolution:
     found = _resolutions(base)
     if len(found) > 1:
-        raise ValueError(f"{base}: resolutions {', '.join(found)}; choose one by resolution=")
+        raise ValueError(
+            f"{base}: resolutions {', '.join(found)}; choose one by resolution=, "
+            f"or name its folder, training{found[0]}"
+        )
     if not found:
         raise FileNotFoundError(f"{base}: no training images; {_LAYOUT_3}")
     return found[0]

@@ -81,7 +81,8 @@ class SceneFlow(FrameDataset):
                 clean frames, then all final ones.
             view: The reference. `right` gives each pair mirrored, with the right view's truth.
             exclude: A text file of frames to leave out, one a line as `TRAIN/A/0018/left/0006.png`:
-                the form of the authors' `all_unused_files.txt`. Left or right makes no difference.
+                the form of the authors' `all_unused_files.txt`. Left or right makes no difference,
+                nor what stands before `TRAIN` or `TEST`.
 
         Raises:
             FileNotFoundError: a folder or a file of a frame is missing, or there are no frames.
@@ -156,8 +157,8 @@ def _view(part: Part, side: Side, image: Path, truth: Path | None, hidden: Path 
 def _read_list(path: Path) -> frozenset[Key]:
     """Frames named in a file: the folders but for the view, and the number."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise FileNotFoundError(f"{path}: no list of frames to leave out ({error})") from error
     return frozenset(
         _listed(line.strip(), f"{path}, line {number}")
@@ -170,4 +171,5 @@ def _listed(line: str, place: str) -> Key:
     pieces = line.replace("\\", "/").split("/")
     if len(pieces) < 3 or pieces[-2] not in get_args(Side):
         raise ValueError(f"{place}: {line!r}; expected a frame as TRAIN/A/0018/left/0006.png")
-    return (*pieces[:-2], Path(pieces[-1]).stem)
+    start = next((place for place, name in enumerate(pieces) if name in ("TRAIN", "TEST")), 0)
+    return (*pieces[start:-2], Path(pieces[-1]).stem)

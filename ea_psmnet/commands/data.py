@@ -84,8 +84,8 @@ def show(
     from ea_psmnet.files import write_image
     from ea_psmnet.inference.contact import contact_sheet
 
-    if count < 1:
-        raise ValueError(f"count is {count}, expected 1 or more")
+    if count < 1 or seed < 0:
+        raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
     dataset = build_dataset(name, root, split=split, render_pass=render_pass)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]

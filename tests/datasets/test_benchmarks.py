@@ -60,6 +60,8 @@ def test_resolutions(tmp_path):
     middeval3(tmp_path, size="Q")
     assert len(MiddEval3(tmp_path)) == 2  # the only one there
     assert len(MiddEval3(tmp_path / "MiddEval3", resolution="Q")) == 2
+    assert len(MiddEval3(tmp_path / "MiddEval3/trainingQ")) == 2
+    assert detect_dataset(tmp_path / "MiddEval3/trainingQ") == "middeval3"
     with pytest.raises(FileNotFoundError, match="trainingF: no such folder; understood as MiddEv"):
         MiddEval3(tmp_path, resolution="F")
     with pytest.raises(ValueError, match="resolution='f'; choose one of F, H, Q"):

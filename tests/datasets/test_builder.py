@@ -158,3 +158,17 @@ def test_what_is_no_dataset_is_told(tmp_path):
         detect_dataset(tmp_path / "training")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         detect_dataset(tmp_path / "nowhere")
+
+
+def test_a_folder_too_high_or_too_low_is_told_which_one_it_should_be(tmp_path):
+    root = TREES["kitti2015"](tmp_path / "a/b")
+    for wrong in (root.parent, root / "training", root / "training/image_2"):
+        with pytest.raises(ValueError, match=f"no known layout, though {root} holds kitti2015;"):
+            detect_dataset(wrong)
+
+
+def test_pairs_beside_a_folder_say_nothing_of_it(tmp_path):
+    TREES["folder"](tmp_path)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="other: no known layout; expected"):
+        detect_dataset(tmp_path / "other")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_trees import instereo2k
+from dataset_trees import instereo2k, middeval3
 from stereo_pairs import textured_pair
 
 from datasets.check import check_dataset, spread
@@ -209,6 +210,41 @@ def test_both_passes_and_both_splits_are_found(tree):
     found = {count.series: count.found for count in report.counts if count.found}
     assert found == {"train, clean": 3, "train, final": 3, "test, clean": 3}
     assert report.problems == ()
+
+
+def test_a_truth_that_passes_share_is_told_once(tree):
+    source = tree / PART / "frames_cleanpass"
+    for file in source.rglob("*.png"):
+        below = file.relative_to(source)
+        write_image(tree / PART / "frames_finalpass" / below, read_image(file))
+    file = path(tree, "disparity", "right")
+    file.write_bytes(b"Pf")
+    report = checked(tree, pairs=0)
+    assert kinds(report) == [("unreadable", "0007.pfm")]
+    assert (report.frames, report.truths) == (6, 5)
+
+
+def test_a_part_without_images_and_a_set_that_is_not_there_are_problems(tree):
+    shutil.rmtree(tree / PART / "frames_cleanpass")
+    (problem,) = checked(tree).problems
+    assert (problem.kind, problem.where) == ("missing", "train, clean")
+    assert "frames_cleanpass/TRAIN: no such folder" in problem.what
+    (problem,) = checked(instereo2k(tree / "other"), name="sceneflow").problems
+    assert "no part of Scene Flow's train split" in problem.what
+
+
+def test_all_resolutions_are_looked_at(tmp_path):
+    for size in "HQ":
+        middeval3(tmp_path, size=size)
+    report = checked(tmp_path, pairs=0)
+    assert [(c.series, c.found) for c in report.counts] == [("train, H", 2), ("train, Q", 2)]
+    assert report.problems == ()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, np.inf, np.nan])
+def test_the_maximum_is_a_number_of_pixels(tree, wrong):
+    with pytest.raises(ValueError, match="expected a number of pixels over 0"):
+        checked(tree, max_disparity=wrong)
 
 
 def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):

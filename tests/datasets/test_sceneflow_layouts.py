@@ -296,6 +296,15 @@ def test_frames_to_leave_out(tmp_path, layout):
     assert [f.name for f in test.frames] == TEST_NAMES[1:]
 
 
+@pytest.mark.parametrize(
+    "head", ["\ufeff", "./", "frames_cleanpass/", "C:\\data\\frames_finalpass\\", "/data/"]
+)
+def test_frames_to_leave_out_may_have_any_path_before_the_split(tmp_path, head):
+    root = write_tree(tmp_path / "data", "A")
+    write_text(tmp_path / "unused.txt", f"{head}TRAIN/A/0000/left/0006.png\r\n")
+    assert len(SceneFlow(root, exclude=tmp_path / "unused.txt")) == len(SceneFlow(root)) - 1
+
+
 @pytest.mark.parametrize("line", ["0006.png", "TRAIN/A/0000/0006.png", "left/0006.png"])
 def test_a_list_of_another_form_is_refused(tmp_path, line):
     write_tree(tmp_path, "A", TRAIN[3:4])
@@ -304,6 +313,9 @@ def test_a_list_of_another_form_is_refused(tmp_path, line):
         SceneFlow(tmp_path, exclude=tmp_path / "unused.txt")
     with pytest.raises(FileNotFoundError, match=r"none\.txt: no list"):
         SceneFlow(tmp_path, exclude=tmp_path / "none.txt")
+    (tmp_path / "photo.txt").write_bytes(b"\xff\xd8")
+    with pytest.raises(FileNotFoundError, match=r"photo\.txt: no list"):
+        SceneFlow(tmp_path, exclude=tmp_path / "photo.txt")
 
 
 @pytest.mark.parametrize("layout", FOLDERS)
