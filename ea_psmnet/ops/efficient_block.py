@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ea_psmnet.ops import efficient_passes
 from ea_psmnet.ops.attention import Normalisation, efficient_attention
-from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 from ea_psmnet.ops.streaming import chunks
 
 __all__ = [
@@ -192,7 +191,7 @@ class _SoftmaxBlock(torch.autograd.Function):
         return passes.spread(x, query, bias, _fold(context, weights, heads), offset, heads)
 
     @staticmethod
-    @once_differentiable
+    @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, context, lse, *tensors = ctx.saved_tensors
         weights = BlockWeights(*tensors).widened()

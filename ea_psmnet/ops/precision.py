@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "linear", "widen"]
+__all__ = ["full_precision", "lean_backward", "linear", "widen"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -34,5 +34,26 @@ def full_precision(
     def wrapper(first: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs)
+
+    return wrapper
+
+
+def lean_backward(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Decorator of a `Function`'s backward that recomputes: the same wherever it is called from.
+
+    Autocast is off in it, also where the user's `backward()` stands inside an autocast region. It
+    refuses second derivatives itself: behind torch's `once_differentiable`, `torch.autograd.grad`
+    returns some that lack this function's part, without a word.
+    """
+
+    @wraps(function)
+    def wrapper(ctx: Any, *grads: Tensor) -> _T:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "lean attention has no second derivative (create_graph=True): the plain forms in "
+                "ea_psmnet.ops have, as EfficientAttention's published_order"
+            )
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return function(ctx, *grads)
 
     return wrapper

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 
 __all__ = ["chunks", "streamed"]
 
@@ -85,7 +84,7 @@ class _Streamed(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, summary, *tensors = ctx.saved_tensors
         summarise, spread, rows, logarithmic = ctx.plan

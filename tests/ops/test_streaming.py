@@ -78,3 +78,24 @@ def test_half_precision_input_is_summed_in_float32(pair, dtype):
     expected = plain(x.double(), *tensors)
     assert result.dtype == dtype
     assert (result.double() - expected).norm() < 1e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_a_backward_inside_autocast_is_that_outside(pair):
+    _, fast, tensors = pair
+    leaves = [t.detach().float().requires_grad_() for t in (random(2, 8, POSITIONS), *tensors)]
+    grads = []
+    for inside in (False, True):
+        out = fast(*leaves)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            grads.append(torch.autograd.grad(out.square().sum(), leaves))
+    for outside, within in zip(*grads, strict=True):
+        assert (within - outside).norm() <= 1e-5 * outside.norm()
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_second_derivatives_are_refused(pair):
+    _, fast, tensors = pair
+    x = random(2, 8, POSITIONS)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(fast(x, *tensors).square().sum(), x, create_graph=True)
