@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
+    check_counts,
     check_start,
     merge_heads,
     silence,
@@ -57,8 +58,8 @@ class DotProductAttention(VolumeAttention):
             convolutions from a normal distribution of deviation 0.01, without biases.
 
     Raises:
-        ValueError: an unknown normalisation, back end, pool or start; logits to scale without
-            softmax.
+        ValueError: a count below one; an unknown normalisation, back end, pool or start; logits to
+            scale without softmax.
 
     Example:
         >>> DotProductAttention(32)(torch.randn(1, 32, 4, 8, 8)).shape
@@ -77,6 +78,7 @@ class DotProductAttention(VolumeAttention):
         start: Start = "identity",
     ) -> None:
         super().__init__()
+        check_counts(channels=channels)
         check_normalisation(normalisation)
         check_choice("backend", backend, get_args(Backend))
         check_choice("pool", pool, get_args(Pool))
@@ -84,6 +86,7 @@ class DotProductAttention(VolumeAttention):
         if scale_logits and normalisation != "softmax":
             raise ValueError(f"scale_logits belongs to softmax, not to {normalisation}")
         key_channels = channels // 2 if key_channels is None else key_channels
+        check_counts(key_channels=key_channels)
         self.normalisation: Normalisation = normalisation
         self.backend, self.pool = backend, pool
         self.logit_scale = key_channels**-0.5 if scale_logits else 1.0
@@ -126,7 +129,8 @@ class DotProductAttention(VolumeAttention):
             volume = volume.to(self.keys.weight.dtype)
             query = self.queries(volume[:, :, d : d + 1, y : y + 1, x : x + 1])  # (B, k, 1, 1, 1)
             keys, _ = self._keys_and_values(volume)  # (B, k, D, H, W) or pooled
-            scores = (query * self.logit_scale * keys).sum(dim=1)  # (B, D, H, W) or pooled
+            products = widen(query) * self.logit_scale * widen(keys)  # widened as in `attend`
+            scores = products.sum(dim=1)  # (B, D, H, W) or pooled
         shares = position_shares(scores.flatten(1), self.normalisation).view_as(scores)
         return shares if self.pool == "none" else _spread(shares, volume.shape[-2:])
 

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
+    check_counts,
     check_heads,
     check_start,
+    check_volume,
     layout_of,
     matrix_and_bias,
     silence,
@@ -44,7 +46,8 @@ class EfficientAttention(VolumeAttention):
         start: `identity` (projection at zero) or `published` (at random, as PyTorch starts it).
 
     Raises:
-        ValueError: heads that do not divide the channels, an unknown normalisation or start.
+        ValueError: a count below one, heads that do not divide the channels, an unknown
+            normalisation or start.
 
     Example:
         >>> EfficientAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -63,6 +66,7 @@ class EfficientAttention(VolumeAttention):
         start: Start = "identity",
     ) -> None:
         super().__init__()
+        check_counts(channels=channels)
         key_channels = channels // 2 if key_channels is None else key_channels
         value_channels = channels if value_channels is None else value_channels
         check_normalisation(normalisation)
@@ -79,7 +83,12 @@ class EfficientAttention(VolumeAttention):
             silence(self.projection)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, D, H, W) to the same: type and memory layout are kept."""
+        """(B, C, D, H, W) to the same: type and memory layout are kept.
+
+        Raises:
+            ValueError: it is no floating-point volume of C channels, or has no positions.
+        """
+        check_volume(volume, self.queries.in_channels)
         block = efficient_block_reference if self.published_order else efficient_block
         out = block(volume.flatten(2), self.weights(), self.heads, self.normalisation)
         return out.unflatten(2, volume.shape[2:]).contiguous(memory_format=layout_of(volume))
@@ -96,7 +105,7 @@ class EfficientAttention(VolumeAttention):
         Returns:
             (B, d_k, D, H, W) in float32 or wider; every map sums to one over (D, H, W).
         """
-        weights = self.weights()
+        weights = self.weights().widened()  # as the block computes them, also in half precision
         with torch.autocast(volume.device.type, enabled=False):
             positions = volume.flatten(2).to(weights.key.dtype)  # (B, C, n)
             scores = weights.key @ positions + weights.key_bias[:, None]  # (B, d_k, n)

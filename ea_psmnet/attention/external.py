@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_psmnet.attention.volume import Start, VolumeAttention, check_start, silence
+from ea_psmnet.attention.volume import Start, VolumeAttention, check_counts, check_start, silence
 from ea_psmnet.ops.external import streamed_external_attention
 
 __all__ = ["ExternalAttention"]
@@ -36,7 +36,7 @@ class ExternalAttention(VolumeAttention):
             distribution of variance 2 / C.
 
     Raises:
-        ValueError: no rows, or an unknown start.
+        ValueError: a count below one, or an unknown start.
 
     Example:
         >>> ExternalAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -53,8 +53,7 @@ class ExternalAttention(VolumeAttention):
     ) -> None:
         super().__init__()
         check_start(start)
-        if rows < 1:
-            raise ValueError(f"rows must be 1 or more, not {rows}")
+        check_counts(channels=channels, rows=rows)
         self.final_relu = final_relu
         self.queries = nn.Conv3d(channels, channels, kernel_size=1)
         self.key_memory = nn.Parameter(torch.empty(rows, channels))
@@ -72,7 +71,8 @@ class ExternalAttention(VolumeAttention):
     def forward(self, volume: Tensor) -> Tensor:
         """Add to every position what it reads from the memories."""
         mixed = super().forward(volume)
-        return F.relu(mixed) if self.final_relu else mixed
+        # A ReLU that keeps its input for the backward: the network adds to its output in place.
+        return F.threshold(mixed, 0.0, 0.0) if self.final_relu else mixed
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""

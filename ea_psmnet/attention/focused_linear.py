@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
+    check_counts,
     check_heads,
     check_start,
     matrix_and_bias,
@@ -50,8 +53,8 @@ class FocusedLinearAttention(VolumeAttention):
             normal with deviation 0.02, biases zero).
 
     Raises:
-        ValueError: heads that do not divide the channels, a power or kernel size out of range, an
-            unknown denominator or start.
+        ValueError: a count below one, heads that do not divide the channels, a power or kernel
+            size out of range, an unknown denominator or start.
 
     Example:
         >>> FocusedLinearAttention(32, heads=4)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -73,12 +76,13 @@ class FocusedLinearAttention(VolumeAttention):
         super().__init__()
         key_channels = channels if key_channels is None else key_channels
         value_channels = channels if value_channels is None else value_channels
+        check_counts(channels=channels, kernel_size=kernel_size)
         check_heads(heads, key=key_channels, value=value_channels)
         check_denominator(denominator)
         check_start(start)
-        if focusing_power <= 0:
+        if not 0 < focusing_power < math.inf:
             raise ValueError(f"focusing_power must be above zero, not {focusing_power}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, to have a middle, not {kernel_size}")
         self.heads = heads
         self.focusing_power = focusing_power

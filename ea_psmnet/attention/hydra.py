@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ea_psmnet.attention.volume import Start, VolumeAttention, check_start, matrix_and_bias, silence
+from ea_psmnet.attention.volume import (
+    Start,
+    VolumeAttention,
+    check_counts,
+    check_start,
+    matrix_and_bias,
+    silence,
+)
 from ea_psmnet.ops.hydra import Reduction, check_reduction, hydra_block
 
 __all__ = ["HydraAttention"]
@@ -29,7 +36,7 @@ class HydraAttention(VolumeAttention):
         start: `identity` (projection at zero) or `published` (at random, as PyTorch starts it).
 
     Raises:
-        ValueError: an unknown reduction or start.
+        ValueError: a count below one, an unknown reduction or start.
 
     Example:
         >>> HydraAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -48,6 +55,7 @@ class HydraAttention(VolumeAttention):
         check_reduction(reduction)
         check_start(start)
         key_channels = channels if key_channels is None else key_channels
+        check_counts(channels=channels, key_channels=key_channels)
         self.reduction: Reduction = reduction
         self.queries = nn.Conv3d(channels, key_channels, kernel_size=1)
         self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, (D, H, W) a volume, n = D * H * W positions, h head
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, cast, get_args
 
 import torch
@@ -15,8 +16,10 @@ from ea_psmnet.ops.choices import check_choice
 __all__ = [
     "Start",
     "VolumeAttention",
+    "check_counts",
     "check_heads",
     "check_start",
+    "check_volume",
     "layout_of",
     "matrix_and_bias",
     "merge_heads",
@@ -31,8 +34,15 @@ Start = Literal["identity", "published"]
 class VolumeAttention(nn.Module):
     """A residual attention block: (B, C, D, H, W) in, the same shape, type and layout out."""
 
+    queries: nn.Conv3d
+
     def forward(self, volume: Tensor) -> Tensor:
-        """Add to every position what it gathers from all others."""
+        """Add to every position what it gathers from all others.
+
+        Raises:
+            ValueError: it is no floating-point volume of C channels, or has no positions.
+        """
+        check_volume(volume, self.queries.in_channels)
         gathered = self.attend(volume).to(volume.dtype)
         return volume + gathered.contiguous(memory_format=layout_of(volume))
 
@@ -58,10 +68,28 @@ def merge_heads(positions: Tensor, size: torch.Size) -> Tensor:
     return positions.reshape(positions.shape[0], -1, *size)
 
 
+def check_volume(volume: Tensor, channels: int) -> None:
+    """Raise a ValueError unless it is (B, channels, D, H, W) in floating point, with positions."""
+    fits = volume.ndim == 5 and volume.shape[1] == channels and 0 not in volume.shape[2:]
+    if not (fits and volume.is_floating_point()):
+        raise ValueError(
+            f"this attention takes floating-point volumes (B, {channels}, D, H, W), "
+            f"not {volume.dtype} {tuple(volume.shape)}"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError unless every count, given by its name, is a whole number above zero."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, not {count!r}")
+
+
 def check_heads(heads: int, **channels: int) -> None:
     """Raise a ValueError unless the heads divide every number of channels, given by its name."""
+    check_counts(heads=heads, **{f"{name}_channels": count for name, count in channels.items()})
     for name, count in channels.items():
-        if heads < 1 or count < 1 or count % heads:
+        if count % heads:
             raise ValueError(f"{heads} heads cannot share {count} {name} channels equally")
 
 

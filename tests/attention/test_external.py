@@ -41,6 +41,20 @@ def test_published_weights_give_the_published_output(final_relu, rows):
     torch.testing.assert_close(module(x[:, :, None])[:, :, 0], expected, rtol=0, atol=1e-10)
 
 
+def test_what_follows_may_change_the_output_in_place():
+    """As the network does, which adds its base volume to what an hourglass gives."""
+    module = randomised(final_relu=True)
+    x = torch.randn(1, 6, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(2 * module(x).sum(), x)
+    (actual,) = torch.autograd.grad(module(x).mul_(2).sum(), x)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    module.projection[1].weight.data.zero_()
+    module.projection[1].bias.data.zero_()
+    zeros = torch.zeros(1, 6, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(module(zeros).sum(), zeros)
+    assert slope.abs().max() == 0, "a ReLU is flat at zero"
+
+
 def test_the_memories_are_read_over_the_whole_volume():
     """A volume is an image whose rows are those of all its slices."""
     module = randomised()
@@ -63,5 +77,5 @@ def test_the_published_start_copies_one_memory_to_the_other():
 
 
 def test_a_memory_needs_rows():
-    with pytest.raises(ValueError, match="rows must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match="rows must be a whole number, 1 or more, not 0"):
         ExternalAttention(6, rows=0)

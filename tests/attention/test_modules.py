@@ -181,3 +181,36 @@ def test_a_module_cast_to_half_precision_works(mechanism):
 def test_both_forms_of_efficient_attention_work_in_half_precision(normalisation, published_order):
     module = EfficientAttention(8, normalisation=normalisation, published_order=published_order)
     assert torch.isfinite(module.bfloat16()(volume().bfloat16())).all()
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((2, 7, 3, 4, 5), torch.float32),
+        ((2, 8, 4, 5), torch.float32),
+        ((2, 8, 0, 4, 5), torch.float32),
+        ((2, 8, 3, 4, 5), torch.int64),
+    ],
+)
+def test_what_is_no_volume_of_these_channels_is_told(mechanism, shape, dtype):
+    with pytest.raises(ValueError, match=r"volumes \(B, 8, D, H, W\), not torch\.") as error:
+        build_attention(mechanism, 8)(torch.zeros(shape, dtype=dtype))
+    assert str(error.value).endswith(f"{dtype} {shape}")
+
+
+@pytest.mark.parametrize("wrong", [0, -2, 4.0, "4", True])
+@pytest.mark.parametrize(
+    ("mechanism", "option"),
+    [
+        *((mechanism, "channels") for mechanism in MECHANISMS),
+        *((mechanism, "key_channels") for mechanism in MECHANISMS if mechanism != "external"),
+        *((name, option) for name in ("efficient", "focused_linear")
+          for option in ("value_channels", "heads")),
+        ("focused_linear", "kernel_size"),
+        ("external", "rows"),
+    ],
+)  # fmt: skip
+def test_a_count_is_a_whole_number_above_zero(mechanism, option, wrong):
+    with pytest.raises(ValueError, match=f"{option} must be a whole number, 1 or more"):
+        MECHANISMS[mechanism](**{"channels": 8, option: wrong})

@@ -85,6 +85,24 @@ def test_signed_keys_are_drawn_by_their_sizes():
     torch.testing.assert_close(module.global_maps(x), torch.full_like(expected, 1 / 60))
 
 
+def test_global_maps_of_half_precision_weights_are_computed_in_float32():
+    """As the block computes them: rounded logits would be off by parts of themselves."""
+    x = volume(3, 4, 5).bfloat16()
+    module = trained(EfficientAttention(8)).bfloat16()
+    maps = module.global_maps(x)
+    torch.testing.assert_close(maps, module.float().global_maps(x.float()), rtol=1e-5, atol=1e-8)
+
+
+def test_a_positions_map_in_half_precision_sums_in_float32():
+    """As the module does, whose convolutions alone round."""
+    x = volume(3, 4, 5).bfloat16()
+    module = trained(DotProductAttention(8)).bfloat16()
+    queries, keys = (layer(x).float().flatten(2) for layer in (module.queries, module.keys))
+    row = torch.einsum("bk,bkn->bn", queries[..., 7], keys).softmax(dim=1)
+    actual = module.map_of(x, (0, 1, 2)).flatten(1)
+    torch.testing.assert_close(actual, row, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("scale_logits", [False, True])
 def test_a_positions_map_is_its_row_of_the_full_matrix(scale_logits):
     x = volume(3, 4, 5)
