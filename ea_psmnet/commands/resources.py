@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = ["resources"]
@@ -51,8 +53,12 @@ def resources(
     from ea_psmnet.reports.resources import PAPER_VOLUMES, volume_markdown, volume_report
     from ea_psmnet.tables import parse_bytes
 
-    if sites and preset is None:
-        raise ValueError("--sites are of a network: name its --preset, as ea-psmnet")
+    if preset is None:
+        of_network = {"size": size, "batch": batch, "max_disparity": max_disparity, "sites": sites}
+        _refuse(of_network, "is for a network: name its --preset, as ea-psmnet")
+    elif not volumes:
+        of_volumes = {"channels": channels, "key_channels": key_channels, "mechanisms": mechanisms}
+        _refuse(of_volumes, "is for volumes: name them by --volumes, or leave out --preset")
     network = on_volumes = None
     if preset is not None:
         config = replace(find_preset(preset), max_disparity=max_disparity)
@@ -78,3 +84,11 @@ def resources(
         write_text(out / "resources.md", f"{text}\n")
         if on_volumes is not None:
             write_image(out / "resources.png", resource_plot(on_volumes))
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raise a ValueError for the first option that is not left as it is by default."""
+    defaults = inspect.signature(resources).parameters
+    for name, value in options.items():
+        if value != defaults[name].default:
+            raise ValueError(f"--{name.replace('_', '-')} {reason}")

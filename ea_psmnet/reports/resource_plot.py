@@ -91,7 +91,8 @@ def _lines(axes: Axes, report: VolumeReport, quantity: _Quantity) -> None:
     Some coincide: each is drawn thinner than the one before, so that all of them show.
     """
     counts = [row.positions for row in report.rows]
-    positions = np.geomspace(max(2, min(counts) / 2), max(counts) * 2, 60).astype(int).tolist()
+    span = max(2.0, min(counts) / 2), max(counts) * 2.0
+    positions = [int(count) for count in np.geomspace(*span, 60)]
     asked = {row.case for row in report.rows}
     shown = [case for case in _STYLES if case in asked]
     for width, case in zip(np.linspace(4.5, 1.5, len(shown)), shown, strict=True):

@@ -138,6 +138,11 @@ def test_the_plot_shows_all(small):
         assert (picture == colour).all(axis=2).sum() > 300
 
 
+def test_the_plot_takes_any_size():
+    report = volume_report(["4x4", f"{2**32}x{2**32}"], cases=["efficient"], limit=0)
+    assert resource_plot(report).shape[2] == 3
+
+
 @pytest.mark.parametrize("text", ["", "64", "64x", "1x1", "64 x 64", "0x4", "2x2x2x2", "-4x4"])
 def test_what_is_no_volume_is_refused(text):
     with pytest.raises(ValueError, match="no volume"):
