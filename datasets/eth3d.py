@@ -22,7 +22,8 @@ class Eth3d(FrameDataset):
     two_view_training_gt/SCENE/mask0nocc.png    255 visible in both
     ```
 
-    The truth may also lie beside the images. `ROOT` may hold the tree in a folder `ETH3D`.
+    The truth may also lie beside the images, and the scenes then in `ROOT` itself, where both
+    archives were unpacked in one place. `ROOT` may hold the tree in a folder `ETH3D`.
 
     Data: two_view_training.7z and two_view_training_gt.7z ("low-res two-view") at
     eth3d.net/datasets; licence: its terms stand at eth3d.net, cite Schöps et al. 2017.
@@ -38,6 +39,8 @@ class Eth3d(FrameDataset):
         train_only(split, "the truth of ETH3D's test images is not public")
         base = _base(Path(root))
         images, truth = base / "two_view_training", base / "two_view_training_gt"
+        if _is_flat(base):
+            images = base
         layout = "understood as ETH3D: two_view_training/SCENE and two_view_training_gt/SCENE"
         super().__init__(
             two_view_frames(
@@ -51,8 +54,15 @@ class Eth3d(FrameDataset):
 
 def is_eth3d(root: str | Path) -> bool:
     """Whether `root` holds ETH3D's training pairs."""
-    return (_base(Path(root)) / "two_view_training").is_dir()
+    base = _base(Path(root))
+    return (base / "two_view_training").is_dir() or _is_flat(base)
 
 
 def _base(root: Path) -> Path:
     return home(root, ("ETH3D", "eth3d"), "two_view_training")
+
+
+def _is_flat(base: Path) -> bool:
+    """Whether scenes with their truth lie in the folder itself."""
+    grouped = (base / "two_view_training").exists()
+    return not grouped and any(True for _ in base.glob("*/disp0GT.pfm"))

@@ -93,6 +93,9 @@ def test_truth_beside_the_images(tmp_path):
     for folder in (*tmp_path.glob("two_view_training_gt/*"), tmp_path / "two_view_training_gt"):
         folder.rmdir()
     assert [list(sample.masks) for sample in Eth3d(tmp_path)] == [["nonocc"]] * 2
+    unpacked = (tmp_path / "two_view_training").rename(tmp_path / "unpacked in one place")
+    assert detect_dataset(unpacked) == "eth3d"
+    assert [sample.name for sample in Eth3d(unpacked)] == ["delivery_area_1l", "electro_1l"]
 
 
 def test_passes_of_sintel(tmp_path):
