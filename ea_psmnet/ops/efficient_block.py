@@ -253,6 +253,34 @@ class _Moments(torch.autograd.Function):
         return grad_x
 
 
+class _Residual(torch.autograd.Function):
+    """x + matrix x + constant; sums over positions are in the matrix's type, float32 or wider.
+
+    Shapes: x (B, C, n), matrix (B, C, C), constant (B, C, 1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
+        ctx.save_for_backward(x, matrix)
+        matrix, constant = matrix.to(x.dtype), constant.to(x.dtype)
+        if x.stride(1) == 1:  # channels-last: the product keeps that order only the other way round
+            return torch.baddbmm(x.mT, x.mT, matrix.mT).add_(constant.mT).mT
+        return torch.baddbmm(x, matrix, x).add_(constant)
+
+    @staticmethod
+    @lean_backward
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, matrix = ctx.saved_tensors
+        grad_x, grad_matrix = torch.empty_like(x), torch.zeros_like(matrix)
+        grad_constant = torch.zeros_like(matrix[:, :, :1])
+        for chunk in chunks(x, 2 * x.shape[1]):
+            grad = widen(grads[0][:, :, chunk])
+            grad_matrix.baddbmm_(grad, widen(x[:, :, chunk]).mT)
+            grad_constant += grad.sum(dim=2, keepdim=True)
+            grad_x[:, :, chunk] = torch.baddbmm(grad, matrix.mT, grad)
+        return grad_x, grad_matrix, grad_constant
+
+
 def _linear_block(x: Tensor, weights: BlockWeights, heads: int, *, total: bool) -> Tensor:
     """The block with scaling by the number of positions, or (`total`) without normalisation.
 
@@ -272,7 +300,4 @@ def _linear_block(x: Tensor, weights: BlockWeights, heads: int, *, total: bool) 
     )
     block = _project(contexts, weights, heads) @ queries  # (B, C, C + 1)
     constant = block[:, :, -1:] + weights.projection_bias[:, None]
-    matrix, constant = block[:, :, :-1].to(x.dtype), constant.to(x.dtype)
-    if x.stride(1) == 1:  # channels-last: the product keeps that order only the other way round
-        return torch.baddbmm(x.mT, x.mT, matrix.mT).add_(constant.mT).mT
-    return torch.baddbmm(x, matrix, x).add_(constant)
+    return _Residual.apply(x, block[:, :, :-1], constant)

@@ -91,25 +91,45 @@ def test_positions_in_channels_last_order(
 
 @pytest.mark.parametrize("chunk", [2**19, 1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gradients(dtype, chunk, monkeypatch):
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling"])
+def test_half_precision_gradients(dtype, normalisation, chunk, monkeypatch):
     monkeypatch.setattr(streaming, "_CHUNK_FLOATS", chunk)
     x, weights = block(8, 4, 8, positions=700)
     half = x.detach().to(dtype).requires_grad_()
     narrow = BlockWeights(*(w.detach().float().requires_grad_() for w in weights))
-    result, actual = gradients(efficient_block, half, narrow, 1, "softmax")
+    result, actual = gradients(efficient_block, half, narrow, 1, normalisation)
     wide = half.detach().double().requires_grad_()
-    true, expected = gradients(efficient_block_reference, wide, weights, 1, "softmax")
+    true, expected = gradients(efficient_block_reference, wide, weights, 1, normalisation)
     assert (result.dtype, actual[0].dtype, actual[1].dtype) == (dtype, dtype, torch.float32)
     assert (result - true).norm() < 1e-2 * true.norm()
     for name, a, e in zip(("x", *BlockWeights._fields), actual, expected, strict=True):
-        if name != "key_bias":
+        if name != "key_bias" or normalisation != "softmax":
             assert (a - e).norm() < 1e-2 * e.norm(), name
 
 
-def test_gradients_of_gradients_are_refused():
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling"])
+def test_sums_of_gradients_may_pass_the_largest_half(normalisation):
+    """A scaled loss: each position's gradient fits into float16, their sum does not."""
+    x, weights = block(8, 4, 8, positions=700)
+    half = x.detach().half().requires_grad_()
+    narrow = BlockWeights(*(w.detach().float().requires_grad_() for w in weights))
+    found = efficient_block(half, narrow, 1, normalisation).float().sum() * 1000
+    wide = half.detach().double().requires_grad_()
+    true = efficient_block_reference(wide, weights, 1, normalisation).sum() * 1000
+    actual, expected = (
+        torch.autograd.grad(loss, (w.value_bias, w.projection_bias))
+        for loss, w in ((found, narrow), (true, weights))
+    )
+    assert expected[1].abs().min() > torch.finfo(torch.float16).max
+    for a, e in zip(actual, expected, strict=True):
+        assert (a - e).norm() < 1e-2 * e.norm()
+
+
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling"])
+def test_gradients_of_gradients_are_refused(normalisation):
     """At once: behind torch's own refusal, `torch.autograd.grad` can miss it and leave them out."""
     x, weights = block(8, 4, 8, positions=20)
-    out = efficient_block(x, weights, 1)
+    out = efficient_block(x, weights, 1, normalisation)
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(out.square().sum(), x, create_graph=True)
 
