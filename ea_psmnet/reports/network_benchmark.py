@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ea_psmnet.console import exit_code
 from ea_psmnet.files import content_hash, write_image, write_json, write_text
+from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.models.weights import find_weights
 from ea_psmnet.reports.benchmark_journal import BenchmarkJournal, code_hash
 from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy, pair_folders
@@ -73,7 +74,7 @@ class BenchmarkOptions:
     """Fewer sizes and rounds: about ten minutes on two cores."""
     rounds: int | None = None
     """How often each case is measured; default: 3, and 1 when quick."""
-    checkpoint: Path = Path("ea-psmnet-small")
+    checkpoint: Path = Path(DEFAULT)
     """Trained weights, for accuracy."""
     pairs: Path | None = None
     """Folder of NAME/left.png, right.png, disp.npy to measure accuracy on; default: scenes."""
