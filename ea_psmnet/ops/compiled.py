@@ -43,7 +43,7 @@ def load_library(source: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_built(source, compiler)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = (
-            f"{source.name} was not compiled into {_folder()}, so convolutions take longer: {error}"
+            f"{source.name} was not compiled into {_folder()}, so networks take longer: {error}"
         )
         warnings.warn(reason, stacklevel=2)
         return None

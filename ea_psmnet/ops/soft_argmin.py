@@ -21,6 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.soft_argmin_compiled import (
+    compiled_expectation,
+    compiled_expectation_backward,
+    is_compiled_for,
+)
 
 __all__ = ["soft_argmin", "soft_argmin_reference"]
 
@@ -90,11 +95,15 @@ class _Interpolants(NamedTuple):
         return weighted.mul_(self.b)
 
 
+def _lowest(dtype: torch.dtype) -> float:
+    """Eighths below a pixel's highest that count: a peak far above both neighbours keeps a mass."""
+    return 0.9 * math.log(torch.finfo(dtype).tiny)
+
+
 def _interpolants(eighths: Tensor) -> _Interpolants:
     """From an eighth of the scores, (B, K, ...)."""
-    # Clamped so that a peak far above both its neighbours, 8 * limit, keeps a mass above zero.
-    limit = 0.9 * -math.log(torch.finfo(eighths.dtype).tiny)
-    e = (eighths - eighths.amax(dim=1, keepdim=True)).clamp_(min=-limit).exp_()
+    below = eighths - eighths.amax(dim=1, keepdim=True)
+    e = below.clamp_(min=_lowest(eighths.dtype)).exp_()
     e2 = e * e
     e4 = e2 * e2
     p = e[:, :-1] * e[:, 1:]
@@ -178,26 +187,43 @@ def _row_slabs(tall: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, height, rows)]
 
 
+def _expectation_of_rows(tall: Tensor) -> tuple[Tensor, Tensor]:
+    """Disparity and normaliser, (B, H, W) each, of an eighth of the scores (B, K, H, w)."""
+    if is_compiled_for(tall):
+        return compiled_expectation(tall, _lowest(tall.dtype))
+    slabs = [_expectation(_wider(tall[:, :, rows])) for rows in _row_slabs(tall)]
+    disparity, total = (torch.cat(parts, dim=1) for parts in zip(*slabs, strict=True))
+    return disparity, total
+
+
+def _expectation_of_rows_backward(
+    tall: Tensor, grad: Tensor, disparity: Tensor, total: Tensor
+) -> Tensor:
+    """Gradient of the scores (B, K, H, w), for one of `_expectation_of_rows`'s disparity."""
+    if is_compiled_for(tall):
+        return compiled_expectation_backward(tall, grad, disparity, total, _lowest(tall.dtype))
+    result = torch.empty_like(tall)
+    for rows in _row_slabs(tall):
+        of_pixels = (t[:, rows] for t in (grad, disparity, total))
+        result[:, :, rows] = _wider_backward(
+            _expectation_backward(_wider(tall[:, :, rows]), *of_pixels)
+        )
+    return result
+
+
 class _SoftArgmin(torch.autograd.Function):
     """Keeps the scores at 1/4 resolution, and two images, for the backward."""
 
     @staticmethod
     def forward(ctx: Any, score: Tensor) -> Tensor:
-        tall = _taller(score / 8)
-        slabs = [_expectation(_wider(tall[:, :, rows])) for rows in _row_slabs(tall)]
-        disparity, total = (torch.cat(parts, dim=1) for parts in zip(*slabs, strict=True))
+        disparity, total = _expectation_of_rows(_taller(score / 8))
         ctx.save_for_backward(score, disparity, total)
         return disparity
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         score, disparity, total = ctx.saved_tensors
-        tall = _taller(score / 8)
-        for rows in _row_slabs(tall):
-            of_pixels = (t[:, rows] for t in (grads[0], disparity, total))
-            tall[:, :, rows] = _wider_backward(
-                _expectation_backward(_wider(tall[:, :, rows]), *of_pixels)
-            )
+        tall = _expectation_of_rows_backward(_taller(score / 8), grads[0], disparity, total)
         return torch.ops.aten.upsample_bilinear2d_backward(
             tall, tall.shape[-2:], score.shape, False, None, None
         )
@@ -209,10 +235,10 @@ def soft_argmin(
 ) -> Tensor:
     """`soft_argmin_reference` without the (B, D, H, W) volume.
 
-    Works with D/4 exponentials a pixel instead of D, in slabs of rows, and recomputes them in the
-    backward. A score more than 600 (in float64 5,000) below its pixel's best counts as that far
-    below. Falls back to the reference for other scales than 4, for `align_corners=True` and for
-    gradients with a `reach`.
+    Works with D/4 exponentials a pixel instead of D, compiled on CPUs or in slabs of rows, and
+    recomputes them in the backward. A score more than 600 (in float64 5,000) below its pixel's best
+    counts as that far below. Falls back to the reference for other scales than 4, for
+    `align_corners=True` and for gradients with a `reach`.
     """
     exact = tuple(size) == tuple(_SCALE * n for n in score.shape[1:]) and score.shape[1] > 1
     learning = torch.is_grad_enabled() and score.requires_grad
