@@ -106,7 +106,7 @@ def efficient_block(
         return efficient_block_reference(x, weights, heads, normalisation)
     if normalisation == "softmax":
         return _SoftmaxBlock.apply(x, heads, *weights)
-    return _linear_block(x, weights, heads, total=normalisation == "none")
+    return _LinearBlock.apply(x, heads, normalisation == "none", *weights)
 
 
 @full_precision
@@ -224,44 +224,15 @@ class _SoftmaxBlock(torch.autograd.Function):
         return grad_x, None, *(g.to(t.dtype) for g, t in zip(sums, tensors, strict=True))
 
 
-class _Moments(torch.autograd.Function):
-    """Mean outer product of (x, 1) with itself: (B, C, n) to (B, C + 1, C + 1)."""
+class _LinearBlock(torch.autograd.Function):
+    """Without a softmax: keeps x and its moments, and collapses them again in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        batch, channels, positions = x.shape
-        moments = widen(x.new_zeros(batch, channels + 1, channels + 1))
-        for chunk in chunks(x, 2 * channels):
-            part = widen(x[:, :, chunk])
-            moments[:, :-1, :-1].baddbmm_(part, part.transpose(1, 2))
-            moments[:, :-1, -1] += part.sum(dim=2)
-        moments /= positions
-        moments[:, -1, :-1] = moments[:, :-1, -1]
-        moments[:, -1, -1] = 1
-        return moments
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        symmetric = (grads[0] + grads[0].transpose(1, 2)) / x.shape[2]
-        grad_x = torch.empty_like(x)
-        for chunk in chunks(x, 2 * x.shape[1]):
-            grad_x[:, :, chunk] = torch.baddbmm(
-                symmetric[:, :-1, -1:], symmetric[:, :-1, :-1], widen(x[:, :, chunk])
-            )
-        return grad_x
-
-
-class _Residual(torch.autograd.Function):
-    """x + matrix x + constant; sums over positions are in the matrix's type, float32 or wider.
-
-    Shapes: x (B, C, n), matrix (B, C, C), constant (B, C, 1).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
-        ctx.save_for_backward(x, matrix)
+    def forward(ctx: Any, x: Tensor, heads: int, total: bool, *tensors: Tensor) -> Tensor:
+        moments = _moments(x, mean=not total)
+        ctx.save_for_backward(x, moments, *tensors)
+        ctx.heads, ctx.total = heads, total
+        matrix, constant = _collapse(moments, BlockWeights(*tensors).widened(), heads)
         matrix, constant = matrix.to(x.dtype), constant.to(x.dtype)
         if x.stride(1) == 1:  # channels-last: the product keeps that order only the other way round
             return torch.baddbmm(x.mT, x.mT, matrix.mT).add_(constant.mT).mT
@@ -269,25 +240,58 @@ class _Residual(torch.autograd.Function):
 
     @staticmethod
     @lean_backward
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, matrix = ctx.saved_tensors
-        grad_x, grad_matrix = torch.empty_like(x), torch.zeros_like(matrix)
-        grad_constant = torch.zeros_like(matrix[:, :, :1])
-        for chunk in chunks(x, 2 * x.shape[1]):
-            grad = widen(grads[0][:, :, chunk])
-            grad_matrix.baddbmm_(grad, widen(x[:, :, chunk]).mT)
-            grad_constant += grad.sum(dim=2, keepdim=True)
-            grad_x[:, :, chunk] = torch.baddbmm(grad, matrix.mT, grad)
-        return grad_x, grad_matrix, grad_constant
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, moments, *tensors = ctx.saved_tensors
+        wide = BlockWeights(*tensors).widened()
+        leaves = [t.detach().requires_grad_() for t in (moments, *wide)]
+        with torch.enable_grad():
+            collapsed = _collapse(leaves[0], BlockWeights(*leaves[1:]), ctx.heads)
+        grad_x, *arriving = _collapsed_backward(x, grads[0], collapsed[0].detach())
+        grad_moments, *through = torch.autograd.grad(collapsed, leaves, arriving)
+        _moments_backward(x, grad_moments, grad_x, mean=not ctx.total)
+        own = (g.to(t.dtype) for g, t in zip(through, tensors, strict=True))
+        return grad_x, None, None, *own
 
 
-def _linear_block(x: Tensor, weights: BlockWeights, heads: int, *, total: bool) -> Tensor:
-    """The block with scaling by the number of positions, or (`total`) without normalisation.
+def _moments(x: Tensor, *, mean: bool) -> Tensor:
+    """Sum or mean over positions of the outer product of (x, 1) with itself.
 
-    With a constant 1 appended to x, each convolution is one matrix, and so is the whole block once
-    the mean outer product of x is known.
+    Returns:
+        (B, C + 1, C + 1), in float32 at least, for x (B, C, n).
     """
-    weights = weights.widened()
+    batch, channels, positions = x.shape
+    moments = widen(x.new_zeros(batch, channels + 1, channels + 1))
+    for chunk in chunks(x, 2 * channels):
+        part = widen(x[:, :, chunk])
+        moments[:, :-1, :-1].baddbmm_(part, part.transpose(1, 2))
+        moments[:, :-1, -1] += part.sum(dim=2)
+    moments[:, -1, :-1] = moments[:, :-1, -1]
+    moments[:, -1, -1] = positions
+    return moments / positions if mean else moments
+
+
+def _moments_backward(x: Tensor, grad: Tensor, grad_x: Tensor, *, mean: bool) -> None:
+    """Backward of `_moments`: adds to grad_x (B, C, n) for a gradient (B, C + 1, C + 1)."""
+    symmetric = (grad + grad.mT) / (x.shape[2] if mean else 1)
+    for chunk in chunks(x, 2 * x.shape[1]):
+        grad_x[:, :, chunk] += torch.baddbmm(
+            symmetric[:, :-1, -1:], symmetric[:, :-1, :-1], widen(x[:, :, chunk])
+        )
+
+
+def _collapse(moments: Tensor, weights: BlockWeights, heads: int) -> tuple[Tensor, Tensor]:
+    """What the block adds to x as one linear map of it.
+
+    With a constant 1 appended to x, each convolution is one matrix.
+
+    Args:
+        moments: (B, C + 1, C + 1), of the volume.
+        weights: of the convolutions, in the moments' type.
+        heads: as of `efficient_block`.
+
+    Returns:
+        The matrix (B, C, C) and the constant (B, C, 1).
+    """
     queries, keys, values = (
         torch.cat([matrix, bias[:, None]], dim=1)  # (k or v, C + 1)
         for matrix, bias in zip(weights[0:6:2], weights[1:6:2], strict=True)
@@ -295,9 +299,24 @@ def _linear_block(x: Tensor, weights: BlockWeights, heads: int, *, total: bool) 
     contexts = torch.einsum(
         "hkc,bcd,hvd->bhkv",
         keys.unflatten(0, (heads, -1)),
-        _Moments.apply(x) * (x.shape[2] if total else 1),
+        moments,
         values.unflatten(0, (heads, -1)),
     )
     block = _project(contexts, weights, heads) @ queries  # (B, C, C + 1)
-    constant = block[:, :, -1:] + weights.projection_bias[:, None]
-    return _Residual.apply(x, block[:, :, :-1], constant)
+    return block[:, :, :-1], block[:, :, -1:] + weights.projection_bias[:, None]
+
+
+def _collapsed_backward(x: Tensor, grad: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward of x + matrix x + constant, its sums in the matrix's type.
+
+    Returns:
+        Gradients of x (B, C, n), of the matrix (B, C, C) and of the constant (B, C, 1).
+    """
+    grad_x, grad_matrix = torch.empty_like(x), torch.zeros_like(matrix)
+    grad_constant = torch.zeros_like(matrix[:, :, :1])
+    for chunk in chunks(x, 2 * x.shape[1]):
+        part = widen(grad[:, :, chunk])
+        grad_matrix.baddbmm_(part, widen(x[:, :, chunk]).mT)
+        grad_constant += part.sum(dim=2, keepdim=True)
+        grad_x[:, :, chunk] = torch.baddbmm(part, matrix.mT, part)
+    return grad_x, grad_matrix, grad_constant

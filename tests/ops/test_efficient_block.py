@@ -134,13 +134,14 @@ def test_gradients_of_gradients_are_refused(normalisation):
         torch.autograd.grad(out.square().sum(), x, create_graph=True)
 
 
-def test_a_backward_inside_autocast_is_that_outside():
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling", "none"])
+def test_a_backward_inside_autocast_is_that_outside(normalisation):
     x, weights = block(8, 4, 8, positions=300)
     x = x.detach().float().requires_grad_()
     weights = BlockWeights(*(t.detach().float().requires_grad_() for t in weights))
     grads = []
     for inside in (False, True):
-        out = efficient_block(x, weights, 2)
+        out = efficient_block(x, weights, 2, normalisation)
         with torch.autocast("cpu", torch.bfloat16, enabled=inside):
             grads.append(torch.autograd.grad(out.square().sum(), (x, *weights)))
     for outside, within in zip(*grads, strict=True):
