@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,14 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.builder import detect_dataset
-from datasets.check_frames import FrameCheck, Problem, check_frame
+from datasets.check_frames import (
+    FileCheck,
+    Problem,
+    Role,
+    check_file,
+    different_sizes,
+    readers_of,
+)
 from datasets.check_pairs import check_pair
 from datasets.check_report import CheckReport
 from datasets.check_series import Count, count_parts, find_series
@@ -21,6 +28,7 @@ from datasets.sceneflow import PUBLISHED_COUNTS
 
 __all__ = ["check_dataset", "spread"]
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _RENDERED = "scenes.json"
 """What `write_sceneflow` leaves in its folder; imported from there, it would bring torch."""
@@ -65,13 +73,21 @@ def check_dataset(
         problems += _incomplete(counts)
     frames = [frame for one in series for frame in one.dataset.frames]
     run = partial(_in_threads, workers=workers, progress=progress)
-    checks = run(partial(check_frame, max_disparity=max_disparity), frames, "files")
-    sound = [frame for frame, check in zip(frames, checks, strict=True) if _has_all(check)]
+    # Both passes and all splits may share a truth, which is opened once.
+    files = {role: read for frame in frames for role, read in readers_of(frame)}
+    found = run(partial(check_file, max_disparity=max_disparity), [*files.items()], "files")
+    checks = dict(zip(files, found, strict=True))
+    problems += [problem for check in found for problem in check.problems]
+    sizes = [tuple(different_sizes(frame, checks)) for frame in frames]
+    problems += [problem for ones in sizes for problem in ones]
+    sound = [
+        frame
+        for frame, ones in zip(frames, sizes, strict=True)
+        if not ones and _has_all(frame, checks)
+    ]
     compared = run(check_pair, [sound[place] for place in spread(len(sound), pairs)], "pairs")
-    problems += [problem for check in checks for problem in check.problems]
     problems += [problem for pair in compared for problem in pair.problems()]
-    # Both passes and all splits may share a truth, which is told once.
-    values = dict.fromkeys(values for check in checks for values in check.values)
+    values = [check.values for check in found if check.values is not None]
     return CheckReport(
         root=str(root),
         dataset=name,
@@ -92,9 +108,10 @@ def _incomplete(counts: Iterable[Count]) -> Iterator[Problem]:
             yield Problem("incomplete", f"{count.series}: {count.part}", told)
 
 
-def _has_all(check: FrameCheck) -> bool:
-    """Whether the views can be compared: nothing is known that would be in the way."""
-    return not any(problem.kind in ("unreadable", "size", "no truth") for problem in check.problems)
+def _has_all(frame: Frame, checks: Mapping[Role, FileCheck]) -> bool:
+    """Whether the views can be compared: every file can be read, and truth tells something."""
+    kinds = {problem.kind for role, _ in readers_of(frame) for problem in checks[role].problems}
+    return not kinds & {"unreadable", "no truth"}
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -103,19 +120,19 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def _in_threads(
-    task: Callable[[Frame], _Result],
-    frames: Sequence[Frame],
-    unit: str,
+    task: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    what: str,
     *,
     workers: int,
     progress: bool,
 ) -> list[_Result]:
     """Results in order. Threads: decoding and counting happen outside of Python's lock."""
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(task, frames)
+        results = pool.map(task, items)
         try:
             return list(
-                tqdm(results, unit=" frames", desc=unit, total=len(frames), disable=not progress)
+                tqdm(results, unit=f" {what}", desc=what, total=len(items), disable=not progress)
             )
         except BaseException:
             pool.shutdown(cancel_futures=True)  # interrupted: what has not begun is dropped

@@ -1,19 +1,29 @@
-"""Whether a frame's files can be read, agree in size and hold plausible disparities."""
+"""Whether frames' files can be read, agree in size and hold plausible disparities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.frames import Frame, View
+from datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
 
-__all__ = ["FrameCheck", "Problem", "Values", "check_frame", "values_of"]
+__all__ = [
+    "FileCheck",
+    "Problem",
+    "Role",
+    "Values",
+    "check_file",
+    "different_sizes",
+    "readers_of",
+    "values_of",
+]
 
 _FEW = 0.01
 """Scene Flow's release has negative pixels too, but never so large a share of a frame."""
@@ -53,53 +63,57 @@ class Values:
         return {kind: count / self.pixels for kind, count in counts.items() if count}
 
 
+class Role(NamedTuple):
+    """A file, and what it is read as: frames may share it, and one may be truth and a mask."""
+
+    path: Path
+    kind: str
+    """`image`, `truth` or a mask's name."""
+
+
+Reader = Callable[[Path], NDArray[Any]]
+
+
 @dataclass(frozen=True)
-class FrameCheck:
-    """What was found in one frame."""
+class FileCheck:
+    """What was found in one file."""
 
-    name: str
-    problems: tuple[Problem, ...]
-    values: tuple[Values, ...]
-    """Of the truth files that could be read."""
-
-
-def check_frame(frame: Frame, max_disparity: float) -> FrameCheck:
-    """Open all files of a frame, the right view's truth and the masks included.
-
-    Args:
-        frame: The files.
-        max_disparity: What is larger is counted as over the maximum, in pixels.
-    """
-    problems: list[Problem] = []
-    values: list[Values] = []
-    sizes: dict[Path, tuple[int, ...]] = {}
-    for path, read, is_truth in _files(frame):
-        try:
-            array = read(path)
-        except (OSError, ValueError) as error:
-            problems.append(Problem("unreadable", str(path), _without(path, error)))
-            continue
-        sizes[path] = array.shape[:2]
-        if is_truth:
-            values.append(values_of(path, array, max_disparity))
-            problems += _implausible(values[-1])
-    problems += _different_sizes(frame.left, sizes)
-    return FrameCheck(frame.name, tuple(problems), tuple(values))
+    size: tuple[int, ...] | None
+    """Height and width; None where it could not be read."""
+    problems: tuple[Problem, ...] = ()
+    values: Values | None = None
+    """Of truth."""
 
 
-def _files(frame: Frame) -> Iterator[tuple[Path, Callable[[Path], NDArray[Any]], bool]]:
-    """Each file, what reads it, and whether it is truth; the left image first."""
+def readers_of(frame: Frame) -> Iterator[tuple[Role, Reader]]:
+    """The frame's files, the right view's truth and the masks included; the left image first."""
     for view in (frame.left_view, frame.right_view):
-        yield view.image, read_image, False
+        yield Role(view.image, "image"), read_image
     for view in (frame.left_view, frame.right_view):
         if view.disparity is not None:
-            yield view.disparity, _truth_reader(view), True
-        for mask in view.masks.values():
-            yield mask.path, mask.read, False
+            yield Role(view.disparity, "truth"), partial(disparity_values, decode=view.decode)
+        for name, mask in view.masks.items():
+            yield Role(mask.path, name), mask.read
 
 
-def _truth_reader(view: View) -> Callable[[Path], NDArray[np.float32]]:
-    return lambda path: disparity_values(path, view.decode)
+def check_file(file: tuple[Role, Reader], max_disparity: float) -> FileCheck:
+    """Open a file.
+
+    Args:
+        file: One of `readers_of`.
+        max_disparity: What is larger is counted as over the maximum, in pixels.
+    """
+    role, read = file
+    try:
+        array = read(role.path)
+    except (OSError, ValueError) as error:
+        told = _without(role.path, error)
+        return FileCheck(None, (Problem("unreadable", str(role.path), told),))
+    size = array.shape[:2]
+    if role.kind != "truth":
+        return FileCheck(size)
+    values = values_of(role.path, array, max_disparity)
+    return FileCheck(size, tuple(_implausible(values)), values)
 
 
 def _without(path: Path, error: Exception) -> str:
@@ -132,9 +146,11 @@ def _implausible(values: Values) -> Iterator[Problem]:
         yield Problem("no truth", values.path, "no pixel has a known disparity")
 
 
-def _different_sizes(left: Path, sizes: dict[Path, tuple[int, ...]]) -> Iterator[Problem]:
-    expected = sizes.get(left)
-    for path, size in sizes.items():
-        if expected is not None and size != expected:
-            what = f"{size[1]}x{size[0]} pixels, but {left} has {expected[1]}x{expected[0]}"
-            yield Problem("size", str(path), what)
+def different_sizes(frame: Frame, checks: Mapping[Role, FileCheck]) -> Iterator[Problem]:
+    """Files of a frame that differ in size from its left image."""
+    expected = checks[Role(frame.left, "image")].size
+    for role, _ in readers_of(frame):
+        size = checks[role].size
+        if expected is not None and size is not None and size != expected:
+            what = f"{size[1]}x{size[0]} pixels, but {frame.left} has {expected[1]}x{expected[0]}"
+            yield Problem("size", str(role.path), what)

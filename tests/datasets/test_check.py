@@ -11,11 +11,19 @@ import pytest
 from dataset_trees import instereo2k, middeval3
 from stereo_pairs import textured_pair
 
+from datasets import check_frames
 from datasets.check import check_dataset, spread
 from datasets.check_frames import values_of
 from datasets.check_report import CheckReport
 from ea_psmnet.__main__ import main
-from ea_psmnet.files import read_image, read_pfm, write_image, write_npy, write_pfm
+from ea_psmnet.files import (
+    disparity_values,
+    read_image,
+    read_pfm,
+    write_image,
+    write_npy,
+    write_pfm,
+)
 
 NUMBERS = ("0006", "0007", "0008")
 PART = "FlyingThings3D"
@@ -222,6 +230,19 @@ def test_a_truth_that_passes_share_is_told_once(tree):
     report = checked(tree, pairs=0)
     assert kinds(report) == [("unreadable", "0007.pfm")]
     assert (report.frames, report.truths) == (6, 5)
+
+
+def test_a_truth_that_passes_share_is_opened_once(tree, monkeypatch):
+    shutil.copytree(tree / PART / "frames_cleanpass", tree / PART / "frames_finalpass")
+    opened = []
+
+    def reading(path, **options):
+        opened.append(path)
+        return disparity_values(path, **options)
+
+    monkeypatch.setattr(check_frames, "disparity_values", reading)
+    assert checked(tree, pairs=0).frames == 6
+    assert len(opened) == len(set(opened)) == 6
 
 
 def test_a_part_without_images_and_a_set_that_is_not_there_are_problems(tree):
