@@ -22,6 +22,7 @@ __all__ = [
     "Precision",
     "available_memory",
     "choose_device",
+    "device_name",
     "ending_children",
     "has_fast_bfloat16",
     "held_memory",
@@ -67,6 +68,15 @@ def choose_device(device: Device) -> str:
     if device == "cuda" and not available:
         raise ValueError("device 'cuda' was asked for, but torch sees no CUDA device")
     return "cuda" if available and device != "cpu" else "cpu"
+
+
+def device_name(device: torch.device) -> str:
+    """What figures were measured on, for their readers."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def has_fast_bfloat16(device: str) -> bool:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ea_psmnet.ops import efficient_passes
 from ea_psmnet.ops.attention import Normalisation, efficient_attention
+from ea_psmnet.ops.efficient_linear import collapsed_backward, moments, moments_backward
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
-from ea_psmnet.ops.streaming import chunks
 
 __all__ = [
     "BlockWeights",
@@ -229,10 +229,10 @@ class _LinearBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int, total: bool, *tensors: Tensor) -> Tensor:
-        moments = _moments(x, mean=not total)
-        ctx.save_for_backward(x, moments, *tensors)
+        summary = moments(x, mean=not total)
+        ctx.save_for_backward(x, summary, *tensors)
         ctx.heads, ctx.total = heads, total
-        matrix, constant = _collapse(moments, BlockWeights(*tensors).widened(), heads)
+        matrix, constant = _collapse(summary, BlockWeights(*tensors).widened(), heads)
         matrix, constant = matrix.to(x.dtype), constant.to(x.dtype)
         if x.stride(1) == 1:  # channels-last: the product keeps that order only the other way round
             return torch.baddbmm(x.mT, x.mT, matrix.mT).add_(constant.mT).mT
@@ -241,52 +241,26 @@ class _LinearBlock(torch.autograd.Function):
     @staticmethod
     @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, moments, *tensors = ctx.saved_tensors
+        x, summary, *tensors = ctx.saved_tensors
         wide = BlockWeights(*tensors).widened()
-        leaves = [t.detach().requires_grad_() for t in (moments, *wide)]
+        leaves = [t.detach().requires_grad_() for t in (summary, *wide)]
         with torch.enable_grad():
             collapsed = _collapse(leaves[0], BlockWeights(*leaves[1:]), ctx.heads)
-        grad_x, *arriving = _collapsed_backward(x, grads[0], collapsed[0].detach())
-        grad_moments, *through = torch.autograd.grad(collapsed, leaves, arriving)
-        _moments_backward(x, grad_moments, grad_x, mean=not ctx.total)
+        grad_x, *arriving = collapsed_backward(x, grads[0], collapsed[0].detach())
+        grad_summary, *through = torch.autograd.grad(collapsed, leaves, arriving)
+        moments_backward(x, grad_summary, grad_x, mean=not ctx.total)
         own = (g.to(t.dtype) for g, t in zip(through, tensors, strict=True))
         return grad_x, None, None, *own
 
 
-def _moments(x: Tensor, *, mean: bool) -> Tensor:
-    """Sum or mean over positions of the outer product of (x, 1) with itself.
-
-    Returns:
-        (B, C + 1, C + 1), in float32 at least, for x (B, C, n).
-    """
-    batch, channels, positions = x.shape
-    moments = widen(x.new_zeros(batch, channels + 1, channels + 1))
-    for chunk in chunks(x, 2 * channels):
-        part = widen(x[:, :, chunk])
-        moments[:, :-1, :-1].baddbmm_(part, part.transpose(1, 2))
-        moments[:, :-1, -1] += part.sum(dim=2)
-    moments[:, -1, :-1] = moments[:, :-1, -1]
-    moments[:, -1, -1] = positions
-    return moments / positions if mean else moments
-
-
-def _moments_backward(x: Tensor, grad: Tensor, grad_x: Tensor, *, mean: bool) -> None:
-    """Backward of `_moments`: adds to grad_x (B, C, n) for a gradient (B, C + 1, C + 1)."""
-    symmetric = (grad + grad.mT) / (x.shape[2] if mean else 1)
-    for chunk in chunks(x, 2 * x.shape[1]):
-        grad_x[:, :, chunk] += torch.baddbmm(
-            symmetric[:, :-1, -1:], symmetric[:, :-1, :-1], widen(x[:, :, chunk])
-        )
-
-
-def _collapse(moments: Tensor, weights: BlockWeights, heads: int) -> tuple[Tensor, Tensor]:
+def _collapse(summary: Tensor, weights: BlockWeights, heads: int) -> tuple[Tensor, Tensor]:
     """What the block adds to x as one linear map of it.
 
     With a constant 1 appended to x, each convolution is one matrix.
 
     Args:
-        moments: (B, C + 1, C + 1), of the volume.
-        weights: of the convolutions, in the moments' type.
+        summary: (B, C + 1, C + 1), the volume's moments.
+        weights: of the convolutions, in its type.
         heads: as of `efficient_block`.
 
     Returns:
@@ -299,24 +273,8 @@ def _collapse(moments: Tensor, weights: BlockWeights, heads: int) -> tuple[Tenso
     contexts = torch.einsum(
         "hkc,bcd,hvd->bhkv",
         keys.unflatten(0, (heads, -1)),
-        moments,
+        summary,
         values.unflatten(0, (heads, -1)),
     )
     block = _project(contexts, weights, heads) @ queries  # (B, C, C + 1)
     return block[:, :, :-1], block[:, :, -1:] + weights.projection_bias[:, None]
-
-
-def _collapsed_backward(x: Tensor, grad: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Backward of x + matrix x + constant, its sums in the matrix's type.
-
-    Returns:
-        Gradients of x (B, C, n), of the matrix (B, C, C) and of the constant (B, C, 1).
-    """
-    grad_x, grad_matrix = torch.empty_like(x), torch.zeros_like(matrix)
-    grad_constant = torch.zeros_like(matrix[:, :, :1])
-    for chunk in chunks(x, 2 * x.shape[1]):
-        part = widen(grad[:, :, chunk])
-        grad_matrix.baddbmm_(part, widen(x[:, :, chunk]).mT)
-        grad_constant += part.sum(dim=2, keepdim=True)
-        grad_x[:, :, chunk] = torch.baddbmm(part, matrix.mT, part)
-    return grad_x, grad_matrix, grad_constant

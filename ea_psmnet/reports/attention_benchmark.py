@@ -8,9 +8,7 @@ CUDA device it measures there, in float32 and bfloat16.
 from __future__ import annotations
 
 import math
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,11 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ea_psmnet.attention import EfficientAttention
-from ea_psmnet.console import exit_code
 from ea_psmnet.files import write_json, write_text
-from ea_psmnet.machine import keep_freed_memory
+from ea_psmnet.machine import device_name, keep_freed_memory
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
-from ea_psmnet.reports.own_process import ANSWER, answer_parent, in_own_process
+from ea_psmnet.reports.own_process import in_own_process, run_or_answer
 from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = ["Case", "Floor", "Measurement", "measure"]
@@ -263,12 +260,6 @@ def _report(records: Sequence[dict[str, Any]], floor: Floor, machine: str) -> st
     )
 
 
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
 def _cases(device: torch.device) -> list[Case]:
     """On a card the C allocator has no part, and half precision has."""
     on_card = device.type == "cuda"
@@ -294,7 +285,7 @@ def main(out: tyro.conf.Positional[Path]) -> None:
     floor = Floor(**_ask({}))
     records = [_measure_pair(case) for case in tqdm(_cases(device), unit="case")]
     write_json(out.with_suffix(".json"), {"floor": asdict(floor), "cases": records})
-    write_text(out.with_suffix(".md"), _report(records, floor, _machine(device)))
+    write_text(out.with_suffix(".md"), _report(records, floor, device_name(device)))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -303,7 +294,4 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [ANSWER]:
-        answer_parent(_answer)
-    else:
-        sys.exit(exit_code(lambda: tyro.cli(main)))
+    run_or_answer(lambda: tyro.cli(main), _answer)

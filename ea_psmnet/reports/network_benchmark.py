@@ -8,7 +8,6 @@ kill the same command goes on from OUT.partial.jsonl.
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ea_psmnet.console import exit_code
 from ea_psmnet.files import content_hash, write_image, write_json, write_text
 from ea_psmnet.inference.matcher import DEFAULT
+from ea_psmnet.machine import device_name
 from ea_psmnet.models.weights import find_weights
 from ea_psmnet.reports.benchmark_journal import BenchmarkJournal, code_hash
 from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy, pair_folders
@@ -37,7 +36,7 @@ from ea_psmnet.reports.network_cases import (
 )
 from ea_psmnet.reports.network_floor import NetworkFloor, measure_floor
 from ea_psmnet.reports.network_results import NetworkResults, Record
-from ea_psmnet.reports.own_process import ANSWER, answer_parent, in_own_process
+from ea_psmnet.reports.own_process import in_own_process, run_or_answer
 
 __all__ = ["BenchmarkOptions", "Sizes", "benchmark", "cases"]
 
@@ -149,7 +148,7 @@ def benchmark(options: BenchmarkOptions, sizes: Sizes | None = None) -> NetworkR
     rounds = options.rounds or (1 if options.quick else 3)
     chosen = sizes or sizes_for(device, quick=options.quick)
     wanted = cases(chosen, options.only, device)
-    machine = _machine(device)
+    machine = f"torch {torch.__version__}, {device_name(device)}"
     settings = {"machine": machine, "code": code_hash()}
     journal = BenchmarkJournal(options.out.with_suffix(".partial.jsonl"), settings)
     floor = NetworkFloor(**journal.answer({"floor": True}, 0, ask))
@@ -203,15 +202,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return asdict(measure_network(case))
 
 
-def _machine(device: torch.device) -> str:
-    where = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    return f"torch {torch.__version__}, {where}"
-
-
 def main() -> None:
     """The command line."""
     print(benchmark(tyro.cli(BenchmarkOptions)).verdict())
@@ -226,7 +216,4 @@ def _write(out: Path, results: NetworkResults) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [ANSWER]:
-        answer_parent(answer)
-    else:
-        sys.exit(exit_code(main))
+    run_or_answer(main, answer)

@@ -9,20 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ANSWER", "answer_parent", "in_own_process"]
+from ea_psmnet.console import exit_code
 
-ANSWER = "--answer"
+__all__ = ["in_own_process", "run_or_answer"]
+
+_ANSWER = "--answer"
 """The argument that tells a module it is to answer."""
 
 
 def in_own_process(module: str, request: dict[str, Any]) -> dict[str, Any]:
-    """What a fresh process of a module answers by `answer_parent`.
+    """What a fresh process of a module answers by `run_or_answer`.
 
     Raises:
         subprocess.CalledProcessError: it died; its traceback is on stderr.
     """
     process = subprocess.run(
-        [sys.executable, "-m", module, ANSWER],
+        [sys.executable, "-m", module, _ANSWER],
         input=json.dumps(request),
         stdout=subprocess.PIPE,
         text=True,
@@ -32,6 +34,15 @@ def in_own_process(module: str, request: dict[str, Any]) -> dict[str, Any]:
     return json.loads(process.stdout)
 
 
-def answer_parent(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The fresh process's side."""
+def run_or_answer(
+    run: Callable[[], object], answer: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """What a module that asks itself does as a program; ends the process.
+
+    Args:
+        run: the program, where a person started it.
+        answer: to what `in_own_process` asked.
+    """
+    if sys.argv[1:] != [_ANSWER]:
+        sys.exit(exit_code(run))
     json.dump(answer(json.load(sys.stdin)), sys.stdout)
