@@ -1,5 +1,5 @@
 """The head's sums by `soft_argmin.c`, on the CPU: what `soft_argmin` does between its upsampling of
-rows and the result, some ten times faster than by torch's operators.
+rows and the result. The whole head is about five times faster so (docs/speed-notes.md).
 
 Shapes: B batch, K levels, H rows, w columns of the scores, W = 4w.
 """
