@@ -145,12 +145,20 @@ def test_the_last_stage_may_start_from_given_weights(recipe, tmp_path):
     assert calls[-1][4:6] == ["--other", str(given)]
 
 
+def test_the_last_stage_may_start_from_bundled_weights(recipe, tmp_path):
+    bundled = tmp_path / "checkpoints" / "ea-psmnet-small.safetensors"
+    bundled.parent.mkdir()
+    bundled.touch()
+    (run,) = stages(recipe("ea-psmnet", INIT="ea-psmnet-small"))
+    assert tmp_path / run.init == bundled
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"LENGTH": "0.5"}, "error: LENGTH is a whole number of 1 or more, not '0.5'\n"),
         ({"LENGTH": "0"}, "error: LENGTH is a whole number of 1 or more, not '0'\n"),
-        ({"INIT": "missing.tar"}, "error: INIT: missing.tar: no such file\n"),
+        ({"INIT": "missing.tar"}, "error: INIT: missing.tar: neither a file nor bundled weights\n"),
     ],
 )
 def test_impossible_settings_are_one_line(recipe, tmp_path, settings, message):
