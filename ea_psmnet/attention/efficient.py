@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,10 +46,13 @@ class EfficientAttention(VolumeAttention):
         published_order: compute queries, keys, values and projection one after the other, as the
             published code does, instead of the exact form that needs less time and memory.
         start: `identity` (projection at zero) or `published` (at random, as PyTorch starts it).
+        sharpness: what PyTorch's initial query and key weights are multiplied by. At 1 both
+            softmaxes begin nearly uniform, and what is gathered is about the mean of the volume,
+            for every key and at every position.
 
     Raises:
         ValueError: a count below one, heads that do not divide the channels, an unknown
-            normalisation or start.
+            normalisation or start, a sharpness that is not above zero.
 
     Example:
         >>> EfficientAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -64,6 +69,7 @@ class EfficientAttention(VolumeAttention):
         normalisation: Normalisation = "softmax",
         published_order: bool = False,
         start: Start = "identity",
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__()
         check_counts(channels=channels)
@@ -72,6 +78,8 @@ class EfficientAttention(VolumeAttention):
         check_normalisation(normalisation)
         check_heads(heads, key=key_channels, value=value_channels)
         check_start(start)
+        if not 0 < sharpness < math.inf:
+            raise ValueError(f"sharpness must be a number above zero, not {sharpness!r}")
         self.heads = heads
         self.published_order = published_order
         self.normalisation: Normalisation = normalisation
@@ -79,6 +87,9 @@ class EfficientAttention(VolumeAttention):
         self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
         self.values = nn.Conv3d(channels, value_channels, kernel_size=1)
         self.projection = nn.Conv3d(value_channels, channels, kernel_size=1)
+        with torch.no_grad():
+            for layer in (self.queries, self.keys):
+                layer.weight *= sharpness
         if start == "identity":
             silence(self.projection)
 

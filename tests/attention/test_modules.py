@@ -199,6 +199,25 @@ def test_what_is_no_volume_of_these_channels_is_told(mechanism, shape, dtype):
     assert str(error.value).endswith(f"{dtype} {shape}")
 
 
+def test_sharp_keys_gather_from_few_positions_and_still_start_as_the_identity():
+    volume = torch.randn(1, 8, 6, 7, 9, generator=torch.Generator().manual_seed(3))
+    shares = {}
+    for sharpness in (1, 8):
+        torch.manual_seed(0)
+        attention = build_attention("efficient", 8, sharpness=sharpness)
+        assert torch.equal(attention(volume), volume)
+        maps = attention.global_maps(volume).flatten(2)
+        shares[sharpness] = (-(maps * maps.log()).sum(2)).exp() / maps.shape[2]
+    assert shares[1].min() > 0.5
+    assert shares[8].mean() < 0.2
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("inf"), float("nan")])
+def test_sharpness_is_above_zero(wrong):
+    with pytest.raises(ValueError, match="sharpness must be a number above zero"):
+        build_attention("efficient", 8, sharpness=wrong)
+
+
 @pytest.mark.parametrize("wrong", [0, -2, 4.0, "4", True])
 @pytest.mark.parametrize(
     ("mechanism", "option"),
