@@ -30,7 +30,9 @@ class _Head(ctypes.Structure):
 
 
 def is_compiled_for(scores: Tensor) -> bool:
-    """Whether there is compiled code for these scores on this machine."""
+    """Whether there is compiled code for these scores on this machine; none that can be traced."""
+    if torch.compiler.is_compiling():
+        return False
     return scores.device.type == "cpu" and scores.dtype == torch.float32 and _library() is not None
 
 
