@@ -26,7 +26,8 @@ def attention_maps(
     Efficient attention has a global map for every key channel; dot-product attention one for every
     pixel: give --pixel. Every map is shown by its maximum and its mean over disparity, and by the
     disparity at which it peaks. Writes `sheet.png` with all maps, `map_00.png` and so on with one
-    each, and `maps.npz` with the maps as numbers.
+    each, and `maps.npz` with the maps as numbers. Tells how much the site adds to its input, and
+    how much of that is a mere constant.
 
     Args:
         left: Left image.
@@ -41,5 +42,10 @@ def attention_maps(
     from ea_psmnet.reports.map_sheet import write_maps
 
     images = read_image(left), read_image(right)
-    for path in write_maps(out, run(options.load(), *images, site, pixel)):
+    maps = run(options.load(), *images, site, pixel)
+    for path in write_maps(out, maps):
         print(path)
+    print(
+        f"{site} adds {maps.added:.0%} of its input's size, and {maps.constant:.0%} of the square "
+        "sum of that is alike at every position"
+    )

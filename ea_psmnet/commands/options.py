@@ -28,6 +28,8 @@ class MatcherOptions:
     peak_reach: int | None = None
     """Take the mean over this many levels of 4 pixels around the likeliest disparity, or over all
     (0), as published; default: what the checkpoint states."""
+    attention: bool = True
+    """With the network's attention, or without, to see what it is worth."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "auto"
@@ -42,6 +44,7 @@ class MatcherOptions:
             max_disparity=self.max_disparity,
             align_corners=self.align_corners,
             peak_reach=self.peak_reach,
+            attention=self.attention,
             device=self.device,
             precision=self.precision,
             memory=memory,

@@ -103,6 +103,7 @@ class StereoMatcher:
         max_disparity: int | None = None,
         align_corners: bool | None = None,
         peak_reach: int | None = None,
+        attention: bool = True,
         device: Device = "auto",
         precision: Precision = "auto",
         memory: int | None = None,
@@ -110,7 +111,7 @@ class StereoMatcher:
     ) -> StereoMatcher:
         """A matcher from a checkpoint, or bundled weights by name; `None` takes `DEFAULT`.
 
-        What is given overrides the checkpoint's own settings: see `PSMNetConfig`.
+        What is given overrides the checkpoint's own settings: see `load_model`.
 
         Raises:
             FileNotFoundError: no such checkpoint.
@@ -121,6 +122,7 @@ class StereoMatcher:
             max_disparity=max_disparity,
             align_corners=align_corners,
             peak_reach=peak_reach,
+            attention=attention,
         )
         return cls(
             model, device=device, precision=precision, memory=memory, cuda_graphs=cuda_graphs

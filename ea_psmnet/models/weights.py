@@ -110,6 +110,7 @@ def load_model(
     max_disparity: int | None = None,
     align_corners: bool | None = None,
     peak_reach: int | None = None,
+    attention: bool = True,
 ) -> PSMNet:
     """Read a network in evaluation mode, on the CPU, in float32.
 
@@ -120,12 +121,13 @@ def load_model(
         align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
             need true, later ones false, which is what is taken for them by default.
         peak_reach: overrides the file's; see `PSMNetConfig`.
+        attention: false leaves its attention modules out, to see what they are worth.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this network; the message says what is wrong.
     """
-    config, state = load_state(path)
+    config, state = load_state(path) if attention else _bare(*load_state(path))
     given: dict[str, Any] = {
         "max_disparity": max_disparity,
         "align_corners": align_corners,
@@ -220,14 +222,19 @@ def load_into(model: PSMNet, path: Path | str, *, attention: bool = True) -> Non
     """
     config, state = load_state(path)
     if not attention:
-        config = replace(config, attention="none", attention_sites=())
-        state = _attention(state, are=False)
+        config, state = _bare(config, state)
     if model.config.width > config.width:
         try:
             state = widen(config, state, model)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     _load_strictly(model, _attention(model.state_dict(), are=True) | state, path)
+
+
+def _bare(config: PSMNetConfig, state: dict[str, Tensor]) -> tuple[PSMNetConfig, dict[str, Tensor]]:
+    """A network without its attention modules."""
+    bare = replace(config, attention="none", attention_sites=(), attention_options={})
+    return bare, _attention(state, are=False)
 
 
 def _attention(state: dict[str, Tensor], *, are: bool) -> dict[str, Tensor]:

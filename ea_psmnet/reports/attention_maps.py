@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.models.psmnet import PSMNet
+from ea_psmnet.ops.precision import widen
 
 __all__ = ["AttentionMaps", "attention_maps", "attention_sites"]
 
@@ -40,6 +42,11 @@ class AttentionMaps:
     """(H, W, 3) RGB."""
     disparity: NDArray[np.float32]
     """(H, W), the prediction, in pixels."""
+    added: float
+    """Size of what the module adds to its input, relative to that: the root of sums of squares."""
+    constant: float
+    """Which part of the added square sum is alike at every position, as a bias of the pair: at 1
+    nothing depends on the position."""
     pixel: Pixel | None = None
     """(x, y) of the left image whose map this is; None for maps of the whole."""
 
@@ -122,7 +129,7 @@ def attention_maps(
     """
     module = _module_at(matcher.model, site)
     _check_pixel(module, pixel, left)
-    disparity, volume = _watch(matcher, module, left, right)
+    disparity, volume, added, constant = _watch(matcher, module, left, right)
     stride = matcher.max_disparity // volume.shape[2]
     with torch.inference_mode():
         if isinstance(module, EfficientAttention):
@@ -140,6 +147,8 @@ def attention_maps(
         stride=stride,
         left=left,
         disparity=disparity,
+        added=added,
+        constant=constant,
         pixel=pixel,
     )
 
@@ -180,16 +189,30 @@ def _check_pixel(module: nn.Module, pixel: Pixel | None, left: NDArray[np.uint8]
 
 def _watch(
     matcher: StereoMatcher, module: nn.Module, left: NDArray[np.uint8], right: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], Tensor]:
-    """Predict, and catch the volume a module is given, that of the padded images."""
-    caught: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+) -> tuple[NDArray[np.float32], Tensor, float, float]:
+    """Predict, and catch what a module is given, the volume of the padded images, and adds."""
+    caught: list[tuple[Tensor, float, float]] = []
+
+    def catch(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        caught.append((given[0], *_added(given[0], made)))
+
+    handle = module.register_forward_hook(catch)
     try:
         disparity = matcher(left, right).disparity
     finally:
         handle.remove()
-    (volume,) = caught
-    return disparity, volume
+    ((volume, added, constant),) = caught
+    return disparity, volume, added, constant
+
+
+def _added(given: Tensor, made: Tensor) -> tuple[float, float]:
+    """`AttentionMaps.added` and `constant`, of (1, C, D', H', W') volumes."""
+    before = widen(given)
+    branch = widen(made) - before
+    energy = branch.square().sum().item()
+    alike = branch.mean(dim=(2, 3, 4)).square().sum().item() * branch[0, 0].numel()
+    size = math.sqrt(energy / max(before.square().sum().item(), 1e-30))
+    return size, alike / energy if energy > 0 else 0.0
 
 
 def _position(

@@ -89,6 +89,8 @@ def _write_numbers(path: Path, maps: AttentionMaps) -> None:
         site=maps.site,
         mechanism=maps.mechanism,
         normalisation=maps.normalisation,
+        added=maps.added,
+        constant=maps.constant,
     )
 
 

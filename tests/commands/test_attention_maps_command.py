@@ -45,7 +45,8 @@ def test_efficient_maps_are_written(checkpoints, pair, tmp_path, capsys):
     assert run(pair, checkpoint, tmp_path / "out", "--site", "hourglass1.encoder") == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"sheet.png", "maps.npz", *(f"map_{i:02d}.png" for i in range(8))}
-    printed = capsys.readouterr().out.split()
+    *printed, added = capsys.readouterr().out.splitlines()
+    assert added.startswith("hourglass1.encoder adds ")
     assert sorted(printed) == sorted(str(path) for path in (tmp_path / "out").iterdir())
     matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     images = (read_image(pair / f"{view}.png") for view in ("left", "right"))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_a_plain_network_starts_one_with_attention(tmp_path):
     save_model(tmp_path / "attention.safetensors", model)
     with pytest.raises(ValueError, match=r"has a surplus 'aggregation.hourglasses.0.attention"):
         load_into(plain, tmp_path / "attention.safetensors")
+
+
+def test_attention_can_be_left_out(tmp_path):
+    plain = build_model(PSMNetConfig(max_disparity=32, width=0.25)).eval()
+    save_model(tmp_path / "plain.safetensors", plain)
+    model = build_model(replace(CONFIG, attention_options={"start": "published"})).eval()
+    load_into(model, tmp_path / "plain.safetensors")
+    save_model(tmp_path / "attention.safetensors", model)
+    without = load_model(tmp_path / "attention.safetensors", attention=False)
+    assert without.config == plain.config
+    with torch.no_grad():
+        assert torch.equal(without(*images())[0], plain(*images())[0])
+        assert not torch.allclose(model(*images())[0], plain(*images())[0], atol=1e-3)
 
 
 def test_files_that_are_no_such_weights_are_named(tmp_path):

@@ -7,7 +7,12 @@ import torch
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
 from ea_psmnet.files import read_image
-from ea_psmnet.reports.attention_maps import AttentionMaps, attention_maps, attention_sites
+from ea_psmnet.reports.attention_maps import (
+    AttentionMaps,
+    _added,
+    attention_maps,
+    attention_sites,
+)
 from ea_psmnet.reports.map_sheet import map_picture, map_sheet, write_maps
 
 SIZE = (30, 60)  # padded to 32 x 64: two rows above, four columns to the right
@@ -216,17 +221,31 @@ def test_a_pixel_that_attends_to_itself_is_found_there(pixel):
 
 
 def test_maps_are_those_of_the_volume_the_network_makes():
-    model = matcher()
-    given = []
+    model = matcher(start="published")
+    given, made = [], []
     module = attention_sites(model.model)["hourglass2.encoder"]
     module.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
+    module.register_forward_hook(lambda *call: made.append(call[2].clone()))
     left, right = pair()
     maps = attention_maps(model, left, right, "hourglass2.encoder")
     with torch.no_grad():
         expected = module.keys(given[0]).flatten(2).softmax(dim=2)[0]
     np.testing.assert_allclose(maps.maps.reshape(expected.shape), expected, rtol=1e-4)
     np.testing.assert_array_equal(maps.disparity, model(left, right).disparity)
-    assert len(module._forward_pre_hooks) == 1, "the hook that watches stays behind"
+    branch = made[0] - given[0]
+    assert maps.added == pytest.approx((branch.norm() / given[0].norm()).item(), rel=1e-4)
+    alike = branch.mean(dim=(2, 3, 4), keepdim=True).expand_as(branch)
+    share = (alike.norm() / branch.norm()).item() ** 2
+    assert 0 < share < 1
+    assert maps.constant == pytest.approx(share, rel=1e-4)
+    assert len(module._forward_hooks) == 1, "the hook that watches stays behind"
+
+
+def test_a_module_that_adds_nothing_has_no_constant_part():
+    given = torch.rand(1, 4, 2, 3, 5)
+    assert _added(given, given) == (0, 0)
+    assert _added(given, 3 * given)[0] == pytest.approx(2)
+    assert _added(given, given + 1)[1] == pytest.approx(1)
 
 
 def test_sites_are_those_of_the_configuration():
@@ -276,6 +295,8 @@ def some_maps(count, size=SIZE, **changes):
         "stride": 8,
         "left": pair(size)[0],
         "disparity": np.full(size, 9, np.float32),
+        "added": 0.25,
+        "constant": 0.75,
     }
     return AttentionMaps(**values | changes)
 
@@ -353,6 +374,7 @@ def test_files_hold_the_maps_and_their_place(tmp_path, pixel):
         assert tuple(numbers["padding_top_right"]) == (2, 4)
         assert tuple(numbers["image_height_width"]) == SIZE
         assert tuple(numbers["pixel"]) == (pixel or ())
+        assert (numbers["added"], numbers["constant"]) == (0.25, 0.75)
 
 
 def test_pictures_of_an_earlier_run_are_removed_and_nothing_else(tmp_path):
