@@ -88,7 +88,7 @@ def _fingerprint(source: Path, compiler: list[str]) -> str:
 
 
 def _compile(source: Path, compiler: list[str], library: Path) -> None:
-    command = [*compiler, *_OPTIONS, "-o", str(library), str(source)]
+    command = [*compiler, *_OPTIONS, "-o", str(library), str(source), "-lm"]
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
     )
