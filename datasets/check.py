@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,18 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.builder import detect_dataset
-from datasets.check_frames import (
-    FileCheck,
-    Problem,
-    Role,
-    check_file,
-    different_sizes,
-    readers_of,
-)
+from datasets.check_frames import Problem, check_file, frame_problems, readers_of
 from datasets.check_pairs import check_pair
 from datasets.check_report import CheckReport
 from datasets.check_series import Count, count_parts, find_series
-from datasets.frames import Frame
 from datasets.sceneflow import PUBLISHED_COUNTS
 
 __all__ = ["check_dataset", "spread"]
@@ -77,15 +69,10 @@ def check_dataset(
     files = {role: read for frame in frames for role, read in readers_of(frame)}
     found = run(partial(check_file, max_disparity=max_disparity), [*files.items()], "files")
     checks = dict(zip(files, found, strict=True))
-    problems += [problem for check in found for problem in check.problems]
-    sizes = [tuple(different_sizes(frame, checks)) for frame in frames]
-    problems += [problem for ones in sizes for problem in ones]
-    sound = [
-        frame
-        for frame, ones in zip(frames, sizes, strict=True)
-        if not ones and _has_all(frame, checks)
-    ]
+    told = [tuple(frame_problems(frame, checks)) for frame in frames]
+    sound = [frame for frame, ones in zip(frames, told, strict=True) if _has_all(ones)]
     compared = run(check_pair, [sound[place] for place in spread(len(sound), pairs)], "pairs")
+    problems += [problem for ones in told for problem in ones]
     problems += [problem for pair in compared for problem in pair.problems()]
     values = [check.values for check in found if check.values is not None]
     return CheckReport(
@@ -108,10 +95,9 @@ def _incomplete(counts: Iterable[Count]) -> Iterator[Problem]:
             yield Problem("incomplete", f"{count.series}: {count.part}", told)
 
 
-def _has_all(frame: Frame, checks: Mapping[Role, FileCheck]) -> bool:
-    """Whether the views can be compared: every file can be read, and truth tells something."""
-    kinds = {problem.kind for role, _ in readers_of(frame) for problem in checks[role].problems}
-    return not kinds & {"unreadable", "no truth"}
+def _has_all(problems: Iterable[Problem]) -> bool:
+    """Whether the views can be compared: nothing is known that would be in the way."""
+    return not any(problem.kind in ("unreadable", "size", "no truth") for problem in problems)
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -20,7 +20,7 @@ __all__ = [
     "Role",
     "Values",
     "check_file",
-    "different_sizes",
+    "frame_problems",
     "readers_of",
     "values_of",
 ]
@@ -146,11 +146,14 @@ def _implausible(values: Values) -> Iterator[Problem]:
         yield Problem("no truth", values.path, "no pixel has a known disparity")
 
 
-def different_sizes(frame: Frame, checks: Mapping[Role, FileCheck]) -> Iterator[Problem]:
-    """Files of a frame that differ in size from its left image."""
+def frame_problems(frame: Frame, checks: Mapping[Role, FileCheck]) -> Iterator[Problem]:
+    """What is wrong with a frame: with its files, and sizes other than its left image's."""
+    found = {role: checks[role] for role, _ in readers_of(frame)}
+    for check in found.values():
+        yield from check.problems
     expected = checks[Role(frame.left, "image")].size
-    for role, _ in readers_of(frame):
-        size = checks[role].size
+    for role, check in found.items():
+        size = check.size
         if expected is not None and size is not None and size != expected:
             what = f"{size[1]}x{size[0]} pixels, but {frame.left} has {expected[1]}x{expected[0]}"
             yield Problem("size", str(role.path), what)

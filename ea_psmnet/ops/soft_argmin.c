@@ -7,7 +7,6 @@
  * K levels, COLUMNS of a row at a time; a column of scores is four of the image, its phases.
  */
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
