@@ -1,15 +1,17 @@
-"""The training loss (PSMNet, section 3.6), and a cross-entropy that can stand beside it."""
+"""The training loss (PSMNet, section 3.6), and cross-entropies that can stand beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
+    "CROSS_ENTROPIES",
     "LOSS_WEIGHTS",
+    "adaptive_cross_entropies",
     "counted_pixels",
     "cross_entropies",
     "output_losses",
@@ -19,6 +21,13 @@ __all__ = [
 
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
 """Of the three classifiers, in network order."""
+
+_CLUSTER_GAP = 0.5
+"""Levels between neighbouring ground truths of a cell that part two surfaces."""
+_LAPLACIAN_SCALE = 0.8
+"""In levels."""
+_OWN_WEIGHT = 0.8
+"""Of the cluster that a cell's median pixel belongs to; the others share the rest."""
 
 
 def counted_pixels(disparity: Tensor, valid: Tensor, max_disparity: int) -> Tensor:
@@ -71,42 +80,122 @@ def output_losses(
 
 
 def cross_entropies(
-    scores: Sequence[Tensor], disparity: Tensor, valid: Tensor, pixels: Tensor | None = None
+    scores: Sequence[Tensor],
+    disparity: Tensor,
+    valid: Tensor,
+    *,
+    first: float = 1.5,
+    pixels: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of each score's distribution over disparities, at 1/4 resolution.
+    """Cross-entropy of each score's distribution over disparity levels, at the volume's resolution.
 
     Soft-argmin alone is content with any distribution that has the right mean; this asks for the
     right distribution, so that a surface and what is behind it stay two peaks (Zhang et al.,
     "Adaptive Unimodal Cost Volume Filtering for Deep Stereo Matching", AAAI 2020, supervise the
-    volume likewise, at image resolution). A cell's target is the mean over its 16 pixels of the
-    truth, each shared linearly between the two nearest levels: level k is disparity 4k + 1.5.
+    volume likewise, at image resolution). A cell's target is the mean over its pixels of the
+    ground truth, each shared linearly between the two nearest levels.
 
     Args:
         scores: (B, K, h, w) each, higher is likelier.
-        disparity: true disparity, (B, 4h, 4w) in pixels.
-        valid: (B, 4h, 4w); pixels at or above 4K do not count, either.
+        disparity: true disparity, (B, s * h, s * w) in pixels, s being the scale of the volume.
+        valid: (B, s * h, s * w); pixels at or above s * K do not count, either.
+        first: Disparity of level 0, in pixels; each further level is s pixels more.
         pixels: as in `output_losses`.
 
     Returns:
         (scores,) in nats a pixel; zeros with zero gradients if no pixel counts.
     """
-    levels = scores[0].shape[1]
-    counted = counted_pixels(disparity, valid, 4 * levels)
+    return _cross_entropies(scores, disparity, valid, _linear_targets, first, pixels)
+
+
+def adaptive_cross_entropies(
+    scores: Sequence[Tensor],
+    disparity: Tensor,
+    valid: Tensor,
+    *,
+    first: float = 1.5,
+    pixels: Tensor | None = None,
+) -> Tensor:
+    """`cross_entropies` towards a Laplacian around each surface that a cell shows.
+
+    After Xu et al., "Adaptive Multi-Modal Cross-Entropy Loss for Stereo Matching", CVPR 2024,
+    section 3.2: the ground truths around a pixel are clustered, each cluster becomes a Laplacian
+    around its mean, and the pixel's own cluster weighs most. Here a cell of the volume takes the
+    place of the pixel: its own pixels are clustered, the cluster of its median is its own, and the
+    Laplacian's scale of 0.8 counts in levels.
+
+    Arguments and result are those of `cross_entropies`.
+    """
+    return _cross_entropies(scores, disparity, valid, _adaptive_targets, first, pixels)
+
+
+CROSS_ENTROPIES: dict[str, Callable[..., Tensor]] = {
+    "linear": cross_entropies,
+    "adaptive": adaptive_cross_entropies,
+}
+"""By the name of what the distribution shall be."""
+
+_Targets = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def _cross_entropies(
+    scores: Sequence[Tensor],
+    disparity: Tensor,
+    valid: Tensor,
+    targets: _Targets,
+    first: float,
+    pixels: Tensor | None,
+) -> Tensor:
+    levels, scale = scores[0].shape[1], disparity.shape[-1] // scores[0].shape[-1]
+    counted = counted_pixels(disparity, valid, scale * levels)
     divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
-    target = _level_targets(torch.where(counted, disparity, 0), counted, levels)
+    place = ((torch.where(counted, disparity, 0) - first) / scale).clamp(0, levels - 1)
+    place = F.pixel_unshuffle(place.unsqueeze(1), scale)  # (B, s * s, h, w)
+    weight = F.pixel_unshuffle(counted.to(disparity.dtype).unsqueeze(1), scale)
+    target = targets(place, weight, levels)
     return torch.stack([-(target * s.log_softmax(dim=1)).sum() for s in scores]) / divisor
 
 
-def _level_targets(disparity: Tensor, counted: Tensor, levels: int) -> Tensor:
-    """Counted pixels near each level, (B, K, h, w), from (B, 4h, 4w)."""
-    place = F.pixel_unshuffle(((disparity - 1.5) / 4).clamp(0, levels - 1).unsqueeze(1), 4)
-    weight = F.pixel_unshuffle(counted.to(disparity.dtype).unsqueeze(1), 4)  # (B, 16, h, w)
+def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
+    """Counted pixels near each level, (B, K, h, w).
+
+    Args:
+        place: (B, pixels of a cell, h, w), in levels.
+        weight: the same: 1 where a pixel counts, otherwise 0.
+        levels: K.
+    """
     below = place.floor().clamp(max=levels - 2)
     above = (place - below) * weight
     batch, _, height, width = place.shape
-    target = disparity.new_zeros(batch, levels, height, width)
+    target = place.new_zeros(batch, levels, height, width)
     target.scatter_add_(1, below.long(), weight - above)
     return target.scatter_add_(1, below.long() + 1, above)
+
+
+def _adaptive_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
+    """A mixture of Laplacians times the counted pixels; arguments as of `_linear_targets`."""
+    count = weight.sum(dim=1, keepdim=True)
+    # Pixels that do not count go behind all others, where no gap begins a cluster of their own.
+    ordered, order = place.masked_fill(weight == 0, torch.inf).sort(dim=1)
+    weight = weight.gather(1, order)
+    gaps = ordered[:, 1:] - ordered[:, :-1]
+    begins = (gaps > _CLUSTER_GAP) & (weight[:, 1:] > 0)
+    cluster = F.pad(begins, (0, 0, 0, 0, 1, 0)).cumsum(dim=1)  # (B, pixels, h, w)
+    ordered = torch.where(weight > 0, ordered, 0)
+    own = cluster.gather(1, ((count - 1) / 2).floor().clamp(min=0).long())
+    level = torch.arange(levels, dtype=place.dtype, device=place.device).view(1, -1, 1, 1)
+    target = place.new_zeros(len(place), levels, *place.shape[2:])
+    for number in range(int(cluster.max()) + 1):
+        members = weight * (cluster == number)
+        size = members.sum(dim=1, keepdim=True)
+        mean = (members * ordered).sum(dim=1, keepdim=True) / size.clamp(min=1)
+        laplacian = (-(level - mean).abs() / _LAPLACIAN_SCALE).softmax(dim=1)
+        is_own = own == number
+        others = (count - 1).clamp(min=1)
+        share = (size - is_own.to(size)) * (1 - _OWN_WEIGHT) / others + _OWN_WEIGHT * is_own
+        share = torch.where(count > 1, share, is_own.to(share))
+        target += count * share * laplacian
+    return target
 
 
 def weighted_sum(losses: Tensor, weights: Sequence[float] = LOSS_WEIGHTS) -> Tensor:

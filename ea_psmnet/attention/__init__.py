@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ea_psmnet.attention.dot_product import DotProductAttention
@@ -12,7 +13,9 @@ from ea_psmnet.attention.efficient import EfficientAttention
 from ea_psmnet.attention.external import ExternalAttention
 from ea_psmnet.attention.focused_linear import FocusedLinearAttention
 from ea_psmnet.attention.hydra import HydraAttention
+from ea_psmnet.attention.resources import TABLE_1, Resources
 from ea_psmnet.attention.volume import VolumeAttention
+from ea_psmnet.ops.choices import build_choice, check_choice
 
 __all__ = [
     "MECHANISMS",
@@ -23,6 +26,7 @@ __all__ = [
     "HydraAttention",
     "VolumeAttention",
     "build_attention",
+    "closed_form",
 ]
 
 MECHANISMS: dict[str, type[VolumeAttention]] = {
@@ -32,6 +36,9 @@ MECHANISMS: dict[str, type[VolumeAttention]] = {
     "external": ExternalAttention,
     "hydra": HydraAttention,
 }
+
+_CHOICES: dict[str, Callable[..., nn.Module]] = {"none": lambda channels: nn.Identity()}
+_CHOICES |= MECHANISMS
 
 
 def build_attention(mechanism: str, channels: int, **options: Any) -> nn.Module:
@@ -45,16 +52,37 @@ def build_attention(mechanism: str, channels: int, **options: Any) -> nn.Module:
     Raises:
         ValueError: an unknown mechanism or option; the message lists the choices.
     """
-    if mechanism == "none":
-        return nn.Identity()
-    if mechanism not in MECHANISMS:
-        choices = ", ".join(["none", *MECHANISMS])
-        raise ValueError(f"unknown attention '{mechanism}': choose from {choices}")
-    cls = MECHANISMS[mechanism]
-    known = [name for name in inspect.signature(cls).parameters if name != "channels"]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{mechanism} attention has no option '{unknown[0]}': choose from {', '.join(known)}"
-        )
-    return cls(channels, **options)
+    return build_choice("attention", _CHOICES, mechanism, options, channels)
+
+
+def closed_form(
+    name: str,
+    size: Sequence[int],
+    channels: int,
+    *,
+    published_order: bool = False,
+    **options: Any,
+) -> Resources:
+    """Cost of a mechanism on one volume, or of a row of the paper's Table 1.
+
+    Args:
+        name: A key of `MECHANISMS` or of `TABLE_1`.
+        size: Sides of the volume, as (D, H, W) or (H, W).
+        channels: C of the volume.
+        published_order: In the order of the published code, also of mechanisms whose modules
+            compute in a cheaper one alone.
+        options: Keyword arguments of the mechanism's class.
+
+    Raises:
+        ValueError: an unknown name or option; the message lists the choices.
+
+    Example:
+        >>> closed_form("table1-efficient", (64, 64), 64, key_channels=32).operations
+        100925440
+    """
+    check_choice("closed form", name, [*TABLE_1, *MECHANISMS])
+    if name in TABLE_1:
+        return TABLE_1[name](size, channels, **options)
+    with torch.device("meta"):
+        module = MECHANISMS[name](channels, **options)
+    return module.cost(size, published=published_order)

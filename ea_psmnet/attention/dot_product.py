@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
@@ -102,6 +105,30 @@ class DotProductAttention(VolumeAttention):
                 silence(layer)
                 nn.init.normal_(layer.weight, std=0.01)
 
+    def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
+        """See `VolumeAttention.cost`; values have k channels too, m keys after pooling, else m = n.
+
+        Floats: Q, gathered, projected, normalised and summed, (2k + 3d) n; K and V, 2kn, pooled
+        2km more, or dm + 2km pooled before them; the map, nm, naive only. Operations: the
+        convolutions of Q and the projection 4kd n, of K and V 4kd a position that they see, the two
+        products with the map 4knm, batch normalisation and sum 5d n. Without a softmax the `sdpa`
+        back end multiplies K with V first: 2k^2 (n + m) in place of 4knm, and k^2 floats.
+        """
+        n, d, k = prod(size), self.queries.in_channels, self.queries.out_channels
+        m = prod(_pooled_sides(size)) if self.pool != "none" else n
+        seen = m if self.pool == "input" else n
+        floats = (2 * k + 3 * d) * n + 2 * k * seen
+        floats += {"none": 0, "projected": 2 * k * m, "input": d * m}[self.pool]
+        linear = self.backend == "sdpa" and self.normalisation != "softmax"
+        pairs = 2 * k * k * (n + m) if linear else 4 * k * n * m
+        stored = n * m if self.backend == "naive" else 0
+        return Resources(
+            floats + stored + (k * k if linear else 0),
+            4 * k * d * (n + seen) + pairs,
+            5 * d * n,
+            map_floats=stored,
+        )
+
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
         queries = widen(self.queries(volume)) * self.logit_scale  # (B, k, D, H, W)
@@ -153,3 +180,8 @@ def _spread(shares: Tensor, size: torch.Size) -> Tensor:
     spread = shares.repeat_interleave(window[0], dim=-2).repeat_interleave(window[1], dim=-1)
     missing = (0, width - columns * window[1], 0, height - rows * window[0])
     return F.pad(spread / (window[0] * window[1]), missing)
+
+
+def _pooled_sides(size: Sequence[int]) -> list[int]:
+    """Sides after max-pooling by two in H and W; an odd last row is left out, a single one kept."""
+    return [*size[:-2], *(max(1, side // 2) for side in size[-2:])]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
@@ -92,6 +95,30 @@ class EfficientAttention(VolumeAttention):
                 layer.weight *= sharpness
         if start == "identity":
             silence(self.projection)
+
+    def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
+        """See `VolumeAttention.cost`; in the order that the module chooses.
+
+        Published order: Q, K, V, gathered, projected and summed, (2k + 2v + 2d) n floats and kv/h
+        of contexts; (4kd + 2dv + 4kv/h + 2vd + d) n operations. That is Table 1 with the
+        projection, which adds 2vd operations and d floats a position.
+
+        Folded (softmax): one output and the contexts of x, dn + kd floats; keys, contexts of x,
+        queries and the folded product, (8kd + d) n operations, and 4kvd/h to fold values and
+        projection into the contexts. The chunks it works through, a few MiB at any size, are left
+        out.
+
+        Folded (scaling, none): the Gram matrix of (x, 1) and one d x d product, dn + (d + 1)^2
+        floats and (4d^2 + 3d) n operations, without the small products that do not grow with n.
+        """
+        n, d, h = prod(size), self.queries.in_channels, self.heads
+        k, v = self.queries.out_channels, self.values.out_channels
+        products = 4 * k * d + 2 * d * v + 4 * k * v // h + 2 * v * d
+        if published or self.published_order or 8 * k * d > products:
+            return Resources((2 * k + 2 * v + 2 * d) * n + k * v // h, products * n, d * n)
+        if self.normalisation == "softmax":
+            return Resources(d * n + k * d, 8 * k * d * n + 4 * k * v * d // h, d * n)
+        return Resources(d * n + (d + 1) ** 2, 4 * d * d * n, 3 * d * n)
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, D, H, W) to the same: type and memory layout are kept.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import Start, VolumeAttention, check_counts, check_start, silence
 from ea_psmnet.ops.external import streamed_external_attention
 
@@ -67,6 +70,22 @@ class ExternalAttention(VolumeAttention):
             silence(norm)
         else:
             self.value_memory.data.copy_(self.key_memory.data)
+
+    def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
+        """See `VolumeAttention.cost`; with s memory rows; the memories are parameters.
+
+        Published order: queries, weights (normalised in place), gathered, projected, normalised and
+        summed, (5d + s) n floats; two convolutions 4d^2 and the two products with the memories 4ds
+        operations a position, batch normalisation and sum 5d, the last ReLU d.
+
+        Streamed: s log-sum-exps instead of the weights, 5dn + s floats; they come from a pass of
+        their own, which multiplies with M_k too, 6ds instead of 4ds operations.
+        """
+        n, d, s = prod(size), self.queries.in_channels, len(self.key_memory)
+        others = (6 if self.final_relu else 5) * d * n
+        if published:
+            return Resources((5 * d + s) * n, (4 * d * d + 4 * d * s) * n, others)
+        return Resources(5 * d * n + s, (4 * d * d + 6 * d * s) * n, others)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Add to every position what it reads from the memories."""

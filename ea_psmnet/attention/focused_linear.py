@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
@@ -105,6 +108,30 @@ class FocusedLinearAttention(VolumeAttention):
         for layer in (self.queries, self.keys, self.values, self.projection):
             silence(layer)
             nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
+        """See `VolumeAttention.cost`; s is the side of the depth-wise kernel.
+
+        Published order, floats: Q, K (phi in place), V, gathered, depth-wise convolved, projected
+        and summed, (2k + 3v + 2d) n, the denominators hn, contexts kv/h and the sum of keys k.
+        Operations: convolutions 4kd + 2dv + 2vd a position, contexts and gathering 4kv/h,
+        denominators 2k and the sum of keys k, division v, depth-wise convolution 2vs^3 and its sum
+        v, residual sum d.
+
+        Streamed: V, gathered, convolved, projected and summed, (3v + 2d) n floats and the contexts
+        with the sum of keys, kv/h + k. The contexts are made from V of their own, 2dv operations
+        more, and sum the keys as one more product, 2k instead of k.
+        """
+        n, d, h = prod(size), self.queries.in_channels, self.heads
+        k, v = self.queries.out_channels, self.values.out_channels
+        kernel = prod(self.restoration.kernel_size)
+        products = 4 * k * d + 4 * d * v + 4 * k * v // h + 2 * k + 2 * v * kernel
+        if not published:
+            floats = (3 * v + 2 * d) * n + k * v // h + k
+            return Resources(floats, (products + 2 * d * v + 2 * k) * n, (2 * v + d) * n)
+        return Resources(
+            (2 * k + 3 * v + 2 * d + h) * n + k * v // h + k, products * n, (k + 2 * v + d) * n
+        )
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 from torch import Tensor, nn
 
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import (
     Start,
     VolumeAttention,
@@ -63,6 +67,18 @@ class HydraAttention(VolumeAttention):
         self.projection = nn.Conv3d(key_channels, channels, kernel_size=1)
         if start == "identity":
             silence(self.projection)
+
+    def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
+        """See `VolumeAttention.cost`.
+
+        Published order: Q, K, V, K * V, gathered, projected and summed, (5k + 2d) n floats, and the
+        global vector k. Streamed: projected, summed and the vector, 2dn + k floats. Operations of
+        both: the four convolutions 8kd a position, K * V and its sum 2k, the gate k, the residual
+        sum d.
+        """
+        n, d, k = prod(size), self.queries.in_channels, self.queries.out_channels
+        floats = ((5 * k + 2 * d) if published else 2 * d) * n + k
+        return Resources(floats, 8 * k * d * n, (3 * k + d) * n)
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""

@@ -5,12 +5,14 @@ Shapes: B batch, C channels, (D, H, W) a volume, n = D * H * W positions, h head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.ops.choices import check_choice
 
 __all__ = [
@@ -48,6 +50,17 @@ class VolumeAttention(nn.Module):
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
+        raise NotImplementedError
+
+    def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
+        """Cost of one forward of one sample, counted as `resources` tells.
+
+        Letters: n positions, d channels, k key and v value channels over all heads, h heads.
+
+        Args:
+            size: Sides of the volume, (D, H, W).
+            published: In the order of the published code, where the module has a cheaper one.
+        """
         raise NotImplementedError
 
 

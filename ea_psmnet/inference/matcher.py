@@ -85,14 +85,14 @@ class StereoMatcher:
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype, self.device)
         self.max_disparity = model.config.max_disparity
-        self._forward: Forward = self.model
+        self._forward: Forward = lambda left, right: self.model(left, right).disparities
         self._room = (
             plannable(available_memory(self.device))
             if memory is None
             else memory - held_memory(self.device)
         )
         if cuda_graphs:
-            self._forward = GraphedForward(self.model, GraphRecorder())
+            self._forward = GraphedForward(self._forward, GraphRecorder())
             self._room //= 2
 
     @classmethod

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from ea_psmnet.attention.resources import closed_form
+from ea_psmnet.attention import closed_form
 from ea_psmnet.inference.tiles import BLEND, Span, spans
 from ea_psmnet.models.config import SITES, PSMNetConfig
 

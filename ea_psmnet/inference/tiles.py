@@ -12,17 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product, starmap
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ea_psmnet.inference.shared_context import SharedContexts
-from ea_psmnet.models.psmnet import HeadOptions, PSMNet
-from ea_psmnet.ops.factored_volume import PairVolume
-from ea_psmnet.ops.soft_argmin import soft_argmin, soft_argmin_reference
+from ea_psmnet.models.psmnet import PairFeatures, PSMNet
 
 __all__ = ["BLEND", "HALO", "Span", "Tile", "predict_in_tiles", "spans"]
 
@@ -33,7 +30,6 @@ HALO = 32
 own border has spoilt, and which count for nothing."""
 _STEP = 4
 """Spans start and stop at multiples of this, for the hourglasses' two halvings."""
-_HEAD_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -93,13 +89,9 @@ class Tile(NamedTuple):
     column: Span
 
     @property
-    def place(self) -> tuple[Any, ...]:
-        """Index of the window in a map (..., h, w)."""
-        return (
-            ...,
-            slice(self.row.start, self.row.stop),
-            slice(self.column.start, self.column.stop),
-        )
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the window."""
+        return slice(self.row.start, self.row.stop), slice(self.column.start, self.column.stop)
 
     def own(self, volume: Tensor) -> Tensor:
         """Of a volume (..., h', w') of the window, at whatever scale, what no other tile owns."""
@@ -134,59 +126,52 @@ def predict_in_tiles(
     Returns:
         Disparity (1, H, W).
     """
-    features = [model.features((image - model.mean) / model.std) for image in (left, right)]
-    pair = PairVolume(features[0], features[1], model.config.max_disparity // 4)
+    features = _extract(model, left, right)
     tiles = list(starmap(Tile, product(rows, columns)))
     contexts = SharedContexts(model.aggregation)
     rounds = 2 if contexts.sites and len(tiles) > 1 else 1
     bar = tqdm(total=rounds * len(tiles), unit="tile", leave=False, disable=len(tiles) == 1)
     with bar, contexts.attached():
         if rounds > 1:
-            _gather(model, pair, tiles, contexts, bar)
-        score = _aggregate(model, pair, tiles, bar)
-    return _head(score, model.config.max_disparity, model.head_options)
+            _gather(model, features, tiles, contexts, bar)
+        score = _aggregate(model, features, tiles, bar)
+    return model.regress([score], features.guides).disparity
 
 
-def _window(pair: PairVolume, tile: Tile) -> PairVolume:
-    return PairVolume(pair.left[tile.place], pair.right[tile.place], pair.disparities)
+def _extract(model: PSMNet, left: Tensor, right: Tensor) -> PairFeatures:
+    """`PSMNet.extract`, one image after the other, which takes less memory."""
+    (of_left, guides), (of_right, _) = map(model.describe, (left, right))
+    return PairFeatures(of_left, of_right, guides)
+
+
+def _score(model: PSMNet, features: PairFeatures, tile: Tile) -> Tensor:
+    """The best score (1, K, h', w') of a window."""
+    window = features.window(*tile.window)
+    return model.aggregate(model.build(window), window.guides)[-1]
 
 
 def _gather(
-    model: PSMNet, pair: PairVolume, tiles: Sequence[Tile], contexts: SharedContexts, bar: tqdm
+    model: PSMNet,
+    features: PairFeatures,
+    tiles: Sequence[Tile],
+    contexts: SharedContexts,
+    bar: tqdm,
 ) -> None:
     """One round over the tiles for the contexts of all sites."""
     for tile in tiles:
         with contexts.gathering(tile.own):
-            model.aggregation(_window(pair, tile))
+            _score(model, features, tile)
         bar.update()
     contexts.finish()
 
 
-def _aggregate(model: PSMNet, pair: PairVolume, tiles: Sequence[Tile], bar: tqdm) -> Tensor:
+def _aggregate(model: PSMNet, features: PairFeatures, tiles: Sequence[Tile], bar: tqdm) -> Tensor:
     """One round over the tiles for the score of the last classifier, (1, K, h, w)."""
-    height, width = pair.left.shape[-2:]
-    total = torch.zeros(1, pair.disparities, height, width, device=pair.left.device)
+    left = features.left
+    height, width = left.shape[-2:]
+    total = torch.zeros(1, model.config.levels, height, width, device=left.device)
     for tile in tiles:
-        score = model.aggregation(_window(pair, tile))[-1]
-        total[tile.place] += score * tile.shares(height, width).to(total)
+        score = _score(model, features, tile)
+        total[(..., *tile.window)] += score * tile.shares(height, width).to(total)
         bar.update()
     return total
-
-
-def _head(score: Tensor, max_disparity: int, options: HeadOptions) -> Tensor:
-    """`soft_argmin`, in slabs of rows where it would fill a volume.
-
-    Height is interpolated before; a slab as tall as its result keeps its rows.
-    """
-    height, width = (4 * side for side in score.shape[-2:])
-    if not options["align_corners"]:
-        return soft_argmin(score, (max_disparity, height, width), **options)
-    tall = F.interpolate(
-        score, (height, score.shape[-1]), mode="bilinear", align_corners=True
-    )  # (1, K, H, w)
-    rows = max(1, _HEAD_BYTES // (4 * max_disparity * width))
-    slabs = [
-        soft_argmin_reference(part, (max_disparity, part.shape[-2], width), **options)
-        for part in tall.split(rows, dim=-2)
-    ]
-    return torch.cat(slabs, dim=1)

@@ -5,19 +5,35 @@ Shapes: B batch, C = 32 * width, K = D / 4 disparities, h and w a quarter of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_psmnet.attention import build_attention
-from ea_psmnet.models.config import HOURGLASS_SITES, PSMNetConfig
-from ea_psmnet.models.layers import ScoreConv3d, conv3d_bn, deconv3d_bn, volume_conv_bn
+from ea_psmnet.models.config import HOURGLASS_SITES, SCALE, PSMNetConfig
+from ea_psmnet.models.features import Guides
+from ea_psmnet.models.layers import (
+    ScoreConv3d,
+    conv2d_bn,
+    conv3d_bn,
+    deconv3d_bn,
+    volume_conv_bn,
+)
 from ea_psmnet.models.recompute import Recomputable
-from ea_psmnet.ops.factored_volume import PairVolume
+from ea_psmnet.models.volume import Parts
 from ea_psmnet.ops.precision import widen
 
-__all__ = ["BasicAggregation", "Classifier", "HourglassAggregation", "Residual"]
+__all__ = [
+    "Aggregation",
+    "BasicAggregation",
+    "Classifier",
+    "Excitation",
+    "HourglassAggregation",
+    "Residual",
+    "build_aggregation",
+]
 
 
 def _attention_at(config: PSMNetConfig, site: str, channels: int) -> nn.Module:
@@ -26,9 +42,9 @@ def _attention_at(config: PSMNetConfig, site: str, channels: int) -> nn.Module:
     return build_attention(mechanism, channels, **options)
 
 
-def _stem(channels: int) -> nn.Sequential:
+def _stem(parts: Sequence[int], channels: int) -> nn.Sequential:
     return nn.Sequential(
-        *(volume_conv_bn(channels, channels), nn.ReLU(inplace=True)),
+        *(volume_conv_bn(parts, channels), nn.ReLU(inplace=True)),
         *(conv3d_bn(channels, channels), nn.ReLU(inplace=True)),
     )
 
@@ -55,6 +71,26 @@ class Classifier(nn.Sequential):
         )
 
 
+class Excitation(nn.Module):
+    """Scales a volume's channels by what the left image shows there, alike at all disparities.
+
+    Guided cost volume excitation (Bangunharcana et al., "Correlate-and-Excite: Real-Time Stereo
+    Matching via Guided Cost Volume Excitation", IROS 2021, section III-C): correlations alone
+    cannot tell an edge from a wall.
+    """
+
+    def __init__(self, guide: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(conv2d_bn(guide, guide // 2, 1), nn.ReLU(inplace=True)),
+            nn.Conv2d(guide // 2, channels, 1),
+        )
+
+    def forward(self, volume: Tensor, guide: Tensor) -> Tensor:
+        """A volume (B, C, K, h, w) and a map (B, guide, h, w) of the image to the volume scaled."""
+        return volume * self.layers(guide).sigmoid().unsqueeze(2)
+
+
 class Skips(NamedTuple):
     """What one hourglass hands to the next: both at 1/8, (B, 2C, K/2, h/2, w/2)."""
 
@@ -68,9 +104,9 @@ class Hourglass(nn.Module):
     Sums are made in place where they follow a normalisation, whose backward needs no output.
     """
 
-    def __init__(self, config: PSMNetConfig, index: int) -> None:
+    def __init__(self, config: PSMNetConfig, index: int, guides: Mapping[int, int]) -> None:
         super().__init__()
-        narrow, wide = config.channels(32), config.channels(64)
+        narrow, wide = config.channels(32), config.inner_channels
         self.down1 = nn.Sequential(conv3d_bn(narrow, wide, stride=2), nn.ReLU(inplace=True))
         self.refine1 = conv3d_bn(wide, wide)
         self.down2 = nn.Sequential(conv3d_bn(wide, wide, stride=2), nn.ReLU(inplace=True))
@@ -85,9 +121,18 @@ class Hourglass(nn.Module):
                 for site in HOURGLASS_SITES
             }
         )
+        self.excites = config.excitation
+        if self.excites:
+            self.excitations = nn.ModuleList(
+                Excitation(guides[scale * SCALE], wide) for scale in (2, 4)
+            )
 
     def forward(
-        self, x: Tensor, first_encoder: Tensor | None, last_decoder: Tensor | None
+        self,
+        x: Tensor,
+        first_encoder: Tensor | None,
+        last_decoder: Tensor | None,
+        guides: Guides,
     ) -> tuple[Tensor, Skips]:
         """(B, 2C, K/2, h/2, w/2) to (B, C, K, h, w), and the skips.
 
@@ -95,11 +140,16 @@ class Hourglass(nn.Module):
             x: what `down1` makes of the volume so far, (B, C, K, h, w).
             first_encoder: the first hourglass's encoder skip; None in the first one.
             last_decoder: the previous hourglass's decoder skip; None in the first one.
+            guides: maps of the left image, for excitation.
         """
         encoded = self.refine1(x)  # (B, 2C, K/2, h/2, w/2)
         encoded = F.relu_(encoded if last_decoder is None else encoded.add_(last_decoder))
+        if self.excites:
+            encoded = self.excitations[0](encoded, guides[2 * SCALE])
         encoded = self.attention["encoder"](encoded)
         bottom = self.refine2(self.down2(encoded))  # (B, 2C, K/4, h/4, w/4)
+        if self.excites:
+            bottom = self.excitations[1](bottom, guides[4 * SCALE])
         bottom = self.attention["bottleneck"](bottom)
         skip = encoded if first_encoder is None else first_encoder
         decoded = F.relu_(self.up2(bottom).add_(skip))  # (B, 2C, K/2, h/2, w/2)
@@ -107,28 +157,69 @@ class Hourglass(nn.Module):
         return self.attention["output"](self.up1(decoded)), Skips(encoded, decoded)
 
 
-class HourglassAggregation(Recomputable):
-    """Three hourglasses, a classifier behind each, every score added to the one before."""
+class Aggregation(Recomputable):
+    """A stem, residual blocks and attention over the volume, which both kinds begin with.
 
-    def __init__(self, config: PSMNetConfig) -> None:
+    Args:
+        config: The network.
+        parts: Channels of each part of the volume.
+        guides: Channels of the image's further maps by their scale.
+    """
+
+    classifiers: nn.ModuleList
+    """What makes scores of volumes; the last one's counts in evaluation."""
+
+    def __init__(
+        self, config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
+    ) -> None:
         super().__init__()
         channels = config.channels(32)
-        self.stem = _stem(channels)
-        self.residuals = nn.ModuleList([Residual(channels)])
+        self.stem = _stem(parts, channels)
+        self.residuals = nn.ModuleList(Residual(channels) for _ in range(config.residual_blocks))
         self.attention = _attention_at(config, "volume", channels)
-        self.hourglasses = nn.ModuleList(Hourglass(config, index) for index in (1, 2, 3))
+        self.excite = Excitation(guides[SCALE], channels) if config.excitation else None
+
+    def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:
+        """The parts of a volume to scores (B, K, h, w), the best last.
+
+        Args:
+            volume: See `CostVolume.forward`.
+            guides: Maps of the left image.
+        """
+        raise NotImplementedError
+
+    def base(self, volume: Parts, guides: Guides) -> Tensor:
+        """The parts of a volume to one of C channels, (B, C, K, h, w)."""
+        x = self.run(self.stem, volume)
+        if self.excite is not None:
+            x = self.excite(x, guides[SCALE])
+        for residual in self.residuals:
+            x = self.run(residual, x)
+        return self.attention(x)
+
+
+class HourglassAggregation(Aggregation):
+    """Stacked hourglasses, a classifier behind each, every score added to the one before."""
+
+    def __init__(
+        self, config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
+    ) -> None:
+        super().__init__(config, parts, guides)
+        channels = config.channels(32)
+        self.hourglasses = nn.ModuleList(
+            Hourglass(config, index, guides) for index in range(1, config.hourglasses + 1)
+        )
         self.classifiers = nn.ModuleList(Classifier(channels) for _ in self.hourglasses)
 
-    def forward(self, volume: PairVolume | Tensor) -> list[Tensor]:
-        """The volume, by its factors or (B, 2C, K, h, w), to three scores (B, K, h, w)."""
-        base = self.run(self.stem, volume)  # (B, C, K, h, w)
-        base = self.attention(self.run(self.residuals[0], base))
+    def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:
+        """See `Aggregation.forward`; one score a hourglass."""
+        base = self.base(volume, guides)
         scores: list[Tensor] = []
         x, first_encoder, last_decoder = base, None, None
         for hourglass, classifier in zip(self.hourglasses, self.classifiers, strict=True):
             # Before the rest, so that a volume that is done with does not wait in memory.
             x = self.run(cast(Hourglass, hourglass).down1, x)
-            x, skips = self.run(hourglass, x, first_encoder, last_decoder)
+            x, skips = self.run(hourglass, x, first_encoder, last_decoder, guides)
             x = x.add_(base)
             first_encoder = skips.encoder if first_encoder is None else first_encoder
             last_decoder = skips.decoder
@@ -137,20 +228,24 @@ class HourglassAggregation(Recomputable):
         return scores
 
 
-class BasicAggregation(Recomputable):
-    """Four residual blocks after the stem and one classifier: PSMNet's `basic`."""
+class BasicAggregation(Aggregation):
+    """Residual blocks and one classifier: PSMNet's `basic`."""
 
-    def __init__(self, config: PSMNetConfig) -> None:
-        super().__init__()
-        channels = config.channels(32)
-        self.stem = _stem(channels)
-        self.residuals = nn.ModuleList(Residual(channels) for _ in range(4))
-        self.attention = _attention_at(config, "volume", channels)
-        self.classifiers = nn.ModuleList([Classifier(channels)])
+    def __init__(
+        self, config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
+    ) -> None:
+        super().__init__(config, parts, guides)
+        self.classifiers = nn.ModuleList([Classifier(config.channels(32))])
 
-    def forward(self, volume: PairVolume | Tensor) -> list[Tensor]:
-        """The volume, by its factors or (B, 2C, K, h, w), to one score (B, K, h, w)."""
-        x = self.run(self.stem, volume)
-        for residual in self.residuals:
-            x = self.run(residual, x)
-        return [widen(self.run(self.classifiers[0], self.attention(x)).squeeze(1))]
+    def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:
+        """See `Aggregation.forward`; one score."""
+        x = self.base(volume, guides)
+        return [widen(self.run(self.classifiers[0], x).squeeze(1))]
+
+
+def build_aggregation(
+    config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
+) -> Aggregation:
+    """The aggregation that a configuration names; arguments as of `Aggregation`."""
+    kinds = {"hourglass": HourglassAggregation, "basic": BasicAggregation}
+    return kinds[config.aggregation](config, parts, guides)

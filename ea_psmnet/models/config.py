@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = [
     "HOURGLASS_SITES",
     "PRESETS",
+    "SCALE",
     "SITES",
     "Aggregation",
+    "Features",
     "Normalisation",
     "PSMNetConfig",
     "preset",
@@ -20,7 +22,11 @@ __all__ = [
 ]
 
 Aggregation = Literal["hourglass", "basic"]
+Features = Literal["psmnet", "efficientnet-lite0"]
 Normalisation = Literal["batch", "group"]
+
+SCALE = 4
+"""Image pixels a cell of the cost volume spans, along rows, columns and disparities."""
 
 HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
 """Places in one hourglass: 1/8 before and after the 1/16 bottleneck, and its 1/4 output."""
@@ -28,19 +34,40 @@ HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
 SITES = ("volume", *(f"hourglass{i}.{site}" for i in (1, 2, 3) for site in HOURGLASS_SITES))
 """Every place for an attention module; `volume` follows the residual blocks at 1/4."""
 
-_STRIDE = 16
+_STRIDE = 4 * SCALE
+_HOURGLASSES = 3
 
 
 @dataclass(frozen=True)
 class PSMNetConfig:
-    """A PSMNet (Chang and Chen, CVPR 2018) with optional attention in its cost volume.
+    """A network of four stages: features, cost volume, aggregation and disparity head.
+
+    The defaults describe PSMNet (Chang and Chen, CVPR 2018).
 
     Raises:
         ValueError: a value is out of range; the message says which and what is allowed.
     """
 
+    features: Features = "psmnet"
+    """Feature network: PSMNet's, or EfficientNet-Lite0 up to 1/16 fused back to 1/4."""
+    volume: str = "concat"
+    """Cost volume: concat (published), groupwise or combined; a key of `volume.VOLUMES`."""
+    volume_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the cost volume, as groups."""
     aggregation: Aggregation = "hourglass"
-    """Three stacked hourglasses, or `basic`: residual blocks alone."""
+    """Stacked hourglasses, or `basic`: residual blocks alone."""
+    hourglasses: int = _HOURGLASSES
+    """How many hourglasses are stacked, 1 to 3."""
+    hourglass_channels: int | None = None
+    """Channels inside the hourglasses; None for twice those outside, as published."""
+    residuals: int | None = None
+    """Residual blocks before them; None for the published number, 1 or, without them, 4."""
+    excitation: bool = False
+    """Whether image features scale the hourglasses' channels (CoEx)."""
+    head: str = "trilinear"
+    """Disparity head: trilinear (published) or learned; a key of `head.HEADS`."""
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the disparity head, as top_k."""
     max_disparity: int = 192
     """D: disparities 0 to D - 1 pixels are searched; a multiple of 16."""
     width: float = 1.0
@@ -74,10 +101,20 @@ class PSMNetConfig:
             )
         if not isinstance(self.peak_reach, int) or self.peak_reach < 0:
             raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach!r}")
+        if self.hourglasses not in range(1, _HOURGLASSES + 1):
+            raise ValueError(f"hourglasses must be 1 to {_HOURGLASSES}, not {self.hourglasses!r}")
+        if self.residuals is not None and self.residuals not in range(9):
+            raise ValueError(f"residuals must be 0 to 8 blocks, not {self.residuals!r}")
+        if self.features not in get_args(Features):
+            choices = ", ".join(get_args(Features))
+            raise ValueError(f"unknown features '{self.features}': choose from {choices}")
+        if self.excitation and self.features == "psmnet":
+            raise ValueError("excitation needs features at 1/8 and 1/16: psmnet's have none")
         if self.width <= 0 or (32 * self.width) % 4:
             raise ValueError(f"width must make 32 * width a multiple of 4, not {self.width}")
-        object.__setattr__(self, "attention_sites", _expand_sites(self.attention_sites))
-        object.__setattr__(self, "attention_options", dict(self.attention_options))
+        self._check_sites()
+        for options in ("attention_options", "volume_options", "head_options"):
+            object.__setattr__(self, options, dict(getattr(self, options)))
         if (self.attention == "none") != (not self.attention_sites):
             raise ValueError(
                 f"attention '{self.attention}' with sites {list(self.attention_sites)}: "
@@ -85,6 +122,34 @@ class PSMNetConfig:
             )
         if self.aggregation == "basic" and set(self.attention_sites) - {"volume"}:
             raise ValueError("the basic network has no hourglass: its only site is 'volume'")
+
+    def _check_sites(self) -> None:
+        bare = {site for site in self.attention_sites if site in HOURGLASS_SITES}
+        sites = _expand_sites(self.attention_sites)
+        present = {site for site in sites if _hourglass(site) <= self.hourglasses}
+        surplus = {s for s in sites if s not in present and s.rpartition(".")[2] not in bare}
+        if surplus:
+            raise ValueError(
+                f"attention site '{min(surplus)}': there are {self.hourglasses} hourglasses"
+            )
+        kept = tuple(site for site in sites if site in present)
+        object.__setattr__(self, "attention_sites", kept)
+
+    @property
+    def levels(self) -> int:
+        """K: disparities of the cost volume."""
+        return self.max_disparity // SCALE
+
+    @property
+    def residual_blocks(self) -> int:
+        """Residual blocks before the hourglasses or, without them, altogether."""
+        published = 1 if self.aggregation == "hourglass" else 4
+        return published if self.residuals is None else self.residuals
+
+    @property
+    def inner_channels(self) -> int:
+        """Channels inside the hourglasses."""
+        return self.hourglass_channels or self.channels(64)
 
     def channels(self, published: int) -> int:
         """A published channel count at this width."""
@@ -107,6 +172,11 @@ class PSMNetConfig:
         return cls(**values)
 
 
+def _hourglass(site: str) -> int:
+    """The number of the hourglass that a site is in; 0 for `volume`."""
+    return 0 if site == "volume" else int(site.removeprefix("hourglass").partition(".")[0])
+
+
 def _expand_sites(sites: tuple[str, ...]) -> tuple[str, ...]:
     """Replace a bare hourglass place by its three sites; network order, no repetitions."""
     wanted: set[str] = set()
@@ -121,6 +191,17 @@ def _expand_sites(sites: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(site for site in SITES if site in wanted)
 
 
+_LIGHT = PSMNetConfig(
+    features="efficientnet-lite0",
+    volume="groupwise",
+    width=0.25,
+    hourglasses=1,
+    residuals=0,
+    excitation=True,
+    head="learned",
+)
+
+
 def _with_small(presets: dict[str, PSMNetConfig]) -> dict[str, PSMNetConfig]:
     """Each preset, and with `-small` the same at half the channels."""
     return presets | {f"{name}-small": replace(c, width=0.5) for name, c in presets.items()}
@@ -132,7 +213,10 @@ PRESETS: dict[str, PSMNetConfig] = _with_small(
         "ea-psmnet": PSMNetConfig(attention="efficient", attention_sites=("encoder",)),
         "nonlocal-psmnet": PSMNetConfig(attention="dot_product", attention_sites=("encoder",)),
     }
-)
+) | {
+    "light": _LIGHT,
+    "ea-light": replace(_LIGHT, attention="efficient", attention_sites=("encoder",)),
+}
 """Networks by name. Both attention presets use the same sites, so that they compare."""
 
 

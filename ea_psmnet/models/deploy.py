@@ -28,7 +28,8 @@ from ea_psmnet.models.inference_layers import (
     WinogradConv3d,
 )
 from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
-from ea_psmnet.models.psmnet import PSMNet
+from ea_psmnet.models.psmnet import Features, PSMNet
+from ea_psmnet.models.volume import ConcatVolume
 from ea_psmnet.ops.rounding import round_kernel
 from ea_psmnet.ops.winograd_compiled import is_compiled_for
 
@@ -59,6 +60,8 @@ def arrange_for_inference(
     arranged = copy.deepcopy(model).to(device or model.mean.device).eval().requires_grad_(False)
     for pair in _convolutions_and_norms(arranged):
         _fold(pair)
+        if isinstance(pair[0], VolumeConv3d) and isinstance(arranged.volume, ConcatVolume):
+            pair[0] = FactoredConv(pair[0])
     if _is_on_cpu(arranged):
         _multiply_less(arranged, dtype)
         _fuse(arranged)
@@ -92,12 +95,9 @@ def _fold(pair: nn.Sequential) -> None:
     conv, norm = cast(nn.Conv3d, pair[0]), cast(_BatchNorm, pair[1])
     transposed = isinstance(conv, nn.ConvTranspose3d)
     folded = fuse_conv_bn_eval(conv, norm, transpose=transposed).requires_grad_(False)
-    if isinstance(folded, VolumeConv3d):
-        pair[0] = FactoredConv(folded)
-    elif isinstance(folded, nn.Conv3d):
-        pair[0] = DirectConv3d.like(folded)
-    else:
-        pair[0] = folded
+    if isinstance(folded, nn.Conv3d) and not isinstance(folded, VolumeConv3d):
+        folded = DirectConv3d.like(folded)
+    pair[0] = folded
     pair[1] = nn.Identity()
 
 
@@ -169,25 +169,26 @@ def _halved(conv: nn.Conv2d | DirectConv3d, half: bool) -> nn.Module:
 def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
     """Convolutions to a type, but for the first few: cheap, and with half the rounding error.
 
-    With compiled ones all features stay in float32, which takes little more time.
+    With compiled ones all of PSMNet's features stay in float32, which takes little more time.
     """
     features = model.features
     compiled = any(isinstance(module, CompiledConv2d) for module in features.modules())
-    kept = _modules(features) if compiled else _modules(features.stem, features.stages[0])
+    whole = compiled and isinstance(features, FeatureNetwork)
+    kept = _modules(features) if whole else _modules(features.stem, features.stages[0])
     for module in set(_outside_attention(model)) - kept:
         for parameter in module.parameters(recurse=False):
             parameter.data = _rounded(parameter.data, dtype)
         if isinstance(module, WinogradConv2d | WinogradConv3d):
             module.round_products(dtype)
-        if isinstance(module, CompiledConv3d):
+        if isinstance(module, _COMPILED):
             module.dtype = dtype
-    _leave_autocast(features, dtype, whole=compiled)
+    _leave_autocast(features, dtype, whole=whole)
 
 
-def _leave_autocast(features: FeatureNetwork, dtype: torch.dtype, *, whole: bool) -> None:
+def _leave_autocast(features: Features, dtype: torch.dtype, *, whole: bool) -> None:
     """All layers of the features, or the first few; what follows takes a type."""
     features.stem = FullPrecision(*features.stem)
-    if not whole:
+    if not (whole and isinstance(features, FeatureNetwork)):
         features.stages[0] = FullPrecision(*cast(nn.Sequential, features.stages[0]), Cast(dtype))
         return
     for parts in (features.stages, features.pyramid):

@@ -5,6 +5,8 @@ Shapes: B images, H and W of the image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +14,10 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 
-__all__ = ["FeatureNetwork"]
+__all__ = ["FeatureNetwork", "Guides"]
+
+Guides = Mapping[int, Tensor]
+"""Further maps of an image by their scale: s for (B, channels, H / s, W / s)."""
 
 _POOLS = (64, 32, 16, 8)
 
@@ -46,9 +51,17 @@ def _stage(
 class FeatureNetwork(nn.Module):
     """Images to features at a quarter of their resolution, with context from four pool sizes."""
 
+    mean = (0.485, 0.456, 0.406)
+    """ImageNet's, by which images are normalised."""
+    std = (0.229, 0.224, 0.225)
+    guided: bool = False
+    """Whether to return guides."""
+
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
         narrow, middle, wide = (config.channels(n) for n in (32, 64, 128))
+        self.channels = narrow
+        self.guide_channels = {2: narrow, 4: middle}
         self.align_corners = config.align_corners
         self.stem = nn.Sequential(
             *(conv2d_bn(3, narrow, stride=2), nn.ReLU(inplace=True)),
@@ -72,16 +85,21 @@ class FeatureNetwork(nn.Module):
             nn.Conv2d(wide, narrow, 1, bias=False),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 32 * width, H / 4, W / 4)."""
-        fine = self.stages[1](self.stages[0](self.stem(images)))  # (B, 64, H/4, W/4)
+    def forward(self, images: Tensor) -> tuple[Tensor, Guides]:
+        """(B, 3, H, W) to features (B, 32 * width, H / 4, W / 4), and guides."""
+        half = self.stages[0](self.stem(images))  # (B, 32, H/2, W/2)
+        guides = {2: half} if self.guided else {}
+        fine = self.stages[1](half)  # (B, 64, H/4, W/4)
+        del half
+        if self.guided:
+            guides[4] = fine
         deep = self.stages[3](self.stages[2](fine))  # (B, 128, H/4, W/4)
         context = [
             self._pooled(deep, window, layer)
             for window, layer in zip(_POOLS, self.pyramid, strict=True)
         ]
         # Finest context first: the order the published fusion weights expect.
-        return self.fuse(torch.cat([fine, deep, *reversed(context)], dim=1))
+        return self.fuse(torch.cat([fine, deep, *reversed(context)], dim=1)), guides
 
     def _pooled(self, deep: Tensor, window: int, layer: nn.Module) -> Tensor:
         # The published network fails on maps smaller than its largest window; clamping admits them

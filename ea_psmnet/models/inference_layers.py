@@ -222,7 +222,7 @@ class AddingBlock(_Replacing, ResidualBlock):
 
 
 class FactoredConv(nn.Module):
-    """A `VolumeConv3d` by 2D kernels made once."""
+    """A `VolumeConv3d` of a concatenation alone, by 2D kernels made once."""
 
     def __init__(self, conv: VolumeConv3d) -> None:
         super().__init__()
@@ -230,9 +230,9 @@ class FactoredConv(nn.Module):
         self.left, self.right = (nn.Parameter(k, requires_grad=False) for k in kernels)
         self.bias = conv.bias
 
-    def forward(self, volume: PairVolume) -> Tensor:
+    def forward(self, volume: tuple[PairVolume]) -> Tensor:
         """See `volume_conv`."""
-        return convolve_factored(volume, VolumeKernels(self.left, self.right), self.bias)
+        return convolve_factored(volume[0], VolumeKernels(self.left, self.right), self.bias)
 
 
 class SlabConv(_Replacing, nn.Sequential):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +40,31 @@ class _PointConv2d(nn.Conv2d):
 
 
 class VolumeConv3d(nn.Conv3d):
-    """A 3x3x3 convolution of a cost volume that is given by its factors, or in full."""
+    """A 3x3x3 convolution of a cost volume in parts, concatenations by their factors or in full.
 
-    def forward(self, volume: PairVolume | Tensor) -> Tensor:
-        """A volume of 2C channels to (B, outputs, K, H, W)."""
-        if isinstance(volume, Tensor):
-            return super().forward(volume)
-        return volume_conv(volume, self.weight)
+    Args:
+        channels: Of each part; of a concatenation those of both images.
+        outputs: Channels of the result.
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int) -> None:
+        super().__init__(sum(channels), outputs, 3, padding=1, bias=False)
+        self.parts = tuple(channels)
+
+    def forward(  # type: ignore[override]
+        self, volume: Sequence[PairVolume | Tensor]
+    ) -> Tensor:
+        """The parts of a volume to (B, outputs, K, H, W)."""
+        weights = self.weight.split(self.parts, dim=1)
+        biases = [self.bias] + [None] * (len(weights) - 1)
+        convolved = map(self._convolve, volume, weights, biases)
+        return functools.reduce(torch.add, convolved)
+
+    def _convolve(self, part: PairVolume | Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if isinstance(part, Tensor):
+            return self._conv_forward(part, weight, bias)
+        volume = volume_conv(part, weight)
+        return volume if bias is None else volume + bias.view(-1, 1, 1, 1)
 
 
 class ScoreConv3d(nn.Conv3d):
@@ -79,11 +99,9 @@ def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     )
 
 
-def volume_conv_bn(inputs: int, outputs: int) -> nn.Sequential:
-    """A volume of `inputs` channels an image to (B, outputs, K, H, W)."""
-    return nn.Sequential(
-        VolumeConv3d(2 * inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm3d(outputs)
-    )
+def volume_conv_bn(channels: Sequence[int], outputs: int) -> nn.Sequential:
+    """A volume in parts of so many channels to (B, outputs, K, H, W)."""
+    return nn.Sequential(VolumeConv3d(channels, outputs), nn.BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ea_psmnet.models.head import DisparityHead
 from ea_psmnet.models.layers import ScoreConv3d
-from ea_psmnet.models.psmnet import PSMNet, check_images
-from ea_psmnet.ops.cost_volume import concat_volume_reference
-from ea_psmnet.ops.soft_argmin import soft_argmin_reference
+from ea_psmnet.models.psmnet import PairFeatures, PSMNet, check_images
+from ea_psmnet.models.volume import CostVolume
 
 __all__ = ["PlainPSMNet"]
 
@@ -28,21 +28,11 @@ class PlainPSMNet(PSMNet):
         self.to(network.mean).load_state_dict(network.state_dict())
         self.train(network.training)
         for module in self.modules():
-            if isinstance(module, ScoreConv3d):
+            if isinstance(module, ScoreConv3d | CostVolume | DisparityHead):
                 module.plain = True
 
-    def forward(self, left: Tensor, right: Tensor) -> list[Tensor]:
-        """See `PSMNet.forward`."""
+    def extract(self, left: Tensor, right: Tensor) -> PairFeatures:
+        """See `PSMNet.extract`."""
         check_images(left, right)
-        left_features, right_features = (
-            self.features((image - self.mean) / self.std) for image in (left, right)
-        )
-        disparities = self.config.max_disparity // 4
-        scores = self.aggregation(
-            concat_volume_reference(left_features, right_features, disparities)
-        )
-        size = (self.config.max_disparity, left.shape[-2], left.shape[-1])
-        return [
-            soft_argmin_reference(score, size, **self.head_options)
-            for score in (scores if self.training else scores[-1:])
-        ]
+        (of_left, guides), (of_right, _) = map(self.describe, (left, right))
+        return PairFeatures(of_left, of_right, guides)

@@ -5,33 +5,64 @@ Shapes: B batch, H and W of the images, D the maximum disparity.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ea_psmnet.models.aggregation import BasicAggregation, HourglassAggregation
-from ea_psmnet.models.config import PSMNetConfig, preset
-from ea_psmnet.models.features import FeatureNetwork
+from ea_psmnet.models.aggregation import build_aggregation
+from ea_psmnet.models.config import SCALE, PSMNetConfig, preset
+from ea_psmnet.models.efficientnet import EfficientNetFeatures
+from ea_psmnet.models.features import FeatureNetwork, Guides
+from ea_psmnet.models.head import build_head
 from ea_psmnet.models.layers import initialise
 from ea_psmnet.models.normalisation import to_group_norm
-from ea_psmnet.ops.factored_volume import PairVolume
-from ea_psmnet.ops.soft_argmin import soft_argmin
+from ea_psmnet.models.volume import Parts, build_volume
 
-__all__ = ["SIZE_MULTIPLE", "PSMNet", "build_model"]
+__all__ = ["SIZE_MULTIPLE", "Features", "PSMNet", "PairFeatures", "StereoOutput", "build_model"]
 
-SIZE_MULTIPLE = 16
-"""Image sides must be multiples of this: two halvings of the features, two of the volume."""
+SIZE_MULTIPLE = 4 * SCALE
+"""Image sides must be multiples of this: the volume at a quarter of them is halved twice."""
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+Features = FeatureNetwork | EfficientNetFeatures
+FEATURES: dict[str, Callable[[PSMNetConfig], Features]] = {
+    "psmnet": FeatureNetwork,
+    "efficientnet-lite0": EfficientNetFeatures,
+}
 
 
-class HeadOptions(TypedDict):
-    """How scores become disparities: keyword arguments of `soft_argmin`."""
+class PairFeatures(NamedTuple):
+    """What the feature network finds in a pair."""
 
-    align_corners: bool
-    reach: int
+    left: Tensor
+    """(B, C, H / 4, W / 4), to match."""
+    right: Tensor
+    """The same of the right image."""
+    guides: Guides
+    """Further maps of the left image."""
+
+    def window(self, rows: slice, columns: slice) -> PairFeatures:
+        """The part in a window, in features' pixels; its sides are multiples of 4."""
+        guides = {
+            scale: guide[..., _scaled(rows, SCALE / scale), _scaled(columns, SCALE / scale)]
+            for scale, guide in self.guides.items()
+        }
+        return PairFeatures(self.left[..., rows, columns], self.right[..., rows, columns], guides)
+
+
+class StereoOutput(NamedTuple):
+    """What a network makes of a batch of pairs, the best last."""
+
+    disparities: list[Tensor]
+    """(B, H, W) each, in pixels: one a classifier in training, only the last in evaluation."""
+    scores: list[Tensor]
+    """(B, D / 4, H / 4, W / 4) each: the scores behind them, higher is likelier."""
+
+    @property
+    def disparity(self) -> Tensor:
+        """The best, (B, H, W) in pixels."""
+        return self.disparities[-1]
 
 
 class PSMNet(nn.Module):
@@ -48,16 +79,17 @@ class PSMNet(nn.Module):
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.returns_scores = False
-        aggregation = (
-            HourglassAggregation if config.aggregation == "hourglass" else BasicAggregation
-        )
-        self.features = FeatureNetwork(config)
-        self.aggregation = aggregation(config)
+        self.features = FEATURES[config.features](config)
+        guides = self.features.guide_channels
+        self.volume = build_volume(config, self.features.channels)
+        self.aggregation = build_aggregation(config, self.volume.parts, guides)
+        self.head = build_head(config, guides)
+        self.features.guided = self.head.guided or config.excitation
         if config.normalisation == "group":
             to_group_norm(self)
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(self.features, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
 
     @property
     def checkpointing(self) -> bool:
@@ -68,37 +100,47 @@ class PSMNet(nn.Module):
     def checkpointing(self, value: bool) -> None:
         self.aggregation.checkpointing = value
 
-    @property
-    def head_options(self) -> HeadOptions:
-        """Of `soft_argmin`."""
-        reach = 0 if self.training else self.config.peak_reach
-        return {"align_corners": self.config.align_corners, "reach": reach}
-
-    def forward(self, left: Tensor, right: Tensor) -> list[Tensor]:
+    def forward(self, left: Tensor, right: Tensor) -> StereoOutput:
         """Predict disparity.
 
         Args:
             left: (B, 3, H, W) RGB from 0 to 1, sides multiples of 16.
             right: the same of the right image.
 
-        Returns:
-            Disparities (B, H, W) in pixels, the best last: one per classifier in training, only
-            the last in evaluation. In training with `returns_scores`, the scores behind them,
-            (B, D / 4, H / 4, W / 4) each, follow in the same order.
-
         Raises:
             ValueError: the images differ in shape, or a side is no multiple of 16.
         """
+        features = self.extract(left, right)
+        scores = self.aggregate(self.build(features), features.guides)
+        return self.regress(scores, features.guides)
+
+    def extract(self, left: Tensor, right: Tensor) -> PairFeatures:
+        """The first stage: features of both images; arguments as of `forward`."""
         check_images(left, right)
-        images = (torch.cat([left, right]) - self.mean) / self.std
-        left_features, right_features = self.features(images).chunk(2)
-        volume = PairVolume(left_features, right_features, self.config.max_disparity // 4)
-        scores = self.aggregation(volume)
-        if not self.training:
-            scores = scores[-1:]
-        size = (self.config.max_disparity, left.shape[-2], left.shape[-1])
-        disparities = [soft_argmin(score, size, **self.head_options) for score in scores]
-        return disparities + scores if self.training and self.returns_scores else disparities
+        matching, guides = self.describe(torch.cat([left, right]))
+        of_left, of_right = matching.chunk(2)
+        return PairFeatures(of_left, of_right, {s: g[: len(left)] for s, g in guides.items()})
+
+    def describe(self, images: Tensor) -> tuple[Tensor, Guides]:
+        """Images (B, 3, H, W) to features (B, C, H / 4, W / 4), and further maps."""
+        return self.features((images - self.mean) / self.std)
+
+    def build(self, features: PairFeatures) -> Parts:
+        """The second stage: the cost volume, in parts."""
+        return self.volume(features.left, features.right)
+
+    def aggregate(self, volume: Parts, guides: Guides) -> list[Tensor]:
+        """The third stage: scores (B, K, h, w), the best last; in evaluation the last alone."""
+        scores = self.aggregation(volume, guides)
+        return scores if self.training else scores[-1:]
+
+    def regress(self, scores: list[Tensor], guides: Guides) -> StereoOutput:
+        """The last stage: disparities of the scores."""
+        return StereoOutput(self.head(scores, guides), scores)
+
+
+def _scaled(part: slice, factor: float) -> slice:
+    return slice(int(part.start * factor), int(part.stop * factor))
 
 
 def check_images(left: Tensor, right: Tensor) -> None:

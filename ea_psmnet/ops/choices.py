@@ -1,13 +1,45 @@
-"""One way to refuse an option that does not exist."""
+"""One way to refuse an option that does not exist, and to build what a name stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-__all__ = ["check_choice"]
+__all__ = ["build_choice", "check_choice"]
+
+_T = TypeVar("_T")
 
 
 def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
     """Raise a ValueError that lists the choices when `name` is not among them."""
     if name not in choices:
         raise ValueError(f"unknown {what} '{name}': choose from {', '.join(choices)}")
+
+
+def build_choice(
+    what: str,
+    table: Mapping[str, Callable[..., _T]],
+    name: str,
+    options: Mapping[str, Any],
+    *arguments: Any,
+) -> _T:
+    """Call the class that a table has for a name.
+
+    Args:
+        what: What is chosen, for error messages.
+        table: Classes by name.
+        name: The one to build.
+        options: Keyword arguments of the class.
+        arguments: Its positional arguments, which are no options.
+
+    Raises:
+        ValueError: an unknown name or option; the message lists the choices.
+    """
+    check_choice(what, name, list(table))
+    known = list(inspect.signature(table[name]).parameters)[len(arguments) :]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        choices = f"choose from {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"{what} '{name}' has no option '{unknown[0]}': {choices}")
+    return table[name](*arguments, **options)

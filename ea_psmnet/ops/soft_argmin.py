@@ -27,7 +27,7 @@ from ea_psmnet.ops.soft_argmin_compiled import (
     is_compiled_for,
 )
 
-__all__ = ["soft_argmin", "soft_argmin_reference"]
+__all__ = ["near_peak", "soft_argmin", "soft_argmin_reference"]
 
 _SCALE = 4
 _SLAB_BYTES = 2**20
@@ -52,7 +52,7 @@ def soft_argmin_reference(
     score = widen(score)
     if reach:
         flat = F.interpolate(score, size[1:], mode="bilinear", align_corners=align_corners)
-        score = _near_peak(flat, reach)
+        score = near_peak(flat, reach)
     upsampled = F.interpolate(
         score.unsqueeze(1), size=size, mode="trilinear", align_corners=align_corners
     ).squeeze(1)  # (B, D, H, W)
@@ -60,7 +60,7 @@ def soft_argmin_reference(
     return torch.einsum("bdhw,d->bhw", upsampled.softmax(dim=1), disparities)
 
 
-def _near_peak(score: Tensor, reach: int) -> Tensor:
+def near_peak(score: Tensor, reach: int) -> Tensor:
     """Scores (B, K, ...), those more than `reach` levels from the highest next to impossible."""
     levels = torch.arange(score.shape[1], device=score.device)
     away = levels.view(-1, *[1] * (score.dim() - 2)) - score.argmax(dim=1, keepdim=True)
@@ -247,5 +247,5 @@ def soft_argmin(
     if reach:
         tall = _taller(widen(score) / 8)
         wide = (_wider(tall[:, :, rows]) for rows in _row_slabs(tall))
-        return torch.cat([_expectation(_near_peak(slab, reach))[0] for slab in wide], dim=1)
+        return torch.cat([_expectation(near_peak(slab, reach))[0] for slab in wide], dim=1)
     return _SoftArgmin.apply(widen(score))

@@ -106,4 +106,4 @@ def _tensor(image: NDArray[np.uint8]) -> Tensor:
 def _predict(network: PSMNet, images: list[Tensor], *, fast: bool) -> NDArray[np.float32]:
     kind = images[0].device.type
     with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=fast):
-        return network(*images)[-1][0].float().cpu().numpy()
+        return network(*images).disparity[0].float().cpu().numpy()

@@ -183,7 +183,7 @@ def _training_step(
     def step() -> None:
         optimizer.zero_grad()
         with precision():
-            predictions = network(*images)
+            predictions = network(*images).disparities
         stereo_loss(predictions, truth, known, case.max_disparity).backward()
         optimizer.step()
 

@@ -14,8 +14,9 @@ from ea_psmnet.attention import (
     FocusedLinearAttention,
     HydraAttention,
     build_attention,
+    closed_form,
 )
-from ea_psmnet.attention.resources import Resources, closed_form
+from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import split_heads
 from ea_psmnet.ops.attention import dot_product_attention, efficient_attention
 from ea_psmnet.ops.external import external_attention

@@ -96,7 +96,7 @@ def training_step(
     def step() -> None:
         optimizer.zero_grad()
         with autocast:
-            outputs = network(*images)
+            outputs = network(*images).disparities
         stereo_loss([output.float() for output in outputs], truth, valid, limit).backward()
         trace.clear()
         optimizer.step()

@@ -12,9 +12,16 @@ from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
 from ea_psmnet.training.mixture import Source, parse_source
 
-__all__ = ["Normalisation", "Schedule", "TrainingConfig", "TrainingPrecision"]
+__all__ = [
+    "CrossEntropyTarget",
+    "Normalisation",
+    "Schedule",
+    "TrainingConfig",
+    "TrainingPrecision",
+]
 
 Normalisation = Literal["batch", "sync", "frozen", "group"]
+CrossEntropyTarget = Literal["linear", "adaptive"]
 Schedule = Literal["constant", "step", "cosine", "one-cycle"]
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
 
@@ -48,7 +55,7 @@ class TrainingConfig:
     mirror: bool = False
     """Mirror half the samples whose right view has truth; `robust` does so in any case."""
     preset: str = "ea-psmnet"
-    """Network: psmnet, ea-psmnet or nonlocal-psmnet, each also with -small."""
+    """Network: ea-light or light; psmnet, ea-psmnet or nonlocal-psmnet, each also with -small."""
     network: Path | None = None
     """A network as JSON instead of a preset: the fields of `PSMNetConfig`."""
     attention_sites: tuple[str, ...] = ()
@@ -56,6 +63,9 @@ class TrainingConfig:
     normalisation: Normalisation = "batch"
     """Statistics of each process's micro-batch, of all processes' (sync), those of --init (frozen),
     or group normalisation, which does not depend on the batch."""
+    imagenet: bool = True
+    """Start the features of networks that have EfficientNet's from ImageNet, where --init names no
+    weights."""
     init: Path | None = None
     """Start from these weights, an original PSMNet's .tar included; attention modules they lack
     start as the identity."""
@@ -85,6 +95,9 @@ class TrainingConfig:
     cross_entropy: float = 0.0
     """Factor of the cross-entropy of each classifier's distribution over disparities, at 1/4
     resolution, added to its smooth L1 loss: 0.3 is sensible; the published loss has none."""
+    cross_entropy_target: CrossEntropyTarget = "linear"
+    """What the distribution shall be: `linear` shares each pixel's disparity between the two
+    nearest levels, `adaptive` is a Laplacian around each surface of a cell (ADL)."""
     clip: float | None = None
     """Scale gradients down to this norm where theirs is larger."""
     ema: float | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ea_psmnet.attention.resources import closed_form
+from ea_psmnet.attention import closed_form
 from ea_psmnet.losses import stereo_loss
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
@@ -154,7 +154,7 @@ def _peak(
             outputs = network(images[0], images[1])
         for parameter in network.parameters():  # gradients are counted among the fixed
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        stereo_loss(outputs, truth, truth > 0, disparities).backward()
+        stereo_loss(outputs.disparities, truth, truth > 0, disparities).backward()
     return live.peak
 
 

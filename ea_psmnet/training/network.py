@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.normalisation import freeze_statistics, synchronise
 from ea_psmnet.models.psmnet import PSMNet, build_model
@@ -42,10 +43,13 @@ def initial_network(config: TrainingConfig, structure: PSMNetConfig) -> PSMNet:
 
     Raises:
         ValueError: the initial weights do not fit.
+        ModuleNotFoundError: ImageNet's weights are wanted and their package is missing.
     """
     network = build_model(structure)
     if config.init is not None:
         load_into(network, config.init)
+    elif config.imagenet and isinstance(network.features, EfficientNetFeatures):
+        network.features.load_imagenet()
     if config.channels_last:
         to_channels_last(network)
     network.checkpointing = config.checkpointing

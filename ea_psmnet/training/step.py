@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ea_psmnet.losses import counted_pixels, cross_entropies, output_losses, weighted_sum
-from ea_psmnet.models.psmnet import PSMNet
+from ea_psmnet.losses import CROSS_ENTROPIES, counted_pixels, output_losses, weighted_sum
+from ea_psmnet.models.psmnet import PSMNet, StereoOutput
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StereoBatch
 from ea_psmnet.training.precision import Arithmetic
@@ -73,7 +73,6 @@ class OptimiserStep:
         self.network = network
         self.model = model
         self.arithmetic = arithmetic
-        network.returns_scores = config.cross_entropy > 0
         self.optimizer = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.999))
 
     def __call__(
@@ -138,33 +137,34 @@ class OptimiserStep:
         with together:
             with self.arithmetic.autocast():
                 outputs = self.model(batch.left.float() / 255, batch.right.float() / 255)
-            outputs = [output.float() for output in outputs]
             loss, losses = self._loss(outputs, batch, pixels)
             # Processes' gradients are averaged, and their losses are parts of a sum.
             whole = loss * self.accelerator.num_processes
             self.arithmetic.scaler.scale(whole).backward()
         counted = counted_pixels(batch.disparity, batch.valid, limit)
-        error = (outputs[len(losses) - 1].detach() - batch.disparity).abs()[counted].sum()
+        error = (outputs.disparity.detach() - batch.disparity).abs()[counted].sum()
         return torch.stack([loss, error / pixels.clamp(min=1), *losses]).detach()
 
     def _loss(
-        self, outputs: Sequence[Tensor], batch: StereoBatch, pixels: Tensor
+        self, outputs: StereoOutput, batch: StereoBatch, pixels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What to train with, and the loss of each prediction (predictions,).
 
         Args:
-            outputs: predictions, and with a cross-entropy as many scores behind them.
+            outputs: the network's.
             batch: the truth.
             pixels: counted ones of the whole batch.
         """
-        factor, weights = self.config.cross_entropy, self.config.loss_weights
-        count = len(outputs) // 2 if factor else len(outputs)
-        predictions, scores = outputs[:count], outputs[count:]
-        truth = batch.disparity, batch.valid
-        losses = output_losses(predictions, *truth, self.config.max_disparity, pixels)
-        loss = weighted_sum(losses, weights)
-        if scores:
-            loss = loss + factor * weighted_sum(cross_entropies(scores, *truth, pixels), weights)
+        config, truth = self.config, (batch.disparity, batch.valid)
+        disparities = [disparity.float() for disparity in outputs.disparities]
+        losses = output_losses(disparities, *truth, config.max_disparity, pixels)
+        loss = weighted_sum(losses, config.loss_weights)
+        if config.cross_entropy:
+            scores = [score.float() for score in outputs.scores]
+            entropies = CROSS_ENTROPIES[config.cross_entropy_target](
+                scores, *truth, first=self.network.head.first, pixels=pixels
+            )
+            loss = loss + config.cross_entropy * weighted_sum(entropies, config.loss_weights)
         return loss, losses
 
     def _result(

@@ -127,7 +127,7 @@ def test_a_network_takes_every_mechanism_at_every_site(mechanism):
     bare.load_state_dict(model.state_dict(), strict=False)
     with torch.no_grad():
         torch.testing.assert_close(model(*images), bare(*images), rtol=0, atol=0)
-    sum(output.sum() for output in model.train()(*images)).backward()
+    sum(output.sum() for output in model.train()(*images).disparities).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

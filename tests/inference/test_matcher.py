@@ -47,7 +47,7 @@ def test_padding_is_psmnets_top_and_right_in_the_mean_colour(matcher, network):
         canvas[:, 2:, :60] = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         padded.append(canvas[None])
     with torch.no_grad():
-        expected = network(*padded)[0][0, 2:, :60].numpy()
+        expected = network(*padded).disparity[0, 2:, :60].numpy()
     np.testing.assert_allclose(matcher(left, right).disparity, expected, rtol=0, atol=0.02)
 
 

@@ -58,7 +58,7 @@ def seams(matcher, left, right, down, across):
     height, width = (side // 4 for side in left.shape[-2:])
     reach = matcher.max_disparity // 4
     with torch.inference_mode():
-        (whole,) = matcher.model(left, right)
+        (whole,) = matcher.model(left, right).disparities
         tiled = predict_in_tiles(
             matcher.model, left, right, spans(height, down), spans(width, across, reach=reach)
         )

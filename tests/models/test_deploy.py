@@ -86,7 +86,7 @@ def test_the_arrangement_gives_the_networks_output(name):
     model = network(CONFIGS[name]).double()
     arranged = arrange_for_inference(model, torch.float64)
     with torch.inference_mode():
-        expected, actual = model(*images())[0], arranged(*images())[0]
+        expected, actual = model(*images()).disparity, arranged(*images()).disparity
     assert expected.std() > 0.01
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-8)
 
@@ -109,9 +109,9 @@ def test_half_precision_stays_close(name, either_way):
     for part in (arranged.features.stages[0][0], arranged.features.fuse):
         part.register_forward_hook(lambda *given: types.append(given[2].dtype))
     with torch.inference_mode():
-        expected = model(left, right)[0]
+        expected = model(left, right).disparity
         with torch.autocast("cpu", torch.bfloat16):
-            actual = arranged(left, right)[0]
+            actual = arranged(left, right).disparity
     assert 0 < (actual - expected).abs().mean() < 0.3 * expected.std()
     assert types == [torch.float32, torch.float32, torch.bfloat16]  # two images, both together
 
@@ -170,8 +170,8 @@ def test_compiled_convolutions_change_the_output_by_rounding_alone():
     arranged = arrange_for_inference(model)
     assert any(isinstance(module, CompiledConv3d) for module in arranged.modules())
     with torch.inference_mode():
-        actual = arranged(*images().float())[0]
-        expected = model.double()(*images())[0].float()
+        actual = arranged(*images().float()).disparity
+        expected = model.double()(*images()).disparity.float()
     assert expected.std() > 0.01
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-3)
 
@@ -204,9 +204,9 @@ def test_the_finest_volumes_are_worked_on_in_slabs_where_normalisation_is_folded
 def test_slabs_change_no_output(name):
     arranged = arrange_for_inference(network(CONFIGS[name]).double(), torch.float64)
     with torch.inference_mode():
-        whole = arranged(*images())[0]
+        whole = arranged(*images()).disparity
         deploy._take_slabs(arranged)
-        torch.testing.assert_close(arranged(*images())[0], whole, rtol=0, atol=1e-8)
+        torch.testing.assert_close(arranged(*images()).disparity, whole, rtol=0, atol=1e-8)
 
 
 @pytest.mark.usefixtures("no_compiler")

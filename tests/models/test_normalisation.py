@@ -38,8 +38,8 @@ def test_a_sample_does_not_see_the_others_of_its_batch():
     network = build_model(replace(SMALL, normalisation="group")).train()
     images = torch.rand(2, 3, 3, 32, 64)  # (views, B, 3, H, W)
     with torch.no_grad():
-        together = network(*images)
-        alone = network(*images[:, 1:2])
+        together = network(*images).disparities
+        alone = network(*images[:, 1:2]).disparities
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one[1:2], other, rtol=0, atol=1e-3)
 
@@ -59,7 +59,7 @@ def test_the_kind_is_saved_with_the_weights(tmp_path):
     loaded = load_model(tmp_path / "group.safetensors")
     images = torch.rand(2, 1, 3, 32, 64)
     with torch.no_grad():
-        assert torch.equal(loaded(*images)[0], network(*images)[0])
+        assert torch.equal(loaded(*images).disparity, network(*images).disparity)
 
 
 def test_an_unknown_kind_is_refused():
@@ -71,7 +71,7 @@ def test_frozen_statistics_normalise_and_do_not_move():
     network = build_model(SMALL).train()
     freeze_statistics(network)
     before = [norm.running_mean.clone() for norm in batch_norms(network)]
-    outputs = network(*torch.rand(2, 1, 3, 32, 64))
+    outputs = network(*torch.rand(2, 1, 3, 32, 64)).disparities
     assert len(outputs) == 3  # the rest still trains
     outputs[-1].sum().backward()
     for norm, mean in zip(batch_norms(network), before, strict=True):

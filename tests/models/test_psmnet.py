@@ -33,23 +33,21 @@ def test_half_the_channels_are_a_quarter_of_the_size():
 @pytest.mark.parametrize("aggregation", ["hourglass", "basic"])
 def test_training_gives_every_output_and_evaluation_the_last(aggregation):
     model = build_model(small(aggregation=aggregation))
-    outputs = model.train()(*images(batch=2))
+    outputs = model.train()(*images(batch=2)).disparities
     assert len(outputs) == (3 if aggregation == "hourglass" else 1)
     assert all(output.shape == (2, 32, 64) for output in outputs)
     assert all(output.min() >= 0 and output.max() <= 31 for output in outputs)
-    assert len(model.eval()(*images())) == 1
+    assert len(model.eval()(*images()).disparities) == 1
 
 
 @pytest.mark.parametrize("aggregation", ["hourglass", "basic"])
-def test_scores_follow_the_outputs_of_training_where_they_are_wanted(aggregation):
+def test_the_scores_behind_the_disparities_come_along(aggregation):
     model = build_model(small(aggregation=aggregation)).train()
-    model.returns_scores = True
-    outputs = model(*images(batch=2))
-    disparities, scores = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
+    disparities, scores = model(*images(batch=2))
     for disparity, score in zip(disparities, scores, strict=True):
         assert score.shape == (2, 8, 8, 16)
         torch.testing.assert_close(soft_argmin(score, (32, 32, 64)), disparity)
-    assert len(model.eval()(*images())) == 1
+    assert len(model.eval()(*images()).scores) == 1
 
 
 def test_the_likeliest_alone_counts_in_evaluation_not_in_training():
@@ -57,8 +55,8 @@ def test_the_likeliest_alone_counts_in_evaluation_not_in_training():
 
     def outputs():
         for reach in (0, 1):
-            model.config = replace(model.config, peak_reach=reach)
-            yield model(*given)[-1]
+            model.head.peak_reach = reach
+            yield model(*given).disparity
 
     model.train()
     torch.testing.assert_close(*outputs())
@@ -69,7 +67,7 @@ def test_the_likeliest_alone_counts_in_evaluation_not_in_training():
 
 def test_every_parameter_of_the_network_gets_a_gradient():
     model = build_model(small(attention="efficient", attention_sites=SITES)).train()
-    sum(output.sum() for output in model(*images(batch=2))).backward()
+    sum(output.sum() for output in model(*images(batch=2)).disparities).backward()
     # The identity start stops the gradient before the queries, keys and values.
     silent = [n for n, p in model.named_parameters() if p.grad is None]
     assert silent == []
@@ -79,7 +77,7 @@ def test_both_images_pass_the_same_features():
     model = build_model(small()).double().eval()
     left, right = (image.double() for image in images())
     torch.testing.assert_close(
-        model.features(torch.cat([left, right]))[1:], model.features(right), rtol=1e-9, atol=0
+        model.features(torch.cat([left, right]))[0][1:], model.features(right)[0], rtol=1e-9, atol=0
     )
 
 
@@ -110,11 +108,11 @@ def test_attention_sits_where_it_is_asked_and_starts_as_the_identity(mechanism, 
 def test_attention_at_every_site_changes_the_output_once_trained(site):
     model = build_model(small(attention="efficient", attention_sites=(site,))).eval()
     with torch.no_grad():
-        before = model(*images())[0]
+        before = model(*images()).disparity
         for module in model.modules():
             if isinstance(module, EfficientAttention):
                 module.projection.weight.normal_(std=0.3)
-        assert (model(*images())[0] - before).abs().max() > 1e-6
+        assert (model(*images()).disparity - before).abs().max() > 1e-6
 
 
 def test_presets_put_both_attentions_at_the_same_sites():
@@ -123,7 +121,7 @@ def test_presets_put_both_attentions_at_the_same_sites():
         name + suffix
         for name in ("psmnet", "ea-psmnet", "nonlocal-psmnet")
         for suffix in ("", "-small")
-    }
+    } | {"light", "ea-light"}
 
 
 def test_a_bare_site_stands_for_all_three_hourglasses():

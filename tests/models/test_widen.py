@@ -44,14 +44,16 @@ def test_it_starts_as_the_same_function(tmp_path, width, options):
     narrow = trained_like(width=0.125, **options)
     wide = grown(narrow, tmp_path / "narrow.safetensors", width, **options)
     with torch.no_grad():
-        before, after = (net.double()(*(x.double() for x in images()))[0] for net in (narrow, wide))
+        before, after = (
+            net.double()(*(x.double() for x in images())).disparity for net in (narrow, wide)
+        )
     torch.testing.assert_close(after, before, rtol=0, atol=5e-3)
     assert before.std() > 0.01
 
 
 def test_the_copies_part_in_training(tmp_path):
     wide = grown(trained_like(width=0.125), tmp_path / "narrow.safetensors", 0.25).train()
-    sum(d.sum() for d in wide(*images())).backward()
+    sum(d.sum() for d in wide(*images()).disparities).backward()
     convolutions = [m.weight.grad for m in wide.modules() if isinstance(m, nn.Conv3d | nn.Conv2d)]
     pairs = [(g[0::2], g[1::2]) for g in convolutions if len(g) > 1]
     assert len(pairs) > 50

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ea_psmnet import PSMNetConfig, build_model
-from ea_psmnet.attention.resources import closed_form
+from ea_psmnet.attention import closed_form
 from ea_psmnet.models.config import HOURGLASS_SITES, preset
 from ea_psmnet.reports.network_resources import network_markdown, network_report, site_volume
 from ea_psmnet.reports.resource_cases import CASES, TABLE_1

@@ -1,0 +1,135 @@
+"""Cost volumes: how features of the two images are put together.
+
+Shapes: B batch, C feature channels, G groups, K disparity levels, h and w of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.layers import conv2d_bn
+from ea_psmnet.ops.choices import build_choice
+from ea_psmnet.ops.cost_volume import concat_volume_reference
+from ea_psmnet.ops.factored_volume import PairVolume
+from ea_psmnet.ops.group_correlation import group_correlation, group_correlation_reference
+
+__all__ = ["VOLUMES", "CostVolume", "build_volume"]
+
+Parts = tuple[Tensor | PairVolume, ...]
+"""A volume as parts that lie side by side along its channels."""
+
+
+class CostVolume(nn.Module):
+    """Compares the left image's features with the right image's at every disparity level.
+
+    Args:
+        channels: C of the features.
+        levels: K, in feature pixels.
+    """
+
+    plain: bool = False
+    """Whether to compute as the published code does, which takes more time and memory."""
+    parts: tuple[int, ...]
+    """Channels of each part."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.levels = levels
+
+    def forward(self, left: Tensor, right: Tensor) -> Parts:
+        """(B, C, h, w) features of either image to parts (B, channels, K, h, w) of the volume."""
+        raise NotImplementedError
+
+    def _concatenation(self, left: Tensor, right: Tensor) -> Tensor | PairVolume:
+        if self.plain:
+            return concat_volume_reference(left, right, self.levels)
+        return PairVolume(left, right, self.levels)
+
+
+class ConcatVolume(CostVolume):
+    """Left features beside shifted right features (PSMNet, section 3.3)."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__(channels, levels)
+        self.parts = (2 * channels,)
+
+    def forward(self, left: Tensor, right: Tensor) -> Parts:
+        """See `CostVolume.forward`."""
+        return (self._concatenation(left, right),)
+
+
+class GroupwiseVolume(CostVolume):
+    """Cosine similarities of groups of channels (Guo et al., CVPR 2019, section 3.2).
+
+    Args:
+        channels: C of the features.
+        levels: K, in feature pixels.
+        groups: G, a divisor of C.
+    """
+
+    def __init__(self, channels: int, levels: int, *, groups: int = 8) -> None:
+        super().__init__(channels, levels)
+        if groups < 1 or channels % groups:
+            raise ValueError(f"{channels} feature channels do not split into {groups} groups")
+        self.parts = (groups,)
+
+    def forward(self, left: Tensor, right: Tensor) -> Parts:
+        """See `CostVolume.forward`."""
+        return (self._correlation(left, right),)
+
+    def _correlation(self, left: Tensor, right: Tensor) -> Tensor:
+        correlation = group_correlation_reference if self.plain else group_correlation
+        dtype = None
+        if torch.is_autocast_enabled(left.device.type):
+            dtype = torch.get_autocast_dtype(left.device.type)
+        return correlation(left, right, self.levels, self.parts[0], dtype=dtype)
+
+
+class CombinedVolume(GroupwiseVolume):
+    """Group-wise correlations and a narrow concatenation (Guo et al., CVPR 2019, section 3.3).
+
+    Args:
+        channels: C of the features.
+        levels: K, in feature pixels.
+        groups: G, a divisor of C.
+        concatenated: channels an image of the concatenation, made by a 1x1 convolution.
+    """
+
+    def __init__(
+        self, channels: int, levels: int, *, groups: int = 8, concatenated: int = 12
+    ) -> None:
+        super().__init__(channels, levels, groups=groups)
+        self.parts = (groups, 2 * concatenated)
+        self.compress = nn.Sequential(
+            *conv2d_bn(channels, channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, concatenated, 1, bias=False),
+        )
+
+    def forward(self, left: Tensor, right: Tensor) -> Parts:
+        """See `CostVolume.forward`."""
+        narrow = (self.compress(features) for features in (left, right))
+        return self._correlation(left, right), self._concatenation(*narrow)
+
+
+VOLUMES: dict[str, Callable[..., CostVolume]] = {
+    "concat": ConcatVolume,
+    "groupwise": GroupwiseVolume,
+    "combined": CombinedVolume,
+}
+
+
+def build_volume(config: PSMNetConfig, channels: int) -> CostVolume:
+    """The cost volume that a configuration names, for features of so many channels.
+
+    Raises:
+        ValueError: an unknown name or option; the message lists the choices.
+    """
+    return build_choice(
+        "volume", VOLUMES, config.volume, config.volume_options, channels, config.levels
+    )
