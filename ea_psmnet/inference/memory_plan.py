@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+import torch
+
 from ea_psmnet.attention import closed_form
 from ea_psmnet.inference.tiles import BLEND, Span, spans
-from ea_psmnet.models.config import SITES, PSMNetConfig
+from ea_psmnet.models.config import SCALE, SITES, PSMNetConfig
+from ea_psmnet.models.volume import build_volume
 
 __all__ = ["MemoryPlan", "pairs_at_once", "plan_memory", "whole_bytes"]
 
@@ -24,7 +27,6 @@ SLACK = 2.1
 fragments of freed memory that is kept, and convolutions' own buffers."""
 _ROOM = 2**27
 """The same of the smallest pairs: what threads and the C library take in advance."""
-_STRIDE = 4
 _CELLS = {
     site: 1 if place in ("volume", "output") else 64 if place == "bottleneck" else 8
     for site in SITES
@@ -62,27 +64,42 @@ class _Stages:
     def cells(self) -> int:
         """Of the volume: K * h * w."""
         height, width = self.size
-        return self.config.max_disparity * height * width // _STRIDE**3
+        return self.config.max_disparity * height * width // SCALE**3
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether further maps of the left image are kept."""
+        return self.config.head == "learned" or self.config.excitation
 
     def features(self, images: int) -> float:
         """Of so many images at once, whatever came before them, and the two images themselves."""
-        channels = self.config.channels(32)
-        pixel = channels * (1.75 + 1.125 * self.itemsize) + 12
+        if self.config.features == "psmnet":
+            pixel = self.config.channels(32) * (1.75 + 1.125 * self.itemsize) + 12
+        else:
+            pixel = 58 * self.itemsize + 12
         return self.size[0] * self.size[1] * (images * pixel + 24)
 
     def kept(self) -> float:
         """The images and their features, while the volume is aggregated."""
-        features = 2 * self.config.channels(32) * self.itemsize / _STRIDE**2
+        if self.config.features == "psmnet":
+            features = 2 * self.config.channels(32) * self.itemsize / SCALE**2
+            features += self.is_guided * self.config.channels(24) * self.itemsize / 2
+        else:
+            features = 27 * self.itemsize
         return self.size[0] * self.size[1] * (features + 24)
 
     def aggregation(self, cells: int) -> float:
         """Of so many cells of the volume at once."""
-        convolutions = 4.3 * self.config.channels(32) * self.itemsize + 24
+        correlations = 0 if self.config.volume == "concat" else _volume_channels(self.config)
+        channels = 4.3 * self.config.channels(32) + correlations
+        convolutions = channels * self.itemsize + 24 + 12 * self.config.excitation
         maps = (self._map(cells // _CELLS[site]) for site in self.config.attention_sites)
         return cells * convolutions + max(maps, default=0)
 
     def head(self) -> float:
         """Scores, and scores as tall as the image."""
+        if self.config.head == "learned":
+            return 101 * self.size[0] * self.size[1] + 12 * self.cells
         return 28.0 * self.cells + 3 * 2**28 * self.config.align_corners
 
     def _map(self, positions: int) -> int:
@@ -126,7 +143,7 @@ def plan_memory(
     Raises:
         ValueError: the smallest tiles do not fit either.
     """
-    height, width = (side // _STRIDE for side in size)
+    height, width = (side // SCALE for side in size)
     least = whole_bytes(config, size, itemsize)
     if least <= memory:
         return MemoryPlan(spans(height, 1), spans(width, 1), least, is_whole=True)
@@ -143,7 +160,7 @@ def plan_memory(
 
 def _tilings(stages: _Stages, height: int, width: int) -> Iterator[MemoryPlan]:
     """All ways to cut, those with few columns first, and of each the tallest strips first."""
-    reach = stages.config.max_disparity // _STRIDE
+    reach = stages.config.max_disparity // SCALE
     most = (max(1, side // (3 * BLEND)) for side in (height, width))
     counts = sorted(product(*(range(1, n + 1) for n in most)), key=lambda pair: pair[1])
     for down, across in counts:
@@ -153,10 +170,16 @@ def _tilings(stages: _Stages, height: int, width: int) -> Iterator[MemoryPlan]:
 
 def _tiled_bytes(stages: _Stages, rows: list[Span], columns: list[Span]) -> int:
     tile = max(span.length for span in rows) * max(span.length for span in columns)
-    depth = stages.config.max_disparity // _STRIDE
+    depth = stages.config.max_disparity // SCALE
     kept = stages.kept() + 4 * stages.cells  # the scores put together
     aggregation = kept + stages.aggregation(depth * tile)
     return int(SLACK * max(stages.features(1), aggregation, kept + stages.head())) + _ROOM
+
+
+def _volume_channels(config: PSMNetConfig) -> int:
+    """Channels of the parts of the volume; those of the features hardly matter here."""
+    with torch.device("meta"):
+        return sum(build_volume(config, 64).parts)
 
 
 def _pair_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int) -> int:

@@ -195,10 +195,11 @@ _LIGHT = PSMNetConfig(
     features="efficientnet-lite0",
     volume="groupwise",
     width=0.25,
-    hourglasses=1,
+    hourglasses=2,
     residuals=0,
     excitation=True,
     head="learned",
+    head_options={"top_k": 2},
 )
 
 

@@ -105,7 +105,7 @@ def test_one_tile_is_the_whole(bundled):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("peak_reach", [0, 2])
 def test_the_head_does_as_the_networks(align_corners, peak_reach, monkeypatch):
-    monkeypatch.setattr("ea_psmnet.inference.tiles._HEAD_BYTES", 2**18)
+    monkeypatch.setattr("ea_psmnet.models.head._SLAB_BYTES", 2**18)
     torch.manual_seed(0)
     head = {"align_corners": align_corners, "peak_reach": peak_reach}
     config = PSMNetConfig(max_disparity=32, width=0.25, **head)
@@ -177,16 +177,20 @@ def test_the_matcher_predicts_in_tiles_what_does_not_fit(bundled, monkeypatch):
 
 MEASURED = """
 import sys
+from dataclasses import replace
 import torch
 from ea_psmnet.machine import keep_freed_memory
 keep_freed_memory()
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.inference.memory_plan import whole_bytes
-from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 height, width, disparities, channels, precision, share, pairs = sys.argv[1:]
-config = PSMNetConfig(max_disparity=int(disparities), width=float(channels))
+if channels == "light":
+    config = replace(preset("ea-light"), max_disparity=int(disparities))
+else:
+    config = PSMNetConfig(max_disparity=int(disparities), width=float(channels))
 matcher = StereoMatcher(build_model(config).eval(), device="cpu", precision=precision)
 small, pair = (
     torch.randint(0, 256, (2, h, w, 3), dtype=torch.uint8).numpy()
@@ -213,6 +217,9 @@ print(plan.is_whole, whole if plan.is_whole else plan.bytes, peak_bytes(device) 
         ((256, 384), 192, 0.5, "fast", 1, 1),
         ((192, 384), 96, 1, "exact", 1, 1),
         ((128, 256), 192, 0.5, "exact", 1, 4),
+        ((256, 512), 192, "light", "exact", 1, 1),
+        ((256, 512), 192, "light", "fast", 1, 1),
+        ((768, 192), 96, "light", "fast", 0.9, 1),
     ],
 )
 def test_the_estimate_is_a_bound_and_no_loose_one(
@@ -240,7 +247,7 @@ def test_a_map_between_all_positions_counts():
         bare,
         attention="dot_product",
         attention_sites=("encoder",),
-        attention_options={"implementation": "naive"},
+        attention_options={"backend": "naive"},
     )
     positions = 192 * 256 * 512 // 64 // 8
     added = whole_bytes(square, (256, 512), 4) - whole_bytes(bare, (256, 512), 4)
