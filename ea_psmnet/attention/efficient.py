@@ -8,6 +8,7 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import (
@@ -29,7 +30,10 @@ from ea_psmnet.ops.efficient_block import (
 )
 from ea_psmnet.ops.maps import position_shares
 
-__all__ = ["EfficientAttention"]
+__all__ = ["EfficientAttention", "fourier_positions"]
+
+_HALF_RANGE = 24
+"""Levels from disparity -1 to 0, in positions' coordinate."""
 
 
 class EfficientAttention(VolumeAttention):
@@ -49,13 +53,16 @@ class EfficientAttention(VolumeAttention):
         published_order: compute queries, keys, values and projection one after the other, as the
             published code does, instead of the exact form that needs less time and memory.
         start: `identity` (projection at zero) or `published` (at random, as PyTorch starts it).
+        positions: Fourier frequencies along each of D, H and W whose sine and cosine queries and
+            keys read beside the channels, so that a key can prefer a place or a disparity; 0 for
+            none, as published. See `fourier_positions`.
         sharpness: what PyTorch's initial query and key weights are multiplied by. At 1 both
             softmaxes begin nearly uniform, and what is gathered is about the mean of the volume,
             for every key and at every position.
 
     Raises:
         ValueError: a count below one, heads that do not divide the channels, an unknown
-            normalisation or start, a sharpness that is not above zero.
+            normalisation or start, negative positions, a sharpness that is not above zero.
 
     Example:
         >>> EfficientAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -72,6 +79,7 @@ class EfficientAttention(VolumeAttention):
         normalisation: Normalisation = "softmax",
         published_order: bool = False,
         start: Start = "identity",
+        positions: int = 0,
         sharpness: float = 1.0,
     ) -> None:
         super().__init__()
@@ -83,11 +91,16 @@ class EfficientAttention(VolumeAttention):
         check_start(start)
         if not 0 < sharpness < math.inf:
             raise ValueError(f"sharpness must be a number above zero, not {sharpness!r}")
+        if positions not in range(9):
+            raise ValueError(f"positions must be 0 to 8 frequencies, not {positions!r}")
+        self.channels = channels
+        self.positions = positions
         self.heads = heads
         self.published_order = published_order
         self.normalisation: Normalisation = normalisation
-        self.queries = nn.Conv3d(channels, key_channels, kernel_size=1)
-        self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
+        seen = channels + 6 * positions
+        self.queries = nn.Conv3d(seen, key_channels, kernel_size=1)
+        self.keys = nn.Conv3d(seen, key_channels, kernel_size=1)
         self.values = nn.Conv3d(channels, value_channels, kernel_size=1)
         self.projection = nn.Conv3d(value_channels, channels, kernel_size=1)
         with torch.no_grad():
@@ -111,6 +124,7 @@ class EfficientAttention(VolumeAttention):
         Folded (scaling, none): the Gram matrix of (x, 1) and one d x d product, dn + (d + 1)^2
         floats and (4d^2 + 3d) n operations, without the small products that do not grow with n.
         """
+        # Positions are further channels of what the block is given.
         n, d, h = prod(size), self.queries.in_channels, self.heads
         k, v = self.queries.out_channels, self.values.out_channels
         products = 4 * k * d + 2 * d * v + 4 * k * v // h + 2 * v * d
@@ -126,9 +140,10 @@ class EfficientAttention(VolumeAttention):
         Raises:
             ValueError: it is no floating-point volume of C channels, or has no positions.
         """
-        check_volume(volume, self.queries.in_channels)
+        check_volume(volume, self.channels)
         block = efficient_block_reference if self.published_order else efficient_block
-        out = block(volume.flatten(2), self.weights(), self.heads, self.normalisation)
+        out = block(self.seen(volume), self.weights(), self.heads, self.normalisation)
+        out = out[:, : self.channels]
         return out.unflatten(2, volume.shape[2:]).contiguous(memory_format=layout_of(volume))
 
     def global_maps(self, volume: Tensor) -> Tensor:
@@ -145,11 +160,53 @@ class EfficientAttention(VolumeAttention):
         """
         weights = self.weights().widened()  # as the block computes them, also in half precision
         with torch.autocast(volume.device.type, enabled=False):
-            positions = volume.flatten(2).to(weights.key.dtype)  # (B, C, n)
+            positions = self.seen(volume).to(weights.key.dtype)  # (B, C, n)
             scores = weights.key @ positions + weights.key_bias[:, None]  # (B, d_k, n)
         return position_shares(scores, self.normalisation).unflatten(2, volume.shape[2:])
 
+    def seen(self, volume: Tensor) -> Tensor:
+        """A volume (B, C, D, H, W) as what queries and keys read, (B, C + 6 * positions, n)."""
+        if not self.positions:
+            return volume.flatten(2)
+        places = fourier_positions(volume.shape[2:], self.positions).to(volume)
+        return torch.cat([volume, places.expand(len(volume), -1, -1, -1, -1)], dim=1).flatten(2)
+
     def weights(self) -> BlockWeights:
-        """The four convolutions as the matrices that `efficient_block` takes."""
+        """The four convolutions as the matrices that `efficient_block` takes.
+
+        Positions are channels that values do not read and the projection does not write.
+        """
         layers = (self.queries, self.keys, self.values, self.projection)
-        return BlockWeights(*(t for layer in layers for t in matrix_and_bias(layer)))
+        made = BlockWeights(*(t for layer in layers for t in matrix_and_bias(layer)))
+        if not self.positions:
+            return made
+        places = 6 * self.positions
+        return made._replace(
+            value=F.pad(made.value, (0, places)),
+            projection=F.pad(made.projection, (0, 0, 0, places)),
+            projection_bias=F.pad(made.projection_bias, (0, places)),
+        )
+
+
+def fourier_positions(size: Sequence[int], frequencies: int) -> Tensor:
+    """Sine and cosine of pi 2^f u for each coordinate u of a volume's positions.
+
+    Rows and columns run from -1 to 1 over the volume, whatever its size; disparities from -1 in
+    steps of 1 / 24, because they mean the same in volumes of any depth.
+
+    Args:
+        size: (D, H, W).
+        frequencies: F; f runs from 0 to F - 1.
+
+    Returns:
+        (1, 6 F, D, H, W) in float32.
+    """
+    depth, height, width = size
+    axes = (
+        torch.arange(depth) / _HALF_RANGE - 1,
+        (2 * torch.arange(height) + 1) / height - 1,
+        (2 * torch.arange(width) + 1) / width - 1,
+    )
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (3, D, H, W)
+    angles = torch.cat([math.pi * 2**f * grid for f in range(frequencies)])
+    return torch.cat([angles.sin(), angles.cos()]).unsqueeze(0)

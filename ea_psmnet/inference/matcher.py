@@ -227,8 +227,9 @@ class StereoMatcher:
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
         tensor = tensor.permute(2, 0, 1).unsqueeze(0).float() / 255
         top, right = (-side % SIZE_MULTIPLE for side in image.shape[:2])
-        # Zero after normalisation is what the network knows as nothing.
-        return F.pad(tensor - self.model.mean, (0, right, top, 0)) + self.model.mean
+        # Zero after normalisation is what PSMNet's features know as nothing.
+        border = self.model.features.border
+        return F.pad(tensor - self.model.mean, (0, right, top, 0), mode=border) + self.model.mean
 
 
 def _padded(height: int, width: int) -> tuple[int, int]:

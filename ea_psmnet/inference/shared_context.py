@@ -52,13 +52,18 @@ class SharedSite:
 
 
 class SharedContexts:
-    """The modules of a network whose contexts tiles can share: those with a softmax."""
+    """The modules of a network whose contexts tiles can share.
+
+    Those with a softmax and without positions, whose coordinates would be a tile's own.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.sites = [
             SharedSite(module)
             for module in network.modules()
-            if isinstance(module, EfficientAttention) and module.normalisation == "softmax"
+            if isinstance(module, EfficientAttention)
+            and module.normalisation == "softmax"
+            and not module.positions
         ]
         self._own: Callable[[Tensor], Tensor] | None = None
 

@@ -95,6 +95,8 @@ class EfficientNetFeatures(nn.Module):
     mean = (127 / 255,) * 3
     """By which images are normalised."""
     std = (128 / 255,) * 3
+    border = "replicate"
+    """How images are padded, as of `torch.nn.functional.pad`."""
     guided = True
     channels = 64
 

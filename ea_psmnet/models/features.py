@@ -54,6 +54,8 @@ class FeatureNetwork(nn.Module):
     mean = (0.485, 0.456, 0.406)
     """ImageNet's, by which images are normalised."""
     std = (0.229, 0.224, 0.225)
+    border = "constant"
+    """How images are padded, as of `torch.nn.functional.pad`: zeros after normalisation."""
     guided: bool = False
     """Whether to return guides."""
 

@@ -16,7 +16,14 @@ from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.files import write_json
 from ea_psmnet.reports.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
-from ea_psmnet.reports.ablation_run import Run, RunResult, TestSets, finish_run, shared_weights
+from ea_psmnet.reports.ablation_run import (
+    Run,
+    RunResult,
+    TestSets,
+    base_network,
+    finish_run,
+    shared_weights,
+)
 from ea_psmnet.reports.forecast import count_parameters
 from ea_psmnet.reports.network_resources import site_volume
 from ea_psmnet.reports.variants import parse_variant, slug
@@ -122,10 +129,12 @@ def question_variants(question: Question, config: AblationConfig) -> list[str]:
         pairs = ["encoder+decoder", "encoder+bottleneck+decoder", "+".join(_SITES)]
         return ["baseline", *(f"efficient@{sites}" for sites in (*_SITES, *pairs))]
     if question == "key-channels":
-        network = parse_variant("efficient", sites=config.sites, width=config.width)
+        network = parse_variant("efficient", sites=config.sites, base=base_network(config))
         channels = min(site_volume(network, s, (16, 16))[1] for s in network.attention_sites)
         counts = (channels // 2, channels // 8, channels // 4, channels)
         return [f"efficient,key_channels={count}" for count in counts]
+    if question == "positions":
+        return ["baseline", "efficient", *(f"efficient,positions={n}" for n in (1, 3))]
     if question == "heads":
         return [f"efficient,heads={count}" for count in (1, 2, 4, 8)]
     return ["baseline", "efficient", "non-local-sdpa", "focused", "external", "hydra"]
@@ -148,9 +157,7 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
     if len({slug(variant) for variant in variants}) < len(variants):
         raise ValueError(f"variants must differ: {', '.join(variants)}")
     networks = {
-        text: parse_variant(
-            text, sites=config.sites, width=config.width, max_disparity=config.max_disparity
-        )
+        text: parse_variant(text, sites=config.sites, base=base_network(config))
         for text in variants
     }
     parameters = {text: count_parameters(network) for text, network in networks.items()}

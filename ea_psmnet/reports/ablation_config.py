@@ -14,8 +14,9 @@ __all__ = ["MAY_CHANGE", "RENDERED", "AblationConfig", "Question"]
 RENDERED = "rendered"
 """The name of the test set that every ablation has."""
 
-Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads"]
-"""What is varied: Shen et al.'s Tables 8, 9 and 10, and what stands in the module's place."""
+Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads", "positions"]
+"""What is varied: Shen et al.'s Tables 8, 9 and 10, what stands in the module's place, and what its
+keys know of where they are."""
 
 MAY_CHANGE = frozenset({"out", "device", "workers", "seeds", "variants", "eval_roots"})
 """Settings that a continued ablation may change: more runs, or the same ones elsewhere."""
@@ -38,8 +39,10 @@ class AblationConfig:
     first."""
     sites: str = "encoder"
     """Where attention is placed by variants that do not say, as bottleneck or volume+decoder."""
-    width: float = 0.5
-    """Channels of the network relative to the published one's."""
+    preset: str = "psmnet-small"
+    """Network that attention joins, as light."""
+    width: float | None = None
+    """Channels of the volume relative to the published network's; default: the preset's."""
     max_disparity: int = 96
     """Disparities searched, in pixels; a multiple of 16."""
     crop: tuple[int, int] = (128, 256)
@@ -53,6 +56,10 @@ class AblationConfig:
     """Highest learning rate; its course is one-cycle."""
     steps: int = 400
     """Steps of every run."""
+    augment: Literal["none", "robust"] = "none"
+    """Changes of the training samples, as of `train`."""
+    cross_entropy: float = 0.0
+    """Factor of the cross-entropy in the loss, as of `train`."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the convolutions in training."""
     data: DatasetName = "sceneflow"

@@ -17,7 +17,8 @@ import torch
 from ea_psmnet.files import atomic_path, write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import ending_children
-from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.config import PSMNetConfig, preset
+from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_state, save_model
 from ea_psmnet.reports.ablation_config import AblationConfig
@@ -25,7 +26,7 @@ from ea_psmnet.reports.evaluation import evaluate
 from ea_psmnet.reports.variants import parse_variant, slug
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Run", "RunResult", "TestSets", "finish_run", "shared_weights"]
+__all__ = ["Run", "RunResult", "TestSets", "base_network", "finish_run", "shared_weights"]
 
 TestSets = Mapping[str, Sequence[StereoSample]]
 """Pairs to measure errors on, by name."""
@@ -140,6 +141,8 @@ def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
         "save-every": max(1, config.steps // 10),
         "seed": run.seed,
         "precision": config.precision,
+        "augment": config.augment,
+        "cross-entropy": config.cross_entropy,
         "device": config.device,
         "workers": config.workers,
         "out": run.folder / "training",
@@ -152,12 +155,27 @@ def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
 
 
 def _network_file(run: Run, config: AblationConfig) -> Path:
-    network = parse_variant(
-        run.variant, sites=config.sites, width=config.width, max_disparity=config.max_disparity
-    )
+    network = parse_variant(run.variant, sites=config.sites, base=base_network(config))
     path = run.folder / "network.json"
     write_json(path, network.to_dict())
     return path
+
+
+def base_network(config: AblationConfig) -> PSMNetConfig:
+    """The network without attention.
+
+    Raises:
+        ValueError: there is no such preset, or it does not go with the disparities.
+    """
+    chosen = preset(config.preset)
+    return replace(
+        chosen,
+        width=chosen.width if config.width is None else config.width,
+        attention="none",
+        attention_sites=(),
+        attention_options={},
+        max_disparity=config.max_disparity,
+    )
 
 
 def shared_weights(config: AblationConfig, seed: int) -> Path:
@@ -170,10 +188,11 @@ def shared_weights(config: AblationConfig, seed: int) -> Path:
     path = config.out / "initial" / f"seed-{seed}.safetensors"
     if not path.is_file():
         torch.manual_seed(seed)
-        bare = PSMNetConfig(width=config.width, max_disparity=config.max_disparity)
-        model = build_model(bare)
+        model = build_model(base_network(config))
         if config.init is not None:
             load_into(model, config.init, attention=False)
+        elif isinstance(model.features, EfficientNetFeatures):
+            model.features.load_imagenet()
         with atomic_path(path) as temporary:
             save_model(temporary, model)
     return path

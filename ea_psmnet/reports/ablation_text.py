@@ -28,12 +28,13 @@ def _introduction(ablation: Ablation) -> str:
     config = ablation.config
     source = str(config.root) if config.root else f"{config.scenes} rendered scenes"
     start = f", all from {config.init.name} without its attention" if config.init else ""
+    width = "" if config.width is None else f" at width {config.width:g}"
     return (
         f"{config.steps} steps of {config.batch} crops of {config.crop[0]} x {config.crop[1]} from "
-        f"{source}{start}, one-cycle to {config.lr:g}, {config.max_disparity} disparities, width "
-        f"{config.width:g}; attention at {config.sites} where a variant names no place. Mean ± "
-        "sample standard deviation over n seeds, those whose EPE is finite. All variants of a seed "
-        "start from the same weights and see the same samples in the same order, so the "
+        f"{source}{start}, one-cycle to {config.lr:g}, {config.max_disparity} disparities, network "
+        f"{config.preset}{width}; attention at {config.sites} where a variant names no place. "
+        "Mean ± sample standard deviation over n seeds, those whose EPE is finite. All variants of "
+        "a seed start from the same weights and see the same samples in the same order, so the "
         f"differences to {ablation.variants[0]} are taken seed by seed; their mean's interval is "
         "Student's. EPE in pixels, bad-1 and bad-3 in percent."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ea_psmnet.models.config import PSMNetConfig
@@ -36,15 +37,15 @@ _PATTERN = re.compile(r"(?P<name>[\w-]+)(@(?P<sites>[\w.+]+))?(?P<options>(,\w+=
 
 
 def parse_variant(
-    text: str, *, sites: str = "encoder", width: float = 1.0, max_disparity: int = 192
+    text: str, *, sites: str = "encoder", base: PSMNetConfig | None = None, **changes: Any
 ) -> PSMNetConfig:
     """The network that `NAME[@SITE[+SITE...]][,OPTION=VALUE...]` stands for.
 
     Args:
         text: a name of `VARIANTS`, places of `SITES` or of all hourglasses, options of its class.
         sites: the places where the text names none.
-        width: channels relative to the published network's.
-        max_disparity: disparities searched, in pixels.
+        base: The network that attention joins; None for PSMNet.
+        changes: Other fields of the network, as width or max_disparity.
 
     Raises:
         ValueError: no such text, name or place.
@@ -64,12 +65,12 @@ def parse_variant(
     named = [option.split("=") for option in match["options"].split(",")[1:]]
     if attention == "none" and (match["sites"] or named):
         raise ValueError(f"'{text}': the baseline has no attention to place or to set options of")
-    return PSMNetConfig(
+    return replace(
+        base or PSMNetConfig(),
         attention=attention,
         attention_sites=() if attention == "none" else tuple((match["sites"] or sites).split("+")),
         attention_options={**options, **{name: _value(value) for name, value in named}},
-        width=width,
-        max_disparity=max_disparity,
+        **changes,
     )
 
 

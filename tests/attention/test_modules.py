@@ -5,6 +5,7 @@ import torch
 
 from ea_psmnet import PSMNetConfig, build_model
 from ea_psmnet.attention import MECHANISMS, DotProductAttention, EfficientAttention, build_attention
+from ea_psmnet.attention.efficient import fourier_positions
 from ea_psmnet.models.config import SITES
 
 NOT_SPATIAL = {"focused_linear": {"kernel_size": 1}}
@@ -233,3 +234,42 @@ def test_sharpness_is_above_zero(wrong):
 def test_a_count_is_a_whole_number_above_zero(mechanism, option, wrong):
     with pytest.raises(ValueError, match=f"{option} must be a whole number, 1 or more"):
         MECHANISMS[mechanism](**{"channels": 8, option: wrong})
+
+
+@pytest.mark.parametrize("published_order", [False, True])
+def test_efficient_attention_with_positions_is_its_formula(published_order):
+    module = EfficientAttention(8, positions=2, published_order=published_order)
+    module = trained(module)
+    x = volume()
+    places = fourier_positions(x.shape[2:], 2).double().expand(2, -1, -1, -1, -1)
+    seen = torch.cat([x, places], dim=1)
+    queries = module.queries(seen).flatten(2).softmax(1)
+    keys = module.keys(seen).flatten(2).softmax(2)
+    values = module.values(x).flatten(2)
+    gathered = (values @ keys.mT) @ queries  # (B, v, n)
+    expected = x + module.projection(gathered.unflatten(2, x.shape[2:]))
+    torch.testing.assert_close(module(x), expected)
+    assert module.global_maps(x).shape == (2, 4, 3, 4, 5)
+
+
+def test_positions_let_a_key_prefer_a_place():
+    x = volume()
+    module = trained(EfficientAttention(8, positions=1))
+    moved = module(x.roll(2, dims=4)).roll(-2, dims=4)
+    assert (moved - module(x)).abs().max() > 1e-2
+
+
+def test_fourier_positions_are_those_of_the_stated_coordinates():
+    places = fourier_positions((48, 2, 4), 2)[0]
+    assert places.shape == (12, 48, 2, 4)
+    for d, y, x in [(0, 0, 0), (24, 1, 2), (47, 0, 3)]:
+        coordinates = torch.tensor([d / 24 - 1, (2 * y + 1) / 2 - 1, (2 * x + 1) / 4 - 1])
+        angles = torch.pi * torch.cat([coordinates, 2 * coordinates])
+        expected = torch.cat([angles.sin(), angles.cos()])
+        torch.testing.assert_close(places[:, d, y, x], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [-1, 9, 1.5])
+def test_positions_are_few_frequencies(wrong):
+    with pytest.raises(ValueError, match="positions must be 0 to 8 frequencies, not"):
+        EfficientAttention(8, positions=wrong)

@@ -81,6 +81,7 @@ def test_an_unknown_name_lists_the_choices():
 def options():
     yield "efficient", {}
     yield "efficient", {"published_order": True}
+    yield "efficient", {"positions": 2, "key_channels": 4}
     yield "efficient", {"heads": 2, "key_channels": 4, "value_channels": 6}
     yield (
         "efficient",

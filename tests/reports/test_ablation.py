@@ -248,7 +248,7 @@ def test_unknown_variants_are_refused_before_anything_is_written(config, pairs, 
 
 
 @pytest.mark.parametrize(
-    "question", ["normalisation", "sites", "key-channels", "mechanism", "heads"]
+    "question", ["normalisation", "sites", "key-channels", "mechanism", "heads", "positions"]
 )
 def test_every_question_has_variants_that_are_different_networks(question, config):
     texts = question_variants(question, replace(config, width=0.5))

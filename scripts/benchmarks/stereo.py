@@ -1,0 +1,228 @@
+"""Time, memory and arithmetic of the networks beside StereoSGBM, measured in turn in one run.
+
+    .venv/bin/python scripts/benchmarks/stereo.py [--rounds N] [--out docs/results/stereo]
+
+Run nothing beside it. Every round measures every method once, so that a machine that slows down
+slows all of them; figures are medians over the rounds, with the best and the worst. Peak memory is
+that of a process of its own, above what it held after a first small pair. Training steps are of one
+sample in the arithmetic that `train` takes; freed memory is kept, as by every command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from ea_psmnet.machine import has_fast_bfloat16, keep_freed_memory
+
+keep_freed_memory()
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from ea_psmnet.files import write_json, write_text
+from ea_psmnet.inference.baselines import BlockMatcher
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.losses import stereo_loss
+from ea_psmnet.models.config import preset
+from ea_psmnet.models.layers import to_channels_last
+from ea_psmnet.models.plain import PlainPSMNet
+from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
+from ea_psmnet.tables import markdown_table
+
+NETWORKS = ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")
+PREDICTED, TRAINED = (544, 960), (256, 512)
+SGBM = "StereoSGBM, padded and filled"
+
+
+def main() -> None:
+    """Measure, or answer for the peak memory of one method."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/stereo"))
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(_peak(arguments.peak))
+        return
+    report = _measured(arguments.rounds)
+    write_json(arguments.out.with_suffix(".json"), report)
+    write_text(arguments.out.with_suffix(".md"), _markdown(report))
+    print(_markdown(report))
+
+
+def _pair(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Noise that matches at 20 pixels: times do not depend on what images show."""
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 256, (size[0], size[1] + 20, 3), dtype=np.uint8)
+    return wide[:, 20:].copy(), wide[:, :-20].copy()
+
+
+def _predictor(name: str) -> Callable[[np.ndarray, np.ndarray], Any]:
+    if name == SGBM:
+        return BlockMatcher("sgbm", 192, pad=True)
+    torch.manual_seed(0)
+    return StereoMatcher(build_model(name).eval(), device="cpu")
+
+
+def _training_step(name: str) -> Callable[[], None]:
+    torch.manual_seed(0)
+    network = build_model(name).train()
+    to_channels_last(network)
+    optimizer = torch.optim.Adam(network.parameters())
+    images = torch.rand(2, 1, 3, *TRAINED)
+    truth = 190 * torch.rand(1, *TRAINED)
+    half = has_fast_bfloat16("cpu")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, half):
+            outputs = network(*images)
+        disparities = [disparity.float() for disparity in outputs.disparities]
+        stereo_loss(disparities, truth, truth > 0, 192).backward()
+        optimizer.step()
+
+    return step
+
+
+def _measured(rounds: int) -> dict[str, Any]:
+    left, right = _pair(PREDICTED)
+    calls: dict[str, Callable[[], Any]] = {}
+    for name in (*NETWORKS, SGBM):
+        predict = _predictor(name)
+        calls[f"predict {name}"] = lambda predict=predict: predict(left, right)
+    for name in NETWORKS:
+        calls[f"train {name}"] = _training_step(name)
+    calls |= {f"rate {dtype}": _convolution(dtype) for dtype in ("float32", "bfloat16")}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if number:  # the first one compiles, allocates and fills caches
+                seconds[name].append(time.perf_counter() - start)
+        print(f"round {number} of {rounds}", file=sys.stderr)
+    return {
+        "machine": _machine(),
+        "seconds": {
+            name: {"median": statistics.median(s), "best": min(s), "worst": max(s)}
+            for name, s in seconds.items()
+        },
+        "peak_bytes": {name: _peak_elsewhere(name) for name in (*NETWORKS, SGBM)},
+        "networks": {name: _arithmetic(name) for name in NETWORKS},
+        "rate_operations": _RATE_OPERATIONS,
+    }
+
+
+_RATE_VOLUME = (1, 32, 48, 64, 128)
+_RATE_OPERATIONS = 2 * 27 * 32 * 32 * 48 * 64 * 128
+
+
+def _convolution(dtype: str) -> Callable[[], Any]:
+    """What the machine can do: a 3 x 3 x 3 convolution of 32 channels, channels-last."""
+    layout, kind = torch.channels_last_3d, getattr(torch, dtype)
+    volume = torch.randn(_RATE_VOLUME).to(kind, memory_format=layout)
+    weight = torch.randn(32, 32, 3, 3, 3).to(kind, memory_format=layout)
+    return torch.inference_mode()(lambda: F.conv3d(volume, weight, padding=1))
+
+
+def _machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "bfloat16": has_fast_bfloat16("cpu"),
+        "torch": torch.__version__,
+    }
+
+
+def _arithmetic(name: str) -> dict[str, Any]:
+    """Parameters, and multiply-adds of the published form's convolutions and matrix products."""
+    network = PlainPSMNet(build_model(preset(name)).eval())
+
+    def products(size: tuple[int, int]) -> int:
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            network(*torch.zeros(2, 1, 3, *size))
+        return counter.get_total_flops() // 2
+
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {
+        "parameters": parameters,
+        "macs": {f"{size[0]}x{size[1]}": products(size) for size in (TRAINED, PREDICTED)},
+    }
+
+
+def _peak_elsewhere(name: str) -> int:
+    command = [sys.executable, __file__, "--peak", name]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _peak(name: str) -> int:
+    """Bytes that a pair takes above what was held before."""
+    predict, device = _predictor(name), torch.device("cpu")
+    predict(*_pair((64, 256)))
+    left, right = _pair(PREDICTED)
+    before = held_bytes(device)
+    reset_peak(device)
+    predict(left, right)
+    return peak_bytes(device) - before
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    seconds, machine = report["seconds"], report["machine"]
+    rate = max(
+        report["rate_operations"] / seconds[f"rate {dtype}"]["median"]
+        for dtype in ("float32", "bfloat16")
+    )
+    rows = []
+    for name in (*NETWORKS, SGBM):
+        predict, train = seconds[f"predict {name}"], seconds.get(f"train {name}")
+        network = report["networks"].get(name)
+        macs = network["macs"] if network else {}
+        rows.append(
+            {
+                "method": name,
+                "parameters": f"{network['parameters']:,}" if network else "-",
+                "GMAC, 256 x 512": f"{macs['256x512'] / 1e9:.1f}" if network else "-",
+                "s a pair, 544 x 960": _spread(predict),
+                "floor, s": f"{2 * macs['544x960'] / rate:.3f}" if network else "-",
+                "MiB": f"{report['peak_bytes'][name] / 2**20:.0f}",
+                "s a training sample, 256 x 512": _spread(train) if train else "-",
+                "floor of training, s": f"{6 * macs['256x512'] / rate:.3f}" if network else "-",
+            }
+        )
+    return "\n\n".join(
+        [
+            "# Networks beside StereoSGBM",
+            f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, "
+            f"bfloat16 {'used' if machine['bfloat16'] else 'not used'}; 192 disparities, batch 1. "
+            "Median (best to worst) of rounds that measure every method in turn. MiB: peak of a "
+            "process of its own above what it held before the pair. GMAC: convolutions and matrix "
+            "products of the plain form. Floor: those at the rate of a large convolution in the "
+            f"same run, {rate / 1e9:.0f} GFLOP/s; a backward counts as two forwards.",
+            markdown_table(rows),
+            "Written by `scripts/benchmarks/stereo.py`.\n",
+        ]
+    )
+
+
+def _spread(seconds: dict[str, float]) -> str:
+    return f"{seconds['median']:.3f} ({seconds['best']:.3f} to {seconds['worst']:.3f})"
+
+
+if __name__ == "__main__":
+    main()
