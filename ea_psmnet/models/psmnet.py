@@ -127,7 +127,7 @@ class PSMNet(nn.Module):
 
     def build(self, features: PairFeatures) -> Parts:
         """The second stage: the cost volume, in parts."""
-        return self.volume(features.left, features.right)
+        return self.volume(features.left, features.right, self.config.levels)
 
     def aggregate(self, volume: Parts, guides: Guides) -> list[Tensor]:
         """The third stage: scores (B, K, h, w), the best last; in evaluation the last alone."""

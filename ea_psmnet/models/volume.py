@@ -28,7 +28,6 @@ class CostVolume(nn.Module):
 
     Args:
         channels: C of the features.
-        levels: K, in feature pixels.
     """
 
     plain: bool = False
@@ -36,31 +35,36 @@ class CostVolume(nn.Module):
     parts: tuple[int, ...]
     """Channels of each part."""
 
-    def __init__(self, channels: int, levels: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.levels = levels
 
-    def forward(self, left: Tensor, right: Tensor) -> Parts:
-        """(B, C, h, w) features of either image to parts (B, channels, K, h, w) of the volume."""
+    def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
+        """Features to the parts of the volume, (B, channels, K, h, w) each.
+
+        Args:
+            left: (B, C, h, w) of the left image.
+            right: The same of the right image.
+            levels: K, in feature pixels.
+        """
         raise NotImplementedError
 
-    def _concatenation(self, left: Tensor, right: Tensor) -> Tensor | PairVolume:
+    def _concatenation(self, left: Tensor, right: Tensor, levels: int) -> Tensor | PairVolume:
         if self.plain:
-            return concat_volume_reference(left, right, self.levels)
-        return PairVolume(left, right, self.levels)
+            return concat_volume_reference(left, right, levels)
+        return PairVolume(left, right, levels)
 
 
 class ConcatVolume(CostVolume):
     """Left features beside shifted right features (PSMNet, section 3.3)."""
 
-    def __init__(self, channels: int, levels: int) -> None:
-        super().__init__(channels, levels)
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
         self.parts = (2 * channels,)
 
-    def forward(self, left: Tensor, right: Tensor) -> Parts:
+    def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
         """See `CostVolume.forward`."""
-        return (self._concatenation(left, right),)
+        return (self._concatenation(left, right, levels),)
 
 
 class GroupwiseVolume(CostVolume):
@@ -68,26 +72,25 @@ class GroupwiseVolume(CostVolume):
 
     Args:
         channels: C of the features.
-        levels: K, in feature pixels.
         groups: G, a divisor of C.
     """
 
-    def __init__(self, channels: int, levels: int, *, groups: int = 8) -> None:
-        super().__init__(channels, levels)
+    def __init__(self, channels: int, *, groups: int = 8) -> None:
+        super().__init__(channels)
         if groups < 1 or channels % groups:
             raise ValueError(f"{channels} feature channels do not split into {groups} groups")
         self.parts = (groups,)
 
-    def forward(self, left: Tensor, right: Tensor) -> Parts:
+    def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
         """See `CostVolume.forward`."""
-        return (self._correlation(left, right),)
+        return (self._correlation(left, right, levels),)
 
-    def _correlation(self, left: Tensor, right: Tensor) -> Tensor:
+    def _correlation(self, left: Tensor, right: Tensor, levels: int) -> Tensor:
         correlation = group_correlation_reference if self.plain else group_correlation
         dtype = None
         if torch.is_autocast_enabled(left.device.type):
             dtype = torch.get_autocast_dtype(left.device.type)
-        return correlation(left, right, self.levels, self.parts[0], dtype=dtype)
+        return correlation(left, right, levels, self.parts[0], dtype=dtype)
 
 
 class CombinedVolume(GroupwiseVolume):
@@ -95,15 +98,12 @@ class CombinedVolume(GroupwiseVolume):
 
     Args:
         channels: C of the features.
-        levels: K, in feature pixels.
         groups: G, a divisor of C.
         concatenated: channels an image of the concatenation, made by a 1x1 convolution.
     """
 
-    def __init__(
-        self, channels: int, levels: int, *, groups: int = 8, concatenated: int = 12
-    ) -> None:
-        super().__init__(channels, levels, groups=groups)
+    def __init__(self, channels: int, *, groups: int = 8, concatenated: int = 12) -> None:
+        super().__init__(channels, groups=groups)
         self.parts = (groups, 2 * concatenated)
         self.compress = nn.Sequential(
             *conv2d_bn(channels, channels),
@@ -111,10 +111,10 @@ class CombinedVolume(GroupwiseVolume):
             nn.Conv2d(channels, concatenated, 1, bias=False),
         )
 
-    def forward(self, left: Tensor, right: Tensor) -> Parts:
+    def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
         """See `CostVolume.forward`."""
         narrow = (self.compress(features) for features in (left, right))
-        return self._correlation(left, right), self._concatenation(*narrow)
+        return self._correlation(left, right, levels), self._concatenation(*narrow, levels)
 
 
 VOLUMES: dict[str, Callable[..., CostVolume]] = {
@@ -130,6 +130,4 @@ def build_volume(config: PSMNetConfig, channels: int) -> CostVolume:
     Raises:
         ValueError: an unknown name or option; the message lists the choices.
     """
-    return build_choice(
-        "volume", VOLUMES, config.volume, config.volume_options, channels, config.levels
-    )
+    return build_choice("volume", VOLUMES, config.volume, config.volume_options, channels)
