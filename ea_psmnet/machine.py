@@ -28,6 +28,7 @@ __all__ = [
     "held_memory",
     "keep_freed_memory",
     "plannable",
+    "use_threads",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -39,6 +40,8 @@ Precision = Literal["auto", "exact", "fast"]
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 _PLANNABLE = 0.9
+
+_MOST_THREADS = 1024
 
 
 def keep_freed_memory() -> bool:
@@ -54,6 +57,24 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 16 * 2**20))
     return all(mallopt(option, value) == 1 for option, value in settings)
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads, here and in processes started from here; None changes nothing.
+
+    Raises:
+        ValueError: not a number of threads.
+    """
+    if count is None:
+        return
+    if not 1 <= count <= _MOST_THREADS:
+        raise ValueError(f"{count} threads: expected 1 to {_MOST_THREADS}")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    import cv2
+    import torch
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
 
 
 def choose_device(device: Device) -> str:

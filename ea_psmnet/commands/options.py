@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ea_psmnet.machine import Device, Precision
+from ea_psmnet.machine import Device, Precision, use_threads
 
 if TYPE_CHECKING:
     from ea_psmnet.inference.matcher import StereoMatcher
@@ -35,10 +35,14 @@ class MatcherOptions:
     precision: Precision = "auto"
     """Float32 (exact), or bfloat16 where the processor is fast at it."""
 
+    threads: int | None = None
+    """Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS."""
+
     def load(self, memory: int | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
         """The matcher; arguments and errors as of `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
+        use_threads(self.threads)
         return StereoMatcher.load(
             self.checkpoint,
             max_disparity=self.max_disparity,
