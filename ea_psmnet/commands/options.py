@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from ea_psmnet.machine import Device, Precision, use_threads
 
@@ -19,11 +21,11 @@ class MatcherOptions:
     """Which network predicts, and how."""
 
     checkpoint: Path | None = None
-    """Weights (.safetensors), an original PSMNet's (.tar), or the name of bundled ones, as
-    ea-psmnet-small: the default."""
+    """Weights (.safetensors), an original PSMNet's (.tar), a training run's folder, or the name of
+    bundled ones, as ea-psmnet-small: the default."""
     max_disparity: int | None = None
     """Search this many pixels instead of what the network was trained for."""
-    align_corners: bool | None = None
+    align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
     """True for original checkpoints trained with torch 0.4 (2018)."""
     peak_reach: int | None = None
     """Take the mean over this many levels of 4 pixels around the likeliest disparity, or over all

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,16 @@ def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
     assert np.abs(read_disparity(paths[1])[0] - disparity).max() <= 1 / 512
     assert np.array_equal(read_image(paths[2]), outputs.preview(left, disparity))
     assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
+
+
+def test_a_failed_write_names_the_file_that_was_wanted(tmp_path, left, disparity, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left") as error:
+        outputs.write_prediction(tmp_path, "scene", left, disparity)
+    assert str(error.value).startswith(f"{tmp_path}/scene.pfm: not written")
 
 
 @pytest.mark.parametrize("failing", ["write_pfm", "write_disparity_png", "write_image"])
