@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any
@@ -19,7 +20,7 @@ from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
 from ea_psmnet.commands.resources import resources
 from ea_psmnet.commands.train import train
-from ea_psmnet.console import exit_code, without_empty_defaults
+from ea_psmnet.console import exit_code, show_warning, without_empty_defaults
 from ea_psmnet.machine import keep_freed_memory
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -78,4 +79,5 @@ def _later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
 
 
 if __name__ == "__main__":
+    warnings.showwarning = show_warning
     sys.exit(main())

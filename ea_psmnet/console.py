@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
-__all__ = ["exit_code", "without_empty_defaults"]
+__all__ = ["exit_code", "show_warning", "without_empty_defaults"]
 
 _EMPTY_DEFAULT = re.compile(r"\(default:[\s│|]*(None)?\)")
 _UNREAD = 128 + 13
@@ -32,6 +32,11 @@ def exit_code(program: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         return 130
     return result if isinstance(result, int) else 0
+
+
+def show_warning(message: Warning | str, *place: Any, **options: Any) -> None:
+    """What `warnings.showwarning` does, in one line and without the place in the code."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _told(error: Exception) -> str:

@@ -77,18 +77,25 @@ def use_threads(count: int | None) -> None:
     cv2.setNumThreads(count)
 
 
-def choose_device(device: Device) -> str:
-    """`cpu` or `cuda`.
+def choose_device(device: str | torch.device) -> str:
+    """`cpu`, `cuda` or, where it was asked for by its number, `cuda:1`.
 
     Raises:
-        ValueError: `cuda` was asked for and there is none.
+        ValueError: there is no such device.
     """
     import torch
 
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("device 'cuda' was asked for, but torch sees no CUDA device")
-    return "cuda" if available and device != "cpu" else "cpu"
+    name = str(device)
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name in ("auto", "cpu"):
+        return "cuda" if cards and name == "auto" else "cpu"
+    asked = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if asked is None:
+        raise ValueError(f"unknown device '{name}': choose auto, cpu, cuda or cuda:NUMBER")
+    if int(asked[1] or 0) >= cards:
+        seen = f"only {cards}, from cuda:0" if cards else "no CUDA device"
+        raise ValueError(f"device '{name}' was asked for, but torch sees {seen}")
+    return name
 
 
 def device_name(device: torch.device) -> str:

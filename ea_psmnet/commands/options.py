@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ea_psmnet.machine import Device, Precision, use_threads
+from ea_psmnet.machine import Precision, use_threads
 
 if TYPE_CHECKING:
     from ea_psmnet.inference.matcher import StereoMatcher
@@ -32,7 +32,7 @@ class MatcherOptions:
     (0), as published; default: what the checkpoint states."""
     attention: bool = True
     """With the network's attention, or without, to see what it is worth."""
-    device: Device = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:NUMBER}")] = "auto"
     """Where to compute."""
     precision: Precision = "auto"
     """Float32 (exact), or bfloat16 where the processor is fast at it."""
@@ -40,7 +40,7 @@ class MatcherOptions:
     threads: int | None = None
     """Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS."""
 
-    def load(self, memory: int | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
+    def load(self, memory: str | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
         """The matcher; arguments and errors as of `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 

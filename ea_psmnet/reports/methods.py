@@ -80,8 +80,9 @@ def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Method:
     """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
 
-    A slash in a name is a folder or an underscore. What is negative, not finite, or 0 in a PNG, is
-    no prediction. Where a sample has several files, the first of these formats is read.
+    Or as `predict` calls them, `NAME_disparity.pfm`. A slash in a name is a folder or an
+    underscore. What is negative, not finite, or 0 in a PNG, is no prediction. Where a sample has
+    several files, the first of these formats is read.
 
     Raises:
         FileNotFoundError: no such folder, or samples without a file; the message names the first
@@ -128,7 +129,8 @@ def _read(folder: Path, sample: StereoSample) -> NDArray[np.float32]:
 
 def _find(folder: Path, name: str) -> Path | None:
     stems = dict.fromkeys((name, name.replace("/", "_")))
-    paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in DISPARITY_SUFFIXES)
+    endings = [f"{mark}{suffix}" for mark in ("", "_disparity") for suffix in DISPARITY_SUFFIXES]
+    paths = (folder / f"{stem}{ending}" for stem in stems for ending in endings)
     return next((path for path in paths if path.is_file()), None)
 
 
