@@ -125,7 +125,11 @@ class StereoMatcher:
         Raises:
             FileNotFoundError: no such checkpoint.
             ValueError: not a checkpoint of this network, or an impossible setting.
+            TypeError: something else than these.
         """
+        for name, value in (("align_corners", align_corners), ("attention", attention)):
+            if not isinstance(value, bool | None):
+                raise TypeError(f"{name} is {value!r}: give True or False")
         model = load_model(
             DEFAULT if path is None else path,
             max_disparity=max_disparity,

@@ -231,6 +231,12 @@ def test_what_is_no_network_is_refused():
         StereoMatcher("ea-psmnet-small")
 
 
+def test_switches_are_true_or_false():
+    for switch in ({"attention": "no"}, {"align_corners": "yes"}):
+        with pytest.raises(TypeError, match="give True or False"):
+            StereoMatcher.load(**switch)
+
+
 def test_memory_and_device_as_people_write_them(network):
     rooms = [StereoMatcher(network, device="cpu", memory=m)._room for m in ("8GiB", 2**33)]
     assert rooms[0] == pytest.approx(rooms[1], abs=2**28)
