@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.files import read_disparity, read_image
+from ea_psmnet.files import printable, read_disparity, read_image
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["Frame", "FrameDataset", "Mask", "View"]
@@ -51,7 +51,7 @@ class Frame:
     left_view: View
     right_view: View
     name: str
-    """Unique within the dataset."""
+    """Unique within the dataset; what no terminal takes in it becomes an escape."""
     part: str = ""
     """What to count it under, where a dataset has parts."""
     calibration: Path | None = None
@@ -62,6 +62,7 @@ class Frame:
     """How the tree was understood, for messages."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
         if self.left_view.disparity is None:
             raise ValueError(
                 f"{self.name}: no truth with this view as the reference; "

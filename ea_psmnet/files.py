@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = [
     "content_hash",
     "decode_image",
     "disparity_values",
+    "printable",
     "read_disparity",
     "read_image",
     "read_npy",
@@ -89,9 +91,31 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text, atomically; bytes of file names that are no UTF-8 become escapes."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str | Path) -> str:
+    r"""Text in one line that every terminal and encoding takes: anything else becomes an escape.
+
+    Names of files may hold line feeds, and bytes that are no UTF-8.
+
+    Example:
+        >>> print(printable(os.fsdecode(b"caf\xe9\n")))
+        caf\xe9\n
+    """
+    return _UNPRINTABLE.sub(lambda found: _escape(found[0]), str(text))
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def write_json(path: str | Path, value: Any) -> None:

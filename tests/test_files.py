@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -359,3 +360,12 @@ def test_json_is_readable_and_strict(tmp_path):
         with pytest.raises(ValueError, match=r"b\.json: not written"):
             files.write_json(tmp_path / "b.json", bad)
     assert leftovers(tmp_path) == ["a.json"]
+
+
+def test_odd_names_become_one_printable_line(tmp_path):
+    name = os.fsdecode(b"caf\xe9\nb\x1b\x7f") + "Größe\u2028"
+    shown = files.printable(Path(name))
+    assert shown == r"caf\xe9\nb\x1b\x7fGröße\u2028"
+    assert shown.encode("utf-8").decode("utf-8").isprintable()
+    files.write_json(tmp_path / "names.json", [name])
+    assert json.loads((tmp_path / "names.json").read_text(encoding="utf-8")) == [name]
