@@ -42,11 +42,7 @@ class View:
 
 @dataclass(frozen=True)
 class Frame:
-    """The files of one rectified pair with truth.
-
-    Raises:
-        ValueError: there is no truth of the left view.
-    """
+    """The files of one rectified pair; readers leave the truth out only where they are told to."""
 
     left_view: View
     right_view: View
@@ -63,11 +59,6 @@ class Frame:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
-        if self.left_view.disparity is None:
-            raise ValueError(
-                f"{self.name}: no truth with this view as the reference; "
-                "the set tells the other view's only"
-            )
 
     @property
     def left(self) -> Path:
@@ -81,7 +72,7 @@ class Frame:
 
     @property
     def disparity(self) -> Path:
-        """The truth of the left view."""
+        """The truth of the left view, which there must be."""
         assert self.left_view.disparity is not None
         return self.left_view.disparity
 
@@ -94,6 +85,11 @@ class Frame:
         Raises:
             ValueError: there is no truth of the right view.
         """
+        if self.right_view.disparity is None:
+            raise ValueError(
+                f"{self.name}/mirrored: no truth with this view as the reference; "
+                "the set tells the other view's only"
+            )
         return replace(
             self,
             left_view=self.right_view,
@@ -121,9 +117,11 @@ class Frame:
 
     def _read(self) -> StereoSample:
         left, right = read_image(self.left), read_image(self.right)
-        disparity, valid = read_disparity(self.disparity, self.left_view.decode)
         self._check_size(self.right, right, left)
-        self._check_size(self.disparity, disparity, left)
+        disparity, valid = np.zeros(left.shape[:2], np.float32), np.zeros(left.shape[:2], np.bool_)
+        if (truth := self.left_view.disparity) is not None:
+            disparity, valid = read_disparity(truth, self.left_view.decode)
+            self._check_size(truth, disparity, left)
         turn = _flip if self.flipped else np.asarray
         masks = {}
         for key, mask in self.left_view.masks.items():

@@ -40,6 +40,7 @@ __all__ = [
     "read_image",
     "read_npy",
     "read_pfm",
+    "readable",
     "write_disparity_png",
     "write_image",
     "write_json",
