@@ -24,6 +24,7 @@ __all__ = [
     "choose_device",
     "device_name",
     "ending_children",
+    "free_memory",
     "has_fast_bfloat16",
     "held_memory",
     "keep_freed_memory",
@@ -124,7 +125,12 @@ def available_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_free_on_machine(), _free_in_group()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def free_memory() -> int:
+    """Bytes of main memory that the machine, or the container, still has."""
+    return min(_free_on_machine(), _free_in_group())
 
 
 def plannable(free: int) -> int:

@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"ea_psmnet.pfm"},
+    {"ea_psmnet.pfm", "ea_psmnet.machine"},
+    {"ea_psmnet.images"},
     {
         "ea_psmnet.console",
         "ea_psmnet.sample",
         "ea_psmnet.files",
-        "ea_psmnet.machine",
         "ea_psmnet.metrics",
         "ea_psmnet.losses",
         "ea_psmnet.tables",

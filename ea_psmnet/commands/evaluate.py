@@ -50,8 +50,8 @@ class EvaluationOptions:
     """Also OpenCV's matchers, or the bundled network: the default where nothing is named."""
     fill: bool = True
     """Fill the holes of sgbm and bm with the background beside them, or leave them."""
-    pad: bool = False
-    """Let sgbm and bm search the left border too, where OpenCV gives no result."""
+    pad: bool = True
+    """Let sgbm and bm search the left border too, where OpenCV alone gives no result."""
     predictions: tuple[Path, ...] = ()
     """Folders with any other system's disparity maps: NAME.pfm, .png (as KITTI's) or .npy."""
     protocols: tuple[str, ...] = ()

@@ -38,9 +38,12 @@ def as_pair(pair: Any) -> Pair:
         ValueError: One is empty or no picture by its shape or values, or they differ in size.
         FileNotFoundError: There is no such file.
     """
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"a pair is a tuple of left and right image; this is {_described(pair)}")
-    left, right = (_as_rgb(*each) for each in zip(("left", "right"), pair, strict=True))
+    try:
+        views = dict(zip(("left", "right"), pair, strict=True))
+    except (TypeError, ValueError):
+        message = f"a pair is a tuple of left and right image; this is {_described(pair)}"
+        raise TypeError(message) from None
+    left, right = (_as_rgb(label, image) for label, image in views.items())
     if left.shape != right.shape:
         raise ValueError(
             f"the images differ in size: left {left.shape[1]} x {left.shape[0]}, "
