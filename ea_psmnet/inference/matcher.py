@@ -28,7 +28,7 @@ from ea_psmnet.machine import (
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
-from ea_psmnet.models.weights import load_model
+from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model
 
 __all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
 
@@ -60,6 +60,7 @@ class StereoMatcher:
             not yet run on one). Half of `memory` is for what the graphs hold. One thread at a time.
 
     Raises:
+        NotFiniteError: the network has NaN or infinity in its weights.
         ValueError: no such device, or graphs on the CPU.
 
     Example:
@@ -81,6 +82,7 @@ class StereoMatcher:
         if cuda_graphs and chosen != "cuda":
             raise ValueError("CUDA graphs were asked for on the CPU: leave them out")
         self.device = torch.device(chosen)
+        check_finite(model.state_dict(), "the network")
         self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype, self.device)
@@ -138,6 +140,7 @@ class StereoMatcher:
         Raises:
             ValueError: the images differ in size, are no uint8 RGB, are narrower than the
                 disparity range, or need more memory than there is.
+            NotFiniteError: the network computes NaN or infinity.
         """
         return self.match([(left, right)])[0]
 
@@ -202,7 +205,13 @@ class StereoMatcher:
                 (disparity,) = self._forward(left, right)
             else:
                 disparity = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
-        return np.asarray(disparity.float().cpu().numpy())
+        found = np.asarray(disparity.float().cpu().numpy())
+        if not np.isfinite(found).all():
+            raise NotFiniteError(
+                "the network computes NaN or infinity: its weights are damaged, or so large that "
+                "they overflow"
+            )
+        return found
 
     def _check(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
         for label, image in (("left", left), ("right", right)):
