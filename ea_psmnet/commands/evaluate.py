@@ -188,7 +188,7 @@ def _journal(
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.models.weights import find_weights
+    from ea_psmnet.models.weight_files import find_weights
     from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []

@@ -11,7 +11,7 @@ from ea_psmnet.inference.images import predicted_at_scale
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
 from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.weights import load_model, save_model
+from ea_psmnet.models.weights import NotFiniteError, load_model, save_model
 
 CONFIG = PSMNetConfig(max_disparity=32, width=0.25)
 
@@ -271,3 +271,15 @@ def test_exact_switches_tf32_off_while_it_computes_and_only_then(matcher):
     matcher(*pair())
     hook.remove()
     assert (seen, torch.backends.cudnn.allow_tf32) == ([False], before)
+
+
+def test_networks_that_are_not_finite_or_overflow_are_refused():
+    network = build_model(CONFIG)
+    with torch.no_grad():
+        for layer in (network.features.fuse[2], network.aggregation.classifiers[2][2]):
+            layer.weight.mul_(1e30)
+    with pytest.raises(NotFiniteError, match="computes NaN or infinity: its weights are damaged"):
+        StereoMatcher(network, precision="exact")(*pair())
+    network.features.fuse[2].weight.data[0] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"network: has NaN or infinity in 'features.fuse"):
+        StereoMatcher(network)

@@ -8,7 +8,6 @@ import torch
 
 from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.models.config import PSMNetConfig
-from ea_psmnet.reports import comparison as module
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.comparison import Comparison, Result, compare
 from ea_psmnet.reports.comparison_plan import DEFAULT_SIZES, Load, Network, named_networks, plan
@@ -121,7 +120,7 @@ def interpreter(tmp_path, monkeypatch):
         path = tmp_path / "python"
         path.write_text(f"#!/bin/sh\ncat > {tmp_path}/request.json\n{script}\n")
         path.chmod(0o755)
-        monkeypatch.setattr(module.sys, "executable", str(path))
+        monkeypatch.setattr(sys, "executable", str(path))
         return tmp_path / "request.json"
 
     assert sys.executable
@@ -181,6 +180,33 @@ def test_a_comparison_that_was_stopped_goes_on(interpreter, tmp_path):
     assert runs.read_text().split() == ["run"] * 5
     compare(trials[:1], BUDGET)
     assert runs.read_text().split() == ["run"] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "invalid JSON"),
+        ("null", "the content should be an object"),
+        ("[]", "the content should be an object"),
+        ("{}", "end is missing"),
+        ('{"end": "fine"}', "end should be 'fits', 'out of memory' or 'failed', not 'fine'"),
+        ('{"end": "fits", "shape": [1, 32]}', "shape[2] is missing"),
+        ('{"end": "fits", "peak": "7"}', "peak should be a valid integer, not '7'"),
+        ('{"end": "fits", "seconds": NaN}', "seconds must be finite"),
+        ('{"end": "fits", "colour": 7}', "colour is unknown"),
+    ],
+)
+def test_a_damaged_outcome_is_named(interpreter, tmp_path, text, told):
+    interpreter(
+        f"""path=$(sed 's/.*"outcome": "\\([^"]*\\)".*/\\1/' {tmp_path}/request.json)
+        echo '{{"end": "fits"}}' > $path"""
+    )
+    compare([trial("baseline")], BUDGET, kept=tmp_path / "kept")
+    (path,) = (tmp_path / "kept").iterdir()
+    path.write_text(text)
+    with pytest.raises(ValueError, match="damaged: delete it, and its trial runs again") as caught:
+        compare([trial("baseline")], BUDGET, kept=tmp_path / "kept")
+    assert str(caught.value).startswith(f"{path}: {told}")
 
 
 def test_a_network_that_cannot_be_built_stops_before_anything_runs(interpreter):
