@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -68,9 +67,10 @@ def compare(
         out: Folder for comparison.json, comparison.md and comparison.png. Outcomes are kept there
             too until all are known: the same command goes on where one was stopped.
     """
-    from ea_psmnet.files import write_image, write_json, write_text
+    from ea_psmnet.files import remove_own, write_image, write_json, write_text
     from ea_psmnet.machine import choose_device
     from ea_psmnet.reports.budget import parse_budget
+    from ea_psmnet.reports.comparison import KEPT_FILES
     from ea_psmnet.reports.comparison import compare as run
     from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
     from ea_psmnet.reports.comparison_plot import comparison_plot
@@ -93,5 +93,5 @@ def compare(
         write_json(out / "comparison.json", comparison.to_dict())
         write_text(out / "comparison.md", f"{text}\n")
         write_image(out / "comparison.png", comparison_plot(comparison))
-    if kept is not None and kept.is_dir():
-        shutil.rmtree(kept)
+    if kept is not None:
+        remove_own(kept, KEPT_FILES)

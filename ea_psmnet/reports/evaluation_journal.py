@@ -11,7 +11,10 @@ from pathlib import Path
 from ea_psmnet.files import atomic_path, write_json
 from ea_psmnet.reports.evaluation_share import Share
 
-__all__ = ["Journal"]
+__all__ = ["JOURNAL_FILES", "Journal"]
+
+JOURNAL_FILES = r"settings\.json|\d{6,}\.json\.gz"
+"""Names of the files that a `Journal` writes, as a regular expression."""
 
 
 class Journal:

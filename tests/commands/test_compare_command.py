@@ -69,6 +69,8 @@ def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, p
 
 def test_a_training_step_starves_where_prediction_fits(tmp_path):
     """Prediction of 64 x 128 takes some 50 MiB, a step that keeps all activations over 130."""
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "thesis.txt").touch()  # a user's
     done = compare(
         *("--variants", "baseline", "--sizes", "64x128", "--width", 0.5, "--repeats", 1),
         *("--max-disparity", 96, "--budget", "100MiB", "--out", tmp_path),
@@ -80,6 +82,7 @@ def test_a_training_step_starves_where_prediction_fits(tmp_path):
     assert (starves["trial"]["work"], starves["outcome"]["end"]) == ("training", "out of memory")
     assert starves["outcome"]["requested"] > 0
     assert "glibc's own settings" in done.stdout
+    assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(

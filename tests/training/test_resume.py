@@ -11,15 +11,15 @@ from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from ea_psmnet.files import atomic_path
 from ea_psmnet.training import checkpoint, loop, record, validation
-from ea_psmnet.training.checkpoint import load_newest, remove_leftovers, save_checkpoint
+from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.randomness import random_state, set_random_state
@@ -305,12 +305,16 @@ def test_the_newest_are_kept(config):
     assert steps_of(config.out / "checkpoints") == [4, 5, 6]
 
 
-def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
-    kept = ["step-0000001.pt", "model.safetensors", ".hidden", "config.json", ".notes.txt"]
-    for name in kept:
-        (tmp_path / name).touch()
-    with atomic_path(tmp_path / "model.safetensors") as temporary:
-        temporary.touch()
-    temporary.touch()  # as SIGKILL leaves it
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+def test_what_killed_writes_left_is_removed_before_the_first_step(config, on_step):
+    """A full disk may need the room; files of the user's stay, whatever their names."""
+    users = [".my.private.notes.md", ".vscode.settings.json", ".a.b.png", ".model.0123abcd.pt"]
+    leftovers = [config.out / f".ea_psmnet-{uuid4().hex}.safetensors"]
+    leftovers.append(config.out / "checkpoints" / f".ea_psmnet-{uuid4().hex}.pt")
+    leftovers[1].parent.mkdir(parents=True)
+    for path in [*leftovers, *(config.out / name for name in users)]:
+        path.touch()
+    there = []
+    on_step(lambda step: there.extend(path.exists() for path in leftovers))
+    train(replace(config, steps=1))
+    assert there == [False, False]
+    assert all((config.out / name).exists() for name in users)
