@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from multiprocessing import active_children
+from multiprocessing import Queue, active_children
 from typing import Any
 
 import torch
@@ -85,12 +85,14 @@ def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]
 
 def _started(loader: DataLoader[Any]) -> Any:
     try:
+        if loader.num_workers:
+            Queue().close()  # first: a half-made iterator would end in a traceback of its own
         return iter(loader)
     except OSError as error:
         raise OSError(
-            f"{loader.num_workers} processes that load samples cannot be started "
-            f"({error.strerror or error}): give fewer --workers, 0 for none; they need a little "
-            "room in /dev/shm, and open files (ulimit -n)"
+            f"processes that load samples cannot be started ({error.strerror or error}): give "
+            f"fewer --workers than {loader.num_workers}, 0 for none; they need a little room in "
+            "/dev/shm, and open files (ulimit -n)"
         ) from error
 
 
@@ -102,9 +104,9 @@ def _ignore_signals(worker: int) -> None:
 
 def _told(message: str) -> str:
     """What torch says of a worker's death, in a line with the likely cause and the remedy."""
-    found = re.search(r"by signal: ([^.]+)", message)
-    how = f"was ended by a signal ({found[1].strip()})" if found else "ended unexpectedly"
+    found = re.search(r"by signal: ([^.]+)", message)  # not told where its pipe closed first
+    how = f" ({found[1].strip()})" if found else ""
     return (
-        f"a process that loads samples {how}, as the system does when memory runs out: the same "
+        f"a process that loads samples has died{how}, most likely because memory ran out: the same "
         "command goes on; give it fewer --workers, or 0 for none, if it happens again"
     )

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import active_children
@@ -20,6 +21,7 @@ import torch
 
 from ea_psmnet.training import checkpoint, loop, record, validation
 from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training.data import TrainingSamples
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.randomness import random_state, set_random_state
@@ -233,6 +235,36 @@ def test_a_signal_that_comes_again_while_the_summary_is_written_changes_nothing(
     assert [way.__name__ for way in ways] == ["_note"]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_is_heard_while_a_sample_is_waited_for(
+    config, tmp_path, monkeypatch, capfd, workers
+):
+    """One that never comes, as where a disk hangs: in the midst of step 2."""
+    config = replace(config, batch=4, steps=3, save_every=9, workers=workers)
+    whole = weights(train(replace(config, out=tmp_path / "whole")))
+    getitem = TrainingSamples.__getitem__
+
+    def hanging(self, position):
+        if position == 2 * 4 + 3:
+            os.kill(os.getppid() if workers else os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return getitem(self, position)
+
+    start = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+        patch.setattr(TrainingSamples, "__getitem__", hanging)
+        with pytest.raises(TrainingStopped, match="saved after [012] steps"):  # a worker is ahead
+            train(config)
+    assert time.monotonic() - start < 40
+    assert (
+        "\nSIGTERM: the run ends after the micro-batch at hand, and saves\n"
+        in capfd.readouterr().err
+    )
+    assert active_children() == []
+    assert same(whole, weights(train(config)))
+
+
 def test_a_run_that_fails_waits_for_no_loader(config, on_step):
     """Their process would wait for them at its end, as they ignore the signal it sends them."""
 
@@ -244,6 +276,15 @@ def test_a_run_that_fails_waits_for_no_loader(config, on_step):
     on_step(fail)
     with pytest.raises(RuntimeError, match="made to fail"):
         train(replace(config, workers=2))
+    assert active_children() == []
+
+
+def test_a_loader_that_is_killed_ends_the_run_in_a_line(config, on_step):
+    """As by the system when memory runs out."""
+    on_step(lambda step: step == 1 and os.kill(active_children()[0].pid, signal.SIGKILL))
+    with pytest.raises(ChildProcessError, match=r"has died( \(Killed\))?, .*--workers") as told:
+        train(replace(config, steps=500, workers=1))
+    assert "\n" not in str(told.value)
     assert active_children() == []
 
 
