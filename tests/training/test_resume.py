@@ -254,7 +254,7 @@ def test_a_signal_is_heard_while_a_sample_is_waited_for(
     with monkeypatch.context() as patch:
         patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
         patch.setattr(TrainingSamples, "__getitem__", hanging)
-        with pytest.raises(TrainingStopped, match="saved after [012] steps"):  # a worker is ahead
+        with pytest.raises(TrainingStopped, match=r"saved after [012] steps"):  # a worker is ahead
             train(config)
     assert time.monotonic() - start < 40
     assert (
