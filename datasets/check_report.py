@@ -91,7 +91,8 @@ class CheckReport:
             yield from (f"  {problem.where}: {problem.what}" for problem in problems[:_TOLD])
             if len(problems) > _TOLD:
                 yield f"  and {len(problems) - _TOLD} more"
-        yield f"{len(self.problems)} problems" if self.problems else "nothing wrong"
+        count = len(self.problems)
+        yield f"{count} problem{'s' if count > 1 else ''}" if count else "nothing wrong"
 
     def _odd(self) -> dict[str, list[tuple[str, float]]]:
         """Files with odd pixels and their share, by kind."""

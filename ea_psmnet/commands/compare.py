@@ -30,6 +30,7 @@ def compare(
     allocator: Literal["kept", "default"] = "kept",
     repeats: int = 3,
     timeout: float = 3600,
+    threads: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Memory and time of several networks, and errors where they are trained: the paper's Table 5.
@@ -64,11 +65,12 @@ def compare(
             which is faster and holds more; default is glibc's own.
         repeats: Runs that are timed; their median counts.
         timeout: Seconds until a process counts as hanging.
+        threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
         out: Folder for comparison.json, comparison.md and comparison.png. Outcomes are kept there
             too until all are known: the same command goes on where one was stopped.
     """
     from ea_psmnet.files import remove_own, write_image, write_json, write_text
-    from ea_psmnet.machine import choose_device
+    from ea_psmnet.machine import choose_device, use_threads
     from ea_psmnet.reports.budget import parse_budget
     from ea_psmnet.reports.comparison import KEPT_FILES
     from ea_psmnet.reports.comparison import compare as run
@@ -76,6 +78,7 @@ def compare(
     from ea_psmnet.reports.comparison_plot import comparison_plot
     from ea_psmnet.reports.comparison_text import comparison_markdown
 
+    use_threads(threads)
     networks: list[Network] = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )

@@ -111,6 +111,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
     from datasets.builder import build_dataset
+    from ea_psmnet.machine import use_threads
     from ea_psmnet.reports.evaluation import evaluate_methods
     from ea_psmnet.reports.evaluation_pictures import Pictures
     from ea_psmnet.reports.evaluation_report import EvaluationReport
@@ -120,6 +121,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)
+    use_threads(options.matcher.threads)
     join()
     dataset = build_dataset(
         options.data, options.root, split=options.split, render_pass=options.render_pass

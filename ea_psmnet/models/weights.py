@@ -88,20 +88,35 @@ def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
 
 
 def find_weights(path: Path | str) -> Path:
-    """A file of weights, or bundled ones by their bare name, as `ea-psmnet-small`.
+    """A file of weights, a folder of one as a run's, or bundled ones by their bare name.
 
     Raises:
-        FileNotFoundError: neither; the message lists the bundled ones.
+        FileNotFoundError: none of these; the message lists the bundled ones, as ea-psmnet-small.
+        ValueError: a folder with several files of weights, none of which is model.safetensors.
     """
     path = Path(path)
     if path.is_file():
         return path
+    if path.is_dir():
+        return _weights_in(path)
     bundled = BUNDLED / f"{path}.safetensors"
     if path.name == str(path) and bundled.is_file():
         return bundled
     names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
     known = f"; bundled are {', '.join(names)}" if names else ""
     raise FileNotFoundError(f"{path}: no such checkpoint{known}")
+
+
+def _weights_in(folder: Path) -> Path:
+    """The folder's weights: of a run those it ended with, else the only ones."""
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".tar"))
+    if not found:
+        raise FileNotFoundError(f"{folder}: this folder holds no weights (.safetensors or .tar)")
+    final = folder / "model.safetensors"
+    if final not in found and len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{folder}: holds several weights: name one of {names}")
+    return final if final in found else found[0]
 
 
 def load_model(
@@ -115,8 +130,8 @@ def load_model(
     """Read a network in evaluation mode, on the CPU, in float32.
 
     Args:
-        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, or the name of
-            bundled weights.
+        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, a folder of one, or
+            the name of bundled weights.
         max_disparity: search another range than the one trained with.
         align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
             need true, later ones false, which is what is taken for them by default.

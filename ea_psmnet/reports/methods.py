@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -49,7 +50,8 @@ def network(matcher: StereoMatcher, label: str, identity: str = "") -> Method:
 
     def together(samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
         pairs = [(sample.left, sample.right) for sample in samples]
-        return [result.disparity for result in matcher.match(pairs)]
+        with _naming(samples):
+            return [result.disparity for result in matcher.match(pairs)]
 
     return Method(label, lambda sample: together([sample])[0], together=together, identity=identity)
 
@@ -58,14 +60,29 @@ def baseline(matcher: BlockMatcher) -> Method:
     """One of OpenCV's matchers, labelled with what is done about its holes and its border."""
     notes = ["filled" if matcher.fill else "holes left", *(["padded"] if matcher.pad else [])]
     label = f"{matcher.name.upper()} ({', '.join(notes)})"
-    return Method(label, lambda sample: matcher(sample.left, sample.right), identity=repr(matcher))
+
+    def predict(sample: StereoSample) -> NDArray[np.float32]:
+        with _naming([sample]):
+            return matcher(sample.left, sample.right)
+
+    return Method(label, predict, identity=repr(matcher))
+
+
+@contextmanager
+def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
+    """Say with which pair of a dataset something is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{', '.join(sample.name for sample in samples)}: {error}") from error
 
 
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Method:
     """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
 
-    A slash in a name is a folder or an underscore. What is negative, not finite, or 0 in a PNG, is
-    no prediction. Where a sample has several files, the first of these formats is read.
+    Or as `predict` calls them, `NAME_disparity.pfm`. A slash in a name is a folder or an
+    underscore. What is negative, not finite, or 0 in a PNG, is no prediction. Where a sample has
+    several files, the first of these formats is read.
 
     Raises:
         FileNotFoundError: no such folder, or samples without a file; the message names the first
@@ -112,7 +129,8 @@ def _read(folder: Path, sample: StereoSample) -> NDArray[np.float32]:
 
 def _find(folder: Path, name: str) -> Path | None:
     stems = dict.fromkeys((name, name.replace("/", "_")))
-    paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in DISPARITY_SUFFIXES)
+    endings = [f"{mark}{suffix}" for mark in ("", "_disparity") for suffix in DISPARITY_SUFFIXES]
+    paths = (folder / f"{stem}{ending}" for stem in stems for ending in endings)
     return next((path for path in paths if path.is_file()), None)
 
 

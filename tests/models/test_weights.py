@@ -34,6 +34,24 @@ def test_weights_and_configuration_come_back(tmp_path):
         assert torch.equal(loaded(*images())[0], model(*images())[0])
 
 
+def test_a_folder_stands_for_its_weights(tmp_path):
+    def filled(name, *files):
+        for file in files:
+            path = tmp_path / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        return tmp_path / name
+
+    run = filled("run", "best.safetensors", "config.json", "model.safetensors")
+    assert find_weights(run) == run / "model.safetensors"
+    one = filled("one", "notes.txt", "psmnet.tar")
+    assert find_weights(str(one)) == one / "psmnet.tar"
+    with pytest.raises(ValueError, match=r"name one of a\.safetensors, b\.tar"):
+        find_weights(filled("two", "a.safetensors", "b.tar"))
+    with pytest.raises(FileNotFoundError, match="this folder holds no weights"):
+        find_weights(filled("none", "config.json"))
+
+
 def test_others_may_read_the_file(tmp_path):
     save_model(tmp_path / "m.safetensors", build_model(CONFIG))
     (tmp_path / "plain").touch()

@@ -18,7 +18,7 @@ from ea_psmnet.reports import evaluation
 from ea_psmnet.reports.evaluation import evaluate_methods
 from ea_psmnet.reports.evaluation_data import Evaluation
 from ea_psmnet.reports.evaluation_journal import Journal
-from ea_psmnet.reports.methods import Method, saved_predictions
+from ea_psmnet.reports.methods import Method, baseline, network, saved_predictions
 from ea_psmnet.reports.protocols import find_protocols
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +266,21 @@ def test_nothing_to_evaluate_is_refused():
 
 
 # Saved predictions --------------------------------------------------------------------------------
+
+
+def test_the_pair_that_fails_is_named():
+    class Refusing:
+        name, fill, pad = "sgbm", True, False
+
+        def match(self, _):
+            raise ValueError("too large")
+
+        def __call__(self, *_):
+            return self.match(_)
+
+    for method in (network(Refusing(), "net"), baseline(Refusing())):
+        with pytest.raises(ValueError, match=r"^set/00: too large"):
+            method.predict_all(random_pairs(1))
 
 
 def test_predictions_are_found_by_name(tmp_path):
