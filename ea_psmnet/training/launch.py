@@ -46,9 +46,10 @@ def launch() -> int:
     """Run workers as torchrun does; returns the exit code of the one that has ended the launch."""
     os.environ.update(_SETTINGS | os.environ)
     api.LocalElasticAgent = _Agent  # type: ignore[misc]
-    logger = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
-    logger.setLevel(logging.ERROR)  # not that each worker beside one that has ended is ended, too
-    logger.addFilter(_is_news)
+    for room in ("agent.server.api", "multiprocessing.api"):
+        logger = logging.getLogger(f"torch.distributed.elastic.{room}")
+        logger.setLevel(logging.ERROR)  # not that signals are passed on
+        logger.addFilter(_is_news)
     try:
         run.run(run.parse_args(None))
     except ChildFailedError as error:
