@@ -24,6 +24,7 @@ _PART = "FlyingThings3D"
 Layout = Literal["sceneflow", "folder"]
 """`sceneflow`: both views' truth, for every loader of Scene Flow; `folder`: a folder a pair."""
 _TOPS = {"sceneflow": (_PART,), "folder": ("train", "test")}
+_MOST_WORKERS = 1024
 _SETTINGS = "scenes.json"
 """What the scenes of the folder have in common; written before the first of them."""
 
@@ -121,8 +122,8 @@ def write_sceneflow(
         OSError: a file cannot be written.
         ValueError: an argument is none of those described, or the folder holds other scenes.
     """
-    if workers < 0:
-        raise ValueError(f"workers is {workers}, expected 0 or more")
+    if not 0 <= workers <= _MOST_WORKERS:
+        raise ValueError(f"workers is {workers}, expected 0 to {_MOST_WORKERS}")
     if layout not in get_args(Layout):
         raise ValueError(f"layout is {layout!r}, expected {' or '.join(get_args(Layout))}")
     _check_split("train", train)

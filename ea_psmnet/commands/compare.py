@@ -10,6 +10,8 @@ from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]
 
+_MOST_SECONDS = 30 * 24 * 3600
+
 
 def compare(
     *,
@@ -77,8 +79,10 @@ def compare(
     from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
     from ea_psmnet.reports.comparison_plot import comparison_plot
     from ea_psmnet.reports.comparison_text import comparison_markdown
+    from ea_psmnet.tables import check_range
 
     use_threads(threads)
+    check_range("timeout", timeout, 1, _MOST_SECONDS)
     networks: list[Network] = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )

@@ -117,7 +117,11 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     from ea_psmnet.reports.evaluation_report import EvaluationReport
     from ea_psmnet.reports.processes import join
     from ea_psmnet.reports.protocols import find_protocols
+    from ea_psmnet.tables import check_range
 
+    check_range("limit", options.limit, 1, 4096)
+    for name in ("batch", "protocol_batch"):
+        check_range(name, getattr(options, name), 1, 2**16)
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)

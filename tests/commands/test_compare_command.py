@@ -95,7 +95,11 @@ def test_a_training_step_starves_where_prediction_fits(tmp_path):
         ("--variants efficient,heads=3", "3 heads cannot share"),
         ("--variants efficient --budget GTX", "or a card: GTX 1080 Ti"),
         ("--variants efficient --sizes 100", "is no volume"),
-        ("--variants efficient --repeats 0", "repeats must be at least 1"),
+        ("--variants efficient --repeats 0", "repeats is 0, expected 1 to"),
+        ("--variants efficient --timeout nan", "timeout is nan, expected 1 to"),
+        ("--variants efficient --timeout 1e300", "timeout is 1e+300, expected 1 to"),
+        ("--variants efficient --batches 1000000000", "a batch is 1000000000, expected 1 to"),
+        ("--variants efficient --sizes 16x1048576", "is 1048576, expected 16 to 16384"),
         ("--variants efficient --sites attic", "unknown attention site 'attic'"),
     ],
 )
