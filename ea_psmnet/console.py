@@ -5,38 +5,88 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 __all__ = ["exit_code", "show_warning", "without_empty_defaults"]
 
 _EMPTY_DEFAULT = re.compile(r"\(default:[\s│|]*(None)?\)")
 _UNREAD = 128 + 13
 """The exit code of a program that SIGPIPE ends: whoever read what it printed has gone."""
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+_LAUNCHER_S = 3.0
+"""Seconds in which a launcher ends the processes beside one that has failed."""
 
 
 def exit_code(program: Callable[[], Any]) -> int:
-    """Run a program, whose result may be its exit code; bad input is one line on stderr and 2."""
+    """Run a program, whose result may be its exit code; bad input is one line on stderr and 2.
+
+    SIGTERM ends it as Ctrl-C does, by an exception: what it has begun is cleaned up, and a line
+    tells what has ended it.
+    """
     try:
-        result = program()
+        with _sigterm_as_exit():
+            result = program()
         sys.stdout.flush()
     except BrokenPipeError:
         # Python would try to write the rest as it ends, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {_told(error)}", file=sys.stderr)
+        if not _is_first():  # most likely it has failed, too, and a line is enough
+            time.sleep(_LAUNCHER_S)
+        _say(f"error: {_told(error)}")
         return 2
     except KeyboardInterrupt:
-        return 130
+        return _stopped("Ctrl-C", _INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code != _TERMINATED:  # of a parser
+            raise
+        return _stopped("SIGTERM", _TERMINATED)
     return result if isinstance(result, int) else 0
 
 
 def show_warning(message: Warning | str, *place: Any, **options: Any) -> None:
     """What `warnings.showwarning` does, in one line and without the place in the code."""
-    print(f"warning: {message}", file=sys.stderr)
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(by: str, code: int) -> int:
+    if _is_first():
+        _say(f"stopped by {by}")
+    return code
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, not glued to a progress bar."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(line, file=sys.stderr)
+
+
+def _is_first() -> bool:
+    """Whether this process tells what all those of a launch (torchrun) would."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _told(error: Exception) -> str:

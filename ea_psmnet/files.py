@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ea_psmnet.atomic import atomic_path, remove_leftovers, remove_own
 from ea_psmnet.images import decode_image, read_image
 from ea_psmnet.pfm import Window, read_pfm, readable
 
@@ -41,6 +39,8 @@ __all__ = [
     "read_npy",
     "read_pfm",
     "readable",
+    "remove_leftovers",
+    "remove_own",
     "write_disparity_png",
     "write_image",
     "write_json",
@@ -58,37 +58,6 @@ _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
 
 
 # Writing, whole or not at all ---------------------------------------------------------------------
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it becomes `path` when the block ends without error.
-
-    The temporary file lies in the same folder, which is created, and has the same suffix. When the
-    block raises, it is removed and what was at `path` before is still there.
-
-    Raises:
-        OSError: the file cannot be written; the message names `path` and the reason.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
-    try:
-        # Replacing a device such as /dev/null by a file would break the machine for everybody.
-        if path.exists() and not path.is_file():
-            raise OSError(f"{path}: not written, what has this name is not a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)  # noqa: PTH105 - the atomic call is the point
-    except OSError as error:
-        if error.strerror is None:  # not the system's but told in full, by a write nested here
-            raise OSError(str(error).replace(str(temporary), str(path))) from error
-        raise OSError(
-            f"{path}: not written ({error.strerror}); "
-            "check the folder's permissions and the free space"
-        ) from error
-    finally:
-        with suppress(OSError):  # usually gone: moved to `path`, or never made
-            temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

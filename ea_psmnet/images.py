@@ -19,7 +19,7 @@ from PIL import Image
 from ea_psmnet.machine import free_memory
 from ea_psmnet.pfm import readable
 
-__all__ = ["decode_image", "read_image"]
+__all__ = ["decode_image", "eight_bits", "read_image"]
 
 _MAX_PIXELS = 2**28
 """16,384 x 16,384: no camera has more, and a few kilobytes can claim to."""
@@ -53,18 +53,34 @@ def read_image(path: str | Path, tell: Callable[[str], object] | None = None) ->
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{path}: image of {image.dtype} values; convert it to 8 or 16 bits")
     white = header.white or int(np.iinfo(image.dtype).max)
-    if image.dtype == np.uint16 and 16 * (brightest := int(image.max())) < white:
-        text = f"{path}: 16-bit image of values up to {brightest}, nearly black: {_remedy(white)}"
-        (tell or _warn)(text)
     with readable(path):  # for its one line where memory ends
-        if white != 255:
-            image = cv2.convertScaleAbs(image, alpha=255 / white)  # rounds, and stops at 255
+        if image.dtype == np.uint16 or white != 255:
+            image = eight_bits(image, str(path), white, tell)
         code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
         return np.asarray(cv2.cvtColor(image, code), np.uint8)
 
 
-def _remedy(white: int) -> str:
-    return f"if it holds fewer bits, scale its values so that white is {white}, or save 8 bits"
+def eight_bits(
+    image: NDArray[Any],
+    name: str,
+    white: int = 65535,
+    tell: Callable[[str], object] | None = None,
+) -> NDArray[np.uint8]:
+    """An image of uint8 or uint16 in 8 bits.
+
+    Args:
+        image: (H, W) or (H, W, C), not empty.
+        name: Of the image.
+        white: Its value for white.
+        tell: As of `read_image`.
+    """
+    if image.dtype == np.uint16 and 16 * (brightest := int(image.max())) < white:
+        (tell or _warn)(
+            f"{name}: 16-bit image of values up to {brightest}, nearly black: if it holds fewer "
+            f"bits, scale its values so that white is {white}, or save 8 bits"
+        )
+    made = cv2.convertScaleAbs(image, alpha=255 / white)  # rounds, and stops at 255
+    return np.asarray(made, np.uint8).reshape(image.shape)
 
 
 def _warn(text: str) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["format_bytes", "markdown_table", "parse_bytes"]
+__all__ = ["check_range", "format_bytes", "markdown_table", "parse_bytes"]
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -86,3 +86,13 @@ def parse_bytes(text: str) -> int:
     if count >= _MOST_BYTES:
         raise ValueError(f"'{text}' is more than any machine has")
     return int(count)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse numbers that a program would hang or overflow on, and NaN.
+
+    Raises:
+        ValueError: `value` does not lie from `low` to `high`.
+    """
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low} to {high}")

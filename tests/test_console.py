@@ -1,8 +1,12 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from command_line import ROOT, command, run_command
+from tqdm import tqdm
 
 from ea_psmnet.console import exit_code, without_empty_defaults
 
@@ -17,12 +21,59 @@ def raise_(error):
         (lambda: None, 0),
         (lambda: "a result", 0),
         (lambda: 1, 1),
-        (lambda: raise_(KeyboardInterrupt()), 130),
     ],
 )
 def test_a_result_may_be_the_code(program, code, capsys):
     assert exit_code(program) == code
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "code"),
+    [(signal.SIGTERM, "stopped by SIGTERM\n", 143), (signal.SIGINT, "stopped by Ctrl-C\n", 130)],
+)
+def test_a_signal_cleans_up_and_is_told(number, line, code, capsys):
+    done = []
+
+    def program():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            done.append("cleaned up")
+
+    before = signal.getsignal(number)
+    assert exit_code(program) == code
+    assert done == ["cleaned up"]
+    assert capsys.readouterr() == ("", line)
+    assert signal.getsignal(number) == before
+
+
+def test_a_parsers_exit_is_its_own():
+    with pytest.raises(SystemExit, match="2"):
+        exit_code(lambda: sys.exit(2))
+
+
+def test_an_error_stands_on_a_line_of_its_own(capsys):
+    bars = []
+
+    def program():
+        bars.append(tqdm(total=3))
+        bars[0].update()
+        raise ValueError("x.png: no image")
+
+    assert exit_code(program) == 2
+    assert capsys.readouterr().err.endswith("\nerror: x.png: no image\n")
+
+
+def test_one_process_of_a_launch_tells_of_an_error_first(monkeypatch, capsys):
+    """The launcher ends the others before they tell the same, unless they alone have failed."""
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    assert exit_code(lambda: raise_(ValueError("x.png: no image"))) == 2
+    assert waited == [3.0]
+    assert capsys.readouterr().err == "error: x.png: no image\n"
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"ea_psmnet.pfm", "ea_psmnet.machine"},
+    {"ea_psmnet.atomic", "ea_psmnet.pfm", "ea_psmnet.machine"},
     {"ea_psmnet.images"},
     {
         "ea_psmnet.console",

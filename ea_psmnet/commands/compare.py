@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,8 @@ from datasets.names import DatasetName
 from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]
+
+_MOST_SECONDS = 30 * 24 * 3600
 
 
 def compare(
@@ -71,15 +72,18 @@ def compare(
             images, comparison.png. Outcomes are kept there too until all are known: the same
             command goes on where one was stopped.
     """
-    from ea_psmnet.files import write_image, write_json, write_text
+    from ea_psmnet.files import remove_own, write_image, write_json, write_text
     from ea_psmnet.machine import choose_device, use_threads
     from ea_psmnet.reports.budget import parse_budget
+    from ea_psmnet.reports.comparison import KEPT_FILES
     from ea_psmnet.reports.comparison import compare as run
     from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
     from ea_psmnet.reports.comparison_plot import comparison_plot
     from ea_psmnet.reports.comparison_text import comparison_markdown
+    from ea_psmnet.tables import check_range
 
     use_threads(threads)
+    check_range("timeout", timeout, 1, _MOST_SECONDS)
     networks: list[Network] = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )
@@ -101,5 +105,5 @@ def compare(
             (out / "comparison.png").unlink(missing_ok=True)  # an earlier comparison's
         else:
             write_image(out / "comparison.png", picture)
-    if kept is not None and kept.is_dir():
-        shutil.rmtree(kept)
+    if kept is not None:
+        remove_own(kept, KEPT_FILES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -86,6 +85,8 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     All methods are measured in one pass over the dataset. Under torchrun the processes share the
     pairs, and the figures stay the same.
     """
+    from ea_psmnet.files import remove_own
+    from ea_psmnet.reports.evaluation_journal import JOURNAL_FILES
     from ea_psmnet.reports.evaluation_report import EvaluationReport
     from ea_psmnet.reports.processes import process_index
 
@@ -99,8 +100,8 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     print(report.to_text())
     if options.out is not None:
         report.write(options.out)  # first: a comparison that is refused must not cost the rest
-        if options.report is None and (options.out / _UNFINISHED).is_dir():
-            shutil.rmtree(options.out / _UNFINISHED)
+        if options.report is None:
+            remove_own(options.out / _UNFINISHED, JOURNAL_FILES)
     if earlier is not None:
         report = replace(report, comparisons=tuple(report.against(earlier)))
         print(f"\n{report.comparisons_text()}")
@@ -116,7 +117,11 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     from ea_psmnet.reports.evaluation_report import EvaluationReport
     from ea_psmnet.reports.processes import join
     from ea_psmnet.reports.protocols import find_protocols
+    from ea_psmnet.tables import check_range
 
+    check_range("limit", options.limit, 1, 4096)
+    for name in ("batch", "protocol_batch"):
+        check_range(name, getattr(options, name), 1, 2**16)
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)

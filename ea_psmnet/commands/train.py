@@ -17,11 +17,11 @@ __all__ = ["train"]
 
 def train(
     config: Annotated[TrainingConfig, tyro.conf.arg(name="")], *, threads: int | None = None
-) -> None:
+) -> int:
     """Train a network, or continue a run: the same command picks up at its last checkpoint.
 
     Exit codes: 0 done; 2 cannot go on (one line says why); 130 stopped by Ctrl-C and 143 by
-    SIGTERM, saved.
+    SIGTERM, saved if a step was taken.
 
     Args:
         config: What is trained, on what, and how.
@@ -38,4 +38,5 @@ def train(
     except TrainingStopped as stopped:
         if os.environ.get("RANK", "0") == "0":  # one line, however many processes
             print(stopped, file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        return stopped.exit_code
+    return 0

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.inference.graphs import Forward, GraphedForward, GraphRecorder
-from ea_psmnet.inference.images import ImageLike, Pair, as_pair
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
     Precision,

@@ -26,7 +26,10 @@ from ea_psmnet.reports.own_process import run_module
 from ea_psmnet.reports.trial import Outcome, Trial
 from ea_psmnet.reports.workloads import is_bfloat16
 
-__all__ = ["Comparison", "Result", "compare", "machine"]
+__all__ = ["KEPT_FILES", "Comparison", "Result", "compare", "machine"]
+
+KEPT_FILES = r"[0-9a-f]{16}\.json"
+"""Names of the files that outcomes are kept in, as a regular expression."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ea_psmnet.models.weights import load_state
 from ea_psmnet.reports.resources import parse_volume
 from ea_psmnet.reports.trial import Trial, Work
 from ea_psmnet.reports.variants import VARIANTS, at_sites, parse_variant
+from ea_psmnet.tables import check_range
 
 __all__ = ["DEFAULT_SIZES", "Load", "Network", "named_networks", "plan"]
 
@@ -93,8 +94,7 @@ def plan(networks: Sequence[Network], load: Load, **options: Any) -> list[Trial]
     Raises:
         ValueError, FileNotFoundError: an impossible size or batch, or no dataset.
     """
-    if options.get("repeats", 1) < 1:
-        raise ValueError(f"repeats must be at least 1, not {options['repeats']}")
+    check_range("repeats", options.get("repeats", 1), 1, 1000)
     shapes = _shapes(load, max(network.config.max_disparity for network in networks))
     works: list[tuple[Work, tuple[int, int, int] | None]] = list(product(load.works, shapes))
     if load.root is not None:
@@ -120,8 +120,8 @@ def _shapes(load: Load, max_disparity: int) -> list[tuple[int, int, int]]:
     """Batch, height and width, in order of pixels."""
     sizes = load.sizes or (() if load.root else DEFAULT_SIZES)
     shapes = [(batch, *_size(text, max_disparity)) for text in sizes for batch in load.batches]
-    if any(batch < 1 for batch in load.batches):
-        raise ValueError(f"batches must be 1 or more, not {min(load.batches)}")
+    for batch in load.batches:
+        check_range("a batch", batch, 1, 2**16)
     return sorted(set(shapes), key=lambda shape: (shape[0], shape[1] * shape[2]))
 
 
@@ -129,6 +129,8 @@ def _size(text: str, max_disparity: int) -> tuple[int, int]:
     sides = parse_volume(text)
     if len(sides) != 2 or any(side % 16 for side in sides):
         raise ValueError(f"'{text}' is no size: write height and width, multiples of 16: 544x960")
+    for side in sides:
+        check_range(f"a side of '{text}'", side, 16, 2**14)
     if sides[1] < max_disparity:
         raise ValueError(
             f"images of {text} are narrower than the {max_disparity} disparities: lower "

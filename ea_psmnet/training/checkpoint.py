@@ -8,7 +8,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 
 from ea_psmnet.files import atomic_path
 
-__all__ = ["load_newest", "refusing_strangers", "remove_leftovers", "save_checkpoint"]
+__all__ = ["load_newest", "refusing_strangers", "save_checkpoint"]
 
 _UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM}
 """Reasons that are none of the file's."""
@@ -78,14 +78,6 @@ def refusing_strangers(folder: Path, step: int) -> Iterator[None]:
         raise _stranger(_path(folder, step), f"it lacks {error}") from error
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise _stranger(_path(folder, step), shorten(str(error), 200)) from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete what writes that were killed left behind in a folder."""
-    for leftover in folder.glob(".*.*.*"):
-        if leftover.suffix in (".pt", ".safetensors", ".json", ".jsonl", ".md", ".png"):
-            with suppress(OSError):
-                leftover.unlink()
 
 
 def _stranger(path: Path, reason: str) -> ValueError:

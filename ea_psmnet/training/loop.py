@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
 
-from datasets.workers import ErrorsAsValues, raise_errors
+from datasets.workers import loaded
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import single_opencv_thread
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.clock import StepClock
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StepSampler, StereoBatch
@@ -31,7 +29,7 @@ from ea_psmnet.training.processes import from_main, is_first, join_processes
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
-from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
+from ea_psmnet.training.signals import StopRequest, TrainingStopped
 from ea_psmnet.training.sources import training_samples, validation_samples
 from ea_psmnet.training.state import RunState
 from ea_psmnet.training.step import OptimiserStep, StepResult
@@ -128,8 +126,7 @@ class _Trainer:
                 validation_due=self.state.validation_due,
                 enabled=main,
             ) as record,
-            # Not left to the end of the process: it would wait for workers that ignore its signal.
-            closing(raise_errors(self._loader())) as batches,
+            self._loaded() as batches,
         ):
             if self.state.validation_due:  # it was cut off
                 self._end_turn(start, record, stop)
@@ -181,12 +178,15 @@ class _Trainer:
     ) -> dict[str, float] | None:
         """Take a step and return its figures; None if a signal came in the middle of it."""
         clock = StepClock()
-        own = [next(batches) for _ in range(self._accumulation(self.config.batch, self._micro))]
-        clock.data_came()
         rate = learning_rate(self.config, step, self.steps)
         # One process can stop at once; several must first agree, which they do between steps.
         alone = self.accelerator.num_processes == 1
-        result = self.optimise(own, rate, lambda: alone and stop.number > 0)
+        result = self.optimise(
+            clock.timed(stop.until_signal(batches) if alone else batches),
+            self._accumulation(self.config.batch, self._micro),
+            rate,
+            lambda: alone and stop.number > 0,
+        )
         if result is None:
             return None
         self._judge(step, result, record)
@@ -221,9 +221,11 @@ class _Trainer:
         assert self.config.micro_batch is not None  # settled at the start
         return self.config.micro_batch
 
-    def _loader(self) -> DataLoader[StereoSample]:
-        return DataLoader(
-            ErrorsAsValues(self.samples),
+    def _loaded(self) -> AbstractContextManager[Iterator[StereoBatch]]:
+        """This process's micro-batches from the first step of the run on."""
+        return loaded(
+            self.samples,
+            self.config.workers,
             batch_sampler=StepSampler(
                 self.state.start,
                 self.steps,
@@ -233,9 +235,6 @@ class _Trainer:
                 world=self.accelerator.num_processes,
             ),
             collate_fn=StereoBatch.stack_or_error,
-            num_workers=self.config.workers,
-            worker_init_fn=ignore_signals,
-            generator=torch.Generator(),  # not the run's: a resumed run makes one loader more
         )
 
     def _validate(self, done: int, record: RunRecord, stop: StopRequest) -> None:
@@ -250,7 +249,7 @@ class _Trainer:
             indices,
             self.accelerator,
             self.config.workers,
-            lambda: stop.number > 0,
+            stop,
         )
         if outcome is None:
             return

@@ -69,6 +69,8 @@ def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, p
 
 def test_a_training_step_starves_where_prediction_fits(tmp_path):
     """Prediction of 64 x 128 takes some 50 MiB, a step that keeps all activations over 130."""
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "thesis.txt").touch()  # a user's
     done = compare(
         *("--variants", "baseline", "--sizes", "64x128", "--width", 0.5, "--repeats", 1),
         *("--max-disparity", 96, "--budget", "100MiB", "--out", tmp_path),
@@ -80,6 +82,7 @@ def test_a_training_step_starves_where_prediction_fits(tmp_path):
     assert (starves["trial"]["work"], starves["outcome"]["end"]) == ("training", "out of memory")
     assert starves["outcome"]["requested"] > 0
     assert "glibc's own settings" in done.stdout
+    assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,11 @@ def test_a_training_step_starves_where_prediction_fits(tmp_path):
         ("--variants efficient,heads=3", "3 heads cannot share"),
         ("--variants efficient --budget GTX", "or a card: GTX 1080 Ti"),
         ("--variants efficient --sizes 100", "is no volume"),
-        ("--variants efficient --repeats 0", "repeats must be at least 1"),
+        ("--variants efficient --repeats 0", "repeats is 0, expected 1 to"),
+        ("--variants efficient --timeout nan", "timeout is nan, expected 1 to"),
+        ("--variants efficient --timeout 1e300", "timeout is 1e+300, expected 1 to"),
+        ("--variants efficient --batches 1000000000", "a batch is 1000000000, expected 1 to"),
+        ("--variants efficient --sizes 16x1048576", "is 1048576, expected 16 to 16384"),
         ("--variants efficient --sites attic", "unknown attention site 'attic'"),
     ],
 )

@@ -169,12 +169,14 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     killed = (*common, "--out", tmp_path / "killed")
     unfinished = until_killed(killed, measured=2)
     fails(capsys, "has limit 32, not 16", *killed, "--limit", 16)
+    (unfinished / "thesis.txt").touch()  # a user's
     first = tmp_path / "killed" / "error_maps" / "tiny" / "00.png"
     first.unlink()
     assert run(*killed) == 0
     assert not first.exists()  # the first pair was not predicted again
-    assert not unfinished.exists()
+    assert [path.name for path in unfinished.iterdir()] == ["thesis.txt"]
     assert run(*common, "--out", tmp_path / "whole") == 0
+    assert not (tmp_path / "whole" / "unfinished").exists()
     reports = [without_times(tmp_path / name / "report.json") for name in ("killed", "whole")]
     assert reports[0] == reports[1]
     assert len(reports[0]["methods"][1]["images"]) == 16

@@ -7,9 +7,9 @@ from PIL import Image
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.files import read_image
-from ea_psmnet.inference.images import predicted_at_scale
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
+from ea_psmnet.inference.pairs import predicted_at_scale
 from ea_psmnet.models.plain import PlainPSMNet
 from ea_psmnet.models.weights import NotFiniteError, load_model, save_model
 
@@ -188,6 +188,12 @@ def test_a_picture_may_come_in_any_form(matcher, tmp_path):
     expected = matcher(first, right).disparity
     for image in others:
         np.testing.assert_array_equal(matcher(image, right).disparity, expected)
+
+
+def test_twelve_bits_in_sixteen_are_told(matcher):
+    left, right = pair()
+    with pytest.warns(UserWarning, match="the right image: 16-bit image of values up to 4080"):
+        matcher(left, right.astype(np.uint16) * 16)
 
 
 @pytest.mark.parametrize("width", [8, 16])

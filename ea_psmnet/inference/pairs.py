@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ea_psmnet.files import read_image
+from ea_psmnet.images import eight_bits, read_image
 
 __all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
 
@@ -97,7 +97,7 @@ def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:
     if image.size == 0:
         raise ValueError(f"the {label} image is empty: {_described(image)}")
     if image.dtype == np.uint16:
-        image = np.rint(image / 257)  # 65535 / 255
+        image = eight_bits(image, f"the {label} image")
     elif image.dtype != np.uint8:
         raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
     colours = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if grey else image[..., :3]
