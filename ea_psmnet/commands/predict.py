@@ -41,6 +41,7 @@ def predict(
             that need more are predicted in overlapping tiles.
         options: Which network predicts, and how.
     """
+    from ea_psmnet.files import printable
     from ea_psmnet.inference.pairs import as_pair, predicted_at_scale
     from ea_psmnet.inference.prediction_files import (
         check_unclaimed,
@@ -64,4 +65,4 @@ def predict(
     matcher = options.load(memory)
     disparity = predicted_at_scale(lambda *pair: matcher(*pair).disparity, views, scale)
     for path in write_prediction(out, called, views[0], disparity, pair):
-        print(path)
+        print(printable(path))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ea_psmnet.files import (
     atomic_path,
     content_hash,
+    printable,
     write_disparity_png,
     write_image,
     write_json,
@@ -51,7 +52,7 @@ def pair_record(left: Path, right: Path) -> PairRecord:
     """Which images these are, by path and content."""
     views = {"left": left, "right": right}
     return {
-        side: {"path": str(path.resolve()), "sha256": content_hash(path)}
+        side: {"path": printable(path.resolve()), "sha256": content_hash(path)}
         for side, path in views.items()
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -117,6 +118,15 @@ def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
         paths[-1].write_text(damage)
         with pytest.raises(FileExistsError, match="give another --name or --out, or --force"):
             files.check_unclaimed(out, "x", first)
+
+
+def test_a_name_that_is_no_utf8_is_known_again(tmp_path, left, disparity):
+    view = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    write_image(view, left)
+    pair = files.pair_record(view, view)
+    files.write_prediction(tmp_path, files.pair_name(view, view), left, disparity, pair)
+    write_image(view, left // 2)  # told by its path alone
+    files.check_unclaimed(tmp_path, view.stem, files.pair_record(view, view))
 
 
 def test_disparities_beyond_16_bits_are_told(tmp_path, left, disparity):
