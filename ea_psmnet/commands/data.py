@@ -12,11 +12,13 @@ from ea_psmnet.commands.render import render
 
 __all__ = ["check", "data", "show"]
 
+_Kind = Annotated[DatasetName, tyro.conf.arg(aliases=("--name",))]
+
 
 def check(
     root: tyro.conf.Positional[Path],
     *,
-    name: DatasetName = "auto",
+    data: _Kind = "auto",
     max_disparity: float = 192,
     pairs: int = 32,
     whole: bool = True,
@@ -27,11 +29,12 @@ def check(
 
     Counts against the published numbers, damaged files, sizes, odd disparities; and on some of the
     pairs, whether left and right are swapped or not rectified and whether the truth brings them
-    together. Exit codes: 0 nothing is wrong; 1 something is; 2 there is nothing to check.
+    together. Pairs without truth are checked too. Exit codes: 0 nothing is wrong; 1 something is; 2
+    there is nothing to check.
 
     Args:
-        root: Folder of the dataset.
-        name: Kind of dataset; auto looks at what lies there.
+        root: Folder of the dataset, or a list of pairs.
+        data: Kind of dataset; auto looks at what lies there.
         max_disparity: Count disparities over it, in pixels.
         pairs: Compare the views of so many pairs.
         whole: Fewer frames than published are wrong.
@@ -42,7 +45,7 @@ def check(
     from ea_psmnet.files import write_json
 
     report = check_dataset(
-        root, name=name, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
+        root, name=data, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
     )
     print(report.to_text())
     if out is not None:
@@ -54,7 +57,7 @@ def show(
     root: tyro.conf.Positional[Path],
     *,
     out: Path,
-    name: DatasetName = "auto",
+    data: _Kind = "auto",
     split: Split = "train",
     render_pass: RenderPass = "clean",
     count: int = 8,
@@ -62,12 +65,12 @@ def show(
     seed: int = 0,
     size: tuple[int, int] = (256, 512),
 ) -> None:
-    """Draw some pairs with their disparity and warp error on one sheet.
+    """Draw some pairs with their disparity and warp error on one sheet; truth is not needed.
 
     Args:
-        root: Folder of the dataset.
+        root: Folder of the dataset, or a list of pairs.
         out: The picture to write, as pairs.png.
-        name: Kind of dataset; auto looks at what lies there.
+        data: Kind of dataset; auto looks at what lies there.
         split: Of datasets with splits.
         render_pass: Of Scene Flow and Sintel.
         count: Pairs, spread evenly over the dataset.
@@ -86,7 +89,7 @@ def show(
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
-    dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+    dataset = build_dataset(data, root, split=split, render_pass=render_pass, require_truth=False)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
     if augment is not None:
