@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from datasets.decoders import is_unset, negated_pfm
 from datasets.frames import Frame, FrameDataset, Mask, View
 from datasets.names import RenderPass, Split
-from datasets.sceneflow_layouts import LAYOUTS, Part, find_parts
+from datasets.sceneflow_layouts import LAYOUTS, Part, find_parts, unknown_images
 from datasets.splits import check_choice, render_passes
 from datasets.templates import Key, every_part, matched
 
@@ -86,7 +86,8 @@ class SceneFlow(FrameDataset):
 
         Raises:
             FileNotFoundError: a folder or a file of a frame is missing, or there are no frames.
-            ValueError: an argument is none of those named, or a line of `exclude` no frame.
+            ValueError: an argument is none of those named, a line of `exclude` no frame, or beside
+                the parts lies a folder of images that is of none.
         """
         check_choice("split", split, get_args(Split))
         check_choice("view", view, get_args(Side))
@@ -96,6 +97,11 @@ class SceneFlow(FrameDataset):
             raise FileNotFoundError(
                 f"{root}: no part of Scene Flow's {split} split; expected FlyingThings3D, Monkaa "
                 "or Driving as released, in PSMNet's or the merged layout, or FlyingThings3D_subset"
+            )
+        if unknown := unknown_images(Path(root)):
+            raise ValueError(
+                f"{unknown[0]}: images of no part that is known; begin its name, and that of its "
+                "disparity folder, with flyingthings3d_, monkaa_ or driving_, or move it away"
             )
         unused = frozenset() if exclude is None else _read_list(Path(exclude))
         super().__init__(
@@ -109,7 +115,8 @@ class SceneFlow(FrameDataset):
 
 def is_sceneflow(root: str | Path) -> bool:
     """Whether `root` holds a part of Scene Flow in a layout `SceneFlow` reads."""
-    return any(find_parts(Path(root), split) for split in get_args(Split))
+    parts = (part for split in get_args(Split) for part in find_parts(Path(root), split))
+    return any(part.exists() for part in parts)
 
 
 def _part_frames(

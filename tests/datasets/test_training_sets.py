@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from dataset_trees import (
@@ -10,6 +12,7 @@ from dataset_trees import (
     falling_things,
     instereo2k,
     tartanair,
+    tartanair_v2,
     virtual_kitti,
     write_png,
 )
@@ -18,7 +21,7 @@ from datasets.builder import build_dataset, detect_dataset
 from datasets.crestereo import CreStereo
 from datasets.falling_things import FallingThings
 from datasets.instereo2k import InStereo2k
-from datasets.tartanair import TartanAir
+from datasets.tartanair import TartanAir, TartanAirV2
 from datasets.virtual_kitti import VirtualKitti
 from ea_psmnet.files import write_npy, write_text
 
@@ -123,3 +126,17 @@ def test_depth_of_tartanair(tmp_path):
     sample = TartanAir(tmp_path)[0]
     assert sample.valid[0].tolist() == [True, True, True, False, False, False]
     assert sample.disparity[0, :3] == pytest.approx([1, 0.008, 0])
+
+
+def test_tartanair_v2_depth_that_is_no_packed_float_is_told(tmp_path):
+    path = tartanair_v2(tmp_path) / "CarWelding/Data_easy/P000/depth_lcam_front"
+    write_png(path / "000001_lcam_front_depth.png", np.ones(SIZE))
+    with pytest.raises(ValueError, match=r"depth\.png: uint16 \(4, 6\), expected 8 bits of four"):
+        TartanAirV2(tmp_path)[0]
+
+
+def test_cameras_of_tartanair_v2_to_the_side_are_left_alone(tmp_path):
+    flight = tartanair_v2(tmp_path) / "CarWelding/Data_easy/P000"
+    for kind in ("image", "depth"):
+        shutil.copytree(flight / f"{kind}_lcam_front", flight / f"{kind}_lcam_left")
+    assert len(TartanAirV2(tmp_path)) == 2
