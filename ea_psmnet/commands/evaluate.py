@@ -113,6 +113,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     from ea_psmnet.reports.evaluation import evaluate_methods
     from ea_psmnet.reports.evaluation_pictures import Pictures
     from ea_psmnet.reports.evaluation_report import EvaluationReport
+    from ea_psmnet.reports.methods import sample_names
     from ea_psmnet.reports.processes import join
     from ea_psmnet.reports.protocols import find_protocols
 
@@ -123,13 +124,15 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     dataset = build_dataset(
         options.data, options.root, split=options.split, render_pass=options.render_pass
     )
+    methods, settings = _methods(options, dataset), _settings(options)
     pictures = Pictures(
         options.out or Path(),
+        [each.label for each in methods],
+        sample_names(dataset),
         sheets=options.sheets,
         error_maps=options.error_maps,
         worst=options.worst,
     )
-    methods, settings = _methods(options, dataset), _settings(options)
     evaluations = evaluate_methods(
         methods,
         dataset,

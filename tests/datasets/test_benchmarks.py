@@ -142,10 +142,10 @@ def test_masks_of_different_sizes_are_named(tmp_path):
 
 def test_masks_of_two_sizes_are_told_with_both_paths(tmp_path):
     root = sintel(tmp_path)
-    write_png(root / "training/outofframe/alley_1/frame_0001.png", np.zeros((3, 6)), np.uint8)
-    told = r"occlusions/alley_1/frame_0001\.png: 6x4 pixels, but .*outofframe.* has 6x3; a frame's"
+    write_png(root / "training/occlusions/alley_1/frame_0001.png", np.zeros((3, 6)), np.uint8)
+    told = r"occlusions/alley_1/frame_0001\.png: 6x3 pixels, but .*outofframe.* has 6x4; a frame's"
     with pytest.raises(ValueError, match=told):
-        Sintel(tmp_path)[0].masks
+        Sintel(tmp_path)[0]
 
 
 def test_a_mask_of_floats_is_told(tmp_path):
