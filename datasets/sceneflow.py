@@ -12,6 +12,7 @@ from datasets.names import RenderPass, Split
 from datasets.sceneflow_layouts import LAYOUTS, Part, find_parts, unknown_images
 from datasets.splits import check_choice, render_passes
 from datasets.templates import Key, every_part, matched
+from ea_psmnet.files import readable
 
 __all__ = ["PUBLISHED_COUNTS", "RenderPass", "SceneFlow", "Side", "Split", "is_sceneflow"]
 
@@ -164,9 +165,10 @@ def _view(part: Part, side: Side, image: Path, truth: Path | None, hidden: Path 
 def _read_list(path: Path) -> frozenset[Key]:
     """Frames named in a file: the folders but for the view, and the number."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileNotFoundError(f"{path}: no list of frames to leave out ({error})") from error
+        with readable(path):
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no list of frames, it is no UTF-8 text ({error})") from error
     return frozenset(
         _listed(line.strip(), f"{path}, line {number}")
         for number, line in enumerate(lines, 1)

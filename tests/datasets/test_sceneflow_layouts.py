@@ -342,10 +342,10 @@ def test_a_list_of_another_form_is_refused(tmp_path, line):
     write_text(tmp_path / "unused.txt", f"TRAIN/A/0000/left/0006.png\n{line}\n")
     with pytest.raises(ValueError, match=rf"unused\.txt, line 2: '{line}'; expected a frame as"):
         SceneFlow(tmp_path, exclude=tmp_path / "unused.txt")
-    with pytest.raises(FileNotFoundError, match=r"none\.txt: no list"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt: no such file"):
         SceneFlow(tmp_path, exclude=tmp_path / "none.txt")
     (tmp_path / "photo.txt").write_bytes(b"\xff\xd8")
-    with pytest.raises(FileNotFoundError, match=r"photo\.txt: no list"):
+    with pytest.raises(ValueError, match=r"photo\.txt: no list of frames, it is no UTF-8"):
         SceneFlow(tmp_path, exclude=tmp_path / "photo.txt")
 
 

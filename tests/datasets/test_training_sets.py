@@ -45,7 +45,9 @@ def test_variants_of_falling_things(tmp_path):
         FallingThings(tmp_path / "one", variant="mixed")
 
 
-@pytest.mark.parametrize("content", ["{}", "not JSON", '{"camera_settings": []}'])
+@pytest.mark.parametrize(
+    "content", ["{}", "not JSON", '{"camera_settings": []}', "null", "[" * 100_000]
+)
 def test_a_damaged_camera_file_is_named(tmp_path, content):
     falling_things(tmp_path, order=(1,))
     path = tmp_path / "mixed/kitchen_0/_camera_settings.json"
@@ -53,7 +55,16 @@ def test_a_damaged_camera_file_is_named(tmp_path, content):
     with pytest.raises(ValueError, match=r"_camera_settings\.json: no focal length"):
         FallingThings(tmp_path)[0]
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"_camera_settings\.json: cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"_camera_settings\.json: no such file"):
+        FallingThings(tmp_path)[0]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-700", "0", "1e999"])
+def test_an_impossible_focal_length_is_told(tmp_path, number):
+    falling_things(tmp_path, order=(1,))
+    path = tmp_path / "mixed/kitchen_0/_camera_settings.json"
+    write_text(path, path.read_text().replace("768.2", number))
+    with pytest.raises(ValueError, match=r"_camera_settings\.json: a focal length of"):
         FallingThings(tmp_path)[0]
 
 
