@@ -81,7 +81,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)  # noqa: PTH105 - the atomic call is the point
     except OSError as error:
         if error.strerror is None:  # not the system's but told in full, by a write nested here
-            raise
+            raise OSError(str(error).replace(str(temporary), str(path))) from error
         raise OSError(
             f"{path}: not written ({error.strerror}); "
             "check the folder's permissions and the free space"

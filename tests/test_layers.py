@@ -12,6 +12,7 @@ FLOORS = [
     {"ea_psmnet.images"},
     {
         "ea_psmnet.console",
+        "ea_psmnet.records",
         "ea_psmnet.sample",
         "ea_psmnet.files",
         "ea_psmnet.metrics",
@@ -30,7 +31,7 @@ FREE = {
     # The package's front door names what is behind it, late.
     "ea_psmnet": {"ea_psmnet.inference", "ea_psmnet.models"},
 }
-DATASETS_MAY_USE = {"ea_psmnet.sample", "ea_psmnet.files"}
+DATASETS_MAY_USE = {"ea_psmnet.sample", "ea_psmnet.files", "ea_psmnet.records"}
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 
 

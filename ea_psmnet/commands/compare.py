@@ -31,6 +31,7 @@ def compare(
     allocator: Literal["kept", "default"] = "kept",
     repeats: int = 3,
     timeout: float = 3600,
+    threads: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Memory and time of several networks, and errors where they are trained: the paper's Table 5.
@@ -65,17 +66,20 @@ def compare(
             which is faster and holds more; default is glibc's own.
         repeats: Runs that are timed; their median counts.
         timeout: Seconds until a process counts as hanging.
-        out: Folder for comparison.json, comparison.md and comparison.png. Outcomes are kept there
-            too until all are known: the same command goes on where one was stopped.
+        threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
+        out: Folder for comparison.json, comparison.md and, where memory was measured at random
+            images, comparison.png. Outcomes are kept there too until all are known: the same
+            command goes on where one was stopped.
     """
     from ea_psmnet.files import write_image, write_json, write_text
-    from ea_psmnet.machine import choose_device
+    from ea_psmnet.machine import choose_device, use_threads
     from ea_psmnet.reports.budget import parse_budget
     from ea_psmnet.reports.comparison import compare as run
     from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
     from ea_psmnet.reports.comparison_plot import comparison_plot
     from ea_psmnet.reports.comparison_text import comparison_markdown
 
+    use_threads(threads)
     networks: list[Network] = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )
@@ -92,6 +96,10 @@ def compare(
     if out is not None:
         write_json(out / "comparison.json", comparison.to_dict())
         write_text(out / "comparison.md", f"{text}\n")
-        write_image(out / "comparison.png", comparison_plot(comparison))
+        picture = comparison_plot(comparison)
+        if picture is None:
+            (out / "comparison.png").unlink(missing_ok=True)  # an earlier comparison's
+        else:
+            write_image(out / "comparison.png", picture)
     if kept is not None and kept.is_dir():
         shutil.rmtree(kept)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal
 
 import tyro
 
 from datasets.names import DatasetName, RenderPass, Split
-from ea_psmnet.commands.render import render
 
 __all__ = ["check", "data", "show"]
 
-_Kind = Annotated[DatasetName, tyro.conf.arg(aliases=("--name",))]
+_Data = Annotated[DatasetName, tyro.conf.arg(name="data", aliases=("--name",), metavar="KIND")]
+"""As all commands call it; `--name` is what these two called it first."""
 
 
 def check(
     root: tyro.conf.Positional[Path],
     *,
-    data: _Kind = "auto",
+    name: _Data = "auto",
     max_disparity: float = 192,
     pairs: int = 32,
     whole: bool = True,
@@ -34,7 +34,7 @@ def check(
 
     Args:
         root: Folder of the dataset, or a list of pairs.
-        data: Kind of dataset; auto looks at what lies there.
+        name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
         max_disparity: Count disparities over it, in pixels.
         pairs: Compare the views of so many pairs.
         whole: Fewer frames than published are wrong.
@@ -45,7 +45,7 @@ def check(
     from ea_psmnet.files import write_json
 
     report = check_dataset(
-        root, name=data, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
+        root, name=name, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
     )
     print(report.to_text())
     if out is not None:
@@ -57,7 +57,7 @@ def show(
     root: tyro.conf.Positional[Path],
     *,
     out: Path,
-    data: _Kind = "auto",
+    name: _Data = "auto",
     split: Split = "train",
     render_pass: RenderPass = "clean",
     count: int = 8,
@@ -70,7 +70,7 @@ def show(
     Args:
         root: Folder of the dataset, or a list of pairs.
         out: The picture to write, as pairs.png.
-        data: Kind of dataset; auto looks at what lies there.
+        name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
         split: Of datasets with splits.
         render_pass: Of Scene Flow and Sintel.
         count: Pairs, spread evenly over the dataset.
@@ -97,13 +97,5 @@ def show(
     write_image(out, contact_sheet(samples, str(root)))
 
 
-_Done = Union[  # noqa: UP007 - alternatives that each run when they are parsed, not types
-    Annotated[Any, tyro.conf.subcommand("check", constructor=check)],
-    Annotated[Any, tyro.conf.subcommand("show", constructor=show)],
-    Annotated[Any, tyro.conf.subcommand("render", constructor=render)],
-]
-
-
-def data(done: Annotated[_Done, tyro.conf.arg(name="")]) -> int | None:
+def data() -> None:
     """Check, show and render datasets."""
-    return done

@@ -110,6 +110,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
     from datasets.builder import build_dataset
+    from ea_psmnet.machine import use_threads
     from ea_psmnet.reports.evaluation import evaluate_methods
     from ea_psmnet.reports.evaluation_pictures import Pictures
     from ea_psmnet.reports.evaluation_report import EvaluationReport
@@ -120,6 +121,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)
+    use_threads(options.matcher.threads)
     join()
     dataset = build_dataset(
         options.data, options.root, split=options.split, render_pass=options.render_pass
@@ -189,7 +191,7 @@ def _journal(
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.models.weights import find_weights
+    from ea_psmnet.models.weight_files import find_weights
     from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -52,7 +53,8 @@ def network(matcher: StereoMatcher, label: str, identity: str = "") -> Method:
 
     def together(samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
         pairs = [(sample.left, sample.right) for sample in samples]
-        return [result.disparity for result in matcher.match(pairs)]
+        with _naming(samples):
+            return [result.disparity for result in matcher.match(pairs)]
 
     return Method(label, lambda sample: together([sample])[0], together=together, identity=identity)
 
@@ -61,17 +63,32 @@ def baseline(matcher: BlockMatcher) -> Method:
     """One of OpenCV's matchers, labelled with what is done about its holes and its border."""
     notes = ["filled" if matcher.fill else "holes left", *(["padded"] if matcher.pad else [])]
     label = f"{matcher.name.upper()} ({', '.join(notes)})"
-    return Method(label, lambda sample: matcher(sample.left, sample.right), identity=repr(matcher))
+
+    def predict(sample: StereoSample) -> NDArray[np.float32]:
+        with _naming([sample]):
+            return matcher(sample.left, sample.right)
+
+    return Method(label, predict, identity=repr(matcher))
+
+
+@contextmanager
+def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
+    """Say with which pair of a dataset something is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        names = ", ".join(printable(sample.name) for sample in samples)
+        raise type(error)(f"{names}: {error}") from error
 
 
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Method:
     """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
 
-    A slash in a name is a folder or an underscore. The namings of the benchmarks' results are
-    understood too: KITTI's `disp_0/000000_10.png` for `training/000000_10`, and Middlebury's
-    `Teddy/disp0METHOD.pfm` for `Teddy`. What is not finite, or 0 in a PNG, is no prediction; what
-    is negative is one, if a wrong one. Where a sample has several files, the first of these formats
-    is read.
+    A slash in a name is a folder or an underscore. The namings of `predict` and of the benchmarks'
+    results are understood too: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png` for
+    `training/000000_10`, and Middlebury's `Teddy/disp0METHOD.pfm` for `Teddy`. What is not finite,
+    or 0 in a PNG, is no prediction; what is negative is one, if a wrong one. Where a sample has
+    several files, the first of these formats is read.
 
     Raises:
         FileNotFoundError: no such folder, or samples without a file; the message names the first
@@ -151,6 +168,7 @@ def _find(folder: Path, name: str, listing: Listing) -> Path | None:
     places = [(folder / above, last), (folder, name.replace("/", "_"))]
     if kitti := _KITTI.fullmatch(name):
         places += [(folder / "disp_0", kitti[1]), (folder, kitti[1])]
+    places += [(place, f"{stem}_disparity") for place, stem in places]  # `predict`'s
     for place, stem in places:
         if files := listing(place).get(stem):
             return _preferred(files)

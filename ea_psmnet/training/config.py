@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
@@ -59,7 +61,7 @@ class TrainingConfig:
     init: Path | None = None
     """Start from these weights, an original PSMNet's .tar included; attention modules they lack
     start as the identity."""
-    align_corners: bool | None = None
+    align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
     """How upsampling aligns; true for --init of torch 0.4 (2018); default: what --init states."""
     max_disparity: int = 192
     """Disparities searched, in pixels; a multiple of 16."""

@@ -51,6 +51,19 @@ def test_one_folder_has_one_layout(tmp_path, capsys):
     assert not (tmp_path / "FlyingThings3D").exists()
 
 
+def test_the_kind_of_dataset_has_the_name_it_has_everywhere(pairs, capsys):
+    for option in ("--data", "--name"):  # the latter is older
+        assert main(["data", "check", str(pairs), option, "folder", "--pairs", "0"]) == 0
+        assert main(["data", "check", str(pairs), option, "eth3d", "--pairs", "0"]) == 1
+        assert "understood as ETH3D" in capsys.readouterr().out
+
+
+def test_one_problem_is_one(pairs, capsys):
+    (pairs / "a" / "right.png").write_bytes(b"no image")
+    assert main(["data", "check", str(pairs), "--pairs", "0"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 problem"
+
+
 def test_a_sheet_of_pairs_and_of_training_samples(pairs):
     out = pairs / "sheet.png"
     assert main(["data", "show", str(pairs), "--out", str(out), "--count", "2"]) == 0

@@ -1,5 +1,6 @@
 """One pass over made-up pairs: what is counted, in which order, and that nothing changes it."""
 
+import gzip
 import json
 import math
 import subprocess
@@ -17,9 +18,9 @@ from ea_psmnet.files import write_disparity_png, write_image, write_pfm
 from ea_psmnet.metrics import DisparityErrors, quantiles
 from ea_psmnet.reports import evaluation
 from ea_psmnet.reports.evaluation import evaluate_methods
-from ea_psmnet.reports.evaluation_data import Evaluation
 from ea_psmnet.reports.evaluation_journal import Journal
-from ea_psmnet.reports.methods import Method, saved_predictions
+from ea_psmnet.reports.evaluation_report import EvaluationReport
+from ea_psmnet.reports.methods import Method, baseline, network, saved_predictions
 from ea_psmnet.reports.protocols import PROTOCOLS, find_protocols
 from ea_psmnet.reports.regions import ALL
 
@@ -181,13 +182,50 @@ def test_a_journal_of_other_settings_is_refused(tmp_path):
             Journal(tmp_path / "unfinished", other)
 
 
-def test_a_damaged_journal_is_named(tmp_path):
-    journal = Journal(tmp_path, {})
-    evaluate_methods(METHODS[:1], random_pairs(1), journal=journal)
-    (path,) = tmp_path.glob("*.gz")
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"000000\.json\.gz: damaged; delete it"):
-        evaluate_methods(METHODS[:1], random_pairs(1), journal=journal)
+def damaged(record, place, value):
+    """JSON with another value at a place."""
+    *path, last = place
+    part = record
+    for step in path:
+        part = part[step]
+    part[last] = value
+    return gzip.compress(json.dumps(record).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda record: gzip.compress(json.dumps(record).encode())[:50], "damaged"),
+        (lambda record: b"no gzip", "damaged"),
+        (lambda record: gzip.compress(b"null"), "the content should be an object, not None"),
+        (lambda record: gzip.compress(b"{}"), "has other methods, pairs or scores"),
+        (lambda r: damaged(r, ["exact", "images"], []), "has other methods, pairs or scores"),
+        (lambda r: damaged(r, ["exact", "images", 0, "index"], 7), "has other methods"),
+        (lambda r: damaged(r, ["exact", "images", 0, "index"], "0"), "exact.images[0].index"),
+        (lambda r: damaged(r, ["exact", "images", 0, "regions"], {}), "exact.images[0]: regions"),
+        (lambda r: damaged(r, ["exact", "images", 0, "scores"], []), "has other methods"),
+        (lambda r: damaged(r, ["exact", "images", 0, "image"], []), "exact.images[0].image"),
+        (lambda r: damaged(r, ["exact", "histograms", "all", "bins"], [-1]), "exact.histograms"),
+        (lambda r: damaged(r, ["exact", "histograms", "all", "counts"], []), "exact.histograms"),
+    ],
+)
+def test_a_damaged_journal_is_named(tmp_path, change, told):
+    journal, protocols = Journal(tmp_path, {}), find_protocols(["kitti"])
+    methods = [Method("exact", lambda sample: sample.disparity)]
+    evaluate_methods(methods, random_pairs(1), protocols=protocols, journal=journal)
+    path = tmp_path / "000000.json.gz"
+    path.write_bytes(change(json.loads(gzip.decompress(path.read_bytes()))))
+    with pytest.raises(ValueError, match="delete it, and its pairs") as caught:
+        evaluate_methods(methods, random_pairs(1), protocols=protocols, journal=journal)
+    assert str(caught.value).startswith(f"{path}: {told}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"limit": 5}', '{"limit": ', "[" * 9999])
+def test_damaged_settings_of_a_journal_are_named(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/settings\.json: .*; delete {tmp_path}"):
+        Journal(tmp_path, {"limit": "192"})
 
 
 def test_what_is_known_of_visibility_is_said():
@@ -247,9 +285,11 @@ def test_shares_of_several_processes_merge_into_the_same(world, batch, monkeypat
             assert figures(evaluated(pairs, batch=batch)) == alone
 
 
-def test_a_saved_evaluation_reloads():
-    for each in evaluated(random_pairs()):
-        again = Evaluation.from_dict(json.loads(json.dumps(each.to_dict())))
+def test_a_saved_evaluation_reloads(tmp_path):
+    saved = evaluated(random_pairs())
+    EvaluationReport("random", tuple(saved)).write(tmp_path)
+    read = EvaluationReport.read(tmp_path / "report.json").evaluations
+    for each, again in zip(saved, read, strict=True):
         assert again.to_dict() == each.to_dict()
         assert again.total == each.total
         assert again.regions == each.regions
@@ -268,6 +308,21 @@ def test_nothing_to_evaluate_is_refused():
 
 
 # Saved predictions --------------------------------------------------------------------------------
+
+
+def test_the_pair_that_fails_is_named():
+    class Refusing:
+        name, fill, pad = "sgbm", True, False
+
+        def match(self, _):
+            raise ValueError("too large")
+
+        def __call__(self, *_):
+            return self.match(_)
+
+    for method in (network(Refusing(), "net"), baseline(Refusing())):
+        with pytest.raises(ValueError, match=r"^set/00: too large"):
+            method.predict_all(random_pairs(1))
 
 
 def test_predictions_are_found_by_name(tmp_path):
@@ -336,6 +391,7 @@ def found_in(folder, names):
         (["Teddy/disp0METHOD.pfm", "ArtL/disp0METHOD.pfm"], ["Teddy", "ArtL"]),
         (["Teddy/disp0A.pfm", "Teddy/disp0GT.pfm", "Teddy/disp1A.pfm"], ["Teddy"]),
         (["a/left.PFM", "b.Pfm"], ["a/left", "b"]),
+        (["a_disparity.pfm", "b_disparity.png"], ["a", "b"]),
         (["a_b.pfm", "a/b.pfm"], ["a_b", "a/b"]),
         (["a\\nb.pfm"], ["a\\nb"]),
     ],
