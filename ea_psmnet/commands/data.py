@@ -89,7 +89,7 @@ def show(
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
-    dataset = build_dataset(data, root, split=split, render_pass=render_pass, require_truth=False)
+    dataset = build_dataset(name, root, split=split, render_pass=render_pass, require_truth=False)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
     if augment is not None:
