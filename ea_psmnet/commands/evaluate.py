@@ -110,6 +110,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
     from datasets.builder import build_dataset
+    from ea_psmnet.files import printable
     from ea_psmnet.machine import use_threads
     from ea_psmnet.reports.evaluation import evaluate_methods
     from ea_psmnet.reports.evaluation_pictures import Pictures
@@ -151,7 +152,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         return sample, next(each for each in methods if each.label == label).predict(sample)
 
     return EvaluationReport(
-        title=options.root.resolve().name or str(options.root),
+        title=printable(options.root.resolve().name or options.root),
         evaluations=tuple(evaluations),
         settings=settings,
         pictures=pictures.finish(evaluations, predict),
@@ -234,8 +235,10 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: two are the same.
     """
+    from ea_psmnet.files import printable
+
     for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        labels = ["/".join(path.parts[-count:]) for path in paths]
+        labels = [printable("/".join(path.parts[-count:])) for path in paths]
         if len(set(labels)) == len(labels):
             return labels
     if paths:
