@@ -91,9 +91,9 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return False
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _frames(path: Path, folder: Path, rows: list[_Row], needed: tuple[str, ...]) -> Iterator[Frame]:

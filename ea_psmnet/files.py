@@ -163,7 +163,10 @@ def disparity_values(
     reader = decode or _DISPARITY_READERS.get(suffix)
     if reader is None:
         raise ValueError(f"{path}: unknown disparity suffix; use {', '.join(DISPARITY_SUFFIXES)}")
-    values = reader(path)
+    try:
+        values = reader(path)
+    except MemoryError:
+        raise OSError(f"{path}: cannot be read (out of memory)") from None
     return values if window is None else values[window]
 
 

@@ -75,8 +75,8 @@ def read_pfm(path: str | Path, window: Window | None = None) -> NDArray[np.float
         dtype = _dtype(path, header[4])
         # Mapped, so that the system fetches the pages of the window's rows only.
         bottom_up = np.memmap(file, dtype, "r", offset=start, shape=(height, width))
-    part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
-    return np.array(part, np.float32, order="C", subok=False)
+        part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
+        return np.array(part, np.float32, order="C", subok=False)
 
 
 def _check_length(path: Path, width: int, height: int, actual: int) -> None:

@@ -220,6 +220,14 @@ def test_memory_that_ends_while_decoding_is_one_line(tmp_path, monkeypatch, erro
         read(tmp_path, png(64, 64))
 
 
+def test_memory_that_ends_while_a_map_is_read_is_one_line(tmp_path):
+    def decode(_):
+        raise MemoryError
+
+    with pytest.raises(OSError, match=r"map\.png: cannot be read \(out of memory\)$"):
+        read_disparity(tmp_path / "map.png", decode)
+
+
 @pytest.mark.parametrize("reader", [read_image, read_disparity])
 @pytest.mark.parametrize("suffix", [".png", ".pfm", ".npy"])
 def test_pipes_devices_and_folders_are_no_files(tmp_path, reader, suffix):

@@ -29,10 +29,11 @@ def check(
 
     Counts against the published numbers, damaged files, sizes, odd disparities; and on some of the
     pairs, whether left and right are swapped or not rectified and whether the truth brings them
-    together. Exit codes: 0 nothing is wrong; 1 something is; 2 there is nothing to check.
+    together. Pairs without truth are checked too. Exit codes: 0 nothing is wrong; 1 something is; 2
+    there is nothing to check.
 
     Args:
-        root: Folder of the dataset.
+        root: Folder of the dataset, or a list of pairs.
         name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
         max_disparity: Count disparities over it, in pixels.
         pairs: Compare the views of so many pairs.
@@ -64,10 +65,10 @@ def show(
     seed: int = 0,
     size: tuple[int, int] = (256, 512),
 ) -> None:
-    """Draw some pairs with their disparity and warp error on one sheet.
+    """Draw some pairs with their disparity and warp error on one sheet; truth is not needed.
 
     Args:
-        root: Folder of the dataset.
+        root: Folder of the dataset, or a list of pairs.
         out: The picture to write, as pairs.png.
         name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
         split: Of datasets with splits.
@@ -88,7 +89,7 @@ def show(
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
-    dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+    dataset = build_dataset(name, root, split=split, render_pass=render_pass, require_truth=False)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
     if augment is not None:

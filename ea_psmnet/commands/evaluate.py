@@ -111,10 +111,12 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
     from datasets.builder import build_dataset
+    from ea_psmnet.files import printable
     from ea_psmnet.machine import use_threads
     from ea_psmnet.reports.evaluation import evaluate_methods
     from ea_psmnet.reports.evaluation_pictures import Pictures
     from ea_psmnet.reports.evaluation_report import EvaluationReport
+    from ea_psmnet.reports.methods import sample_names
     from ea_psmnet.reports.processes import join
     from ea_psmnet.reports.protocols import find_protocols
     from ea_psmnet.tables import check_range
@@ -130,13 +132,15 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     dataset = build_dataset(
         options.data, options.root, split=options.split, render_pass=options.render_pass
     )
+    methods, settings = _methods(options, dataset), _settings(options)
     pictures = Pictures(
         options.out or Path(),
+        [each.label for each in methods],
+        sample_names(dataset),
         sheets=options.sheets,
         error_maps=options.error_maps,
         worst=options.worst,
     )
-    methods, settings = _methods(options, dataset), _settings(options)
     evaluations = evaluate_methods(
         methods,
         dataset,
@@ -153,7 +157,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         return sample, next(each for each in methods if each.label == label).predict(sample)
 
     return EvaluationReport(
-        title=options.root.resolve().name or str(options.root),
+        title=printable(options.root.resolve().name or options.root),
         evaluations=tuple(evaluations),
         settings=settings,
         pictures=pictures.finish(evaluations, predict),
@@ -236,8 +240,10 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: two are the same.
     """
+    from ea_psmnet.files import printable
+
     for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        labels = ["/".join(path.parts[-count:]) for path in paths]
+        labels = [printable("/".join(path.parts[-count:])) for path in paths]
         if len(set(labels)) == len(labels):
             return labels
     if paths:
