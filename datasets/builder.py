@@ -76,6 +76,7 @@ def build_dataset(
     *,
     split: Split = "train",
     render_pass: RenderPass = "clean",
+    require_truth: bool = True,
     **options: Any,
 ) -> Sequence[StereoSample]:
     """Build a dataset.
@@ -85,6 +86,7 @@ def build_dataset(
         root: The folder to read, or the file of `list`; `synthetic` needs none.
         split: `train` or `test`; `folder` and `list` have no splits.
         render_pass: `clean`, `final` or `both`, of `sceneflow` and `sintel`.
+        require_truth: Whether `folder` and `list` refuse pairs without truth; others always do.
         **options: Further arguments of the set's reader, as `resolution` of `MiddEval3`.
 
     Returns:
@@ -108,7 +110,7 @@ def build_dataset(
             f"{', '.join(sorted(unknown))}: no option of {name}, "
             f"which takes {', '.join(sorted(accepted)) or 'none'}"
         )
-    options |= {"split": split, "render_pass": render_pass}
+    options |= {"split": split, "render_pass": render_pass, "require_truth": require_truth}
     known = {key: value for key, value in options.items() if key in accepted}
     return DATASETS[name].reader(Path(root), **known)
 

@@ -23,7 +23,9 @@ __all__ = [
     "available_memory",
     "choose_device",
     "device_name",
+    "end_with_parent",
     "ending_children",
+    "free_memory",
     "has_fast_bfloat16",
     "held_memory",
     "keep_freed_memory",
@@ -38,6 +40,8 @@ Precision = Literal["auto", "exact", "fast"]
 """`exact` is float32; `fast`, which `auto` means, is bfloat16 where the device is fast at it."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 _PLANNABLE = 0.9
 
@@ -124,7 +128,12 @@ def available_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_free_on_machine(), _free_in_group()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def free_memory() -> int:
+    """Bytes of main memory that the machine, or the container, still has."""
+    return min(_free_on_machine(), _free_in_group())
 
 
 def plannable(free: int) -> int:
@@ -183,3 +192,17 @@ def ending_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the system kill this process when its parent ends, be it killed itself.
+
+    On Linux; elsewhere a child may live on.
+
+    Args:
+        parent: Process number of the parent. If that is gone already, this process ends here.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(f"error: process {parent}, which started this one, has ended")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,23 @@ _HEADER_BYTES = 256
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Let the system's errors of the block name `path` and the reason in one line."""
+    """Let the system's errors of the block name `path` and the reason in one line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is no regular file (a pipe or a device may never end), or cannot be read, or
+            memory does not suffice.
+    """
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise OSError(f"{what}, not a file")
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
+    except MemoryError:
+        raise OSError(f"{path}: cannot be read (out of memory)") from None
     except OSError as error:
         raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -70,8 +70,9 @@ def compare(
         repeats: Runs that are timed; their median counts.
         timeout: Seconds until a process counts as hanging.
         threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
-        out: Folder for comparison.json, comparison.md and comparison.png. Outcomes are kept there
-            too until all are known: the same command goes on where one was stopped.
+        out: Folder for comparison.json, comparison.md and, where memory was measured at random
+            images, comparison.png. Outcomes are kept there too until all are known: the same
+            command goes on where one was stopped.
     """
     from ea_psmnet.files import remove_own, write_image, write_json, write_text
     from ea_psmnet.machine import choose_device, use_threads
@@ -104,6 +105,10 @@ def compare(
     if out is not None:
         write_json(out / "comparison.json", comparison.to_dict())
         write_text(out / "comparison.md", f"{text}\n")
-        write_image(out / "comparison.png", comparison_plot(comparison))
+        picture = comparison_plot(comparison)
+        if picture is None:
+            (out / "comparison.png").unlink(missing_ok=True)  # an earlier comparison's
+        else:
+            write_image(out / "comparison.png", picture)
     if kept is not None:
         remove_own(kept, KEPT_FILES)

@@ -49,8 +49,8 @@ class EvaluationOptions:
     """Also OpenCV's matchers, or the bundled network: the default where nothing is named."""
     fill: bool = True
     """Fill the holes of sgbm and bm with the background beside them, or leave them."""
-    pad: bool = False
-    """Let sgbm and bm search the left border too, where OpenCV gives no result."""
+    pad: bool = True
+    """Let sgbm and bm search the left border too, where OpenCV alone gives no result."""
     predictions: tuple[Path, ...] = ()
     """Folders with any other system's disparity maps: NAME.pfm, .png (as KITTI's) or .npy."""
     protocols: tuple[str, ...] = ()
@@ -193,7 +193,7 @@ def _journal(
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.models.weights import find_weights
+    from ea_psmnet.models.weight_files import find_weights
     from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []

@@ -41,7 +41,7 @@ def predict(
             that need more are predicted in overlapping tiles.
         options: Which network predicts, and how.
     """
-    from ea_psmnet.inference.images import as_pair, predicted_at_scale
+    from ea_psmnet.inference.pairs import as_pair, predicted_at_scale
     from ea_psmnet.inference.prediction_files import (
         check_unclaimed,
         pair_name,

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.inference.graphs import Forward, GraphedForward, GraphRecorder
-from ea_psmnet.inference.images import ImageLike, Pair, as_pair
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
     Precision,
@@ -32,7 +32,7 @@ from ea_psmnet.machine import (
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
-from ea_psmnet.models.weights import load_model
+from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model
 from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.tables import parse_bytes
 
@@ -63,6 +63,7 @@ class StereoMatcher:
             not yet run on one). Half of `memory` is for what the graphs hold. One thread at a time.
 
     Raises:
+        NotFiniteError: the network has NaN or infinity in its weights.
         ValueError: no such device, precision or size, or graphs on the CPU.
         TypeError: what is given for one of them, or for the network, is something else.
 
@@ -90,6 +91,7 @@ class StereoMatcher:
             where = "on the CPU" if chosen == "cpu" else f"on {chosen}, not on the first card"
             raise ValueError(f"CUDA graphs were asked for {where}: leave them out")
         self.device = torch.device(chosen)
+        check_finite(model.state_dict(), "the network")
         self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype, self.device)
@@ -125,7 +127,11 @@ class StereoMatcher:
         Raises:
             FileNotFoundError: no such checkpoint.
             ValueError: not a checkpoint of this network, or an impossible setting.
+            TypeError: something else than these.
         """
+        for name, value in (("align_corners", align_corners), ("attention", attention)):
+            if not isinstance(value, bool | None):
+                raise TypeError(f"{name} is {value!r}: give True or False")
         model = load_model(
             DEFAULT if path is None else path,
             max_disparity=max_disparity,
@@ -151,6 +157,7 @@ class StereoMatcher:
             ValueError: the images differ in size, are no pictures, or need more memory than there
                 is.
             TypeError: something else was given.
+            NotFiniteError: the network computes NaN or infinity.
         """
         return self.match([(left, right)])[0]
 
@@ -238,7 +245,13 @@ class StereoMatcher:
                 (disparity,) = self._forward(left, right)
             else:
                 disparity = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
-        return np.asarray(disparity.float().cpu().numpy())
+        found = np.asarray(disparity.float().cpu().numpy())
+        if not np.isfinite(found).all():
+            raise NotFiniteError(
+                "the network computes NaN or infinity: its weights are damaged, or so large that "
+                "they overflow"
+            )
+        return found
 
     def _to_input(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 to (1, 3, H', W') from 0 to 1, padded at the top and right as PSMNet."""

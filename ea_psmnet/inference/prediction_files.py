@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +19,12 @@ from ea_psmnet.files import (
     write_pfm,
 )
 from ea_psmnet.inference.outputs import preview
+from ea_psmnet.records import read_record
 
 __all__ = ["check_unclaimed", "pair_name", "pair_record", "prediction_paths", "write_prediction"]
+
+PairRecord = dict[str, dict[str, str]]
+"""`path` and `sha256` of the `left` and the `right` image."""
 
 _ENDINGS = ("_disparity.pfm", "_disparity.png", "_preview.png", "_pair.json")
 _PNG_MOST = 65535 / 256
@@ -46,7 +47,7 @@ def pair_name(left: Path, right: Path) -> str:
     return name or left.stem
 
 
-def pair_record(left: Path, right: Path) -> dict[str, Any]:
+def pair_record(left: Path, right: Path) -> PairRecord:
     """Which images these are, by path and content."""
     views = {"left": left, "right": right}
     return {
@@ -60,7 +61,7 @@ def prediction_paths(folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}{ending}" for ending in _ENDINGS]
 
 
-def check_unclaimed(folder: Path, name: str, pair: Mapping[str, Any]) -> None:
+def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
     """Raise a FileExistsError where files of that name are not known to be this pair's.
 
     Args:
@@ -70,7 +71,7 @@ def check_unclaimed(folder: Path, name: str, pair: Mapping[str, Any]) -> None:
     """
     paths = prediction_paths(folder, name)
     there = [path for path in paths if path.exists()]
-    if there and not _is_same(_read(paths[-1]), pair):
+    if there and not _is_of(pair, paths[-1]):
         raise FileExistsError(
             f"{there[0]}: is there and not of this pair: give another --name or --out, or --force "
             "to overwrite it"
@@ -82,7 +83,7 @@ def write_prediction(
     name: str,
     left: NDArray[np.uint8],
     disparity: NDArray[np.floating],
-    pair: Mapping[str, Any],
+    pair: PairRecord,
 ) -> list[Path]:
     """Write a prediction: disparity as PFM and as 16-bit PNG, a picture, and whose they are.
 
@@ -122,17 +123,13 @@ def write_prediction(
     return paths
 
 
-def _read(path: Path) -> Any:
-    with suppress(OSError, ValueError, RecursionError):
-        return json.loads(path.read_bytes())
-    return None
-
-
-def _is_same(known: Any, pair: Mapping[str, Any]) -> bool:
-    if not isinstance(known, dict):
+def _is_of(pair: PairRecord, path: Path) -> bool:
+    """Whether a record tells of this pair; one that is missing or damaged does not."""
+    try:
+        known = read_record(path, dict[str, dict[str, str]])
+    except (OSError, ValueError):
         return False
-    views = [(known.get(side), view) for side, view in pair.items()]
     return all(
-        isinstance(old, dict) and any(old.get(key) == view[key] for key in view)
-        for old, view in views
+        any(known.get(side, {}).get(key) == value for key, value in view.items())
+        for side, view in pair.items()
     )

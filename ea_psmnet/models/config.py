@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
+
+from ea_psmnet.records import read_record
 
 __all__ = [
     "HOURGLASS_SITES",
@@ -30,6 +31,7 @@ SITES = ("volume", *(f"hourglass{i}.{site}" for i in (1, 2, 3) for site in HOURG
 """Every place for an attention module; `volume` follows the residual blocks at 1/4."""
 
 _STRIDE = 16
+_MOST_WIDTH, _MOST_DISPARITIES = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class PSMNetConfig:
             raise ValueError(f"normalisation is batch or group, not '{self.normalisation}'")
         if not isinstance(self.max_disparity, Integral):  # NumPy's are whole numbers, too
             raise ValueError(f"max disparity must be a whole number, not {self.max_disparity!r}")
+        if self.width > _MOST_WIDTH or self.max_disparity > _MOST_DISPARITIES:
+            raise ValueError(
+                f"width {self.width} or {self.max_disparity} disparities are more than a network "
+                f"can have: at most {_MOST_WIDTH} and {_MOST_DISPARITIES}"
+            )
         object.__setattr__(self, "max_disparity", int(self.max_disparity))
         if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
             nearest = max(_STRIDE, -(-self.max_disparity // _STRIDE) * _STRIDE)
@@ -163,9 +170,4 @@ def read_config(path: Path) -> PSMNetConfig:
         FileNotFoundError: no such file.
         ValueError: no JSON, or no network.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return PSMNetConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: describes no network: {error}") from None
+    return read_record(path, PSMNetConfig, remedy="it describes no network")

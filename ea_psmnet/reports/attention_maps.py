@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
-from ea_psmnet.inference.images import as_pair
 from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.inference.pairs import as_pair
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.ops.precision import widen
 

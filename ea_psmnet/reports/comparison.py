@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -18,12 +17,14 @@ from tqdm import tqdm
 
 from datasets.builder import build_dataset
 from ea_psmnet.files import content_hash, write_json
-from ea_psmnet.machine import choose_device, ending_children
+from ea_psmnet.machine import choose_device
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.records import read_record
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.forecast import Forecast, SiteForecast, count_parameters, forecast
 from ea_psmnet.reports.methods import digest
 from ea_psmnet.reports.module_trace import attention_site
+from ea_psmnet.reports.own_process import run_module
 from ea_psmnet.reports.trial import Outcome, Trial
 from ea_psmnet.reports.workloads import is_bfloat16
 
@@ -194,9 +195,7 @@ def _fingerprint(trial: Trial) -> str:
 
 
 def _read(path: Path) -> Outcome:
-    values = json.loads(path.read_text())
-    shape = tuple(values["shape"]) if values["shape"] else None
-    return Outcome(**values | {"shape": shape})
+    return read_record(path, Outcome, remedy="damaged: delete it, and its trial runs again")
 
 
 def _run(trial: Trial, timeout: float) -> Outcome:
@@ -214,12 +213,10 @@ def _run(trial: Trial, timeout: float) -> Outcome:
 
 def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:
     """Run a trial's process to its end, or end it; returns how it ended."""
-    command = [sys.executable, "-m", "ea_psmnet.reports.trial"]
     try:
-        with ending_children():
-            process = subprocess.run(
-                command, input=request, text=True, stderr=stderr, timeout=timeout, check=False
-            )
+        process = run_module(
+            "ea_psmnet.reports.trial", input=request, stderr=stderr, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         return f"did not end within {timeout:.0f} s"
     if process.returncode < 0:

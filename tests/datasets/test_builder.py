@@ -140,7 +140,7 @@ def test_unknown_options_are_told_with_those_there_are(tmp_path):
     root = TREES["middeval3"](tmp_path)
     with pytest.raises(ValueError, match="size: no option of middeval3, which takes resolution, "):
         build_dataset("middeval3", root, size=1)
-    with pytest.raises(ValueError, match="seed: no option of folder, which takes none"):
+    with pytest.raises(ValueError, match="seed: no option of folder, which takes require_truth"):
         build_dataset("folder", TREES["folder"](tmp_path / "pairs"), seed=1)
     with pytest.raises(ValueError, match=r"sede: no option of synthetic, which takes .*\bseed\b"):
         build_dataset("synthetic", sede=1)

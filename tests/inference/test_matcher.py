@@ -7,11 +7,11 @@ from PIL import Image
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.files import read_image
-from ea_psmnet.inference.images import predicted_at_scale
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
+from ea_psmnet.inference.pairs import predicted_at_scale
 from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.weights import load_model, save_model
+from ea_psmnet.models.weights import NotFiniteError, load_model, save_model
 
 CONFIG = PSMNetConfig(max_disparity=32, width=0.25)
 
@@ -190,6 +190,12 @@ def test_a_picture_may_come_in_any_form(matcher, tmp_path):
         np.testing.assert_array_equal(matcher(image, right).disparity, expected)
 
 
+def test_twelve_bits_in_sixteen_are_told(matcher):
+    left, right = pair()
+    with pytest.warns(UserWarning, match="the right image: 16-bit image of values up to 4080"):
+        matcher(left, right.astype(np.uint16) * 16)
+
+
 @pytest.mark.parametrize("width", [8, 16])
 def test_images_narrower_than_the_range_are_searched_whole(matcher, network, width):
     reach = -(-width // 16) * 16
@@ -231,6 +237,12 @@ def test_what_is_no_network_is_refused():
         StereoMatcher("ea-psmnet-small")
 
 
+def test_switches_are_true_or_false():
+    for switch in ({"attention": "no"}, {"align_corners": "yes"}):
+        with pytest.raises(TypeError, match="give True or False"):
+            StereoMatcher.load(**switch)
+
+
 def test_memory_and_device_as_people_write_them(network):
     rooms = [StereoMatcher(network, device="cpu", memory=m)._room for m in ("8GiB", 2**33)]
     assert rooms[0] == pytest.approx(rooms[1], abs=2**28)
@@ -265,3 +277,15 @@ def test_exact_switches_tf32_off_while_it_computes_and_only_then(matcher):
     matcher(*pair())
     hook.remove()
     assert (seen, torch.backends.cudnn.allow_tf32) == ([False], before)
+
+
+def test_networks_that_are_not_finite_or_overflow_are_refused():
+    network = build_model(CONFIG)
+    with torch.no_grad():
+        for layer in (network.features.fuse[2], network.aggregation.classifiers[2][2]):
+            layer.weight.mul_(1e30)
+    with pytest.raises(NotFiniteError, match="computes NaN or infinity: its weights are damaged"):
+        StereoMatcher(network, precision="exact")(*pair())
+    network.features.fuse[2].weight.data[0] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"network: has NaN or infinity in 'features.fuse"):
+        StereoMatcher(network)

@@ -29,11 +29,19 @@ def test_training_takes_a_preset_or_a_file(tmp_path):
     assert config.base_network() == CONFIG
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"colour": 1}', '{"width": 0.3}', '{"width": "a"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[1]", "null", "", "[" * 9999, '{"colour": 1}', '{"width": 0.3}', '{"width": "a"}'),
+        *('{"width": 1000000}', '{"width": 1e999}', '{"width": NaN}', '{"width": null}'),
+        *('{"max_disparity": 32.0}', '{"max_disparity": 1000000000000}', '{"attention": 5}'),
+    ],
+)
 def test_what_is_no_network_is_told_with_its_file(tmp_path, text):
     write_text(tmp_path / "network.json", text)
-    with pytest.raises(ValueError, match=r"network.json: describes no network"):
+    with pytest.raises(ValueError, match=r"network.json: .*; it describes no network$") as caught:
         read_config(tmp_path / "network.json")
+    assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_config(Path(tmp_path / "none.json"))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ea_psmnet.files import read_image
+from ea_psmnet.images import eight_bits, read_image
 
 __all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
 
@@ -38,9 +38,12 @@ def as_pair(pair: Any) -> Pair:
         ValueError: One is empty or no picture by its shape or values, or they differ in size.
         FileNotFoundError: There is no such file.
     """
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"a pair is a tuple of left and right image; this is {_described(pair)}")
-    left, right = (_as_rgb(*each) for each in zip(("left", "right"), pair, strict=True))
+    try:
+        views = dict(zip(("left", "right"), pair, strict=True))
+    except (TypeError, ValueError):
+        message = f"a pair is a tuple of left and right image; this is {_described(pair)}"
+        raise TypeError(message) from None
+    left, right = (_as_rgb(label, image) for label, image in views.items())
     if left.shape != right.shape:
         raise ValueError(
             f"the images differ in size: left {left.shape[1]} x {left.shape[0]}, "
@@ -94,7 +97,7 @@ def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:
     if image.size == 0:
         raise ValueError(f"the {label} image is empty: {_described(image)}")
     if image.dtype == np.uint16:
-        image = np.rint(image / 257)  # 65535 / 255
+        image = eight_bits(image, f"the {label} image")
     elif image.dtype != np.uint8:
         raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
     colours = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if grey else image[..., :3]
