@@ -71,7 +71,7 @@ def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]
         with closing(raise_errors(iterator)) as values:
             yield values
     except RuntimeError as error:  # which torch's handler of SIGCHLD raises wherever we are
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):  # but a worker's own error
             raise
         raise ChildProcessError(_told(str(error))) from error
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +45,8 @@ def compare(
     A variant is NAME[@SITE+SITE][,OPTION=VALUE]: baseline, efficient, non-local (the textbook
     form), non-local-sdpa (the same function with linear memory), focused, external or hydra, as
     efficient@bottleneck or non-local@volume+decoder,key_channels=16. Without variants, presets and
-    checkpoints all seven are compared.
+    checkpoints the paper's three are compared: baseline, efficient and non-local. What it takes is
+    estimated first.
 
     Args:
         variants: Untrained networks, at --sites where they name none.
@@ -52,7 +54,7 @@ def compare(
         checkpoints: Trained weights; their errors are measured on --root.
         sites: Where attention is placed: volume, encoder, bottleneck, decoder, output, or several
             joined as encoder+decoder; each is a network of its own.
-        sizes: Of random images, as 256x512; default: 256x512 and 544x960, or none with --root.
+        sizes: Of random images, as 256x512; default: 256x512, or none with --root.
         batches: Pairs at once.
         works: What to do with random images.
         width: Channels of the variants relative to the published network's.
@@ -75,7 +77,7 @@ def compare(
     from ea_psmnet.files import remove_own, write_image, write_json, write_text
     from ea_psmnet.machine import choose_device, use_threads
     from ea_psmnet.reports.budget import parse_budget
-    from ea_psmnet.reports.comparison import KEPT_FILES
+    from ea_psmnet.reports.comparison import KEPT_FILES, expected_seconds
     from ea_psmnet.reports.comparison import compare as run
     from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
     from ea_psmnet.reports.comparison_plot import comparison_plot
@@ -93,6 +95,9 @@ def compare(
         networks, load, budget=limit.bytes, device=device, precision=precision,
         allocator=allocator, repeats=repeats,
     )  # fmt: skip
+    minutes = max(1, round(expected_seconds(trials, timeout) / 60))
+    told = f"{len(trials)} trials of {len(networks)} networks: about {minutes} min"
+    print(f"{told} at most, less where memory runs out", file=sys.stderr)
     kept = None if out is None else out / "unfinished"
     comparison = run(trials, limit, timeout=timeout, kept=kept)
     text = comparison_markdown(comparison)

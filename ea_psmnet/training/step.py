@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,9 @@ from ea_psmnet.training.data import StereoBatch
 from ea_psmnet.training.precision import Arithmetic
 
 __all__ = ["OptimiserStep", "StepResult"]
+
+_PROBE_ROWS = 64
+"""The least height of what is timed: in steps of 16, as all heights."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,26 @@ class OptimiserStep:
             self._update(rate)
         self.arithmetic.scaler.update()
         return result
+
+    def seconds_a_sample(self) -> float:
+        """How long a sample takes, about: the second of two passes over the top of an empty one.
+
+        All processes must ask; nothing is changed by it.
+        """
+        height, width = self.config.crop
+        rows = min(height, max(_PROBE_ROWS, height // 64 * 16))
+        size, device = (1, rows, width), self.accelerator.device
+        image = torch.zeros(1, 3, rows, width, dtype=torch.uint8)
+        truth = StereoBatch(image, image, torch.ones(size), torch.ones(size, dtype=torch.bool))
+        statistics = [buffer.clone() for buffer in self.network.buffers()]
+        pixels, start = torch.tensor(rows * width, device=device), 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            self._backward(truth, pixels, last=False).tolist()  # which waits for a card, too
+        seconds = time.perf_counter() - start
+        self._restore(statistics)
+        self.optimizer.zero_grad()
+        return seconds * height / rows
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes: the optimiser's."""

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from ea_psmnet.files import write_image, write_npy
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import save_model
+from ea_psmnet.reports import comparison
 
 MAP_BYTES = (12 * 16 * 32) ** 2 * 4
 """Of non-local attention at 1/8 of 128 x 256 with 96 disparities: 144 MiB."""
@@ -110,3 +113,33 @@ def test_bad_input_is_one_line_and_nothing_runs(arguments, message, capsys, monk
     assert error.startswith("error: ")
     assert error.count("\n") == 0
     assert message in error
+
+
+def test_the_default_is_small_and_told_before_it_runs(pairs, capsys, monkeypatch):
+    """At a speed of 10^12 operations a second; a dataset's work is that of all its pairs."""
+    seen = []
+
+    def stopped(trials, *_, **__):
+        seen.extend(trials)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(comparison, "compare", stopped)
+    monkeypatch.setattr(comparison, "_speed", lambda trial: 1e12)
+    monkeypatch.setattr(comparison, "_START_S", 600.0)
+    assert main(["compare"]) == 2
+    assert [trial.label for trial in seen] == [
+        "baseline",
+        "efficient@encoder",
+        "non-local@encoder",
+    ] * 2
+    assert {trial.shape for trial in seen} == {(1, 256, 512)}
+    told = capsys.readouterr().err
+    assert re.match(r"6 trials of 3 networks: about 6\d min at most", told)
+    few = ["--variants", "baseline", "--width", "0.25", "--max-disparity", "96"]
+    assert main(["compare", *few, "--root", str(pairs)]) == 2
+    assert capsys.readouterr().err.startswith("1 trials of 1 networks: about 10 min at most")
+
+
+def test_the_speed_that_an_estimate_is_made_with_is_measured(monkeypatch):
+    trial = SimpleNamespace(device="cpu", precision="exact")
+    assert 1e8 < comparison._speed(trial) < 1e14

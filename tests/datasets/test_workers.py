@@ -68,6 +68,15 @@ def test_a_worker_that_dies_is_one_line_with_cause_and_remedy():
     assert active_children() == []
 
 
+def test_a_programming_error_in_a_worker_keeps_its_traceback():
+    with (
+        pytest.raises(RuntimeError, match="a mistake") as told,
+        loaded(Samples(raising(RuntimeError("a mistake"))), 1, batch_size=None) as samples,
+    ):
+        next(samples)
+    assert "Traceback" in str(told.value)
+
+
 def test_no_worker_is_waited_for_that_does_not_end(monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     start = time.monotonic()

@@ -162,3 +162,11 @@ def test_impossible_settings_are_refused(config, changes, message):
 def test_whole_numbers_of_numpys_are_recorded_as_pythons(config):
     given = replace(config, batch=np.int64(4), crop=(np.int32(32), 64), seed=np.uint8(3))
     assert json.loads(json.dumps(given.to_dict())) == replace(config, batch=4, seed=3).to_dict()
+
+
+def test_a_crop_too_small_for_batch_normalisation_is_refused_with_what_helps(config):
+    tiny = replace(config, crop=(16, 16), micro_batch=1, steps=1)
+    with pytest.raises(ValueError, match=r"single number in crops of \(16, 16\).*--micro-batch"):
+        train(tiny)
+    train(replace(tiny, micro_batch=2))
+    train(replace(tiny, normalisation="group", out=config.out.with_name("group")))
