@@ -62,3 +62,17 @@ with ending_children():
     assert process.wait(timeout=30) == 143
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_free_memory_respects_the_limits_of_the_process(limit):
+    code = f"""
+import resource, torch
+from ea_psmnet.machine import available_memory
+pages = [int(word) for word in open("/proc/self/statm").read().split()]
+held = (pages[0] if "{limit}" == "RLIMIT_AS" else pages[5]) * resource.getpagesize()
+resource.setrlimit(resource.{limit}, (held + 2**26, held + 2**26))
+print(available_memory(torch.device("cpu")))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**25 < int(run.stdout) <= 2**26
