@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["exit_code", "show_warning", "without_empty_defaults"]
+__all__ = ["exit_code", "is_out_of_memory", "show_warning", "without_empty_defaults"]
 
 _EMPTY_DEFAULT = re.compile(r"\(default:[\s│|]*(None)?\)")
 _UNREAD = 128 + 13
@@ -24,6 +24,20 @@ _INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 _LAUNCHER_S = 3.0
 """Seconds in which a launcher ends the processes beside one that has failed."""
+
+_OUT_OF_MEMORY = (
+    "out of memory: close other programs, raise what limits this one (as `ulimit -v`), or ask for "
+    "less: smaller images, batches or --memory, fewer workers"
+)
+
+_REFUSALS = (
+    *("can't allocate memory", "Cannot allocate memory", "could not create a memory object"),
+    *("bad_alloc", "out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate"),
+    *("can't start new thread", "failed to map segment from shared object"),
+)
+"""What torch's CPU allocator, the system, oneDNN, C++, a card's driver and its libraries, OpenCV,
+Python and the loader of libraries say where memory is refused: they have no exception of their
+own."""
 
 
 def exit_code(program: Callable[[], Any]) -> int:
@@ -51,6 +65,11 @@ def exit_code(program: Callable[[], Any]) -> int:
         if ended.code != _TERMINATED:  # of a parser
             raise
         return _stopped("SIGTERM", _TERMINATED)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _say(f"error: {_OUT_OF_MEMORY} ({_first_line(error)})")
+        return 2
     return result if isinstance(result, int) else 0
 
 
@@ -128,3 +147,12 @@ class _Kept(io.StringIO):
         text = _EMPTY_DEFAULT.sub(lambda found: re.sub(r"[^│|\n]", " ", found[0]), self.getvalue())
         self._stream.write(text)
         self._stream.flush()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was refused: to Python, torch or another library."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSALS)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

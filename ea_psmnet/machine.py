@@ -128,7 +128,8 @@ def available_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    shared = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(shared, _free_for_process())
 
 
 def free_memory() -> int:
@@ -165,6 +166,21 @@ def _free_in_group() -> int:
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return 2**63
     return max(0, int(limit.read_text()) - int(used.read_text()))
+
+
+def _free_for_process() -> int:
+    """What limits of this process leave it: of its address space and of its data (`ulimit`)."""
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        return 2**63
+    import resource
+
+    pages = [int(count) for count in statm.read_text().split()]
+    held = {resource.RLIMIT_AS: pages[0], resource.RLIMIT_DATA: pages[5]}
+    limits = {kind: resource.getrlimit(kind)[0] for kind in held}
+    size = resource.getpagesize()
+    left = (limits[k] - held[k] * size for k in held if limits[k] != resource.RLIM_INFINITY)
+    return max(0, min(left, default=2**63))
 
 
 def single_opencv_thread() -> None:

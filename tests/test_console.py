@@ -4,11 +4,13 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
+import torch
 from command_line import ROOT, command, run_command
 from tqdm import tqdm
 
-from ea_psmnet.console import exit_code, without_empty_defaults
+from ea_psmnet.console import exit_code, is_out_of_memory, without_empty_defaults
 
 
 def raise_(error):
@@ -80,6 +82,33 @@ def test_one_process_of_a_launch_tells_of_an_error_first(monkeypatch, capsys):
 def test_bad_input_is_one_line(kind, capsys):
     assert exit_code(lambda: raise_(kind("x.png: no image"))) == 2
     assert capsys.readouterr() == ("", "error: x.png: no image\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried\nto"),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        cv2.error("(-4:Insufficient memory) Failed to allocate 120000000 bytes"),
+    ],
+)
+def test_memory_that_is_refused_is_one_line(error, capsys):
+    assert exit_code(lambda: raise_(error)) == 2
+    out, told = capsys.readouterr()
+    assert (out, told.count("\n")) == ("", 1)
+    assert told.startswith("error: out of memory: close other programs")
+    assert (str(error).partition("\n")[0] or "MemoryError") in told
+
+
+def test_torchs_own_refusal_is_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.int8)
+    assert is_out_of_memory(caught.value)
 
 
 def test_a_programming_error_keeps_its_traceback():

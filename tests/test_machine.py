@@ -112,3 +112,17 @@ def test_threads_are_those_asked_for(monkeypatch):
     for count in (0, -1, 10**12):
         with pytest.raises(ValueError, match="expected 1 to 1024"):
             use_threads(count)
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_free_memory_respects_the_limits_of_the_process(limit):
+    code = f"""
+import resource, torch
+from ea_psmnet.machine import available_memory
+pages = [int(word) for word in open("/proc/self/statm").read().split()]
+held = (pages[0] if "{limit}" == "RLIMIT_AS" else pages[5]) * resource.getpagesize()
+resource.setrlimit(resource.{limit}, (held + 2**26, held + 2**26))
+print(available_memory(torch.device("cpu")))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**25 < int(run.stdout) <= 2**26

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from datasets.synthetic.render import RenderedScene
 from datasets.synthetic.scenes import SyntheticScenes
 from datasets.workers import loaded
 from ea_psmnet.files import write_image, write_json, write_pfm
+from ea_psmnet.records import read_record
 
 _FRAME = "0006"
 """The number of the first frame of FlyingThings3D's sequences."""
@@ -164,10 +164,7 @@ def _check_folder(root: Path, settings: dict[str, Any], layout: Layout) -> None:
                 "choose another folder"
             )
         return
-    try:
-        recorded = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); choose another folder") from error
+    recorded = read_record(path, dict[str, Any], remedy="damaged: choose another folder")
     if differences := _differences(recorded, settings):
         raise ValueError(
             f"{root}: holds scenes with {differences}; give the same settings or another folder"

@@ -13,8 +13,10 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import atomic_path
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
@@ -155,12 +157,25 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
         raise NotFiniteError(f"{source}: has NaN or infinity in '{min(broken)}'{more}")
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` does: on tensors without data it takes torch seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), options: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return args[0] if args else options["tensor"]
+        return function(*args, **(options or {}))
+
+
 def _layout(config: PSMNetConfig, path: Path | str) -> dict[str, Tensor]:
     """The tensors that a network has, without their data."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             return build_model(config).state_dict()
     except Exception as error:  # whatever options of a file lead mechanisms and torch to
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: its configuration is damaged ({reason})") from None
 
@@ -171,6 +186,8 @@ def _read_safetensors(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
             header = (file.metadata() or {}).get(_HEADER)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # its own, the system's, and torch's for types that it lacks
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if header is None:
         raise ValueError(f"{path}: these weights are not an EA-PSMNet's: no configuration inside")
@@ -186,7 +203,9 @@ def _read_tar(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
                     raise ValueError("compressed")
         with warnings.catch_warnings(action="ignore"):  # of layouts that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the unpickler raises whatever odd bytes lead it to
+    except Exception as error:  # the unpickler raises whatever odd bytes lead it to
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"{path}: neither safetensors nor a checkpoint of tensors that torch reads safely"
         ) from None

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from datasets.builder import build_dataset
-from ea_psmnet.console import exit_code
+from ea_psmnet.console import exit_code, is_out_of_memory
 from ea_psmnet.files import write_json
 from ea_psmnet.machine import Device, Precision, keep_freed_memory
 from ea_psmnet.models.config import PSMNetConfig
@@ -96,7 +96,7 @@ def run_trial(trial: Trial) -> Outcome:
             measured = workload.run()
         seconds, figures = measured.seconds, measured.figures
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         end, requested = "out of memory", _requested_bytes(str(error))
     return Outcome(
@@ -130,15 +130,6 @@ def _network(trial: Trial) -> PSMNet:
 def _finite(figures: dict[str, float]) -> dict[str, float]:
     """JSON has no NaN; nothing was counted, or a prediction was not finite."""
     return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    refused = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    # What torch's CPU allocator, oneDNN, a card's driver and its libraries say: they have no
-    # exception of their own.
-    said = ("can't allocate memory", "could not create a memory object", "bad_alloc",
-            "CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # fmt: skip
-    return refused or any(words in str(error) for words in said)
 
 
 def _requested_bytes(message: str) -> int | None:

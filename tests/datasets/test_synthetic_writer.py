@@ -117,9 +117,10 @@ def test_folders_of_other_origin_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "released" / PART).mkdir(parents=True)
     with pytest.raises(ValueError, match=r"other origin .*choose another folder"):
         write(tmp_path / "released")
-    (tmp_path / "scenes.json").write_text("{")
-    with pytest.raises(ValueError, match=r"scenes\.json: damaged"):
-        write(tmp_path)
+    for text in ("{", "", "null", '[["seed", 0]]', "[" * 9999):
+        (tmp_path / "scenes.json").write_text(text)
+        with pytest.raises(ValueError, match=r"scenes\.json: .*; damaged: choose another"):
+            write(tmp_path)
     assert len(files(tmp_path)) == 1
 
 

@@ -197,6 +197,7 @@ try:
     load_model(sys.argv[1])
 except ValueError as error:
     print(error)
+assert "torch._dynamo" not in sys.modules  # that takes seconds
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     command = [sys.executable, "-c", code, path]
