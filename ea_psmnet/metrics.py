@@ -41,7 +41,11 @@ _THRESHOLDS = {
 
 @dataclass(frozen=True)
 class DisparityErrors:
-    """Sums over counted pixels; add two of them for the errors over both."""
+    """Sums over counted pixels; add two of them for the errors over both.
+
+    Raises:
+        ValueError: A sum or a count is negative, or more are counted than there are pixels.
+    """
 
     pixels: int = 0
     """Pixels counted."""
@@ -59,6 +63,13 @@ class DisparityErrors:
     over_4px: int = 0
     outliers: int = 0
     """Pixels whose error exceeds 3 px and 5 % of the true disparity (KITTI 2015), and holes."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            most = self.pixels if isinstance(each.default, int) else np.inf
+            if not 0 <= value <= most:
+                raise ValueError(f"{each.name} cannot be {value} of {self.pixels} pixels")
 
     @classmethod
     def measure(

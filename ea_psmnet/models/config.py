@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from ea_psmnet.records import read_record
 
 __all__ = [
     "HOURGLASS_SITES",
@@ -36,6 +38,7 @@ SITES = ("volume", *(f"hourglass{i}.{site}" for i in (1, 2, 3) for site in HOURG
 
 _STRIDE = 4 * SCALE
 _HOURGLASSES = 3
+_MOST_WIDTH, _MOST_DISPARITIES, _MOST_CHANNELS = 8, 4096, 1024
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,29 @@ class PSMNetConfig:
             raise ValueError(f"aggregation is hourglass or basic, not '{self.aggregation}'")
         if self.normalisation not in ("batch", "group"):
             raise ValueError(f"normalisation is batch or group, not '{self.normalisation}'")
-        if not isinstance(self.max_disparity, int):
+        if not isinstance(self.max_disparity, Integral):  # NumPy's are whole numbers, too
             raise ValueError(f"max disparity must be a whole number, not {self.max_disparity!r}")
+        if self.width > _MOST_WIDTH or self.max_disparity > _MOST_DISPARITIES:
+            raise ValueError(
+                f"width {self.width} or {self.max_disparity} disparities are more than a network "
+                f"can have: at most {_MOST_WIDTH} and {_MOST_DISPARITIES}"
+            )
+        object.__setattr__(self, "max_disparity", int(self.max_disparity))
         if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
             nearest = max(_STRIDE, -(-self.max_disparity // _STRIDE) * _STRIDE)
             raise ValueError(
                 f"max disparity must be a multiple of {_STRIDE}, not {self.max_disparity}: "
                 f"try {nearest}"
             )
-        if not isinstance(self.peak_reach, int) or self.peak_reach < 0:
+        if not isinstance(self.peak_reach, Integral) or self.peak_reach < 0:
             raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach!r}")
+        object.__setattr__(self, "peak_reach", int(self.peak_reach))
         if self.hourglasses not in range(1, _HOURGLASSES + 1):
             raise ValueError(f"hourglasses must be 1 to {_HOURGLASSES}, not {self.hourglasses!r}")
+        if self.hourglass_channels not in (None, *range(1, _MOST_CHANNELS + 1)):
+            raise ValueError(
+                f"hourglass channels must be 1 to {_MOST_CHANNELS}, not {self.hourglass_channels!r}"
+            )
         if self.residuals is not None and self.residuals not in range(9):
             raise ValueError(f"residuals must be 0 to 8 blocks, not {self.residuals!r}")
         if self.features not in get_args(Features):
@@ -114,7 +128,7 @@ class PSMNetConfig:
             raise ValueError(f"width must make 32 * width a multiple of 4, not {self.width}")
         self._check_sites()
         for options in ("attention_options", "volume_options", "head_options"):
-            object.__setattr__(self, options, dict(getattr(self, options)))
+            object.__setattr__(self, options, _plain(getattr(self, options)))
         if (self.attention == "none") != (not self.attention_sites):
             raise ValueError(
                 f"attention '{self.attention}' with sites {list(self.attention_sites)}: "
@@ -170,6 +184,14 @@ class PSMNetConfig:
         if unknown:
             raise ValueError(f"unknown model setting '{unknown[0]}': made by a newer version?")
         return cls(**values)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with whole numbers of any kind as int."""
+    return {
+        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        for name, value in options.items()
+    }
 
 
 def _hourglass(site: str) -> int:
@@ -239,9 +261,4 @@ def read_config(path: Path) -> PSMNetConfig:
         FileNotFoundError: no such file.
         ValueError: no JSON, or no network.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return PSMNetConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: describes no network: {error}") from None
+    return read_record(path, PSMNetConfig, remedy="it describes no network")

@@ -113,8 +113,8 @@ class CombinedVolume(GroupwiseVolume):
 
     def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
         """See `CostVolume.forward`."""
-        narrow = (self.compress(features) for features in (left, right))
-        return self._correlation(left, right, levels), self._concatenation(*narrow, levels)
+        concatenation = self._concatenation(self.compress(left), self.compress(right), levels)
+        return self._correlation(left, right, levels), concatenation
 
 
 VOLUMES: dict[str, Callable[..., CostVolume]] = {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +13,20 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import atomic_path
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.weight_files import find_weights
 from ea_psmnet.models.widen import widen
+from ea_psmnet.records import parse_record
 
 __all__ = [
-    "BUNDLED",
-    "find_weights",
+    "NotFiniteError",
+    "check_finite",
     "import_original",
     "load_into",
     "load_model",
@@ -27,10 +34,9 @@ __all__ = [
     "save_model",
 ]
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints"
-"""Folder of the weights that come with the project."""
-
 _HEADER = "ea_psmnet"
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _SHARED_NAMES = (
     ("feature_extraction.firstconv.", "features.stem."),
@@ -68,6 +74,10 @@ ORIGINAL_NAMES: dict[str, str] = dict(
 """Prefixes of the original's parameter names and ours; `downsample` is renamed besides."""
 
 
+class NotFiniteError(ValueError):
+    """Weights, or what a network made of them, have NaN or infinity."""
+
+
 def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
     """Write weights and configuration as safetensors, atomically.
 
@@ -87,23 +97,6 @@ def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
-def find_weights(path: Path | str) -> Path:
-    """A file of weights, or bundled ones by their bare name, as `ea-psmnet-small`.
-
-    Raises:
-        FileNotFoundError: neither; the message lists the bundled ones.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    bundled = BUNDLED / f"{path}.safetensors"
-    if path.name == str(path) and bundled.is_file():
-        return bundled
-    names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
-    known = f"; bundled are {', '.join(names)}" if names else ""
-    raise FileNotFoundError(f"{path}: no such checkpoint{known}")
-
-
 def load_model(
     path: Path | str,
     *,
@@ -115,8 +108,8 @@ def load_model(
     """Read a network in evaluation mode, on the CPU, in float32.
 
     Args:
-        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, or the name of
-            bundled weights.
+        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, a folder of one, or
+            the name of bundled weights.
         max_disparity: search another range than the one trained with.
         align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
             need true, later ones false, which is what is taken for them by default.
@@ -133,20 +126,58 @@ def load_model(
         "align_corners": align_corners,
         "peak_reach": peak_reach,
     }
-    config = replace(config, **{name: v for name, v in given.items() if v is not None})
-    try:
-        model = build_model(config)
-    except TypeError as error:
-        raise ValueError(f"{path}: its configuration is damaged ({error})") from None
+    model = build_model(replace(config, **{n: v for n, v in given.items() if v is not None}))
     _load_strictly(model, state, path)
     return model.eval()
 
 
 def load_state(path: Path | str) -> tuple[PSMNetConfig, dict[str, Tensor]]:
-    """Configuration and float32 state of a checkpoint of either kind; raises as `load_model`."""
+    """Configuration and float32 state of a checkpoint of either kind, which fit each other.
+
+    What does not is refused before it takes memory: the network is laid out without data first.
+
+    Raises:
+        FileNotFoundError: no such file.
+        NotFiniteError: there is NaN or infinity in it.
+        ValueError: not a checkpoint of this network; the message says what is wrong.
+    """
     path = find_weights(path)
     config, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tar(path)
-    return config, {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    state = _fitting(_layout(config, path), state, path)
+    state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    check_finite(state, str(path))
+    return config, state
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise a NotFiniteError that names `source` and the first tensor with NaN or infinity."""
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise NotFiniteError(f"{source}: has NaN or infinity in '{min(broken)}'{more}")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` does: on tensors without data it takes torch seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), options: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return args[0] if args else options["tensor"]
+        return function(*args, **(options or {}))
+
+
+def _layout(config: PSMNetConfig, path: Path | str) -> dict[str, Tensor]:
+    """The tensors that a network has, without their data."""
+    try:
+        with torch.device("meta"), _Uninitialised():
+            return build_model(config).state_dict()
+    except Exception as error:  # whatever options of a file lead mechanisms and torch to
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: its configuration is damaged ({reason})") from None
 
 
 def _read_safetensors(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
@@ -154,20 +185,27 @@ def _read_safetensors(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # its own, the system's, and torch's for types that it lacks
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if header is None:
         raise ValueError(f"{path}: these weights are not an EA-PSMNet's: no configuration inside")
-    try:
-        return PSMNetConfig.from_dict(json.loads(header)), state
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: its configuration is damaged ({error})") from None
+    return parse_record(header, PSMNetConfig, f"{path}: its configuration is damaged"), state
 
 
 def _read_tar(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the unpickler raises whatever odd bytes lead it to
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                # Torch does not compress: what is would grow without bound.
+                if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                    raise ValueError("compressed")
+        with warnings.catch_warnings(action="ignore"):  # of layouts that are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever odd bytes lead it to
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"{path}: neither safetensors nor a checkpoint of tensors that torch reads safely"
         ) from None
@@ -247,17 +285,34 @@ def _load_strictly(model: PSMNet, state: dict[str, Tensor], path: Path | str) ->
     expected = model.state_dict()
     # Torch before 0.4.1 did not count batches; the count changes nothing in evaluation.
     counters = {n: t for n, t in expected.items() if n.endswith("num_batches_tracked")}
-    state = counters | state
+    model.load_state_dict(_fitting(expected, counters | state, path))
+
+
+def _fitting(
+    expected: Mapping[str, Tensor], state: dict[str, Tensor], path: Path | str
+) -> dict[str, Tensor]:
+    """The state, if it has the names, shapes and types of tensors that are expected.
+
+    Raises:
+        ValueError: it has not; the message says in one line what does not fit.
+    """
+    shared = expected.keys() & state.keys()
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
     problems = {
-        "lacks": expected.keys() - state.keys(),
+        "lacks": expected.keys() - state.keys() - counters,
         "has a surplus": state.keys() - expected.keys(),
-        "has another shape of": {
-            n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape
-        },
-        "has NaN or infinity in": {n for n, t in state.items() if not t.isfinite().all()},
+        "has another shape of": {n for n in shared if expected[n].shape != state[n].shape},
+        "has no plain numbers in": {n for n in shared if not _is_plain(state[n], expected[n])},
     }
     for problem, names in problems.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"{path}: does not fit the network: {problem} '{min(names)}'{more}")
-    model.load_state_dict(state)
+    return state
+
+
+def _is_plain(tensor: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor has data, all of it, in a type that can become the expected one."""
+    types = _FLOATING if expected.is_floating_point() else (expected.dtype,)
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.dtype in types

@@ -3,6 +3,9 @@
 On Linux, where torch and the compiler share a library of threads (OpenMP). It takes a few seconds,
 once on a machine. Elsewhere and without a C compiler the package works without;
 `EA_PSMNET_COMPILE=0` asks for that.
+
+A library runs with all that its user may do, so one is loaded only if nobody else can have written
+it, and whole: as long as, and with the hash of, what was compiled.
 """
 
 from __future__ import annotations
@@ -13,12 +16,16 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+from ea_psmnet.files import atomic_path
 
 __all__ = ["load_library"]
 
@@ -31,49 +38,118 @@ _LIMIT_S = 120
 
 
 @cache
-def load_library(source: Path) -> ctypes.CDLL | None:
+def load_library(
+    source: Path, functions: tuple[str, ...], version: int, *structures: type[ctypes.Structure]
+) -> ctypes.CDLL | None:
     """A C source as a library; None where there is no compiler or, with a warning, where it fails.
 
-    The library is kept in `$XDG_CACHE_HOME/ea_psmnet`, by default `~/.cache/ea_psmnet`.
+    The library is kept in `$XDG_CACHE_HOME/ea_psmnet`, by default `~/.cache/ea_psmnet`, which must
+    be the user's own.
+
+    Args:
+        source: Its file, `NAME.c`. It has an array of int64_t `NAME_interface`: a number that
+            changes whenever the structures do, and then the size of each.
+        functions: That it must have.
+        version: The number that the caller knows.
+        structures: As the caller lays them out.
     """
-    compiler = _compiler()
-    if compiler is None:
-        return None
     try:
-        return ctypes.CDLL(str(_built(source, compiler)))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = (
-            f"{source.name} was not compiled into {_folder()}, so networks take longer: {error}"
-        )
+        compiler = _compiler()
+        if compiler is None:
+            return None
+        library = ctypes.CDLL(str(_built(source, compiler)))
+        interface = version, *map(ctypes.sizeof, structures)
+        _check(library, source.stem, functions, interface)
+        return library
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        reason = f"networks take longer without {source.name} as a library: {error}"
         warnings.warn(reason, stacklevel=2)
         return None
 
 
 def _compiler() -> list[str] | None:
-    """Its path, and what the user wants it to be told."""
+    """Its path, and what the user wants it to be told.
+
+    Raises:
+        ValueError: What the user wants cannot be read.
+    """
     if os.environ.get("EA_PSMNET_COMPILE") == "0" or sys.platform != "linux":
         return None
-    asked = shlex.split(os.environ.get("CC", ""))
+    wanted = os.environ.get("CC", "")
+    try:
+        asked = shlex.split(wanted)
+    except ValueError as error:
+        raise ValueError(f"CC={wanted!r} names no compiler ({error})") from None
     names = [asked] if asked else [["gcc"], ["cc"], ["clang"]]
     found = ([path, *options] for name, *options in names if (path := shutil.which(name)))
     return next(found, None)
 
 
+# The cache ---------------------------------------------------------------------------------------
+
+
 def _built(source: Path, compiler: list[str]) -> Path:
-    """The library's path; it is there when this returns."""
-    folder = _folder()
-    library = folder / f"{source.stem}-{_fingerprint(source, compiler)}.so"
-    if not library.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as workshop:
-            made = Path(workshop) / library.name
-            _compile(source, compiler, made)
-            made.replace(library)  # whole or not at all, whoever else compiles just now
+    """The library's path; it is there, whole and the user's own, when this returns."""
+    library = _own_folder() / f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    seal = library.with_suffix(".sha256")
+    if not _is_sealed(library, seal):
+        data = _compile(source, compiler)
+        _write(library, data)
+        _write(seal, _seal(data))  # after it: a library that was not sealed is compiled again
     return library
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ea_psmnet"
+def _own_folder() -> Path:
+    """The cache's folder, made where it is not there.
+
+    Raises:
+        RuntimeError: There is no place for it, or others can write to it.
+        OSError: It cannot be made.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # as the XDG Base Directory Specification says
+        base = Path.home() / ".cache"
+    if not base.is_absolute():
+        raise RuntimeError("there is no home folder to keep it in")
+    folder = base / "ea_psmnet"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_own(folder.stat()):
+        raise RuntimeError(
+            f"{folder} belongs to another user, or others can write to it: delete it, or set "
+            "XDG_CACHE_HOME to a folder of your own"
+        )
+    return folder
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Whether a file or folder is this user's, and no other can write to it."""
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid == os.geteuid() and not status.st_mode & others
+
+
+def _is_sealed(library: Path, seal: Path) -> bool:
+    """Whether a library is there, the user's own, and the one that was compiled."""
+    try:
+        statuses = library.lstat(), seal.lstat()
+        own = all(_is_own(status) and stat.S_ISREG(status.st_mode) for status in statuses)
+        return own and _seal(library.read_bytes()) == seal.read_bytes()
+    except OSError:
+        return False
+
+
+def _seal(data: bytes) -> bytes:
+    """Size and hash of a library."""
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()}\n".encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file for this user alone, on the disk before it has its name."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        temporary.chmod(0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _fingerprint(source: Path, compiler: list[str]) -> str:
@@ -87,11 +163,30 @@ def _fingerprint(source: Path, compiler: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(source: Path, compiler: list[str], library: Path) -> None:
-    command = [*compiler, *_OPTIONS, "-o", str(library), str(source), "-lm"]
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no reason given"]
-        raise RuntimeError(f"{compiler[0]} failed: {said[-1]}")
+# Compiling and checking ---------------------------------------------------------------------------
+
+
+def _compile(source: Path, compiler: list[str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library.so"
+        command = [*compiler, *_OPTIONS, "-o", str(library), str(source), "-lm"]
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["no reason given"]
+            raise RuntimeError(f"{compiler[0]} failed: {said[-1]}")
+        return library.read_bytes()
+
+
+def _check(
+    library: ctypes.CDLL, name: str, functions: Sequence[str], interface: Sequence[int]
+) -> None:
+    """Raise a RuntimeError if a library is not what its caller takes it for."""
+    missing = [function for function in functions if not hasattr(library, function)]
+    if missing:
+        raise RuntimeError(f"it has no {missing[0]}")
+    numbers = ctypes.c_int64 * len(interface)
+    found = list(numbers.in_dll(library, f"{name}_interface"))
+    if found != list(interface):
+        raise RuntimeError(f"its structures are {found}, not {list(interface)}")

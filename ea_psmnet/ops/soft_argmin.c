@@ -27,6 +27,9 @@ typedef struct {
     float lowest;          /* of eighths below their highest */
 } Head;
 
+/* A number to be changed with it, here and in soft_argmin_compiled.py; and its size. */
+const int64_t soft_argmin_interface[] = {1, sizeof(Head)};
+
 /* A level's columns with a neighbour on either side. */
 typedef float Row[COLUMNS + 2];
 typedef float Lanes[COLUMNS];

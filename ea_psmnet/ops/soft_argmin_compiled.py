@@ -18,6 +18,12 @@ from ea_psmnet.ops.compiled import load_library
 __all__ = ["compiled_expectation", "compiled_expectation_backward", "is_compiled_for"]
 
 
+_FUNCTIONS = ("soft_argmin_forward", "soft_argmin_backward")
+
+_INTERFACE = 1
+"""Of `_Head`: to be changed with it, here and in soft_argmin.c."""
+
+
 class _Head(ctypes.Structure):
     """`Head` of soft_argmin.c."""
 
@@ -77,4 +83,4 @@ def _run(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    return load_library(Path(__file__).with_name("soft_argmin.c"))
+    return load_library(Path(__file__).with_name("soft_argmin.c"), _FUNCTIONS, _INTERFACE, _Head)

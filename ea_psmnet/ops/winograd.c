@@ -59,6 +59,9 @@ typedef struct {
     int64_t threads;
 } Job;
 
+/* A number to be changed with the structures, here and in winograd_compiled.py; and their sizes. */
+const int64_t winograd_interface[] = {1, sizeof(Layout), sizeof(Job)};
+
 typedef struct {
     int64_t y, x;
 } Place;

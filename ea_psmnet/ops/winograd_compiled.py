@@ -29,11 +29,18 @@ __all__ = [
 _TILE, _STRIP = 4, 12
 """Outputs of a tile along an axis, and tiles of a strip: `TILE` and `TILES` of winograd.c."""
 
+_FUNCTIONS = ("winograd_lanes", "winograd_narrow", "winograd_room", "winograd_convolve")
+
+_INTERFACE = 1
+"""Of `_Layout` and `_Job`: to be changed with them, here and in winograd.c."""
+
 _STREAMED_BYTES = 2**24
 """An output so large is out of the processor's caches before it is read."""
 
 
 class _Layout(ctypes.Structure):
+    """`Layout` of winograd.c."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("image", "plane", "row", "column")),
@@ -177,7 +184,8 @@ def _run(job: _Job) -> None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = load_library(Path(__file__).with_name("winograd.c"))
+    source = Path(__file__).with_name("winograd.c")
+    library = load_library(source, _FUNCTIONS, _INTERFACE, _Layout, _Job)
     if library is None:
         return None
     library.winograd_room.restype = ctypes.c_int64

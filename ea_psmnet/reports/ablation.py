@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.files import write_json
+from ea_psmnet.records import read_record
 from ea_psmnet.reports.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
 from ea_psmnet.reports.ablation_run import (
     Run,
@@ -179,7 +179,8 @@ def _claim(question: Question, config: AblationConfig) -> None:
     """Record the settings, or refuse a folder that holds another ablation."""
     path = config.out / "settings.json"
     settings = {"question": question} | config.to_dict()
-    recorded = json.loads(path.read_text()) if path.is_file() else settings
+    remedy = "damaged: delete it to go on with the settings given now, or give another --out"
+    recorded = read_record(path, dict[str, Any], remedy=remedy) if path.is_file() else settings
     for name in sorted(settings.keys() - MAY_CHANGE):
         if settings[name] != recorded.get(name):
             raise ValueError(

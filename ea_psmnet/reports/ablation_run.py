@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +13,14 @@ import torch
 
 from ea_psmnet.files import atomic_path, write_json
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.machine import ending_children
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.models.weights import load_into, load_state, save_model
+from ea_psmnet.models.weights import NotFiniteError, load_into, save_model
+from ea_psmnet.records import read_record
 from ea_psmnet.reports.ablation_config import AblationConfig
 from ea_psmnet.reports.evaluation import evaluate
+from ea_psmnet.reports.own_process import run_module
 from ea_psmnet.reports.variants import parse_variant, slug
 from ea_psmnet.sample import StereoSample
 
@@ -71,10 +69,11 @@ def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) 
 
     Raises:
         ChildProcessError: training ended for another reason than numbers that are not finite.
+        ValueError: the kept result is damaged.
     """
     path = run.folder / "result.json"
     if path.is_file():
-        result = RunResult(**json.loads(path.read_text()))
+        result = _kept(path, run)
     else:
         start = time.monotonic()
         diverged = _train(run, config, scenes)
@@ -86,16 +85,21 @@ def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) 
     return result
 
 
+def _kept(path: Path, run: Run) -> RunResult:
+    remedy = "damaged: delete it, and what was trained is measured again"
+    result = read_record(path, RunResult, remedy=remedy)
+    if (result.variant, result.seed) != (run.variant, run.seed):
+        raise ValueError(f"{path}: is of {result.variant}, seed {result.seed}; {remedy}")
+    return result
+
+
 def _measured(result: RunResult, run: Run, config: AblationConfig, tests: TestSets) -> RunResult:
     weights = run.folder / "training" / "model.safetensors"
-    _, state = load_state(weights)
-    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
-        return replace(
-            result, diverged=f"the trained weights have NaN or infinity in '{broken[0]}'"
-        )
-    matcher = StereoMatcher.load(weights, device=config.device)
-    figures = {name: _figures(matcher, pairs, name) for name, pairs in tests.items()}
+    try:
+        matcher = StereoMatcher.load(weights, device=config.device)
+        figures = {name: _figures(matcher, pairs, name) for name, pairs in tests.items()}
+    except NotFiniteError as error:
+        return replace(result, diverged=str(error))
     return replace(result, figures=result.figures | figures)
 
 
@@ -108,10 +112,10 @@ def _figures(
 
 def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
     """Train in a process of its own; returns what it said where numbers were not finite."""
-    command = [sys.executable, "-m", "ea_psmnet", "train", *_arguments(run, config, scenes)]
+    command = ["train", *_arguments(run, config, scenes)]
     log = run.folder / "train.log"
-    with log.open("a") as file, ending_children():
-        ended = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+    with log.open("a") as file:
+        ended = run_module("ea_psmnet", command, stdout=file, stderr=file).returncode
     if ended == 0:
         return None
     last = log.read_text(errors="replace").strip().rpartition("\n")[2]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from ea_psmnet.records import parse_record
 
 __all__ = ["BenchmarkJournal", "code_hash"]
+
+T = TypeVar("T")
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -45,14 +50,30 @@ class BenchmarkJournal:
         self._append(self._settings)
 
     def answer(
-        self, request: dict[str, Any], number: int, ask: Callable[[dict[str, Any]], Any]
-    ) -> Any:
-        """The answer to a request for the `number`th time: from the file, or asked for and kept."""
+        self,
+        request: dict[str, Any],
+        number: int,
+        ask: Callable[[dict[str, Any]], dict[str, Any]],
+        kind: type[T],
+    ) -> T:
+        """The answer to a request for the `number`th time: from the file, or asked for and kept.
+
+        Args:
+            request: Plain values.
+            number: From 0 on.
+            ask: Answers in plain values.
+            kind: What the answer is made into, as a dataclass.
+
+        Raises:
+            ValueError: The answer is not of this kind, as in a damaged file.
+        """
         key = json.dumps([request, number], sort_keys=True)
         if key not in self._answers:
             self._answers[key] = ask(request)
             self._append({"request": key, "answer": self._answers[key]})
-        return self._answers[key]
+        remedy = f"an answer to {key} is damaged: delete the file to begin anew"
+        text = json.dumps(self._answers[key])
+        return parse_record(text, kind, str(self._path), finite=False, remedy=remedy)
 
     def finish(self) -> None:
         """Delete the file: its answers are in the report."""
@@ -62,15 +83,13 @@ class BenchmarkJournal:
         """Whole records; what the last line lacks was never answered."""
         if not self._path.is_file():
             return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        for line in self._path.read_bytes().splitlines():
+            with suppress(ValueError):
+                yield parse_record(line, dict[str, Any], str(self._path), finite=False)
 
     def _take(self, record: dict[str, Any]) -> None:
-        if "request" in record:
-            self._answers[record["request"]] = record["answer"]
+        if record.keys() == {"request", "answer"}:
+            self._answers[str(record["request"])] = record["answer"]
         elif record == self._settings:
             self.sittings += 1
         else:

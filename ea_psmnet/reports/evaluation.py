@@ -98,7 +98,7 @@ def evaluate_methods(
     total = sum(map(len, mine))
     with tqdm(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
         for places in mine:
-            found = journal.read(places.start) if journal else None
+            found = journal.read(places, list(shares), len(protocols)) if journal else None
             if found is None:
                 found = _measured(methods, dataset, places, measure, observer)
                 if journal:

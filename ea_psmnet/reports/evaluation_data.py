@@ -79,7 +79,7 @@ class Evaluation:
         return self.regions[region].figures() | dict(self.quantiles[region])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, from which `from_dict` makes the same again.
+        """Plain values for JSON, from which `EvaluationReport.read` makes the same again.
 
         Figures that are not finite are left out. `total` and the figures of `regions` are there to
         be read by people; sums and counts are what is kept.
@@ -107,34 +107,6 @@ class Evaluation:
             ],
         }
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `to_dict`.
-
-        Raises:
-            KeyError, TypeError: something is missing or of another kind.
-        """
-        return cls(
-            label=record["label"],
-            max_disparity=record["max_disparity"],
-            visibility_known=record["visibility_known"],
-            images=tuple(_image(image) for image in record["images"]),
-            regions={
-                name: DisparityErrors(**part["sums"]) for name, part in record["regions"].items()
-            },
-            quantiles=record["quantiles"],
-            protocols=tuple(
-                ProtocolResult(**(r | {"dropped": {k: tuple(v) for k, v in r["dropped"].items()}}))
-                for r in record["protocols"]
-            ),
-        )
-
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
-def _image(record: Mapping[str, Any]) -> ImageErrors:
-    seconds = math.nan if record["seconds"] is None else record["seconds"]
-    errors = DisparityErrors(**record["errors"])
-    return ImageErrors(record["name"], errors, seconds, record["quantiles"])

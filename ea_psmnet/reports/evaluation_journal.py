@@ -5,13 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ea_psmnet.files import atomic_path, write_json
-from ea_psmnet.reports.evaluation_share import Share
+from ea_psmnet.pfm import readable
+from ea_psmnet.records import parse_record, read_record
+from ea_psmnet.reports.evaluation_share import Share, ShareRecord
 
-__all__ = ["Journal"]
+__all__ = ["JOURNAL_FILES", "Journal"]
+
+JOURNAL_FILES = r"settings\.json|\d{6,}\.json\.gz"
+"""Names of the files that a `Journal` writes, as a regular expression."""
 
 
 class Journal:
@@ -33,7 +38,8 @@ class Journal:
         self._claim = folder / "settings.json"
         recorded = self._settings
         if self._claim.is_file():
-            recorded = json.loads(self._claim.read_text(encoding="utf-8"))
+            remedy = f"delete {folder}, and all is measured again"
+            recorded = read_record(self._claim, dict[str, str], remedy=remedy)
         for name in self._settings | recorded:
             before, now = recorded.get(name, "none"), self._settings.get(name, "none")
             if before != now:
@@ -42,30 +48,35 @@ class Journal:
                     f"not {now}: go on with the same settings, give another --out or delete it"
                 )
 
-    def read(self, first: int) -> dict[str, Share] | None:
-        """What was measured of the batch that starts with this pair, by the methods' labels.
+    def read(self, places: range, labels: Sequence[str], scores: int) -> dict[str, Share] | None:
+        """What was measured of a batch, by the methods' labels; None where nothing was.
+
+        Args:
+            places: of its pairs in the dataset.
+            labels: of the methods.
+            scores: how many each pair has, one a protocol.
 
         Raises:
             ValueError: the file is damaged.
         """
-        path = self._path(first)
+        path = self._path(places.start)
         if not path.is_file():
             return None
+        remedy = "damaged: delete it, and its pairs are measured again"
         try:
-            shares = json.loads(gzip.decompress(path.read_bytes()))
-            return {label: Share.from_dict(share) for label, share in shares.items()}
-        except (
-            OSError,
-            EOFError,
-            zlib.error,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            raise ValueError(
-                f"{path}: damaged; delete it, and its pairs are measured again"
-            ) from error
+            with readable(path):
+                data = path.read_bytes()
+            text = gzip.decompress(data)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise ValueError(f"{path}: {remedy}") from None
+        found = parse_record(text, dict[str, ShareRecord], str(path), finite=False, remedy=remedy)
+        expected = {label: [(place, scores) for place in places] for label in labels}
+        if expected != {
+            label: [(image.index, len(image.scores)) for image in record.images]
+            for label, record in found.items()
+        }:
+            raise ValueError(f"{path}: has other methods, pairs or scores; {remedy}")
+        return {label: record.share() for label, record in found.items()}
 
     def write(self, first: int, shares: Mapping[str, Share]) -> None:
         """Keep what was measured of a batch.

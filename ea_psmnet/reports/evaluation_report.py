@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ea_psmnet.files import write_json, write_text
-from ea_psmnet.reports.evaluation_data import Evaluation
+from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.records import read_record
+from ea_psmnet.reports.evaluation_data import Evaluation, ImageErrors, ProtocolResult
 from ea_psmnet.reports.evaluation_text import (
     COMPARISON_NOTE,
     comparison_section,
@@ -19,11 +21,13 @@ from ea_psmnet.reports.evaluation_text import (
     protocol_section,
     region_section,
 )
+from ea_psmnet.reports.protocols import find_protocols
+from ea_psmnet.reports.regions import ALL
 from ea_psmnet.reports.significance import Comparison, compare_evaluations
 
 __all__ = ["EvaluationReport"]
 
-_VERSION = 1
+_VERSION: Literal[1] = 1
 _UNITS = (
     "EPE, RMSE, median (A50), A90, A95 and A99 are in pixels, over the pixels that are predicted; "
     "bad-N (error over N px), D1 (over 3 px and 5 %) and density are in percent of all counted "
@@ -114,18 +118,9 @@ class EvaluationReport:
             FileNotFoundError: no such file.
             ValueError: it is no such report.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such report")
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["version"] != _VERSION:
-                raise ValueError(f"version {record['version']}, expected {_VERSION}")
-            evaluations = tuple(Evaluation.from_dict(each) for each in record["methods"])
-            return cls(record["title"], evaluations, record["settings"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: no report that `evaluate --out` wrote ({type(error).__name__}: {error})"
-            ) from error
+        record = read_record(path, _Record, remedy="it is no report that `evaluate --out` wrote")
+        evaluations = tuple(method.evaluation() for method in record.methods)
+        return cls(record.title, evaluations, record.settings)
 
 
 def _counterpart(label: str, report: EvaluationReport) -> Evaluation:
@@ -135,3 +130,83 @@ def _counterpart(label: str, report: EvaluationReport) -> Evaluation:
         names = ", ".join(each.label for each in report.evaluations)
         raise ValueError(f"the other report has no {label!r}, but {names}: which one is meant?")
     return candidates[0]
+
+
+# The JSON as it is read again ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Region:
+    sums: DisparityErrors
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Image:
+    name: str
+    errors: DisparityErrors
+    seconds: float | None
+    quantiles: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What `Evaluation.to_dict` makes."""
+
+    label: str
+    max_disparity: float
+    visibility_known: int
+    total: dict[str, float]
+    regions: dict[str, _Region]
+    quantiles: dict[str, dict[str, float]]
+    protocols: tuple[ProtocolResult, ...]
+    images: tuple[_Image, ...]
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("images is empty")
+        if ALL not in self.regions or self.regions.keys() != self.quantiles.keys():
+            raise ValueError(f"regions and quantiles must both have '{ALL}' and be of one kind")
+        pixels = sum(image.errors.pixels for image in self.images)
+        if any(region.sums.pixels > pixels for region in self.regions.values()):
+            raise ValueError(f"regions have more pixels than the images together, {pixels}")
+        find_protocols([result.name for result in self.protocols])
+
+    def evaluation(self) -> Evaluation:
+        """What it was made of."""
+        images = (
+            ImageErrors(
+                each.name,
+                each.errors,
+                math.nan if each.seconds is None else each.seconds,
+                each.quantiles,
+            )
+            for each in self.images
+        )
+        return Evaluation(
+            label=self.label,
+            max_disparity=self.max_disparity,
+            images=tuple(images),
+            regions={name: region.sums for name, region in self.regions.items()},
+            quantiles=self.quantiles,
+            protocols=self.protocols,
+            visibility_known=self.visibility_known,
+        )
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `EvaluationReport.to_dict` makes."""
+
+    version: Literal[1]
+    title: str
+    settings: dict[str, str]
+    methods: tuple[_Method, ...]
+    comparisons: tuple[dict[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError("methods is empty")
+        first, *others = ([*m.regions, *(r.name for r in m.protocols)] for m in self.methods)
+        if any(other != first for other in others):
+            raise ValueError("methods differ in their regions or protocols")

@@ -16,7 +16,7 @@ from ea_psmnet.reports.protocols import Protocol, Score
 from ea_psmnet.reports.regions import ALL
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["ImageShare", "Measure", "Share", "add_histograms"]
+__all__ = ["ImageShare", "Measure", "Share", "ShareRecord", "add_histograms"]
 
 Histograms = dict[str, ErrorHistogram]
 
@@ -32,6 +32,10 @@ class ImageShare:
     scores: list[Score]
     """By every protocol."""
 
+    def __post_init__(self) -> None:
+        if ALL not in self.regions:
+            raise ValueError(f"regions lacks '{ALL}'")
+
 
 @dataclass(frozen=True)
 class Share:
@@ -42,19 +46,52 @@ class Share:
     """Of absolute errors by region, over all pairs of the batch."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON with NaN, from which `from_dict` makes the same again."""
-        return {
-            "images": [asdict(image) for image in self.images],
-            "histograms": {name: _sparse(each) for name, each in self.histograms.items()},
-        }
+        """A `ShareRecord` as plain values, for JSON with NaN."""
+        histograms = {name: SparseHistogram.of(each) for name, each in self.histograms.items()}
+        return asdict(ShareRecord(self.images, histograms))
+
+
+@dataclass(frozen=True)
+class SparseHistogram:
+    """The bins of a histogram that are not empty.
+
+    Raises:
+        ValueError: A bin that there is not, or no count of it.
+    """
+
+    bins: list[int]
+    counts: list[int]
+
+    def __post_init__(self) -> None:
+        empty = ErrorHistogram().counts
+        if len(self.bins) != len(self.counts) or min(self.counts, default=0) < 0:
+            raise ValueError("counts must be one of each bin, from 0 on")
+        if self.bins and not 0 <= min(self.bins) <= max(self.bins) < empty.size:
+            raise ValueError(f"bins must be from 0 to {empty.size - 1}")
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Share:
-        """The inverse of `to_dict`; raises a KeyError or TypeError where it is none."""
-        return cls(
-            images=[_image_share(image) for image in record["images"]],
-            histograms={name: _dense(each) for name, each in record["histograms"].items()},
-        )
+    def of(cls, histogram: ErrorHistogram) -> SparseHistogram:
+        """Of all bins."""
+        places = np.flatnonzero(histogram.counts)
+        return cls(places.tolist(), histogram.counts[places].tolist())
+
+    def dense(self) -> ErrorHistogram:
+        """With all bins."""
+        histogram = ErrorHistogram()
+        histogram.counts[self.bins] = self.counts
+        return histogram
+
+
+@dataclass(frozen=True)
+class ShareRecord:
+    """A `Share` as it is kept."""
+
+    images: list[ImageShare]
+    histograms: dict[str, SparseHistogram]
+
+    def share(self) -> Share:
+        """What it was made of."""
+        return Share(self.images, {name: each.dense() for name, each in self.histograms.items()})
 
 
 @dataclass(frozen=True)
@@ -109,27 +146,3 @@ def add_histograms(parts: Sequence[Histograms]) -> Histograms:
         name: reduce(ErrorHistogram.__add__, (part[name] for part in parts if name in part))
         for name in names
     }
-
-
-def _sparse(histogram: ErrorHistogram) -> dict[str, list[int]]:
-    places = np.flatnonzero(histogram.counts)
-    return {"bins": places.tolist(), "counts": histogram.counts[places].tolist()}
-
-
-def _dense(record: Mapping[str, list[int]]) -> ErrorHistogram:
-    histogram = ErrorHistogram()
-    histogram.counts[record["bins"]] = record["counts"]
-    return histogram
-
-
-def _image_share(record: Mapping[str, Any]) -> ImageShare:
-    image = record["image"]
-    return ImageShare(
-        index=record["index"],
-        image=ImageErrors(**image | {"errors": DisparityErrors(**image["errors"])}),
-        regions={name: DisparityErrors(**sums) for name, sums in record["regions"].items()},
-        scores=[
-            Score(**score | {"errors": DisparityErrors(**score["errors"])})
-            for score in record["scores"]
-        ],
-    )

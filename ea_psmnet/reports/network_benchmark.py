@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ea_psmnet.files import content_hash, write_image, write_json, write_text
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.machine import device_name
-from ea_psmnet.models.weights import find_weights
+from ea_psmnet.models.weight_files import find_weights
 from ea_psmnet.reports.benchmark_journal import BenchmarkJournal, code_hash
 from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy, pair_folders
 from ea_psmnet.reports.network_benchmark_plot import growth_plot, layer_plot
@@ -151,7 +151,7 @@ def benchmark(options: BenchmarkOptions, sizes: Sizes | None = None) -> NetworkR
     machine = f"torch {torch.__version__}, {device_name(device)}"
     settings = {"machine": machine, "code": code_hash()}
     journal = BenchmarkJournal(options.out.with_suffix(".partial.jsonl"), settings)
-    floor = NetworkFloor(**journal.answer({"floor": True}, 0, ask))
+    floor = journal.answer({"floor": True}, 0, ask, NetworkFloor)
     accuracy = _accuracies(options, journal)
     records = _measure_all(wanted, rounds, journal)
     results = NetworkResults(machine, rounds, floor, records, accuracy, journal.sittings)
@@ -167,8 +167,7 @@ def _measure_all(wanted: list[NetworkCase], rounds: int, journal: BenchmarkJourn
         if any(measured.seconds > _LONG for measured in found[case]):
             continue
         try:
-            measured = journal.answer(asdict(case), number, ask)
-            found[case].append(NetworkMeasurement(**measured))
+            found[case].append(journal.answer(asdict(case), number, ask, NetworkMeasurement))
         except subprocess.CalledProcessError:  # out of memory: told as missing
             tqdm.write(f"failed: {case}", file=sys.stderr)
     return [Record.of(case, several) for case, several in found.items() if several]
@@ -182,7 +181,7 @@ def _accuracies(options: BenchmarkOptions, journal: BenchmarkJournal) -> list[Ac
         pairs = str(options.pairs.resolve())
         pair_folders(options.pairs)  # here, where it is told in one line
     request = {"checkpoint": str(weights), "hash": content_hash(weights), "pairs": pairs}
-    return [Accuracy(**one) for one in journal.answer(request, 0, ask)["accuracy"]]
+    return journal.answer(request, 0, ask, dict[str, list[Accuracy]])["accuracy"]
 
 
 def ask(request: dict[str, Any]) -> dict[str, Any]:

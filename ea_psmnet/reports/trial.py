@@ -6,7 +6,6 @@ a process of its own, so that a network that dies takes nothing with it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -17,11 +16,13 @@ from typing import Any, Literal
 import torch
 
 from datasets.builder import build_dataset
+from ea_psmnet.console import exit_code, is_out_of_memory
 from ea_psmnet.files import write_json
 from ea_psmnet.machine import Device, Precision, keep_freed_memory
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.weights import load_model
+from ea_psmnet.records import parse_record
 from ea_psmnet.reports.budget import limited
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.reports.workloads import Workload, on_dataset, prediction, training_step
@@ -95,7 +96,7 @@ def run_trial(trial: Trial) -> Outcome:
             measured = workload.run()
         seconds, figures = measured.seconds, measured.figures
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         end, requested = "out of memory", _requested_bytes(str(error))
     return Outcome(
@@ -131,15 +132,6 @@ def _finite(figures: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    refused = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    # What torch's CPU allocator, oneDNN, a card's driver and its libraries say: they have no
-    # exception of their own.
-    said = ("can't allocate memory", "could not create a memory object", "bad_alloc",
-            "CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # fmt: skip
-    return refused or any(words in str(error) for words in said)
-
-
 def _requested_bytes(message: str) -> int | None:
     """The size of the failed allocation, from the message of torch's CPU or CUDA allocator.
 
@@ -152,17 +144,24 @@ def _requested_bytes(message: str) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Request:
+    trial: Trial
+    outcome: str
+    """File to write the outcome to."""
+
+
 def _main() -> None:
-    request: dict[str, Any] = json.load(sys.stdin)
-    trial = Trial(**request["trial"])
+    request = parse_record(sys.stdin.buffer.read(), _Request, "standard input")
+    trial = request.trial
     if trial.allocator == "kept":
         keep_freed_memory()
     try:
         outcome = run_trial(trial)
     except (ValueError, OSError) as error:
         outcome = Outcome("failed", error=str(error))
-    write_json(request["outcome"], asdict(outcome))
+    write_json(request.outcome, asdict(outcome))
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(exit_code(_main))

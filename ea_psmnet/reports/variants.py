@@ -98,5 +98,5 @@ def _value(text: str) -> Any:
     """A number, true, false or null as JSON reads it, else the text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

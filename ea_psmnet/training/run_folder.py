@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from ea_psmnet.files import write_json
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.records import read_record
 from ea_psmnet.training.config import TrainingConfig
 
 __all__ = ["check_writable", "claimed", "recorded_micro_batch"]
@@ -144,10 +144,4 @@ def _recorded(path: Path) -> dict[str, Any]:
     """The settings in the folder; empty if there are none."""
     if not path.is_file():
         return {}
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        recorded = None
-    if not isinstance(recorded, dict):
-        raise ValueError(f"{path}: damaged: {_MEND}")
-    return recorded
+    return read_record(path, dict[str, Any], remedy=f"damaged: {_MEND}")

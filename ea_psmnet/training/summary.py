@@ -6,7 +6,6 @@ that goes on, or was killed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -15,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from ea_psmnet.files import write_text
+from ea_psmnet.records import read_record
 from ea_psmnet.tables import markdown_table
 from ea_psmnet.training.curves import Records, write_curves
 from ea_psmnet.training.environment import read_sessions
@@ -43,8 +43,8 @@ def write_summary(folder: Path) -> Path:
     begun = any(record["kind"] == "step" for record in records) and sessions
     if not begun or not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no run that has taken a step is in this folder")
+    config = read_record(folder / "config.json", dict[str, Any], remedy="damaged")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         parts = [
             f"# Training run {folder.absolute().name}",
             _state(records, sessions[-1]),

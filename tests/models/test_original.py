@@ -1,5 +1,7 @@
 """Original PSMNet checkpoints: read by name, strictly, and computing what the original does."""
 
+import zipfile
+
 import pytest
 import torch
 from models.original_psmnet import OriginalState, psmnet
@@ -59,6 +61,10 @@ def test_batch_counters_may_be_missing(tmp_path, original):
     load_model(path)
 
 
+def _bias(tensor):
+    return lambda state: state.update({"dres0.0.1.bias": tensor})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -68,8 +74,33 @@ def test_batch_counters_may_be_missing(tmp_path, original):
             lambda s: s.update({"dres0.0.1.bias": torch.zeros(3)}),
             "another shape of 'aggregation.stem.0.1.bias'",
         ),
+        # A few bytes in the file that stand for 256 GiB.
+        (
+            _bias(torch.zeros(1).expand(2**18, 2**18)),
+            "another shape of 'aggregation.stem.0.1.bias'",
+        ),
+        (_bias(torch.zeros(0)), "another shape of 'aggregation.stem.0.1.bias'"),
+        (_bias(torch.zeros(32, device="meta")), "no plain numbers in 'aggregation.stem.0.1.bias'"),
+        (_bias(torch.ones(32).to_sparse()), "no plain numbers in 'aggregation.stem.0.1.bias'"),
+        (
+            _bias(torch.ones(32, dtype=torch.cfloat)),
+            "no plain numbers in 'aggregation.stem.0.1.bias'",
+        ),
+        (
+            _bias(torch.ones(32, dtype=torch.int64)),
+            "no plain numbers in 'aggregation.stem.0.1.bias'",
+        ),
+        (
+            lambda s: _bias(torch.quantize_per_tensor(torch.ones(32), 0.1, 0, torch.qint8))(s),
+            "no plain numbers in 'aggregation.stem.0.1.bias'",
+        ),
+        (
+            _bias(torch.full((32,), 1e300, dtype=torch.float64)),
+            "NaN or infinity in 'aggregation.stem",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_anything_else_is_refused_in_one_line(tmp_path, original, change, message):
     state = dict(original[0])
     change(state)
@@ -79,6 +110,21 @@ def test_anything_else_is_refused_in_one_line(tmp_path, original, change, messag
         load_model(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_compressed_checkpoints_are_not_unpacked(tmp_path):
+    """Torch writes none; a few bytes could become any number."""
+    torch.save({"state_dict": {"weight": torch.zeros(2**20)}}, tmp_path / "plain.tar")
+    packed = tmp_path / "packed.tar"
+    with (
+        zipfile.ZipFile(tmp_path / "plain.tar") as plain,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    assert "weight" in torch.load(packed, weights_only=True)["state_dict"]
+    with pytest.raises(ValueError, match="neither safetensors nor a checkpoint"):
+        load_model(packed)
 
 
 class Payload:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import safetensors.torch
 import torch
 
 from ea_psmnet import PSMNetConfig, build_model
-from ea_psmnet.models import weights
-from ea_psmnet.models.weights import find_weights, load_into, load_model, save_model
+from ea_psmnet.models import weight_files
+from ea_psmnet.models.weight_files import find_weights
+from ea_psmnet.models.weights import load_into, load_model, save_model
 
+ROOT = Path(__file__).parents[2]
 CONFIG = PSMNetConfig(
     max_disparity=32,
     width=0.25,
@@ -32,6 +36,24 @@ def test_weights_and_configuration_come_back(tmp_path):
     assert not loaded.training
     with torch.no_grad():
         assert torch.equal(loaded(*images()).disparity, model(*images()).disparity)
+
+
+def test_a_folder_stands_for_its_weights(tmp_path):
+    def filled(name, *files):
+        for file in files:
+            path = tmp_path / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        return tmp_path / name
+
+    run = filled("run", "best.safetensors", "config.json", "model.safetensors")
+    assert find_weights(run) == run / "model.safetensors"
+    one = filled("one", "notes.txt", "psmnet.tar")
+    assert find_weights(str(one)) == one / "psmnet.tar"
+    with pytest.raises(ValueError, match=r"name one of a\.safetensors, b\.tar"):
+        find_weights(filled("two", "a.safetensors", "b.tar"))
+    with pytest.raises(FileNotFoundError, match="this folder holds no weights"):
+        find_weights(filled("none", "config.json"))
 
 
 def test_others_may_read_the_file(tmp_path):
@@ -126,6 +148,13 @@ def test_files_that_are_no_such_weights_are_named(tmp_path):
     [
         "5",
         "{",
+        "null",
+        "[" * 100_000,
+        '{"attention_options": ' + "[" * 100_000,
+        '{"colour": 1}',
+        '{"width": 1e999}',
+        '{"width": 1000000}',
+        '{"align_corners": 1}',
         '{"max_disparity": "a"}',
         '{"max_disparity": 32.0}',
         '{"width": null}',
@@ -133,12 +162,14 @@ def test_files_that_are_no_such_weights_are_named(tmp_path):
         '{"attention": "efficient", "attention_sites": ["encoder"], "attention_options": 5}',
         '{"attention": "efficient", "attention_sites": ["encoder"], '
         '"attention_options": {"heads": "x"}}',
+        '{"attention": "efficient", "attention_sites": ["encoder"], '
+        '"attention_options": {"key_channels": 1000000000000000000000000000000}}',
     ],
 )
 def test_hostile_headers_are_refused_in_one_line(tmp_path, header):
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"ea_psmnet": header})
-    with pytest.raises(ValueError, match=r"configuration|model setting|whole number") as caught:
+    with pytest.raises(ValueError, match="its configuration is damaged") as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
 
@@ -152,6 +183,52 @@ def test_odd_bytes_are_no_checkpoint(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("width", ["8", "40"])
+def test_a_configuration_that_the_tensors_do_not_have_takes_no_memory(tmp_path, width):
+    """Half a kilobyte that describes gigabytes, built without them in a process of its own."""
+    path = tmp_path / "model.safetensors"
+    header = f'{{"width": {width}}}'
+    safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"ea_psmnet": header})
+    code = """
+import resource, sys
+from ea_psmnet.models.weights import load_model
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_model(sys.argv[1])
+except ValueError as error:
+    print(error)
+assert "torch._dynamo" not in sys.modules  # that takes seconds
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", code, path]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    told, grown = run.stdout.splitlines()
+    expected = {"8": "lacks 'aggregation.", "40": "width 40.0 or 192 disparities are more"}
+    assert expected[width] in told
+    assert int(grown) < 100_000  # KiB; the wider network has 300 million numbers
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool, torch.uint64])
+def test_tensors_of_other_types_are_refused(tmp_path, dtype):
+    path = tmp_path / "m.safetensors"
+    model = build_model(CONFIG)
+    state = model.state_dict() | {"features.stem.0.0.weight": torch.ones(8, 3, 3, 3).to(dtype)}
+    header = {"ea_psmnet": json.dumps(CONFIG.to_dict())}
+    safetensors.torch.save_file(state, path, metadata=header)
+    with pytest.raises(ValueError, match=r"no plain numbers in 'features.stem.0.0.weight'"):
+        load_model(path)
+
+
+def test_a_tensor_without_elements_starts_no_wider_network(tmp_path):
+    path = tmp_path / "m.safetensors"
+    narrow = build_model(PSMNetConfig(max_disparity=32, width=0.25))
+    state = narrow.state_dict() | {"features.stem.0.0.weight": torch.zeros(0, 3, 3, 3)}
+    header = {"ea_psmnet": json.dumps(narrow.config.to_dict())}
+    safetensors.torch.save_file(state, path, metadata=header)
+    with pytest.raises(ValueError, match=r"another shape of 'features.stem.0.0.weight'"):
+        load_into(build_model(PSMNetConfig(max_disparity=32, width=0.5)), path)
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     model = build_model(CONFIG)
     model.features.stem[0][0].weight.data[0] = float("nan")
@@ -161,7 +238,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_bundled_weights_go_by_their_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
+    monkeypatch.setattr(weight_files, "BUNDLED", tmp_path)
     for name in ("small", "large"):
         save_model(tmp_path / f"{name}.safetensors", build_model(CONFIG))
     assert find_weights("small") == tmp_path / "small.safetensors"

@@ -13,7 +13,7 @@ from ea_psmnet.files import write_image, write_npy
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_state, save_model
 from ea_psmnet.reports import ablation as module
-from ea_psmnet.reports import ablation_run
+from ea_psmnet.reports import own_process
 from ea_psmnet.reports.ablation import Ablation, Spread, ablate, question_variants
 from ea_psmnet.reports.ablation_config import RENDERED, AblationConfig
 from ea_psmnet.reports.ablation_plot import ablation_plot
@@ -56,7 +56,7 @@ class Trainer:
         self.fails = {}
 
     def __call__(self, command, *, stdout, **_):
-        words = iter(command[4:])
+        words = iter(command[6:])
         options, name = {}, ""
         for word in words:
             if word.startswith("--"):
@@ -79,7 +79,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch):
     made = Trainer()
-    monkeypatch.setattr(ablation_run.subprocess, "run", made)
+    monkeypatch.setattr(own_process.subprocess, "run", made)
     return made
 
 
@@ -161,6 +161,38 @@ def test_a_kept_run_is_measured_on_what_was_added(config, pairs, trainer, tmp_pa
     assert found.tests == [RENDERED, "real"]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: "", "invalid JSON"),
+        (lambda text: text[: len(text) // 2], "invalid JSON"),
+        (lambda text: "null", "the content should be an object"),
+        (lambda text: "[]", "the content should be an object"),
+        (lambda text: text.replace('"seed"', '"sead"'), "seed is missing"),
+        (lambda text: text.replace('"seed": 3', '"seed": "3"'), "seed should be a valid integer"),
+        (lambda text: text.replace('"seed": 3', '"seed": 4'), "is of baseline, seed 4"),
+        (lambda text: text.replace('"EPE": ', '"EPE": "x", "y": '), "figures.rendered.EPE should"),
+    ],
+)
+def test_a_damaged_result_is_named(config, pairs, trainer, change, told):
+    config = replace(config, variants=("baseline",), seeds=(3,))
+    last(ablate("normalisation", config))
+    path = config.out / "runs" / "baseline" / "seed-3" / "result.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match="damaged: delete it, and") as caught:
+        last(ablate("normalisation", config))
+    assert str(caught.value).startswith(f"{path}: {told}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"lr": ', "[" * 9999])
+def test_damaged_settings_are_named(config, pairs, text):
+    config.out.mkdir()
+    (config.out / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=r"out/settings\.json: .*damaged: delete it to go on"):
+        last(ablate("normalisation", config))
+
+
 def test_numbers_that_are_not_finite_are_an_outcome(config, pairs, trainer):
     said = "error: 10 steps in a row were not finite"
     trainer.fails = {"efficient--normalisation-none": (2, said)}
@@ -183,7 +215,7 @@ def test_trained_weights_that_are_not_finite_are_an_outcome(config, pairs, monke
         save_model(out / "model.safetensors", model)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(ablation_run.subprocess, "run", spoiled)
+    monkeypatch.setattr(own_process.subprocess, "run", spoiled)
     found = last(ablate("normalisation", replace(config, variants=("baseline",))))
     assert "NaN or infinity in 'features.fuse.2.weight'" in found.results[0].diverged
     assert found.results[0].figures == {}
@@ -216,7 +248,7 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
         done.append(original(command, **options))
         return done[-1]
 
-    monkeypatch.setattr(ablation_run.subprocess, "run", run)
+    monkeypatch.setattr(own_process.subprocess, "run", run)
     with pytest.raises(ChildProcessError, match="FlyingThings3D"):
         last(ablate("normalisation", replace(config, variants=("efficient",), seeds=(0,))))
     assert done[0].returncode == 2
@@ -225,7 +257,7 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "steps is 0, expected 1 to"),
         ({"seeds": ()}, "seeds must be different numbers"),
         ({"seeds": (1, 1)}, "seeds must be different numbers"),
         ({"crop": (30, 48)}, "multiples of 16"),

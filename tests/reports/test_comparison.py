@@ -8,7 +8,6 @@ import torch
 
 from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.models.config import PSMNetConfig
-from ea_psmnet.reports import comparison as module
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.comparison import Comparison, Result, compare
 from ea_psmnet.reports.comparison_plan import DEFAULT_SIZES, Load, Network, named_networks, plan
@@ -121,7 +120,7 @@ def interpreter(tmp_path, monkeypatch):
         path = tmp_path / "python"
         path.write_text(f"#!/bin/sh\ncat > {tmp_path}/request.json\n{script}\n")
         path.chmod(0o755)
-        monkeypatch.setattr(module.sys, "executable", str(path))
+        monkeypatch.setattr(sys, "executable", str(path))
         return tmp_path / "request.json"
 
     assert sys.executable
@@ -181,6 +180,33 @@ def test_a_comparison_that_was_stopped_goes_on(interpreter, tmp_path):
     assert runs.read_text().split() == ["run"] * 5
     compare(trials[:1], BUDGET)
     assert runs.read_text().split() == ["run"] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "invalid JSON"),
+        ("null", "the content should be an object"),
+        ("[]", "the content should be an object"),
+        ("{}", "end is missing"),
+        ('{"end": "fine"}', "end should be 'fits', 'out of memory' or 'failed', not 'fine'"),
+        ('{"end": "fits", "shape": [1, 32]}', "shape[2] is missing"),
+        ('{"end": "fits", "peak": "7"}', "peak should be a valid integer, not '7'"),
+        ('{"end": "fits", "seconds": NaN}', "seconds must be finite"),
+        ('{"end": "fits", "colour": 7}', "colour is unknown"),
+    ],
+)
+def test_a_damaged_outcome_is_named(interpreter, tmp_path, text, told):
+    interpreter(
+        f"""path=$(sed 's/.*"outcome": "\\([^"]*\\)".*/\\1/' {tmp_path}/request.json)
+        echo '{{"end": "fits"}}' > $path"""
+    )
+    compare([trial("baseline")], BUDGET, kept=tmp_path / "kept")
+    (path,) = (tmp_path / "kept").iterdir()
+    path.write_text(text)
+    with pytest.raises(ValueError, match="damaged: delete it, and its trial runs again") as caught:
+        compare([trial("baseline")], BUDGET, kept=tmp_path / "kept")
+    assert str(caught.value).startswith(f"{path}: {told}")
 
 
 def test_a_network_that_cannot_be_built_stops_before_anything_runs(interpreter):
@@ -369,4 +395,22 @@ def test_the_plot_shows_what_was_refused_where_it_would_have_been():
     fits = [r for r in comparison.results if r.outcome.end == "fits"]
     assert (comparison_plot(comparison) != comparison_plot(replace(comparison, results=fits))).any()
     dataset = [replace(r, trial=replace(r.trial, work="dataset", shape=None)) for r in fits]
-    assert comparison_plot(replace(comparison, results=dataset)).std() > 0
+    assert comparison_plot(replace(comparison, results=dataset)) is None
+
+
+def test_there_is_no_plot_of_a_single_point():
+    some = some_comparison()
+    one = next(r for r in some.results if r.demand and r.trial.work == "inference")
+    assert comparison_plot(replace(some, results=[one])) is None
+    steps = [replace(r, trial=replace(r.trial, work="training")) for r in some.results]
+    with_one, alone, with_two = (
+        comparison_plot(replace(some, results=[*found, *steps])).shape
+        for found in ([one], [], [one, one])
+    )
+    assert with_one == alone < with_two
+
+
+def test_the_report_begins_with_figures():
+    text = comparison_markdown(some_comparison())
+    assert text.startswith("## Prediction of random images\n\n| variant ")
+    assert text.index("## How this was measured") > text.index("## Non-local attention")

@@ -126,16 +126,64 @@ def test_an_ambiguous_comparison_is_refused(report):
         report.against(other)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9}', '{"version": 1, "methods": 3}'])
+def refusal(path):
+    """What is said of a file that is no report, past its name."""
+    with pytest.raises(ValueError, match="it is no report that `evaluate --out` wrote") as caught:
+        EvaluationReport.read(path)
+    name, told = str(caught.value).split(": ", 1)
+    assert name == str(path)
+    assert "\n" not in told
+    return told
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", '{"version": 9}', '{"version": 1, "methods": 3}', "[" * 9999]
+)
 def test_what_is_no_report_is_refused(tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"report\.json: no report that `evaluate --out` wrote"):
-        EvaluationReport.read(path)
+    refusal(path)
+
+
+def test_half_a_report_is_refused(report, tmp_path):
+    report.write(tmp_path)
+    path = tmp_path / "report.json"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert refusal(path).startswith("invalid JSON: EOF while parsing")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("methods", [], "methods is empty"),
+        ("methods.0.images", [], "methods[0]: images is empty"),
+        ("methods.0.regions", {}, "methods[0]: regions and quantiles must both have 'all'"),
+        ("methods.0.quantiles", {}, "methods[0]: regions and quantiles must both"),
+        ("methods.1.protocols", [], "methods differ in their regions or protocols"),
+        ("methods.0.protocols.0.name", "x", "methods[0]: no protocol 'x'"),
+        ("methods.0.label", None, "methods[0].label should be a valid string, not None"),
+        ("methods.0.images.0.seconds", "1", "methods[0].images[0].seconds should be"),
+        ("methods.0.images.0.errors.pixels", -1, "methods[0].images[0].errors: pixels"),
+        ("methods.0.images.0.errors.over_1px", 99, "methods[0].images[0].errors: over"),
+        ("methods.0.images.0.errors.absolute", math.nan, "methods[0].images[0].errors"),
+        ("methods.0.images.0.errors", {}, "methods[0]: regions have more"),
+        ("methods.0.images.0.colour", 1, "methods[0].images[0].colour is unknown"),
+        ("settings.torch", 2, "settings.torch should be a valid string, not 2"),
+    ],
+)
+def test_a_damaged_report_is_refused_by_file_and_field(report, tmp_path, place, value, told):
+    record = report.to_dict()
+    *path, last = (int(step) if step.isdecimal() else step for step in place.split("."))
+    part = record
+    for step in path:
+        part = part[step]
+    part[last] = value
+    (tmp_path / "report.json").write_text(json.dumps(record))
+    assert refusal(tmp_path / "report.json").startswith(told)
 
 
 def test_no_such_report(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.json: no such report"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
         EvaluationReport.read(tmp_path / "none.json")
 
 

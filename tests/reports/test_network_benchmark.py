@@ -106,6 +106,28 @@ def test_what_takes_long_is_measured_once(monkeypatch, tmp_path):
     assert plain
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("null", "the content should be an object"),
+        ('{"seconds": 1.0}', "peak is missing"),
+        ('{"seconds": "1", "peak": 1}', "seconds should be a valid number"),
+    ],
+)
+def test_damaged_answers_are_named(monkeypatch, tmp_path, answer, told):
+    options = BenchmarkOptions(tmp_path / "b", only="inference", rounds=1)
+    monkeypatch.setattr(benchmark, "ask", stand_in([], until=3))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.benchmark(options, TINY)
+    journal = tmp_path / "b.partial.jsonl"
+    *kept, last = journal.read_text().splitlines()
+    line = json.dumps(json.loads(last) | {"answer": json.loads(answer)})
+    journal.write_text("\n".join([*kept, "null", "[]", "5", line]))  # what is no record is left out
+    with pytest.raises(ValueError, match="is damaged: delete the file to begin anew") as caught:
+        benchmark.benchmark(options, TINY)
+    assert str(caught.value).startswith(f"{journal}: {told}")
+
+
 def test_other_code_does_not_go_on(monkeypatch, tmp_path):
     options = BenchmarkOptions(tmp_path / "b", only="inference", rounds=1)
     monkeypatch.setattr(benchmark, "ask", stand_in([], until=3))

@@ -1,0 +1,106 @@
+"""JSON that the program wrote, or was given, read again as typed values or refused in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+__all__ = ["parse_record", "read_record"]
+
+T = TypeVar("T")
+
+Place = tuple[int | str, ...]
+"""Names and indices that lead to a value."""
+
+_SHOWN = 40
+"""Characters of a wrong value that are told."""
+
+
+def read_record(
+    path: Path,
+    kind: type[T],
+    *,
+    unknown: Literal["forbid", "ignore"] = "forbid",
+    finite: bool = True,
+    remedy: str = "",
+) -> T:
+    """Read a JSON file whose values must have exactly the types of a dataclass or another type.
+
+    Args:
+        path: The file.
+        kind: What it holds, as a dataclass or `dict[str, str]`. What a dataclass checks when it is
+            made is checked here, too.
+        unknown: Whether fields that `kind` does not have are an error.
+        finite: Whether NaN and infinity are errors.
+        remedy: What to do where the file is damaged; it ends the message.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no JSON, or not of this kind; the message names the file and the field.
+        OSError: It cannot be read.
+    """
+    from ea_psmnet.pfm import readable  # late: numpy, which the command line's help does without
+
+    with readable(path):
+        data = path.read_bytes()
+    return parse_record(data, kind, str(path), unknown=unknown, finite=finite, remedy=remedy)
+
+
+def parse_record(
+    data: bytes | str,
+    kind: type[T],
+    source: str,
+    *,
+    unknown: Literal["forbid", "ignore"] = "forbid",
+    finite: bool = True,
+    remedy: str = "",
+) -> T:
+    """As `read_record`, of text that was read from elsewhere; `source` names it in messages."""
+    from pydantic import TypeAdapter, ValidationError  # late: it takes a moment to import
+    from pydantic_core import from_json
+
+    try:
+        values = TypeAdapter(kind).validate_json(data, strict=True, extra=unknown)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        told = _told(first["type"], first["loc"], first["msg"], first["input"])
+    else:
+        wrong = next(_not_finite(from_json(data), ()), None) if finite else None
+        if wrong is None:
+            return values
+        told = f"{_field(wrong)} must be finite"
+    raise ValueError(f"{source}: {told}" + (f"; {remedy}" if remedy else ""))
+
+
+def _told(kind: str, place: Place, message: str, value: Any) -> str:
+    """What is wrong with a value, as `methods[0].label: should be a valid string, not 5`."""
+    if kind == "json_invalid":
+        return message.replace("Invalid", "invalid", 1)
+    if kind == "value_error":  # raised by the dataclass itself
+        message = message.removeprefix("Value error, ")
+        return f"{_field(place)}: {message}" if place else message
+    if kind == "missing":
+        return f"{_field(place)} is missing"
+    if kind == "unexpected_keyword_argument":
+        return f"{_field(place)} is unknown: made by another version?"
+    text = repr(value)
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return f"{_field(place)} {message.removeprefix('Input ')}, not {shown}"
+
+
+def _field(place: Place) -> str:
+    """A path to a value, as `methods[0].label`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return "".join(steps).removeprefix(".") or "the content"
+
+
+def _not_finite(value: Any, place: Place) -> Iterator[Place]:
+    """Where in parsed JSON there is NaN or infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    elif isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for step, each in inner:
+            yield from _not_finite(each, (*place, step))
