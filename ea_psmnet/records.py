@@ -43,6 +43,8 @@ def read_record(
         ValueError: It is no JSON, or not of this kind; the message names the file and the field.
         OSError: It cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: cannot be read (a folder, pipe or device is no file)")
     with readable(path):
         data = path.read_bytes()
     return parse_record(data, kind, str(path), unknown=unknown, finite=finite, remedy=remedy)
