@@ -18,6 +18,8 @@ from ea_psmnet.sample import StereoSample
 __all__ = ["Geometric", "Tilt", "geometric_crop", "resized", "tilted"]
 
 _Window = tuple[slice, slice]
+_WARPABLE = 2**15 - 2
+"""Rows or columns that OpenCV's warps take."""
 _SMOOTH = 1.0
 """Truth whose neighbours differ by less, in pixels, is one surface and may be interpolated."""
 
@@ -119,8 +121,11 @@ def tilted(sample: StereoSample, tilt: Tilt, window: _Window) -> StereoSample:
     # From the window's pixels to the untilted image: warpAffine asks where to look.
     look = np.linalg.inv(np.vstack([forward, (0, 0, 1)]))[:2]
     look[:, 2] += look[:, :2] @ (columns.start, rows.start)
+    source = sample.right
+    if max(source.shape) > _WARPABLE:
+        source, look = _narrowed(source, look, part.disparity.shape)
     right = cv2.warpAffine(
-        sample.right,
+        source,
         look,
         part.disparity.shape[::-1],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -137,6 +142,20 @@ def tilted(sample: StereoSample, tilt: Tilt, window: _Window) -> StereoSample:
         disparity=np.where(valid, disparity, np.float32(0)),
         valid=valid,
     )
+
+
+def _narrowed(
+    image: NDArray[np.uint8], look: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The part of an image that a window of `shape` looks at, and where to look in it."""
+    height, width = shape
+    corners = look @ [(0, width, 0, width), (0, 0, height, height), (1, 1, 1, 1)]  # (2, 4)
+    size = image.shape[1::-1]
+    first = np.clip(np.floor(corners.min(1)) - 1, 0, np.subtract(size, 1)).astype(int)
+    last = np.clip(np.ceil(corners.max(1)) + 1, first, np.subtract(size, 1)).astype(int)
+    moved = look.copy()
+    moved[:, 2] -= first
+    return image[first[1] : last[1] + 1, first[0] : last[0] + 1], moved
 
 
 def resized(sample: StereoSample, size: tuple[int, int]) -> StereoSample:

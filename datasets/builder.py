@@ -15,11 +15,18 @@ from datasets.folder import PairFolder, is_pair_folder
 from datasets.instereo2k import InStereo2k, is_instereo2k
 from datasets.kitti import Kitti2012, Kitti2015, is_kitti2012, is_kitti2015
 from datasets.listing import PairList, is_pair_list
-from datasets.middlebury import MiddEval3, Middlebury2014, is_middeval3, is_middlebury2014
+from datasets.middlebury import (
+    MiddEval3,
+    Middlebury2014,
+    Middlebury2021,
+    is_middeval3,
+    is_middlebury2014,
+    is_middlebury2021,
+)
 from datasets.names import RenderPass, Split
 from datasets.sceneflow import SceneFlow, is_sceneflow
 from datasets.sintel import Sintel, is_sintel
-from datasets.tartanair import TartanAir, is_tartanair
+from datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
 from datasets.virtual_kitti import VirtualKitti, is_virtual_kitti
 from ea_psmnet.sample import StereoSample
 
@@ -27,7 +34,7 @@ __all__ = ["DATASETS", "Entry", "build_dataset", "detect_dataset"]
 
 _ABOVE, _BELOW = 3, 20
 """How many folders are looked into, above and below one that is none."""
-_AMONG_OTHERS = ("folder", "middlebury2014", "tartanair")
+_AMONG_OTHERS = ("folder", "middlebury2014", "middlebury2021", "tartanair", "tartanair-v2")
 """Sets of folders of any name, which may lie beside anything: finding them above tells little."""
 
 
@@ -56,18 +63,20 @@ DATASETS = {
     "kitti2012": Entry(Kitti2012, is_kitti2012),
     "kitti2015": Entry(Kitti2015, is_kitti2015),
     "middlebury2014": Entry(Middlebury2014, is_middlebury2014),
+    "middlebury2021": Entry(Middlebury2021, is_middlebury2021),
     "middeval3": Entry(MiddEval3, is_middeval3),
     "eth3d": Entry(Eth3d, is_eth3d),
     "sintel": Entry(Sintel, is_sintel),
     "virtual-kitti": Entry(VirtualKitti, is_virtual_kitti),
     "tartanair": Entry(TartanAir, is_tartanair),
+    "tartanair-v2": Entry(TartanAirV2, is_tartanair_v2),
     "folder": Entry(PairFolder, is_pair_folder),
     "instereo2k": Entry(InStereo2k, is_instereo2k),
     "crestereo": Entry(CreStereo, is_crestereo),
     "falling-things": Entry(FallingThings, is_falling_things),
     "synthetic": Entry(_synthetic, lambda _: False),
 }
-"""Datasets by name, in the order in which `detect_dataset` tries them."""
+"""Datasets by name, in the order in which messages tell them."""
 
 
 def build_dataset(
@@ -76,6 +85,7 @@ def build_dataset(
     *,
     split: Split = "train",
     render_pass: RenderPass = "clean",
+    require_truth: bool = True,
     **options: Any,
 ) -> Sequence[StereoSample]:
     """Build a dataset.
@@ -85,6 +95,7 @@ def build_dataset(
         root: The folder to read, or the file of `list`; `synthetic` needs none.
         split: `train` or `test`; `folder` and `list` have no splits.
         render_pass: `clean`, `final` or `both`, of `sceneflow` and `sintel`.
+        require_truth: Whether `folder` and `list` refuse pairs without truth; others always do.
         **options: Further arguments of the set's reader, as `resolution` of `MiddEval3`.
 
     Returns:
@@ -108,7 +119,7 @@ def build_dataset(
             f"{', '.join(sorted(unknown))}: no option of {name}, "
             f"which takes {', '.join(sorted(accepted)) or 'none'}"
         )
-    options |= {"split": split, "render_pass": render_pass}
+    options |= {"split": split, "render_pass": render_pass, "require_truth": require_truth}
     known = {key: value for key, value in options.items() if key in accepted}
     return DATASETS[name].reader(Path(root), **known)
 
@@ -118,12 +129,17 @@ def detect_dataset(root: str | Path) -> str:
 
     Raises:
         FileNotFoundError: there is no such folder or list.
-        ValueError: its layout is none of those known.
+        ValueError: its layout is none of those known, or it holds several datasets.
     """
     if not Path(root).exists():
         raise FileNotFoundError(f"{root}: no such folder")
-    if name := _recognised(Path(root)):
-        return name
+    names = _recognised(Path(root))
+    if len(names) > 1:
+        raise ValueError(
+            f"{root}: holds {' and '.join(names)}; choose one by its name (--data {names[0]})"
+        )
+    if names:
+        return names[0]
     raise ValueError(
         f"{root}: no known layout{_nearby(Path(root))}; expected one of {', '.join(DATASETS)} "
         "(each tells its tree in datasets/), simplest a folder a pair with left.png, right.png "
@@ -131,17 +147,17 @@ def detect_dataset(root: str | Path) -> str:
     )
 
 
-def _recognised(root: Path) -> str | None:
-    return next((name for name, entry in DATASETS.items() if entry.recognises(root)), None)
+def _recognised(root: Path) -> list[str]:
+    return [name for name, entry in DATASETS.items() if entry.recognises(root)]
 
 
 def _nearby(root: Path) -> str:
     """Which folder above or below holds a dataset: people name one too high or too low."""
     inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for folder in (*root.resolve().parents[:_ABOVE], *inside[:_BELOW]):
-        name = _recognised(folder)
-        if name and (folder in inside or name not in _AMONG_OTHERS):
-            return f", though {folder} holds {name}"
+        for name in _recognised(folder):
+            if folder in inside or name not in _AMONG_OTHERS:
+                return f", though {folder} holds {name}"
     return ""
 
 

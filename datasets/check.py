@@ -12,10 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.builder import detect_dataset
-from datasets.check_frames import Problem, check_file, frame_problems, readers_of
-from datasets.check_pairs import check_pair
+from datasets.check_frames import Problem, check_file, frame_problems, readers_of, reason
+from datasets.check_pairs import PairCheck, check_pair
 from datasets.check_report import CheckReport
 from datasets.check_series import Count, count_parts, find_series
+from datasets.frames import Frame
 from datasets.sceneflow import PUBLISHED_COUNTS
 
 __all__ = ["check_dataset", "spread"]
@@ -71,9 +72,11 @@ def check_dataset(
     checks = dict(zip(files, found, strict=True))
     told = [tuple(frame_problems(frame, checks)) for frame in frames]
     sound = [frame for frame, ones in zip(frames, told, strict=True) if _has_all(ones)]
-    compared = run(check_pair, [sound[place] for place in spread(len(sound), pairs)], "pairs")
+    compared = run(_compared, [sound[place] for place in spread(len(sound), pairs)], "pairs")
+    pair_checks = [pair for pair in compared if isinstance(pair, PairCheck)]
     problems += [problem for ones in told for problem in ones]
-    problems += [problem for pair in compared for problem in pair.problems()]
+    for pair in compared:
+        problems += pair.problems() if isinstance(pair, PairCheck) else [pair]
     values = [check.values for check in found if check.values is not None]
     return CheckReport(
         root=str(root),
@@ -83,7 +86,8 @@ def check_dataset(
         frames=len(frames),
         values=tuple(one for one in values if one.shares()),
         truths=len(values),
-        pairs=tuple(compared),
+        without_truth=sum(frame.left_view.disparity is None for frame in frames),
+        pairs=tuple(pair_checks),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -93,6 +97,14 @@ def _incomplete(counts: Iterable[Count]) -> Iterator[Problem]:
         if not count.complete:
             told = f"{count.found} frames, {count.published} published"
             yield Problem("incomplete", f"{count.series}: {count.part}", told)
+
+
+def _compared(frame: Frame) -> PairCheck | Problem:
+    """What `check_pair` finds, its failure included."""
+    try:
+        return check_pair(frame)
+    except Exception as error:  # as of opening a file
+        return Problem("not compared", frame.name, reason(error, frame.name))
 
 
 def _has_all(problems: Iterable[Problem]) -> bool:

@@ -22,11 +22,14 @@ __all__ = [
     "check_file",
     "frame_problems",
     "readers_of",
+    "reason",
     "values_of",
 ]
 
 _FEW = 0.01
 """Scene Flow's release has negative pixels too, but never so large a share of a frame."""
+_GAP = 1.0
+"""Pixels between 0 and the next disparity, from which on many zeros cannot be what is far away."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,16 @@ class Values:
     infinite: int
     over: int
     """Known, but over the maximum that is searched."""
+    zero: int
+    """Known, and exactly 0."""
+    smallest: float
+    """Of the known ones over 0, pixels; infinite where there is none."""
     largest: float
     """Of the known ones, pixels."""
 
     def shares(self) -> dict[str, float]:
         """Each kind of odd pixel by its share of all, where there are any."""
-        counts = {k: getattr(self, k) for k in ("negative", "nan", "infinite", "over")}
+        counts = {k: getattr(self, k) for k in ("negative", "nan", "infinite", "zero", "over")}
         return {kind: count / self.pixels for kind, count in counts.items() if count}
 
 
@@ -69,6 +76,8 @@ class Role(NamedTuple):
     path: Path
     kind: str
     """`image`, `truth` or a mask's name."""
+    decoded: bool = False
+    """Whether it is truth in a form of the dataset's own, as depth."""
 
 
 Reader = Callable[[Path], NDArray[Any]]
@@ -91,34 +100,41 @@ def readers_of(frame: Frame) -> Iterator[tuple[Role, Reader]]:
         yield Role(view.image, "image"), read_image
     for view in (frame.left_view, frame.right_view):
         if view.disparity is not None:
-            yield Role(view.disparity, "truth"), partial(disparity_values, decode=view.decode)
+            role = Role(view.disparity, "truth", decoded=view.decode is not None)
+            yield role, partial(disparity_values, decode=view.decode)
         for name, mask in view.masks.items():
             yield Role(mask.path, name), mask.read
 
 
 def check_file(file: tuple[Role, Reader], max_disparity: float) -> FileCheck:
-    """Open a file.
+    """Open a file; whatever goes wrong in that is a problem, and no error.
 
     Args:
         file: One of `readers_of`.
         max_disparity: What is larger is counted as over the maximum, in pixels.
     """
     role, read = file
+    told: list[str] = []
+    if role.kind == "image":
+        read = partial(read_image, tell=told.append)
     try:
         array = read(role.path)
-    except (OSError, ValueError) as error:
-        told = _without(role.path, error)
-        return FileCheck(None, (Problem("unreadable", str(role.path), told),))
-    size = array.shape[:2]
-    if role.kind != "truth":
-        return FileCheck(size)
-    values = values_of(role.path, array, max_disparity)
-    return FileCheck(size, tuple(_implausible(values)), values)
+        values = values_of(role.path, array, max_disparity) if role.kind == "truth" else None
+    except Exception as error:  # of any kind: finding damage is what this is for
+        return FileCheck(None, (Problem("unreadable", str(role.path), reason(error, role.path)),))
+    problems = [Problem("dark", str(role.path), _without(role.path, text)) for text in told]
+    if values is not None:
+        problems += _implausible(values, role, max_disparity)
+    return FileCheck(array.shape[:2], tuple(problems), values)
 
 
-def _without(path: Path, error: Exception) -> str:
-    """A message without the path it begins with: that stands beside it."""
-    return str(error).removeprefix(f"{path}: ")
+def reason(error: Exception, path: Path | str) -> str:
+    """One line on what went wrong; without the path, which stands beside it."""
+    return " ".join(_without(path, str(error)).split()) or type(error).__name__
+
+
+def _without(path: Path | str, text: str) -> str:
+    return text.removeprefix(f"{path}: ")
 
 
 def values_of(path: Path, stored: NDArray[np.float32], max_disparity: float) -> Values:
@@ -126,6 +142,7 @@ def values_of(path: Path, stored: NDArray[np.float32], max_disparity: float) -> 
     finite = np.isfinite(stored)
     negative = finite & (stored < 0)
     known = finite & ~negative
+    positive = known & (stored > 0)
     return Values(
         path=str(path),
         pixels=stored.size,
@@ -134,16 +151,36 @@ def values_of(path: Path, stored: NDArray[np.float32], max_disparity: float) -> 
         nan=int(np.isnan(stored).sum()),
         infinite=int(np.isinf(stored).sum()),
         over=int((known & (stored > max_disparity)).sum()),
+        zero=int((known & ~positive).sum()),
+        smallest=float(stored.min(where=positive, initial=np.inf)),
         largest=float(stored.max(where=known, initial=0)),
     )
 
 
-def _implausible(values: Values) -> Iterator[Problem]:
-    if values.negative > _FEW * values.pixels:
+def _implausible(values: Values, role: Role, max_disparity: float) -> Iterator[Problem]:
+    few = _FEW * values.pixels
+    if values.negative > few:
         share = values.negative / values.pixels
         yield Problem("negative", values.path, f"{share:.1%} of its pixels are negative")
     elif values.known == 0:
         yield Problem("no truth", values.path, "no pixel has a known disparity")
+    elif values.over == values.known:
+        told = f"every known disparity is over {max_disparity:g} pixels ({_range(values)})"
+        yield Problem("beyond", values.path, f"{told}: check its unit, or raise --max-disparity")
+    elif values.zero == values.known:
+        yield Problem("zeros", values.path, "every known disparity is 0")
+    elif values.zero > few and values.smallest > _GAP and not role.decoded:
+        share = values.zero / values.pixels
+        yield Problem(
+            "zeros",
+            values.path,
+            f"{share:.1%} of its pixels are exactly 0, and no other is under "
+            f"{values.smallest:.1f}: 0 is a known disparity here; save unknown pixels as NaN",
+        )
+
+
+def _range(values: Values) -> str:
+    return f"{values.smallest:.1f} to {values.largest:.1f}"
 
 
 def frame_problems(frame: Frame, checks: Mapping[Role, FileCheck]) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from datasets.check_frames import Problem
 from datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
+from ea_psmnet.sample import at_columns
 
 __all__ = ["PairCheck", "check_pair", "feature_offsets", "warp_errors"]
 
@@ -24,6 +25,8 @@ _ENOUGH = 20
 """Fewer matches are no evidence."""
 _RATIO = 0.75
 """Lowe's ratio test (IJCV 2004): the second best match must be so much worse."""
+_WINDOW = (2048, 4096)
+"""Rows and columns in the middle that features are sought in: four times a pixel's memory each."""
 _LEVEL = 1.0
 """Rows of rectified pairs agree to a fraction of a pixel; the median offset is below this."""
 _SPREAD = 2.0
@@ -83,19 +86,21 @@ class PairCheck:
 
 
 def check_pair(frame: Frame) -> PairCheck:
-    """Match the views' features and warp the right view by the truth.
+    """Match the views' features and warp the right view by the truth, where there is one.
 
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: one is damaged, or their sizes differ.
     """
     left, right = _grey(frame.left), _grey(frame.right)
-    truth = disparity_values(frame.disparity, frame.left_view.decode)
+    truth = np.full(left.shape, np.nan, np.float32)
+    if frame.left_view.disparity is not None:
+        truth = disparity_values(frame.left_view.disparity, frame.left_view.decode)
     if not left.shape == right.shape == truth.shape:
         raise ValueError(f"{frame.name}: its files differ in size")
     if frame.flipped:
         left, right, truth = left[:, ::-1].copy(), right[:, ::-1].copy(), truth[:, ::-1].copy()
-    offsets = feature_offsets(left, right)
+    offsets = feature_offsets(_middle(left), _middle(right))
     errors = warp_errors(left, right, truth)
     if len(offsets) < _ENOUGH:
         return PairCheck(frame.name, len(offsets), None, None, None, None, errors)
@@ -111,8 +116,15 @@ def check_pair(frame: Frame) -> PairCheck:
     )
 
 
+def _middle(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    starts = [max(0, size - most) // 2 for size, most in zip(view.shape, _WINDOW, strict=True)]
+    rows, columns = (slice(at, at + most) for at, most in zip(starts, _WINDOW, strict=True))
+    return np.ascontiguousarray(view[rows, columns])
+
+
 def _grey(path: Path) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY), np.uint8)
+    image = read_image(path, lambda _: None)  # what is odd in it was told when it was opened
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def feature_offsets(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -161,7 +173,7 @@ def warp_errors(
     Returns:
         `minus`, `plus` and `zero`; nothing where too few pixels count.
     """
-    y, x = np.mgrid[: left.shape[0], : left.shape[1]].astype(np.float32)
+    x = np.arange(left.shape[1], dtype=np.float32)
     with np.errstate(invalid="ignore"):
         reach = np.abs(truth)
         counted = np.isfinite(truth) & (reach > 1) & (reach <= x) & (x + reach < left.shape[1])
@@ -172,7 +184,7 @@ def warp_errors(
     errors = {}
     for key, shift in shifts.items():
         there = np.where(counted, x + shift, 0)
-        difference = np.abs(one - cv2.remap(other, there, y, cv2.INTER_LINEAR))
+        difference = np.abs(one - at_columns(other, there))
         errors[key] = float(difference[counted].mean())
     return errors
 

@@ -10,6 +10,7 @@ from typing import Any
 from datasets.check_frames import Problem, Values
 from datasets.check_pairs import PairCheck
 from datasets.check_series import Count
+from ea_psmnet.files import printable
 
 __all__ = ["CheckReport"]
 
@@ -32,6 +33,8 @@ class CheckReport:
     """Of truth files with odd pixels."""
     truths: int
     """Truth files that could be read."""
+    without_truth: int
+    """Frames that have none."""
     pairs: tuple[PairCheck, ...]
     """The frames whose views were compared."""
     problems: tuple[Problem, ...]
@@ -48,14 +51,16 @@ class CheckReport:
 
     def to_text(self) -> str:
         """Some lines for a terminal."""
-        return "\n".join([f"{self.root}: {self.dataset}", *self._lines(), *self._verdict()])
+        lines = [f"{self.root}: {self.dataset}", *self._lines(), *self._verdict()]
+        return "\n".join(map(printable, lines))
 
     def _lines(self) -> Iterator[str]:
         for count in self.counts:
             of = "" if count.published is None else f" of {count.published} published"
             name = f" {count.part}" if count.part else ""
             yield f"  {count.series}:{name} {count.found} frames{of}"
-        yield f"  {self.frames} frames opened, {self.truths} of their truth files read"
+        without = f", {self.without_truth} frames have none" if self.without_truth else ""
+        yield f"  {self.frames} frames opened, {self.truths} of their truth files read{without}"
         for kind, files in self._odd().items():
             path, share = max(files, key=lambda file: file[1])
             told = f"over {self.max_disparity:g} pixels" if kind == "over" else kind
@@ -91,7 +96,8 @@ class CheckReport:
             yield from (f"  {problem.where}: {problem.what}" for problem in problems[:_TOLD])
             if len(problems) > _TOLD:
                 yield f"  and {len(problems) - _TOLD} more"
-        yield f"{len(self.problems)} problems" if self.problems else "nothing wrong"
+        count = len(self.problems)
+        yield f"{count} problem{'s' if count > 1 else ''}" if count else "nothing wrong"
 
     def _odd(self) -> dict[str, list[tuple[str, float]]]:
         """Files with odd pixels and their share, by kind."""

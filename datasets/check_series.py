@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
 from datasets.builder import build_dataset
-from datasets.check_frames import Problem
+from datasets.check_frames import Problem, reason
 from datasets.frames import FrameDataset
 from datasets.middlebury import Resolution
 from datasets.names import RenderPass, Split
 from datasets.sceneflow import PUBLISHED_COUNTS
 from datasets.sceneflow_layouts import find_parts
 from datasets.templates import MissingFilesError
+from ea_psmnet.sample import StereoSample
 
 __all__ = ["Count", "Series", "count_parts", "find_series"]
 
@@ -54,23 +56,43 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
     """
     found: list[Series] = []
     problems: list[Problem] = []
+    untold: list[Problem] = []
     lacking: dict[tuple[tuple[Path, str], ...], list[Problem]] = {}  # once, if splits are alike
     for label, options in _variants(root, name):
         try:
-            dataset = build_dataset(name, root, **options)
+            dataset = _built(name, root, options)
         except MissingFilesError as error:
             lacking.setdefault(error.missing, _each_missing(label, error))
             continue
-        except (OSError, ValueError) as error:
-            problems.append(Problem("missing", label, str(error)))
+        except Exception as error:  # of any kind: a listing that damage stops is a finding
+            problems.append(Problem("missing", label, reason(error, label)))
             continue
         if not isinstance(dataset, FrameDataset):
             raise ValueError(f"{name}: made of no files, so there is nothing to check")
         if all(dataset.frames != series.dataset.frames for series in found):
             found.append(Series(label, dataset))
+            untold.extend(_without_truth(dataset))
     if name != "sceneflow":  # others do not have all splits and passes: only one must be there
         problems = [] if found or lacking else problems[:1]
-    return found, [*chain.from_iterable(lacking.values()), *problems]
+    return found, [*chain.from_iterable(lacking.values()), *problems, *untold]
+
+
+def _built(name: str, root: Path, options: dict[str, Any]) -> Sequence[StereoSample]:
+    """The dataset, if need be with pairs that lack their truth."""
+    try:
+        return build_dataset(name, root, **options)
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            return build_dataset(name, root, require_truth=False, **options)
+        raise error
+
+
+def _without_truth(dataset: FrameDataset) -> Iterator[Problem]:
+    """Frames without truth, where others have it: of a set without any, nothing is missing."""
+    lacking = [frame for frame in dataset.frames if frame.left_view.disparity is None]
+    if len(lacking) < len(dataset.frames):
+        for frame in lacking:
+            yield Problem("missing", frame.name, "no truth, though other pairs have it")
 
 
 def _each_missing(label: str, error: MissingFilesError) -> list[Problem]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ea_psmnet.files import decode_image, read_npy, read_pfm
 
 __all__ = [
+    "depth_float_png",
     "depth_npy",
     "depth_png",
     "is_full",
@@ -25,8 +26,6 @@ __all__ = [
     "scaled_png",
     "sintel_png",
 ]
-
-_FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
 # Disparities --------------------------------------------------------------------------------------
@@ -59,6 +58,21 @@ def depth_npy(path: Path, scale: float) -> NDArray[np.float32]:
     """
     with np.errstate(divide="ignore"):
         return np.asarray(scale / read_npy(path), np.float32)
+
+
+def depth_float_png(path: Path, scale: float) -> NDArray[np.float32]:
+    """Disparity from depth, as `depth_npy`, whose floats are the bytes of a PNG's four channels.
+
+    In the order blue, green, red, alpha, which is OpenCV's: TartanAir V2's own tools read it so.
+    """
+    stored = _decoded(path)
+    if stored.dtype != np.uint8 or stored.shape[2:] != (4,):
+        raise ValueError(
+            f"{path}: {stored.dtype} {stored.shape}, expected 8 bits of four channels, a float's "
+            "bytes; it was converted, fetch it again"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(scale / stored.view("<f4")[..., 0], np.float32)
 
 
 def sintel_png(path: Path) -> NDArray[np.float32]:
@@ -101,16 +115,29 @@ def is_unset(path: Path) -> NDArray[np.bool_]:
 def is_full(path: Path) -> NDArray[np.bool_]:
     """Where an image has the largest value of its type: 255 for 8 bits."""
     plane = _plane(path)
-    return plane == _FULL[plane.dtype]
+    return plane == np.iinfo(plane.dtype).max
 
 
 def neither_set(path: Path, other: Path) -> NDArray[np.bool_]:
-    """Where two images of one size are 0."""
-    return is_unset(path) & is_unset(other)
+    """Where two images of one size are 0.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    one, two = is_unset(path), is_unset(other)
+    if one.shape != two.shape:
+        (height, width), (rows, columns) = one.shape, two.shape
+        raise ValueError(
+            f"{path}: {width}x{height} pixels, but {other} has {columns}x{rows}; "
+            "a frame's masks must agree"
+        )
+    return one & two
 
 
 def _plane(path: Path) -> NDArray[Any]:
     stored = _decoded(path)
+    if stored.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path}: a mask of {stored.dtype} values, expected 8 or 16 bits")
     return stored if stored.ndim == 2 else stored[..., 0]
 
 

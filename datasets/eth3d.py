@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datasets.frames import FrameDataset
-from datasets.middlebury import two_view_frames
+from datasets.middlebury import is_middeval3, two_view_frames
 from datasets.names import Split
 from datasets.splits import train_only
 from datasets.templates import home
@@ -63,6 +63,6 @@ def _base(root: Path) -> Path:
 
 
 def _is_flat(base: Path) -> bool:
-    """Whether scenes with their truth lie in the folder itself."""
-    grouped = (base / "two_view_training").exists()
-    return not grouped and any(True for _ in base.glob("*/disp0GT.pfm"))
+    """Whether scenes with their truth lie in the folder itself, and are not Middlebury's."""
+    others = (base / "two_view_training").exists() or is_middeval3(base)
+    return not others and any(path.suffix.lower() == ".pfm" for path in base.glob("*/disp0GT.*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +17,7 @@ from datasets.names import Split
 from datasets.pairs import frames_of_parts
 from datasets.splits import check_choice, train_only
 from datasets.templates import Files, home
+from ea_psmnet.files import readable
 
 __all__ = ["FallingThings", "Variant", "is_falling_things"]
 
@@ -83,9 +85,11 @@ def _disparity(path: Path) -> NDArray[np.float32]:
 def _focal_length(path: Path) -> float:
     """Focal length of the left camera, which is the right one's too, in pixels."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        return float(settings["camera_settings"][0]["intrinsic_settings"]["fx"])
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: cannot be read ({error.strerror}); {_LAYOUT}") from error
-    except (ValueError, LookupError, TypeError) as error:
+        with readable(path):
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        focal_length = float(settings["camera_settings"][0]["intrinsic_settings"]["fx"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: no focal length in it ({error!r}); fetch it again") from error
+    if not 0 < focal_length < math.inf:
+        raise ValueError(f"{path}: a focal length of {focal_length}; fetch it again")
+    return focal_length

@@ -27,13 +27,19 @@ class PairFolder(FrameDataset):
     ```
 
     `ROOT` may itself be one such pair. Folders with none of these files, and other files, are left
-    alone; a folder with some must have the first three, and each in one format only.
+    alone; a folder with some must have the first three, and each in one format only. Suffixes may
+    be in capitals.
 
     Data: your own, or any benchmark's pairs copied so; the licence is that of their source.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, require_truth: bool = True) -> None:
         """Find the pairs; they are read on use.
+
+        Args:
+            root: The folder of the pairs, or of one.
+            require_truth: Whether a pair without truth is an error; otherwise no pixel of it is
+                known.
 
         Raises:
             FileNotFoundError: there is no pair, or one lacks an image or its truth.
@@ -43,7 +49,7 @@ class PairFolder(FrameDataset):
         folders = _pair_folders(root)
         if not folders:
             raise FileNotFoundError(f"{root}: no pairs; {_LAYOUT}")
-        super().__init__(every_part(_frames(folder) for folder in folders))
+        super().__init__(every_part(_frames(folder, require_truth) for folder in folders))
 
 
 def is_pair_folder(root: str | Path) -> bool:
@@ -62,13 +68,14 @@ def _holds_pair(folder: Path) -> bool:
     return any(_candidates(folder, stem, IMAGE_SUFFIXES) for stem in ("left", "right"))
 
 
-def _frames(folder: Path) -> Iterator[Frame]:
+def _frames(folder: Path, require_truth: bool) -> Iterator[Frame]:
     """The one frame of a folder."""
+    truth = _only if require_truth else _at_most_one
     visible = _at_most_one(folder, "nonocc", (".png",))
     yield Frame(
         View(
             _only(folder, "left", IMAGE_SUFFIXES),
-            _only(folder, "disp", DISPARITY_SUFFIXES),
+            truth(folder, "disp", DISPARITY_SUFFIXES),
             masks={} if visible is None else {"nonocc": Mask(visible, is_set)},
         ),
         View(
@@ -98,5 +105,10 @@ def _at_most_one(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | N
 
 
 def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
-    paths = (folder / f"{stem}{suffix}" for suffix in suffixes)
-    return [path for path in paths if path.is_file()]
+    paths = [path for path in _files(folder) if path.stem == stem]
+    named = [path for path in paths if path.suffix.lower() in suffixes]
+    return sorted(named, key=lambda path: suffixes.index(path.suffix.lower()))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.files import read_disparity, read_image
+from ea_psmnet.files import printable, read_disparity, read_image
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["Frame", "FrameDataset", "Mask", "View"]
@@ -42,16 +42,12 @@ class View:
 
 @dataclass(frozen=True)
 class Frame:
-    """The files of one rectified pair with truth.
-
-    Raises:
-        ValueError: there is no truth of the left view.
-    """
+    """The files of one rectified pair; readers leave the truth out only where they are told to."""
 
     left_view: View
     right_view: View
     name: str
-    """Unique within the dataset."""
+    """Unique within the dataset; what no terminal takes in it becomes an escape."""
     part: str = ""
     """What to count it under, where a dataset has parts."""
     calibration: Path | None = None
@@ -62,11 +58,7 @@ class Frame:
     """How the tree was understood, for messages."""
 
     def __post_init__(self) -> None:
-        if self.left_view.disparity is None:
-            raise ValueError(
-                f"{self.name}: no truth with this view as the reference; "
-                "the set tells the other view's only"
-            )
+        object.__setattr__(self, "name", printable(self.name))
 
     @property
     def left(self) -> Path:
@@ -80,7 +72,7 @@ class Frame:
 
     @property
     def disparity(self) -> Path:
-        """The truth of the left view."""
+        """The truth of the left view, which there must be."""
         assert self.left_view.disparity is not None
         return self.left_view.disparity
 
@@ -93,6 +85,11 @@ class Frame:
         Raises:
             ValueError: there is no truth of the right view.
         """
+        if self.right_view.disparity is None:
+            raise ValueError(
+                f"{self.name}/mirrored: no truth with this view as the reference; "
+                "the set tells the other view's only"
+            )
         return replace(
             self,
             left_view=self.right_view,
@@ -120,9 +117,11 @@ class Frame:
 
     def _read(self) -> StereoSample:
         left, right = read_image(self.left), read_image(self.right)
-        disparity, valid = read_disparity(self.disparity, self.left_view.decode)
         self._check_size(self.right, right, left)
-        self._check_size(self.disparity, disparity, left)
+        disparity, valid = np.zeros(left.shape[:2], np.float32), np.zeros(left.shape[:2], np.bool_)
+        if (truth := self.left_view.disparity) is not None:
+            disparity, valid = read_disparity(truth, self.left_view.decode)
+            self._check_size(truth, disparity, left)
         turn = _flip if self.flipped else np.asarray
         masks = {}
         for key, mask in self.left_view.masks.items():

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.decoders import is_set
 from datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES, printable, readable
 
 __all__ = ["PairList", "is_pair_list"]
 
 _COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
 _SUFFIXES = (".txt", ".lst", ".csv")
+_PATH_SUFFIXES = (*IMAGE_SUFFIXES, *DISPARITY_SUFFIXES)
+_SHOWN = 200
+"""Characters of a name that a message tells."""
 _FORM = "expected 'LEFT RIGHT DISPARITY' a line, or a .csv whose first line names the columns"
 
 _Row = tuple[int, dict[str, str]]
@@ -23,9 +29,10 @@ class PairList(FrameDataset):
     """Pairs listed in a file, in its order.
 
     Text: `left right disparity` a line with blanks between, the form of GwcNet's and OpenStereo's
-    lists; further columns are ignored, as are empty lines and those that begin with `#`. CSV: a
-    first line with the names of the columns: left, right, disparity, and optionally nonocc (an
-    image, not 0 where the pixel is visible in the right image) and disparity_right.
+    lists; further columns are ignored, as are empty lines and those that begin with `#`. Paths may
+    hold blanks: one ends at a suffix of an image or a disparity map. CSV: a first line with the
+    names of the columns: left, right, disparity, and optionally nonocc (an image, not 0 where the
+    pixel is visible in the right image) and disparity_right.
 
     ```
     training/image_2/000000_10.png training/image_3/000000_10.png training/disp_occ_0/000000_10.png
@@ -37,22 +44,31 @@ class PairList(FrameDataset):
     Data: your own, or lists that come with others' code; the licence is that of the pairs.
     """
 
-    def __init__(self, root: str | Path, *, base: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        base: str | Path | None = None,
+        require_truth: bool = True,
+    ) -> None:
         """Read the list; the pairs are read on use.
 
         Args:
             root: The list.
             base: What its paths are relative to; default: the folder of the list, or the one that
                 the program runs in if the first image lies there instead.
+            require_truth: Whether a pair without truth is an error; otherwise no pixel of it is
+                known.
 
         Raises:
             FileNotFoundError: there is no list, or a file named in it is not there.
             ValueError: a line is not of that form, or none is there.
         """
         path = Path(root)
-        rows = list(_rows(path))
+        needed = _COLUMNS[: 3 if require_truth else 2]
+        rows = list(_rows(path, len(needed)))
         folder = _base(path, rows) if base is None else Path(base)
-        frames = tuple(_frames(path, folder, rows))
+        frames = tuple(_frames(path, folder, rows, needed))
         if not frames:
             raise ValueError(f"{path}: no pairs; {_FORM}")
         super().__init__(frames)
@@ -66,58 +82,91 @@ def is_pair_list(root: str | Path) -> bool:
 def _base(path: Path, rows: list[_Row]) -> Path:
     """Where the first image lies: lists often come with code, far from the data."""
     here, first = Path.cwd(), rows[0][1].get("left", "") if rows else ""
-    is_here = (here / first).is_file() and not (path.parent / first).is_file()
+    is_here = _is_file(here / first) and not _is_file(path.parent / first)
     return here if is_here else path.parent
 
 
-def _frames(path: Path, folder: Path, rows: list[_Row]) -> Iterator[Frame]:
+def _is_file(path: Path) -> bool:
+    """As `Path.is_file`; a name that no file system takes is none's."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _frames(path: Path, folder: Path, rows: list[_Row], needed: tuple[str, ...]) -> Iterator[Frame]:
     names: set[str] = set()
     for number, row in rows:
         place = f"{path}, line {number}"
-        if missing := [column for column in _COLUMNS[:3] if not row.get(column)]:
+        if missing := [column for column in needed if not row.get(column)]:
             raise ValueError(f"{place}: no {' and no '.join(missing)}; {_FORM}")
+        files = {column: folder / name for column, name in row.items() if name}
+        for column, file in files.items():
+            if not _is_file(file):
+                raise FileNotFoundError(
+                    f"{place}: {folder / _shown(row[column])} is not there; run in the folder that "
+                    "the paths are relative to, or name it by base="
+                )
         name = Path(row["left"]).with_suffix("").as_posix().lstrip("/")
         if name in names:
             raise ValueError(f"{place}: {row['left']} a second time; keep one of the lines")
         if row["left"] == row["right"]:
             raise ValueError(f"{place}: {row['left']} is both left and right; name the right image")
         names.add(name)
-        files = {column: folder / name for column, name in row.items() if name}
-        for file in files.values():
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"{place}: {file} is not there; run in the folder that the paths are relative "
-                    "to, or name it by base="
-                )
         masks = {"nonocc": Mask(files["nonocc"], is_set)} if "nonocc" in files else {}
         yield Frame(
-            View(files["left"], files["disparity"], masks=masks),
+            View(files["left"], files.get("disparity"), masks=masks),
             View(files["right"], files.get("disparity_right")),
             name,
         )
 
 
-def _rows(path: Path) -> Iterator[_Row]:
+def _shown(name: str) -> str:
+    return printable(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
+
+
+def _rows(path: Path, needed: int) -> Iterator[_Row]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileNotFoundError(f"{path}: no list of pairs that can be read ({error})") from error
+        with readable(path):
+            text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no list of pairs, it is no UTF-8 text ({error})") from error
     if path.suffix.lower() == ".csv":
         yield from _csv_rows(path, text)
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
-            yield number, dict(zip(_COLUMNS[:3], line.split(), strict=False))
+            yield number, dict(zip(_COLUMNS[:3], _paths(line, needed), strict=False))
+
+
+_PATH = re.compile(rf"\s*(\S.*?(?:{'|'.join(map(re.escape, _PATH_SUFFIXES))}))(?=\s|$)", re.I)
+
+
+def _paths(line: str, needed: int) -> list[str]:
+    """The first paths of a line: what ends at a known suffix, or else what blanks divide."""
+    found: list[str] = []
+    place = 0
+    while len(found) < 3 and (match := _PATH.match(line, place)):
+        found.append(match[1])
+        place = match.end()
+    return found if len(found) >= needed else line.split()
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
     table = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    unknown = [name for name in table.fieldnames or () if name.strip() not in _COLUMNS]
-    if unknown:
+    try:
+        unknown = [name for name in table.fieldnames or () if name.strip() not in _COLUMNS]
+        if unknown:
+            raise ValueError(
+                f"{path}, line 1: unknown column {_shown(unknown[0])!r}; the first line names the "
+                f"columns: {', '.join(_COLUMNS)}"
+            )
+        for row in table:
+            cells = ((name, value) for name, value in row.items() if name is not None)
+            yield table.line_num, {name.strip(): (value or "").strip() for name, value in cells}
+    except csv.Error as error:
         raise ValueError(
-            f"{path}, line 1: unknown column {unknown[0]!r}; the first line names the columns: "
-            f"{', '.join(_COLUMNS)}"
-        )
-    for row in table:
-        cells = ((name, value) for name, value in row.items() if name is not None)
-        yield table.line_num, {name.strip(): (value or "").strip() for name, value in cells}
+            f"{path}, line {table.line_num + 1}: no row of a table ({error})"
+        ) from None

@@ -1,9 +1,9 @@
-"""Middlebury: the scenes of 2014 (Scharstein et al., GCPR 2014) and the evaluation's, version 3."""
+"""Middlebury: scenes of 2014 (Scharstein et al., GCPR 2014), of 2021 and of the evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from datasets.decoders import is_full
@@ -17,9 +17,11 @@ __all__ = [
     "Exposure",
     "MiddEval3",
     "Middlebury2014",
+    "Middlebury2021",
     "Resolution",
     "is_middeval3",
     "is_middlebury2014",
+    "is_middlebury2021",
     "two_view_frames",
 ]
 
@@ -31,6 +33,7 @@ _NO_TEST = "the truth of Middlebury's test images is not public"
 _LAYOUT_2014 = (
     "understood as Middlebury 2014: SCENE-{perfect,imperfect}/{im0.png,im1.png,disp0.pfm}"
 )
+_LAYOUT_2021 = "understood as Middlebury 2021: data/SCENE/{im0.png,im1.png,disp0.pfm}"
 _LAYOUT_3 = "understood as MiddEval3: training{F,H,Q}/SCENE/{im0.png,im1.png,disp0GT.pfm}"
 
 
@@ -84,6 +87,42 @@ class Middlebury2014(FrameDataset):
         super().__init__(sorted(frames, key=lambda frame: frame.name))
 
 
+class Middlebury2021(FrameDataset):
+    """Middlebury 2021 ("mobile"): 24 indoor scenes of 2 megapixels with truth of both views.
+
+    ```
+    data/SCENE/im0.png    left; im1.png: right; ambient/...: other exposures and lights, not read
+    data/SCENE/disp0.pfm  and disp1.pfm, of the right view; inf is unknown
+    data/SCENE/calib.txt  focal length, baseline, doffs
+    ```
+
+    `ROOT` may be the folder of the scenes itself. There are no masks of occlusion.
+
+    Data: all.zip or one archive a scene at vision.middlebury.edu/stereo/data/scenes2021; licence:
+    free to use and publish, cite that page.
+    """
+
+    def __init__(self, root: str | Path, *, split: Split = "train") -> None:
+        """Find the scenes.
+
+        Raises:
+            FileNotFoundError: there are no scenes, or a file of one is missing.
+            ValueError: another split than `train`.
+        """
+        train_only(split, _NO_TEST)
+        base = _base_2021(Path(root))
+        scenes = tuple(sorted({path.parent.name for path in _scenes_2021(base, "im?.png")}))
+        if not scenes:
+            raise FileNotFoundError(f"{base}: no scenes; {_LAYOUT_2021}")
+        place = (base, "{scene}")
+        names = ("im1", "disp0", "disp1")
+        super().__init__(
+            two_view_frames(
+                images=place, truth=place, names=names, layout=_LAYOUT_2021, scenes=scenes
+            )
+        )
+
+
 class MiddEval3(FrameDataset):
     """Middlebury's stereo evaluation, version 3: 15 scenes with truth at three resolutions.
 
@@ -128,8 +167,16 @@ class MiddEval3(FrameDataset):
 
 def is_middlebury2014(root: str | Path) -> bool:
     """Whether `root` holds scenes of Middlebury 2014."""
-    patterns = ("*perfect/disp0.pfm", "*/*perfect/disp0.pfm")
-    return any(True for pattern in patterns for _ in Path(root).glob(pattern))
+    return any(
+        path.suffix.lower() == ".pfm"
+        for pattern in ("*perfect/disp0.*", "*/*perfect/disp0.*")
+        for path in Path(root).glob(pattern)
+    )
+
+
+def is_middlebury2021(root: str | Path) -> bool:
+    """Whether `root` holds scenes of Middlebury 2021."""
+    return any(_scenes_2021(_base_2021(Path(root)), "disp0.pfm"))
 
 
 def is_middeval3(root: str | Path) -> bool:
@@ -138,7 +185,12 @@ def is_middeval3(root: str | Path) -> bool:
 
 
 def two_view_frames(
-    *, images: tuple[Path, str], truth: tuple[Path, str], names: tuple[str, str, str], layout: str
+    *,
+    images: tuple[Path, str],
+    truth: tuple[Path, str],
+    names: tuple[str, str, str],
+    layout: str,
+    scenes: tuple[str, ...] = (),
 ) -> Iterator[Frame]:
     """Frames that are folders of `im0.png`, truth as PFM and masks, as ETH3D has them too.
 
@@ -147,11 +199,12 @@ def two_view_frames(
         truth: Likewise, where the truth and the masks lie.
         names: The files of the right image, of the left view's truth and of the right view's.
         layout: How the tree was understood, for messages.
+        scenes: Names of the only folders to look into; all if none is given.
     """
     right, left_truth, right_truth = names
 
     def files(place: tuple[Path, str], name: str, suffix: str = ".png") -> Files:
-        return Files(place[0], f"{place[1]}/{name}", (suffix,))
+        return Files(place[0], f"{place[1]}/{name}", (suffix,), scenes)
 
     rows = matched(
         files(images, "im0"), files(images, right), files(truth, left_truth, ".pfm"), layout
@@ -171,6 +224,18 @@ def two_view_frames(
 
 def _nonocc(found: dict[Key, Path], key: Key) -> dict[str, Mask]:
     return {"nonocc": Mask(found[key], is_full)} if key in found else {}
+
+
+def _base_2021(root: Path) -> Path:
+    return next((base for base in (root, root / "data") if any(_scenes_2021(base))), root)
+
+
+def _scenes_2021(base: Path, name: str = "disp0.pfm") -> Iterator[Path]:
+    """Files of this name, in folders that are no scenes of 2014, in capitals or not."""
+    for path in base.glob(f"*/{name.rpartition('.')[0]}.*"):
+        same = PurePosixPath(path.name.lower()).match(name)
+        if same and not path.parent.name.endswith("perfect"):
+            yield path
 
 
 def _resolution_of(root: Path) -> Resolution | None:

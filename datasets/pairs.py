@@ -17,11 +17,14 @@ Views = tuple[Files, Files]
 """Files of the left and of the right view."""
 
 
-def both_views(folder: Path, template: str, suffix: str = ".png") -> Views:
-    """Files of a template in which `VIEW` stands for `left` and `right`."""
-    left, right = (
-        Files(folder, template.replace("VIEW", view), (suffix,)) for view in ("left", "right")
-    )
+def both_views(
+    folder: Path,
+    template: str,
+    suffix: str = ".png",
+    names: tuple[str, str] = ("left", "right"),
+) -> Views:
+    """Files of a template in which `VIEW` stands for the names of the left and the right view."""
+    left, right = (Files(folder, template.replace("VIEW", view), (suffix,)) for view in names)
     return left, right
 
 

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 from datasets.decoders import is_unset, negated_pfm
 from datasets.frames import Frame, FrameDataset, Mask, View
 from datasets.names import RenderPass, Split
-from datasets.sceneflow_layouts import LAYOUTS, Part, find_parts
+from datasets.sceneflow_layouts import LAYOUTS, Part, find_parts, unknown_images
 from datasets.splits import check_choice, render_passes
 from datasets.templates import Key, every_part, matched
+from ea_psmnet.files import readable
 
 __all__ = ["PUBLISHED_COUNTS", "RenderPass", "SceneFlow", "Side", "Split", "is_sceneflow"]
 
@@ -86,7 +87,8 @@ class SceneFlow(FrameDataset):
 
         Raises:
             FileNotFoundError: a folder or a file of a frame is missing, or there are no frames.
-            ValueError: an argument is none of those named, or a line of `exclude` no frame.
+            ValueError: an argument is none of those named, a line of `exclude` no frame, or beside
+                the parts lies a folder of images that is of none.
         """
         check_choice("split", split, get_args(Split))
         check_choice("view", view, get_args(Side))
@@ -96,6 +98,11 @@ class SceneFlow(FrameDataset):
             raise FileNotFoundError(
                 f"{root}: no part of Scene Flow's {split} split; expected FlyingThings3D, Monkaa "
                 "or Driving as released, in PSMNet's or the merged layout, or FlyingThings3D_subset"
+            )
+        if unknown := unknown_images(Path(root)):
+            raise ValueError(
+                f"{unknown[0]}: images of no part that is known; begin its name, and that of its "
+                "disparity folder, with flyingthings3d_, monkaa_ or driving_, or move it away"
             )
         unused = frozenset() if exclude is None else _read_list(Path(exclude))
         super().__init__(
@@ -109,7 +116,8 @@ class SceneFlow(FrameDataset):
 
 def is_sceneflow(root: str | Path) -> bool:
     """Whether `root` holds a part of Scene Flow in a layout `SceneFlow` reads."""
-    return any(find_parts(Path(root), split) for split in get_args(Split))
+    parts = (part for split in get_args(Split) for part in find_parts(Path(root), split))
+    return any(part.exists() for part in parts)
 
 
 def _part_frames(
@@ -157,9 +165,10 @@ def _view(part: Part, side: Side, image: Path, truth: Path | None, hidden: Path 
 def _read_list(path: Path) -> frozenset[Key]:
     """Frames named in a file: the folders but for the view, and the number."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileNotFoundError(f"{path}: no list of frames to leave out ({error})") from error
+        with readable(path):
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no list of frames, it is no UTF-8 text ({error})") from error
     return frozenset(
         _listed(line.strip(), f"{path}, line {number}")
         for number, line in enumerate(lines, 1)

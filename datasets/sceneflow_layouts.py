@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from datasets.names import Split
 from datasets.templates import Files
 
-__all__ = ["LAYOUTS", "Part", "find_parts"]
+__all__ = ["LAYOUTS", "Part", "find_parts", "unknown_images"]
 
 LAYOUTS = {
     "A": "understood as Scene Flow as released: {FlyingThings3D,Monkaa,Driving}/"
@@ -25,6 +26,12 @@ LAYOUTS = {
 """How each layout is told in messages."""
 
 _FAMILIES = ("FlyingThings3D", "Monkaa", "Driving")
+_PREFIXES = {
+    "FlyingThings3D": ("flyingthings3d", "flyingthings", "flying"),
+    "Monkaa": ("monkaa",),
+    "Driving": ("driving",),
+}
+"""What people begin the names of a family's folders with, in layout B, before `_` or `__`."""
 _PASSES = ("clean", "final")
 _SUBSET_FOLDERS = {"train": "train", "test": "val"}
 # As unpacked: the archive of WebP images names its folder otherwise than that of PNG images.
@@ -54,6 +61,10 @@ class Part:
         """Parts of one family hold the same frames: reading one of them will do."""
         return self.name.split("/")[0].removesuffix("_subset")
 
+    def exists(self) -> bool:
+        """Whether one of its folders is there."""
+        return any(folder.is_dir() for folder in (self.truth, *self.images.values()))
+
     def frames_of(self, folder: Path, view: str, suffixes: tuple[str, ...]) -> Files:
         """Files of one view in one of the part's folders."""
         template = f"{view}/{{frame}}" if self.layout == "D" else f"{{scene}}/{view}/{{frame}}"
@@ -65,14 +76,45 @@ def find_parts(root: Path, split: Split) -> list[Part]:
 
     Where frames are there in two layouts, the one that comes first in `LAYOUTS` is read.
     """
-    nested = [folder for folder in _folders(root) if folder.name.lower() == "sceneflow"]
-    for home in (*nested, root):
+    for home in _homes(root):
         parts: dict[str, Part] = {}
-        for part in (*_released(home, split), *_side_by_side(home, split), *_subset(home, split)):
+        for part in _every_part(home, split):
             parts.setdefault(part.family, part)
         if parts:
             return [parts[family] for family in _FAMILIES if family in parts]
     return []
+
+
+def unknown_images(root: Path) -> list[Path]:
+    """Folders beside the parts that are called as one of images, and are of no part known."""
+    unknown = []
+    for home in _homes(root):
+        parts = [part for split in get_args(Split) for part in _every_part(home, split)]
+        known = {path for part in parts for path in part.images.values() if part.exists()}
+        known |= {path.parent for path in known}
+        same = {_plain(path) for path in known}
+        named = [path for path in _folders(home) if _IMAGES_NAME.search(path.name)]
+        unknown += [path for path in named if parts and _plain(path) not in same]
+    return unknown
+
+
+_IMAGES_NAME = re.compile(r"(frames|RGB)_(clean|final)pass", re.IGNORECASE)
+
+
+def _plain(path: Path) -> Path:
+    """The path as it were of PNG images: the same frames may lie there in two formats."""
+    return path.with_name(path.name.removesuffix("_webp").replace("RGB_", "frames_"))
+
+
+def _homes(root: Path) -> list[Path]:
+    nested = [folder for folder in _folders(root) if folder.name.lower() == "sceneflow"]
+    return [*nested, root]
+
+
+def _every_part(home: Path, split: Split) -> Iterator[Part]:
+    yield from _released(home, split)
+    yield from _side_by_side(home, split)
+    yield from _subset(home, split)
 
 
 def _released(home: Path, split: Split) -> Iterator[Part]:
@@ -86,7 +128,7 @@ def _released(home: Path, split: Split) -> Iterator[Part]:
 def _side_by_side(home: Path, split: Split) -> Iterator[Part]:
     """Layouts B and C: the parts' folders side by side, or all parts in the same folders."""
     for family, below in _split_folders(split).items():
-        for prefix in (f"{family.lower()}_", f"{family.lower()}__"):
+        for prefix in (f"{name}{gap}" for name in _PREFIXES[family] for gap in ("_", "__")):
             if any(folder.is_dir() for folder in _image_folders(home, prefix).values()):
                 yield _part(family, "B", home, below, prefix)
     folders = [folder for folder in _image_folders(home).values() if folder.is_dir()]

@@ -1,22 +1,24 @@
-"""TartanAir (Wang et al., IROS 2020)."""
+"""TartanAir (Wang et al., IROS 2020) and its second version (TartanAir V2, 2023)."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-from datasets.decoders import depth_npy
+from datasets.decoders import depth_float_png, depth_npy
 from datasets.frames import FrameDataset
 from datasets.names import Split
 from datasets.pairs import both_views, frames_of_views
 from datasets.splits import train_only
 
-__all__ = ["TartanAir", "is_tartanair"]
+__all__ = ["TartanAir", "TartanAirV2", "is_tartanair", "is_tartanair_v2"]
 
 FOCAL_LENGTH = 320.0
 """In pixels, of both cameras."""
 BASELINE = 0.25
 """In metres, the files' unit of depth."""
+
+_CAMERAS = ("lcam_front", "rcam_front")
 
 
 class TartanAir(FrameDataset):
@@ -50,11 +52,58 @@ class TartanAir(FrameDataset):
         super().__init__(frames_of_views(images, truths, decode, layout))
 
 
+class TartanAirV2(FrameDataset):
+    """TartanAir V2: flights through 65 rendered places, 640x640 pixels, its cameras to the front.
+
+    ```
+    PLACE/Data_{easy,hard}/P000/image_lcam_front/000000_lcam_front.png        left
+    PLACE/Data_{easy,hard}/P000/image_rcam_front/000000_rcam_front.png        right
+    PLACE/Data_{easy,hard}/P000/depth_lcam_front/000000_lcam_front_depth.png  metres: the four bytes
+                                                        of a float a pixel; of the right: optional
+    ```
+
+    Disparity is 320 pixels times 0.25 m by depth. The sky is told as some kilometres, so it is
+    known. The cameras to the other sides are left alone: their pairs do not lie side by side. There
+    are no splits: all of it is `train`.
+
+    Data: the package `tartanair` (github.com/castacks/tartanairpy); licence: CC BY 4.0, see
+    tartanair.org.
+    """
+
+    def __init__(self, root: str | Path, *, split: Split = "train") -> None:
+        """Find the frames.
+
+        Raises:
+            FileNotFoundError: there are no frames, or a file of one is missing.
+            ValueError: another split than `train`.
+        """
+        train_only(split, "TartanAir V2 has no test split")
+        images, truths = (
+            both_views(Path(root), template, names=_CAMERAS)
+            for template in (
+                "{scene}/image_VIEW/{frame}_VIEW",
+                "{scene}/depth_VIEW/{frame}_VIEW_depth",
+            )
+        )
+        layout = "understood as TartanAir V2: PLACE/Data_{easy,hard}/P000/{image,depth}_lcam_front"
+        decode = partial(depth_float_png, scale=FOCAL_LENGTH * BASELINE)
+        super().__init__(frames_of_views(images, truths, decode, layout))
+
+
 def is_tartanair(root: str | Path) -> bool:
     """Whether `root` holds flights of TartanAir."""
-    patterns = ("*/Easy", "*/Hard", "Easy", "Hard", "*/*/Easy", "*/*/Hard")
+    return _has_flights(Path(root), ("Easy", "Hard"), "left")
+
+
+def is_tartanair_v2(root: str | Path) -> bool:
+    """Whether `root` holds flights of TartanAir V2."""
+    return _has_flights(Path(root), ("Data_easy", "Data_hard"), _CAMERAS[0])
+
+
+def _has_flights(root: Path, levels: tuple[str, str], view: str) -> bool:
     return any(
-        (flight / "image_left").is_dir() and (flight / "depth_left").is_dir()
-        for pattern in patterns
-        for flight in Path(root).glob(f"{pattern}/P*")
+        (flight / f"image_{view}").is_dir() and (flight / f"depth_{view}").is_dir()
+        for above in ("", "*/", "*/*/")
+        for level in levels
+        for flight in root.glob(f"{above}{level}/P*")
     )

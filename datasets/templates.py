@@ -93,7 +93,7 @@ class Files:
         pattern = self._pattern()
         for top in [self.folder / name for name in self.within] or [self.folder]:
             # Links are followed: data sets are often put together from them.
-            for folder, below, names in os.walk(top, followlinks=True):
+            for folder, below, names in os.walk(top, onerror=_unless_absent, followlinks=True):
                 below[:] = [name for name in below if not _leads_back(folder, name)]
                 above = Path(folder).relative_to(self.folder).parts
                 for name in names:
@@ -106,6 +106,12 @@ class Files:
 
     def _rank(self, path: Path) -> int:
         return self.suffixes.index(path.suffix.lower())
+
+
+def _unless_absent(error: OSError) -> None:
+    """Raise what keeps a folder from being read: its files are not missing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise OSError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _leads_back(folder: str, name: str) -> bool:

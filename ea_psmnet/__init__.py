@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# By default OpenMP's threads spin while they wait for each other, and burn what others need.
+# OpenMP reads this once, when torch loads it: a program that imports torch before this package sets
+# it in its environment. Processes started from here inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from ea_psmnet.inference.matcher import StereoMatcher, StereoResult

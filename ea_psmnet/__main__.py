@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 import tyro
@@ -12,13 +14,13 @@ import tyro
 from ea_psmnet.commands.ablate import ablate
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
-from ea_psmnet.commands.data import data
+from ea_psmnet.commands.data import check, data, show
 from ea_psmnet.commands.evaluate import evaluate
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
 from ea_psmnet.commands.resources import resources
 from ea_psmnet.commands.train import train
-from ea_psmnet.console import exit_code
+from ea_psmnet.console import exit_code, show_warning, without_empty_defaults
 from ea_psmnet.machine import keep_freed_memory
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -32,21 +34,50 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "attention-maps": attention_maps,
     "resources": resources,
 }
+GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
+    "data": {"check": check, "show": show, "render": render},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; see `exit_code` for the result."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its errors are told by ours, in one line
     keep_freed_memory()
-    return exit_code(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            args=arguments,
-            prog="python -m ea_psmnet",
-            description="Stereo depth with attention.",
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_code(lambda: _asked(given)())
+
+
+def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
+    """The command that a line asks for, with its options.
+
+    A command is parsed by itself, so that what is said of an unknown option is about that one.
+    """
+    program, about = "python -m ea_psmnet", "Stereo depth with attention."
+    commands = COMMANDS
+    marks = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
+    with without_empty_defaults():
+        while arguments and arguments[0] in commands:
+            name, *arguments = arguments
+            program += f" {name}"
+            if name not in GROUPS:
+                return tyro.cli(_later(commands[name]), args=arguments, prog=program, config=marks)
+            about, commands = commands[name].__doc__ or "", GROUPS[name]
+        later = {name: _later(command) for name, command in commands.items()}
+        return tyro.extras.subcommand_cli_from_dict(
+            later, args=arguments, prog=program, description=about, config=marks
         )
-    )
+
+
+def _later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """A command that is only parsed, to be run when nobody looks after what it prints."""
+
+    @wraps(command)
+    def parsed(*values: Any, **options: Any) -> Callable[[], Any]:
+        return partial(command, *values, **options)
+
+    return parsed
 
 
 if __name__ == "__main__":
+    warnings.showwarning = show_warning
     sys.exit(main())

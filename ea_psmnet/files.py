@@ -12,19 +12,18 @@ Disparity formats, chosen by suffix:
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ea_psmnet.atomic import atomic_path, remove_leftovers, remove_own
+from ea_psmnet.images import decode_image, read_image
 from ea_psmnet.pfm import Window, read_pfm, readable
 
 __all__ = [
@@ -34,10 +33,14 @@ __all__ = [
     "content_hash",
     "decode_image",
     "disparity_values",
+    "printable",
     "read_disparity",
     "read_image",
     "read_npy",
     "read_pfm",
+    "readable",
+    "remove_leftovers",
+    "remove_own",
     "write_disparity_png",
     "write_image",
     "write_json",
@@ -46,8 +49,10 @@ __all__ = [
     "write_text",
 ]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
-"""What `write_image` writes; `read_image` goes by content and reads whatever OpenCV can."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pgm", ".ppm", ".tif", ".tiff", ".bmp")
+"""What images are looked for by; `read_image` goes by content and reads whatever OpenCV can."""
+
+_WRITTEN = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm")  # that is grey
 
 _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
 
@@ -55,41 +60,32 @@ _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
 # Writing, whole or not at all ---------------------------------------------------------------------
 
 
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it becomes `path` when the block ends without error.
-
-    The temporary file lies in the same folder, which is created, and has the same suffix. When the
-    block raises, it is removed and what was at `path` before is still there.
-
-    Raises:
-        OSError: the file cannot be written; the message names `path` and the reason.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
-    try:
-        # Replacing a device such as /dev/null by a file would break the machine for everybody.
-        if path.exists() and not path.is_file():
-            raise OSError(f"{path}: not written, what has this name is not a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)  # noqa: PTH105 - the atomic call is the point
-    except OSError as error:
-        if error.strerror is None:  # not the system's but told in full, by a write nested here
-            raise
-        raise OSError(
-            f"{path}: not written ({error.strerror}); "
-            "check the folder's permissions and the free space"
-        ) from error
-    finally:
-        with suppress(OSError):  # usually gone: moved to `path`, or never made
-            temporary.unlink()
-
-
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text, atomically; bytes of file names that are no UTF-8 become escapes."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str | Path) -> str:
+    r"""Text in one line that every terminal and encoding takes: anything else becomes an escape.
+
+    Names of files may hold line feeds, and bytes that are no UTF-8.
+
+    Example:
+        >>> print(printable(os.fsdecode(b"caf\xe9\n")))
+        caf\xe9\n
+    """
+    return _UNPRINTABLE.sub(lambda found: _escape(found[0]), str(text))
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -108,38 +104,15 @@ def write_json(path: str | Path, value: Any) -> None:
 # Images -------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read a PNG, JPEG, WebP, PPM, TIFF or BMP image.
-
-    Grey is repeated over three channels, a palette resolved, alpha dropped. Orientation tags are
-    ignored (TIFF's apart, which the decoder applies): rectification aligned the rows as stored.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, no image, or neither 8 nor 16 bits deep.
-    """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    image = decode_image(Path(path), flags)
-    if image.dtype == np.uint16:
-        # 65535 / 255 = 257. Dropping the low byte would darken by half a step on average.
-        image = np.rint(image / 257).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise ValueError(f"{path}: image of {image.dtype} values; convert it to 8 or 16 bits")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
     """Write an (H, W, 3) uint8 RGB image in the format its suffix names, atomically.
 
     Raises:
-        ValueError: the suffix is none of `IMAGE_SUFFIXES`, or the array is no such image.
+        ValueError: the suffix is that of no colour format, or the array is no such image.
     """
     path = Path(path)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ValueError(f"{path}: unknown image suffix; use one of {', '.join(IMAGE_SUFFIXES)}")
+    if path.suffix.lower() not in _WRITTEN:
+        raise ValueError(f"{path}: unknown image suffix; use one of {', '.join(_WRITTEN)}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise ValueError(f"{path}: not written, {rgb.dtype} {rgb.shape} is no uint8 (H, W, 3)")
     _encode(path, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
@@ -190,7 +163,10 @@ def disparity_values(
     reader = decode or _DISPARITY_READERS.get(suffix)
     if reader is None:
         raise ValueError(f"{path}: unknown disparity suffix; use {', '.join(DISPARITY_SUFFIXES)}")
-    values = reader(path)
+    try:
+        values = reader(path)
+    except MemoryError:
+        raise OSError(f"{path}: cannot be read (out of memory)") from None
     return values if window is None else values[window]
 
 
@@ -224,19 +200,29 @@ def write_disparity_png(path: str | Path, disparity: ArrayLike) -> None:
 
 def read_npy(path: Path) -> NDArray[np.float32]:
     """Read an (H, W) array of floats in numpy's own format."""
-    data = _read_bytes(path)
+    with readable(path):
+        array = _mapped(path)
+        if array.ndim != 2:
+            raise ValueError(f"{path}: expected one array (H, W), got {array.shape}")
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(
+                f"{path}: {array.dtype} values, whose scale is unknown; save floats in pixels"
+            )
+        with np.errstate(over="ignore"):
+            return np.array(array, np.float32, order="C", subok=False)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """The array of a file, not yet read: what the header claims is held against the file's size."""
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: damaged, or no .npy file of plain numbers: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{path}: expected one array (H, W), got {np.shape(array)}")
-    if not np.issubdtype(array.dtype, np.floating):
+        return np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads the header as Python text: any error of its parser
+        told = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{path}: {array.dtype} values, whose scale is unknown; save floats in pixels"
-        )
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+            f"{path}: damaged, or no .npy file of plain numbers: {told or type(error).__name__}"
+        ) from error
 
 
 def _read_disparity_png(path: Path) -> NDArray[np.float32]:
@@ -264,26 +250,9 @@ DISPARITY_SUFFIXES = tuple(_DISPARITY_READERS)
 # Bytes --------------------------------------------------------------------------------------------
 
 
-def _read_bytes(path: Path) -> bytes:
-    with readable(path):
-        return path.read_bytes()
-
-
 def _write_bytes(path: str | Path, data: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-
-
-def decode_image(path: Path, flags: int) -> NDArray[Any]:
-    """Decode an image file as OpenCV does with `flags`; what goes wrong names the path."""
-    data = _read_bytes(path)
-    # OpenCV raises for an empty buffer and for a header of too many pixels; else it returns None.
-    image = None
-    with suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None:
-        raise ValueError(f"{path}: damaged, or not an image ({len(data)} bytes); fetch it again")
-    return image
 
 
 def _encode(path: Path, image: NDArray[Any], suffix: str = "") -> None:

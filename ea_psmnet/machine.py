@@ -25,10 +25,12 @@ __all__ = [
     "device_name",
     "end_with_parent",
     "ending_children",
+    "free_memory",
     "has_fast_bfloat16",
     "held_memory",
     "keep_freed_memory",
     "plannable",
+    "use_threads",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -42,6 +44,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 _PLANNABLE = 0.9
+
+_MOST_THREADS = 1024
 
 
 def keep_freed_memory() -> bool:
@@ -59,18 +63,43 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in settings)
 
 
-def choose_device(device: Device) -> str:
-    """`cpu` or `cuda`.
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads, here and in processes started from here; None changes nothing.
 
     Raises:
-        ValueError: `cuda` was asked for and there is none.
+        ValueError: not a number of threads.
+    """
+    if count is None:
+        return
+    if not 1 <= count <= _MOST_THREADS:
+        raise ValueError(f"{count} threads: expected 1 to {_MOST_THREADS}")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    import cv2
+    import torch
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+
+
+def choose_device(device: str | torch.device) -> str:
+    """`cpu`, `cuda` or, where it was asked for by its number, `cuda:1`.
+
+    Raises:
+        ValueError: there is no such device.
     """
     import torch
 
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("device 'cuda' was asked for, but torch sees no CUDA device")
-    return "cuda" if available and device != "cpu" else "cpu"
+    name = str(device)
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name in ("auto", "cpu"):
+        return "cuda" if cards and name == "auto" else "cpu"
+    asked = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if asked is None:
+        raise ValueError(f"unknown device '{name}': choose auto, cpu, cuda or cuda:NUMBER")
+    if int(asked[1] or 0) >= cards:
+        seen = f"only {cards}, from cuda:0" if cards else "no CUDA device"
+        raise ValueError(f"device '{name}' was asked for, but torch sees {seen}")
+    return name
 
 
 def device_name(device: torch.device) -> str:
@@ -99,8 +128,13 @@ def available_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    shared = min(_free_on_machine(), _free_in_group())
-    return min(shared // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), _free_for_process())
+    share = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(share, _free_for_process())
+
+
+def free_memory() -> int:
+    """Bytes of main memory that the machine, or the container, still has."""
+    return min(_free_on_machine(), _free_in_group())
 
 
 def plannable(free: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,23 @@ _HEADER_BYTES = 256
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Let the system's errors of the block name `path` and the reason in one line."""
+    """Let the system's errors of the block name `path` and the reason in one line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is no regular file (a pipe or a device may never end), or cannot be read, or
+            memory does not suffice.
+    """
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise OSError(f"{what}, not a file")
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
+    except MemoryError:
+        raise OSError(f"{path}: cannot be read (out of memory)") from None
     except OSError as error:
         raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -62,8 +75,8 @@ def read_pfm(path: str | Path, window: Window | None = None) -> NDArray[np.float
         dtype = _dtype(path, header[4])
         # Mapped, so that the system fetches the pages of the window's rows only.
         bottom_up = np.memmap(file, dtype, "r", offset=start, shape=(height, width))
-    part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
-    return np.array(part, np.float32, order="C", subok=False)
+        part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
+        return np.array(part, np.float32, order="C", subok=False)
 
 
 def _check_length(path: Path, width: int, height: int, actual: int) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ea_psmnet.pfm import readable
-
 __all__ = ["parse_record", "read_record"]
 
 T = TypeVar("T")
@@ -43,6 +41,8 @@ def read_record(
         ValueError: It is no JSON, or not of this kind; the message names the file and the field.
         OSError: It cannot be read.
     """
+    from ea_psmnet.pfm import readable  # late: numpy, which the command line's help does without
+
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: cannot be read (a folder, pipe or device is no file)")
     with readable(path):

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["StereoSample", "at_columns"]
+
+_SLAB = 64
+"""Rows that `at_columns` looks up at once: each value needs an index of 8 bytes."""
+
 
 @dataclass(frozen=True, eq=False)
 class StereoSample:
@@ -56,3 +61,27 @@ class StereoSample:
                 f"{self.name}: {what} is {array.dtype} {array.shape}, "
                 f"expected {np.dtype(dtype)} {shape}"
             )
+
+
+def at_columns(image: NDArray[Any], columns: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Values of an image between its columns, linearly; OpenCV's `remap` ends at 32,766 columns.
+
+    Args:
+        image: (H, W) or (H, W, C).
+        columns: (H, N) places in its rows, finite; those beyond the image take its border's value.
+
+    Returns:
+        (H, N) or (H, N, C).
+    """
+    last = image.shape[1] - 1
+    values = np.empty((*columns.shape, *image.shape[2:]), np.float32)
+    for start in range(0, len(image), _SLAB):
+        rows = slice(start, start + _SLAB)
+        place = np.clip(columns[rows], 0, last).astype(np.float32)
+        index, part = place.astype(np.intp), image[rows]
+        if image.ndim == 3:
+            place, index = place[..., None], index[..., None]
+        before = np.take_along_axis(part, index, axis=1).astype(np.float32)
+        after = np.take_along_axis(part, np.minimum(index + 1, last), axis=1)
+        values[rows] = before + (place - index).astype(np.float32) * (after - before)
+    return values

@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["format_bytes", "markdown_table", "parse_bytes"]
+__all__ = ["check_range", "format_bytes", "markdown_table", "parse_bytes"]
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+_MOST_BYTES = 2**60
 
 
 def markdown_table(
@@ -75,9 +77,22 @@ def parse_bytes(text: str) -> int:
     """The inverse: `11GiB`, `500 MB`.
 
     Raises:
-        ValueError: not a number with a unit.
+        ValueError: not a number with a unit, or more than any machine has.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
         raise ValueError(f"'{text}' is no size in bytes: write it as 11GiB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    count = float(match[1]) * _UNITS[match[2].upper()]
+    if count >= _MOST_BYTES:
+        raise ValueError(f"'{text}' is more than any machine has")
+    return int(count)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse numbers that a program would hang or overflow on, and NaN.
+
+    Raises:
+        ValueError: `value` does not lie from `low` to `high`.
+    """
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low} to {high}")

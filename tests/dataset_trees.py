@@ -90,6 +90,14 @@ def middlebury2014(root: Path, order: Order = FRAMES) -> Path:
     return root
 
 
+def middlebury2021(root: Path, order: Order = FRAMES) -> Path:
+    for k in order:
+        folder = root / "data" / ("artroom1" if k == 0 else "skates2")
+        scene(folder, folder, k, ("disp0", "disp1"))
+        write_shades(folder / "ambient/L0/im0e0.png", k + 10, "left")
+    return root
+
+
 def middeval3(root: Path, order: Order = FRAMES, size: str = "Q") -> Path:
     for k in order:
         folder = root / f"MiddEval3/training{size}/{'Adirondack' if k == 0 else 'ArtL'}"
@@ -176,6 +184,19 @@ def tartanair(root: Path, order: Order = FRAMES) -> Path:
     return root
 
 
+def tartanair_v2(root: Path, order: Order = FRAMES) -> Path:
+    for k in order:
+        flight = root / f"{'CarWelding/Data_easy' if k == 0 else 'Ocean/Data_hard'}/P000"
+        for camera, view in (("lcam_front", "left"), ("rcam_front", "right")):
+            write_shades(flight / f"image_{camera}/000001_{camera}.png", k, view)
+            depth = (80 / truth(k, view)).astype("<f4")
+            coded = depth.view(np.uint8).reshape(*SIZE, 4)
+            path = flight / f"depth_{camera}/000001_{camera}_depth.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), coded)
+    return root
+
+
 def folder(root: Path, order: Order = FRAMES) -> Path:
     for k in order:
         pair = root / f"pair{k}"
@@ -213,6 +234,7 @@ TREES: dict[str, Callable[..., Path]] = {
     "kitti2012": kitti2012,
     "kitti2015": kitti2015,
     "middlebury2014": middlebury2014,
+    "middlebury2021": middlebury2021,
     "middeval3": middeval3,
     "eth3d": eth3d,
     "sintel": sintel,
@@ -221,6 +243,7 @@ TREES: dict[str, Callable[..., Path]] = {
     "instereo2k": instereo2k,
     "virtual-kitti": virtual_kitti,
     "tartanair": tartanair,
+    "tartanair-v2": tartanair_v2,
     "folder": folder,
     "list": pair_list,
 }

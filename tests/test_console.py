@@ -1,8 +1,16 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import cv2
 import pytest
 import torch
+from command_line import ROOT, command, run_command
+from tqdm import tqdm
 
-from ea_psmnet.console import exit_code, is_out_of_memory
+from ea_psmnet.console import exit_code, is_out_of_memory, without_empty_defaults
 
 
 def raise_(error):
@@ -15,12 +23,59 @@ def raise_(error):
         (lambda: None, 0),
         (lambda: "a result", 0),
         (lambda: 1, 1),
-        (lambda: raise_(KeyboardInterrupt()), 130),
     ],
 )
 def test_a_result_may_be_the_code(program, code, capsys):
     assert exit_code(program) == code
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "code"),
+    [(signal.SIGTERM, "stopped by SIGTERM\n", 143), (signal.SIGINT, "stopped by Ctrl-C\n", 130)],
+)
+def test_a_signal_cleans_up_and_is_told(number, line, code, capsys):
+    done = []
+
+    def program():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            done.append("cleaned up")
+
+    before = signal.getsignal(number)
+    assert exit_code(program) == code
+    assert done == ["cleaned up"]
+    assert capsys.readouterr() == ("", line)
+    assert signal.getsignal(number) == before
+
+
+def test_a_parsers_exit_is_its_own():
+    with pytest.raises(SystemExit, match="2"):
+        exit_code(lambda: sys.exit(2))
+
+
+def test_an_error_stands_on_a_line_of_its_own(capsys):
+    bars = []
+
+    def program():
+        bars.append(tqdm(total=3))
+        bars[0].update()
+        raise ValueError("x.png: no image")
+
+    assert exit_code(program) == 2
+    assert capsys.readouterr().err.endswith("\nerror: x.png: no image\n")
+
+
+def test_one_process_of_a_launch_tells_of_an_error_first(monkeypatch, capsys):
+    """The launcher ends the others before they tell the same, unless they alone have failed."""
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    assert exit_code(lambda: raise_(ValueError("x.png: no image"))) == 2
+    assert waited == [3.0]
+    assert capsys.readouterr().err == "error: x.png: no image\n"
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])
@@ -59,3 +114,47 @@ def test_torchs_own_refusal_is_known():
 def test_a_programming_error_keeps_its_traceback():
     with pytest.raises(KeyError):
         exit_code(lambda: raise_(KeyError("x")))
+
+
+def test_the_systems_errors_begin_with_the_file(tmp_path, capsys):
+    assert exit_code(lambda: (tmp_path / "none").read_text()) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: No such file or directory\n"
+
+
+def test_empty_defaults_are_left_out_and_frames_kept(capsys):
+    def show_help():
+        print("│ a size (default: ) │\n│ a path (default:   │\n│ None)              │")
+        print("(default: 3)", file=sys.stderr)
+        sys.exit()
+
+    with pytest.raises(SystemExit), without_empty_defaults():
+        show_help()
+    told = capsys.readouterr()
+    assert told.out == "│ a size             │\n│ a path             │\n│                    │\n"
+    assert told.err == "(default: 3)\n"
+
+
+def test_who_stops_reading_hears_no_complaint():
+    line = f"set -o pipefail; {' '.join(command('evaluate', '--help'))} | head -n 1"
+    ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout.startswith("usage: python -m ea_psmnet evaluate")
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("line", ["predict", "evaluate", "data show", "resources", "train"])
+def test_help_is_without_noise(line):
+    told = run_command(*line.split(), "--help").stdout
+    assert f"usage: python -m ea_psmnet {line} " in told
+    assert "None" not in told
+    assert "(default: )" not in told
+    assert "--no-align-corners" not in told  # it takes True or False
+
+
+def test_an_unknown_option_leads_to_the_commands_own_help():
+    for line in ("predict l.png r.png --out o --max-disp 3", "data show d --out o --nam eth3d"):
+        told = run_command(*line.split())
+        assert told.returncode == 2
+        name = line.split(" d ")[0].split(" l.png")[0]
+        assert "Perhaps you meant" in told.stderr
+        assert f"python -m ea_psmnet {name} --help" in told.stderr
+        assert "python predict" not in told.stderr

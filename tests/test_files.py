@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_16_bits_are_rounded_to_8(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_exif_orientation_is_ignored(tmp_path, rgb, suffix):
+def test_exif_orientation_is_applied(tmp_path, rgb, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
     Image.fromarray(rgb).save(tmp_path / f"plain.{suffix}")
@@ -79,7 +80,7 @@ def test_exif_orientation_is_ignored(tmp_path, rgb, suffix):
     plain, turned = (
         files.read_image(tmp_path / f"{name}.{suffix}") for name in ("plain", "turned")
     )
-    assert np.array_equal(plain, turned)
+    assert np.array_equal(turned, np.rot90(plain, -1))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "ppm"])
@@ -246,14 +247,55 @@ def test_npy_must_be_a_float_map(tmp_path, array, reason):
         files.read_disparity(tmp_path / "map.npy")
 
 
+def npy(header: bytes, version: bytes = b"\x01\0", body: bytes = b"\0" * 16) -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + body
+
+
+HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000, 10000000), }\n"
+DAMAGED_NPY = {
+    "empty": b"",
+    "zip": b"PK\x03\x04" + b"\0" * 100,
+    "364 TiB": npy(HUGE),
+    "more than counts": npy(HUGE.replace(b"10000000, ", b"9" * 40 + b", ")),
+    "no dictionary": npy(b"[[[[" * 100 + b"\n"),
+    "half a dictionary": npy(b"{'descr': '<f4', 'fortran_order\n"),
+    "no text": npy(b"\xff\xfe\0" * 5),
+    "no type": npy(HUGE.replace(b"<f4", b"<q4")),
+    "deep": npy(b"-" * 9000 + b"1\n"),
+    "another version": npy(HUGE, b"\x09\0"),
+    "header beyond the end": b"\x93NUMPY\x01\0\xff\xff{}",
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED_NPY.values(), ids=DAMAGED_NPY)
+def test_a_damaged_npy_is_one_line(tmp_path, data):
+    (tmp_path / "map.npy").write_bytes(data)
+    with pytest.raises(ValueError, match=r"map\.npy: damaged") as error:
+        files.read_disparity(tmp_path / "map.npy")
+    assert "\n" not in str(error.value)
+
+
 def test_npy_truncated_or_pickled_is_refused(tmp_path):
-    files.write_npy(tmp_path / "cut.npy", grid())
-    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-3])
+    files.write_npy(tmp_path / "whole.npy", grid())
+    whole = (tmp_path / "whole.npy").read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "cut.npy").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut\.npy: damaged"):
+            files.read_disparity(tmp_path / "cut.npy")
     np.save(tmp_path / "pickled.npy", np.array([[{}]], dtype=object), allow_pickle=True)
-    (tmp_path / "empty.npy").touch()
-    for name in ("cut", "pickled", "empty"):
-        with pytest.raises(ValueError, match=rf"{name}\.npy: damaged"):
-            files.read_disparity(tmp_path / f"{name}.npy")
+    with pytest.raises(ValueError, match=r"pickled\.npy: damaged"):
+        files.read_disparity(tmp_path / "pickled.npy")
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "longdouble"])
+@pytest.mark.parametrize("order", "CF")
+def test_any_floats_are_read_as_native_ones(tmp_path, dtype, order):
+    files.write_npy(tmp_path / "map.npy", np.asarray(grid(), dtype, order=order))
+    read = files.read_npy(tmp_path / "map.npy")
+    assert np.array_equal(read, grid())
+    assert read.dtype == np.float32
+    assert read.flags.c_contiguous
+    assert read.flags.writeable
 
 
 def test_unknown_disparity_suffix_lists_the_known(tmp_path):
@@ -318,3 +360,12 @@ def test_json_is_readable_and_strict(tmp_path):
         with pytest.raises(ValueError, match=r"b\.json: not written"):
             files.write_json(tmp_path / "b.json", bad)
     assert leftovers(tmp_path) == ["a.json"]
+
+
+def test_odd_names_become_one_printable_line(tmp_path):
+    name = os.fsdecode(b"caf\xe9\nb\x1b\x7f") + "Größe\u2028"
+    shown = files.printable(Path(name))
+    assert shown == r"caf\xe9\nb\x1b\x7fGröße\u2028"
+    assert shown.encode("utf-8").decode("utf-8").isprintable()
+    files.write_json(tmp_path / "names.json", [name])
+    assert json.loads((tmp_path / "names.json").read_text(encoding="utf-8")) == [name]

@@ -8,13 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"ea_psmnet.pfm"},
+    {"ea_psmnet.atomic", "ea_psmnet.pfm", "ea_psmnet.machine"},
+    {"ea_psmnet.images"},
     {
         "ea_psmnet.console",
         "ea_psmnet.records",
         "ea_psmnet.sample",
         "ea_psmnet.files",
-        "ea_psmnet.machine",
         "ea_psmnet.metrics",
         "ea_psmnet.losses",
         "ea_psmnet.tables",

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 import torch
+from command_line import ROOT
 
-from ea_psmnet.machine import choose_device, has_fast_bfloat16
+from ea_psmnet.machine import choose_device, has_fast_bfloat16, use_threads
 
 
 def test_auto_takes_what_is_there():
@@ -64,6 +65,55 @@ with ending_children():
         os.kill(child, 0)
 
 
+def openmp(script, **settings):
+    """What OpenMP tells of its settings as it is loaded, and what the script prints."""
+    unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    env = {name: value for name, value in os.environ.items() if name not in unset}
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=env | {"OMP_DISPLAY_ENV": "VERBOSE"} | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+COMPILED = """
+from pathlib import Path
+from ea_psmnet.ops.winograd_compiled import is_compiled_for
+import torch
+torch.ones(8, 8) @ torch.ones(8, 8)
+is_compiled_for(32, 32)
+lines = Path("/proc/self/maps").read_text().splitlines()
+print(*{line.split()[-1] for line in lines if "gomp" in line}, sep="\\n")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
+def test_threads_that_wait_do_not_spin():
+    for script in ("from ea_psmnet import StereoMatcher", COMPILED):
+        told = openmp(script)
+        assert "GOMP_SPINCOUNT = '0'" in told.stderr
+        assert told.stderr.count("GOMP_SPINCOUNT") == 1  # one library: torch's and compiled code's
+    assert len(told.stdout.split()) == 1
+    spinning = openmp("from ea_psmnet import StereoMatcher", OMP_WAIT_POLICY="ACTIVE")
+    assert "GOMP_SPINCOUNT = '0'" not in spinning.stderr  # who asks for it gets it
+
+
+def test_threads_are_those_asked_for(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = torch.get_num_threads()
+    use_threads(None)
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (before, "7")
+    use_threads(1)
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (1, "1")
+    torch.set_num_threads(before)
+    for count in (0, -1, 10**12):
+        with pytest.raises(ValueError, match="expected 1 to 1024"):
+            use_threads(count)
+
+
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_free_memory_respects_the_limits_of_the_process(limit):
     code = f"""
@@ -74,5 +124,6 @@ held = (pages[0] if "{limit}" == "RLIMIT_AS" else pages[5]) * resource.getpagesi
 resource.setrlimit(resource.{limit}, (held + 2**26, held + 2**26))
 print(available_memory(torch.device("cpu")))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 2**25 < int(run.stdout) <= 2**26

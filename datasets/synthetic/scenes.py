@@ -19,6 +19,9 @@ GENERATOR = 5
 _WORD = 2**32
 """Seeds and numbers are below this: each is one word of what starts a random generator."""
 
+_MOST_SIDE, _MOST_DISPARITY = 2**14, 4096
+"""In pixels; beyond them rendering would take days, or more memory than there is."""
+
 
 class SyntheticScenes(Sequence[StereoSample]):
     """Rendered stereo pairs, made when they are asked for. A slice renders nothing.
@@ -70,16 +73,12 @@ class SyntheticScenes(Sequence[StereoSample]):
         """
         if split not in get_args(Split):
             raise ValueError(f"split is {split!r}, expected {' or '.join(get_args(Split))}")
-        _check("seed", seed, 0, _WORD - 1)
-        for name, pixels in zip(("height", "width"), size, strict=True):
-            _check(name, pixels, 16)
-        _check("count", count, 0, _WORD)
-        _check("max_disparity", max_disparity, 4)
-        _check("supersample", supersample, 1)
-        self.seed, self.split, self.max_disparity = seed, split, max_disparity
-        self.size = size
-        self.numbers = range(count)
-        self.look = Look(lighting, noise, supersample)
+        self.seed, self.split = _check("seed", seed, 0, _WORD - 1), split
+        self.max_disparity = _check("max_disparity", max_disparity, 4, _MOST_DISPARITY)
+        height, width = size
+        self.size = _check("height", height, 16, _MOST_SIDE), _check("width", width, 16, _MOST_SIDE)
+        self.numbers = range(_check("count", count, 0, _WORD))
+        self.look = Look(lighting, noise, _check("supersample", supersample, 1, 16))
         self.textures, self.device = textures, device
 
     @property
@@ -155,8 +154,8 @@ class SyntheticScenes(Sequence[StereoSample]):
         return render(scene, load_atlas(self.textures, self.device), self.look, self.device)
 
 
-def _check(name: str, value: int, low: int, high: int | None = None) -> None:
-    """Raise if `value` is not a number from `low` to `high`."""
-    if value < low or (high is not None and value > high):
-        allowed = f"{low} or more" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name} is {value}, expected {allowed}")
+def _check(name: str, value: int, low: int, high: int) -> int:
+    """A number from `low` to `high`, NumPy's too, as Python's own; raises if it is none."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low} to {high}")
+    return int(value)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.sceneflow import Split
 from datasets.synthetic.render import RenderedScene
 from datasets.synthetic.scenes import SyntheticScenes
-from datasets.workers import ErrorsAsValues, raise_errors
+from datasets.workers import loaded
 from ea_psmnet.files import write_image, write_json, write_pfm
 from ea_psmnet.records import read_record
 
@@ -24,6 +24,7 @@ _PART = "FlyingThings3D"
 Layout = Literal["sceneflow", "folder"]
 """`sceneflow`: both views' truth, for every loader of Scene Flow; `folder`: a folder a pair."""
 _TOPS = {"sceneflow": (_PART,), "folder": ("train", "test")}
+_MOST_WORKERS = 1024
 _SETTINGS = "scenes.json"
 """What the scenes of the folder have in common; written before the first of them."""
 
@@ -121,8 +122,8 @@ def write_sceneflow(
         OSError: a file cannot be written.
         ValueError: an argument is none of those described, or the folder holds other scenes.
     """
-    if workers < 0:
-        raise ValueError(f"workers is {workers}, expected 0 or more")
+    if not 0 <= workers <= _MOST_WORKERS:
+        raise ValueError(f"workers is {workers}, expected 0 to {_MOST_WORKERS}")
     if layout not in get_args(Layout):
         raise ValueError(f"layout is {layout!r}, expected {' or '.join(get_args(Layout))}")
     _check_split("train", train)
@@ -136,11 +137,12 @@ def write_sceneflow(
         train.prepare()  # first: where it fails, nothing is written
         write_json(root / _SETTINGS, train.settings)
     # Workers start with one torch thread each, which is the efficient number for small tensors.
-    frames = ErrorsAsValues(_Frames(tasks))
-    loader = DataLoader(frames, batch_size=None, num_workers=workers)
-    with tqdm(loader, desc=str(root), unit="frame", disable=not progress) as bar:
-        for _ in raise_errors(bar):
-            pass
+    with (
+        loaded(_Frames(tasks), workers, batch_size=None) as frames,
+        tqdm(total=len(tasks), desc=str(root), unit="frame", disable=not progress) as bar,
+    ):
+        for _ in frames:
+            bar.update()
     return len(tasks)
 
 

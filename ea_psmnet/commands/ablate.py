@@ -14,6 +14,8 @@ __all__ = ["ablate"]
 def ablate(
     question: tyro.conf.Positional[Question],
     config: Annotated[AblationConfig, tyro.conf.arg(name="")],
+    *,
+    threads: int | None = None,
 ) -> None:
     """Train and measure every variant from several seeds: mean, deviation, paired differences.
 
@@ -25,12 +27,15 @@ def ablate(
     Args:
         question: What is varied.
         config: How it is trained and measured.
+        threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
     """
     from ea_psmnet.files import write_image, write_json, write_text
+    from ea_psmnet.machine import use_threads
     from ea_psmnet.reports.ablation import ablate as run
     from ea_psmnet.reports.ablation_plot import ablation_plot
     from ea_psmnet.reports.ablation_text import ablation_markdown
 
+    use_threads(threads)
     text = ""
     for ablation in run(question, config):
         text = ablation_markdown(ablation)

@@ -37,14 +37,14 @@ def attention_maps(
         pixel: x and y in the left image, from 0 at the top left; for dot-product attention.
         options: Which network predicts, and how.
     """
-    from ea_psmnet.files import read_image
+    from ea_psmnet.files import printable, read_image
     from ea_psmnet.reports.attention_maps import attention_maps as run
     from ea_psmnet.reports.map_sheet import write_maps
 
     images = read_image(left), read_image(right)
     maps = run(options.load(), *images, site, pixel)
     for path in write_maps(out, maps):
-        print(path)
+        print(printable(path))
     print(
         f"{site} adds {maps.added:.0%} of its input's size, and {maps.constant:.0%} of the square "
         "sum of that is alike at every position"

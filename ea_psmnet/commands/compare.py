@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,8 @@ from datasets.names import DatasetName
 from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]
+
+_MOST_SECONDS = 30 * 24 * 3600
 
 
 def compare(
@@ -31,6 +33,7 @@ def compare(
     allocator: Literal["kept", "default"] = "kept",
     repeats: int = 3,
     timeout: float = 3600,
+    threads: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Memory and time of several networks, and errors where they are trained: the paper's Table 5.
@@ -42,7 +45,8 @@ def compare(
     A variant is NAME[@SITE+SITE][,OPTION=VALUE]: baseline, efficient, non-local (the textbook
     form), non-local-sdpa (the same function with linear memory), focused, external or hydra, as
     efficient@bottleneck or non-local@volume+decoder,key_channels=16. Without variants, presets and
-    checkpoints all seven are compared.
+    checkpoints the paper's three are compared: baseline, efficient and non-local. What it takes is
+    estimated first.
 
     Args:
         variants: Untrained networks, at --sites where they name none.
@@ -50,7 +54,7 @@ def compare(
         checkpoints: Trained weights; their errors are measured on --root.
         sites: Where attention is placed: volume, encoder, bottleneck, decoder, output, or several
             joined as encoder+decoder; each is a network of its own.
-        sizes: Of random images, as 256x512; default: 256x512 and 544x960, or none with --root.
+        sizes: Of random images, as 256x512; default: 256x512, or none with --root.
         batches: Pairs at once.
         works: What to do with random images.
         width: Channels of the variants relative to the published network's.
@@ -65,17 +69,23 @@ def compare(
             which is faster and holds more; default is glibc's own.
         repeats: Runs that are timed; their median counts.
         timeout: Seconds until a process counts as hanging.
-        out: Folder for comparison.json, comparison.md and comparison.png. Outcomes are kept there
-            too until all are known: the same command goes on where one was stopped.
+        threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
+        out: Folder for comparison.json, comparison.md and, where memory was measured at random
+            images, comparison.png. Outcomes are kept there too until all are known: the same
+            command goes on where one was stopped.
     """
-    from ea_psmnet.files import write_image, write_json, write_text
-    from ea_psmnet.machine import choose_device
+    from ea_psmnet.files import remove_own, write_image, write_json, write_text
+    from ea_psmnet.machine import choose_device, use_threads
     from ea_psmnet.reports.budget import parse_budget
+    from ea_psmnet.reports.comparison import KEPT_FILES, expected_seconds
     from ea_psmnet.reports.comparison import compare as run
     from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
     from ea_psmnet.reports.comparison_plot import comparison_plot
     from ea_psmnet.reports.comparison_text import comparison_markdown
+    from ea_psmnet.tables import check_range
 
+    use_threads(threads)
+    check_range("timeout", timeout, 1, _MOST_SECONDS)
     networks: list[Network] = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )
@@ -85,6 +95,9 @@ def compare(
         networks, load, budget=limit.bytes, device=device, precision=precision,
         allocator=allocator, repeats=repeats,
     )  # fmt: skip
+    minutes = max(1, round(expected_seconds(trials, timeout) / 60))
+    told = f"{len(trials)} trials of {len(networks)} networks: about {minutes} min"
+    print(f"{told} at most, less where memory runs out", file=sys.stderr)
     kept = None if out is None else out / "unfinished"
     comparison = run(trials, limit, timeout=timeout, kept=kept)
     text = comparison_markdown(comparison)
@@ -92,6 +105,10 @@ def compare(
     if out is not None:
         write_json(out / "comparison.json", comparison.to_dict())
         write_text(out / "comparison.md", f"{text}\n")
-        write_image(out / "comparison.png", comparison_plot(comparison))
-    if kept is not None and kept.is_dir():
-        shutil.rmtree(kept)
+        picture = comparison_plot(comparison)
+        if picture is None:
+            (out / "comparison.png").unlink(missing_ok=True)  # an earlier comparison's
+        else:
+            write_image(out / "comparison.png", picture)
+    if kept is not None:
+        remove_own(kept, KEPT_FILES)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal
 
 import tyro
 
 from datasets.names import DatasetName, RenderPass, Split
-from ea_psmnet.commands.render import render
 
 __all__ = ["check", "data", "show"]
+
+_Data = Annotated[DatasetName, tyro.conf.arg(name="data", aliases=("--name",), metavar="KIND")]
+"""As all commands call it; `--name` is what these two called it first."""
 
 
 def check(
     root: tyro.conf.Positional[Path],
     *,
-    name: DatasetName = "auto",
+    name: _Data = "auto",
     max_disparity: float = 192,
     pairs: int = 32,
     whole: bool = True,
@@ -27,11 +29,12 @@ def check(
 
     Counts against the published numbers, damaged files, sizes, odd disparities; and on some of the
     pairs, whether left and right are swapped or not rectified and whether the truth brings them
-    together. Exit codes: 0 nothing is wrong; 1 something is; 2 there is nothing to check.
+    together. Pairs without truth are checked too. Exit codes: 0 nothing is wrong; 1 something is; 2
+    there is nothing to check.
 
     Args:
-        root: Folder of the dataset.
-        name: Kind of dataset; auto looks at what lies there.
+        root: Folder of the dataset, or a list of pairs.
+        name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
         max_disparity: Count disparities over it, in pixels.
         pairs: Compare the views of so many pairs.
         whole: Fewer frames than published are wrong.
@@ -54,7 +57,7 @@ def show(
     root: tyro.conf.Positional[Path],
     *,
     out: Path,
-    name: DatasetName = "auto",
+    name: _Data = "auto",
     split: Split = "train",
     render_pass: RenderPass = "clean",
     count: int = 8,
@@ -62,12 +65,12 @@ def show(
     seed: int = 0,
     size: tuple[int, int] = (256, 512),
 ) -> None:
-    """Draw some pairs with their disparity and warp error on one sheet.
+    """Draw some pairs with their disparity and warp error on one sheet; truth is not needed.
 
     Args:
-        root: Folder of the dataset.
+        root: Folder of the dataset, or a list of pairs.
         out: The picture to write, as pairs.png.
-        name: Kind of dataset; auto looks at what lies there.
+        name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
         split: Of datasets with splits.
         render_pass: Of Scene Flow and Sintel.
         count: Pairs, spread evenly over the dataset.
@@ -86,7 +89,7 @@ def show(
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
-    dataset = build_dataset(name, root, split=split, render_pass=render_pass)
+    dataset = build_dataset(name, root, split=split, render_pass=render_pass, require_truth=False)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
     if augment is not None:
@@ -94,13 +97,5 @@ def show(
     write_image(out, contact_sheet(samples, str(root)))
 
 
-_Done = Union[  # noqa: UP007 - alternatives that each run when they are parsed, not types
-    Annotated[Any, tyro.conf.subcommand("check", constructor=check)],
-    Annotated[Any, tyro.conf.subcommand("show", constructor=show)],
-    Annotated[Any, tyro.conf.subcommand("render", constructor=render)],
-]
-
-
-def data(done: Annotated[_Done, tyro.conf.arg(name="")]) -> int | None:
+def data() -> None:
     """Check, show and render datasets."""
-    return done

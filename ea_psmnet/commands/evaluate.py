@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,8 +49,8 @@ class EvaluationOptions:
     """Also OpenCV's matchers, or the bundled network: the default where nothing is named."""
     fill: bool = True
     """Fill the holes of sgbm and bm with the background beside them, or leave them."""
-    pad: bool = False
-    """Let sgbm and bm search the left border too, where OpenCV gives no result."""
+    pad: bool = True
+    """Let sgbm and bm search the left border too, where OpenCV alone gives no result."""
     predictions: tuple[Path, ...] = ()
     """Folders with any other system's disparity maps: NAME.pfm, .png (as KITTI's) or .npy."""
     protocols: tuple[str, ...] = ()
@@ -86,6 +85,8 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     All methods are measured in one pass over the dataset. Under torchrun the processes share the
     pairs, and the figures stay the same.
     """
+    from ea_psmnet.files import remove_own
+    from ea_psmnet.reports.evaluation_journal import JOURNAL_FILES
     from ea_psmnet.reports.evaluation_report import EvaluationReport
     from ea_psmnet.reports.processes import process_index
 
@@ -99,8 +100,8 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     print(report.to_text())
     if options.out is not None:
         report.write(options.out)  # first: a comparison that is refused must not cost the rest
-        if options.report is None and (options.out / _UNFINISHED).is_dir():
-            shutil.rmtree(options.out / _UNFINISHED)
+        if options.report is None:
+            remove_own(options.out / _UNFINISHED, JOURNAL_FILES)
     if earlier is not None:
         report = replace(report, comparisons=tuple(report.against(earlier)))
         print(f"\n{report.comparisons_text()}")
@@ -110,26 +111,36 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
     from datasets.builder import build_dataset
+    from ea_psmnet.files import printable
+    from ea_psmnet.machine import use_threads
     from ea_psmnet.reports.evaluation import evaluate_methods
     from ea_psmnet.reports.evaluation_pictures import Pictures
     from ea_psmnet.reports.evaluation_report import EvaluationReport
+    from ea_psmnet.reports.methods import sample_names
     from ea_psmnet.reports.processes import join
     from ea_psmnet.reports.protocols import find_protocols
+    from ea_psmnet.tables import check_range
 
+    check_range("limit", options.limit, 1, 4096)
+    for name in ("batch", "protocol_batch"):
+        check_range(name, getattr(options, name), 1, 2**16)
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)
+    use_threads(options.matcher.threads)
     join()
     dataset = build_dataset(
         options.data, options.root, split=options.split, render_pass=options.render_pass
     )
+    methods, settings = _methods(options, dataset), _settings(options)
     pictures = Pictures(
         options.out or Path(),
+        [each.label for each in methods],
+        sample_names(dataset),
         sheets=options.sheets,
         error_maps=options.error_maps,
         worst=options.worst,
     )
-    methods, settings = _methods(options, dataset), _settings(options)
     evaluations = evaluate_methods(
         methods,
         dataset,
@@ -146,7 +157,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         return sample, next(each for each in methods if each.label == label).predict(sample)
 
     return EvaluationReport(
-        title=options.root.resolve().name or str(options.root),
+        title=printable(options.root.resolve().name or options.root),
         evaluations=tuple(evaluations),
         settings=settings,
         pictures=pictures.finish(evaluations, predict),
@@ -186,7 +197,7 @@ def _journal(
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.models.weights import find_weights
+    from ea_psmnet.models.weight_files import find_weights
     from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
@@ -229,8 +240,10 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: two are the same.
     """
+    from ea_psmnet.files import printable
+
     for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        labels = ["/".join(path.parts[-count:]) for path in paths]
+        labels = [printable("/".join(path.parts[-count:])) for path in paths]
         if len(set(labels)) == len(labels):
             return labels
     if paths:

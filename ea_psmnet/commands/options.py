@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ea_psmnet.machine import Device, Precision
+import tyro
+
+from ea_psmnet.machine import Precision, use_threads
 
 if TYPE_CHECKING:
     from ea_psmnet.inference.matcher import StereoMatcher
@@ -19,26 +21,30 @@ class MatcherOptions:
     """Which network predicts, and how."""
 
     checkpoint: Path | None = None
-    """Weights (.safetensors), an original PSMNet's (.tar), or the name of bundled ones, as
-    ea-psmnet-small: the default."""
+    """Weights (.safetensors), an original PSMNet's (.tar), a training run's folder, or the name of
+    bundled ones, as ea-psmnet-small: the default."""
     max_disparity: int | None = None
     """Search this many pixels instead of what the network was trained for."""
-    align_corners: bool | None = None
+    align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
     """True for original checkpoints trained with torch 0.4 (2018)."""
     peak_reach: int | None = None
     """Take the mean over this many levels of 4 pixels around the likeliest disparity, or over all
     (0), as published; default: what the checkpoint states."""
     attention: bool = True
     """With the network's attention, or without, to see what it is worth."""
-    device: Device = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:NUMBER}")] = "auto"
     """Where to compute."""
     precision: Precision = "auto"
     """Float32 (exact), or bfloat16 where the processor is fast at it."""
 
-    def load(self, memory: int | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
+    threads: int | None = None
+    """Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS."""
+
+    def load(self, memory: str | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
         """The matcher; arguments and errors as of `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
+        use_threads(self.threads)
         return StereoMatcher.load(
             self.checkpoint,
             max_disparity=self.max_disparity,

@@ -40,10 +40,10 @@ def render(
         workers: Processes that render.
     """
     from datasets.synthetic import SyntheticScenes, write_sceneflow
+    from ea_psmnet.tables import check_range
 
     for name, count in (("train", train), ("test", test)):
-        if count < 0:
-            raise ValueError(f"{name} is {count}, expected 0 or more")
+        check_range(name, count, 0, 10**6)
     scenes = partial(
         SyntheticScenes, seed=seed, size=size, max_disparity=max_disparity, textures=textures
     )

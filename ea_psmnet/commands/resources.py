@@ -51,8 +51,12 @@ def resources(
     from ea_psmnet.reports.network_resources import network_markdown, network_report
     from ea_psmnet.reports.resource_plot import resource_plot
     from ea_psmnet.reports.resources import PAPER_VOLUMES, volume_markdown, volume_report
-    from ea_psmnet.tables import parse_bytes
+    from ea_psmnet.tables import check_range, parse_bytes
 
+    for name, value in (("channels", channels), ("batch", batch)):
+        check_range(name, value, 1, 2**16)
+    for side in size:
+        check_range("a side of size", side, 1, 2**14)
     if preset is None:
         of_network = {"size": size, "batch": batch, "max_disparity": max_disparity, "sites": sites}
         _refuse(of_network, "is for a network: name its --preset, as ea-psmnet")

@@ -16,6 +16,9 @@ __all__ = ["BaselineName", "BlockMatcher"]
 BaselineName = Literal["sgbm", "bm"]
 
 _STEPS = 16  # OpenCV stores sixteenths of a pixel
+_LEAST = 10
+"""Rows, and columns beside the range, that both need: with fewer OpenCV fails, or returns memory
+that it never wrote."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,11 @@ class BlockMatcher:
     """Pixels searched, a multiple of 16."""
     fill: bool = True
     """Fill holes with the background beside them; otherwise they stay NaN."""
-    pad: bool = False
+    pad: bool = True
     """Repeat the images' left border, so that the search covers it.
 
     OpenCV has no result for the `max_disparity` leftmost columns otherwise, be their truth ever so
-    small: they are holes. Padding makes it a much stronger baseline.
+    small: they are holes, which makes it a much weaker baseline.
     """
 
     def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -57,17 +60,22 @@ class BlockMatcher:
         if width <= self.max_disparity and not self.pad:
             raise ValueError(
                 f"{self.name} cannot search {self.max_disparity} pixels in an image {width} wide: "
-                "pad it (--pad)"
+                "pad it (leave out --no-pad)"
             )
         views = [self._prepare(view) for view in (left, right)]
-        steps = self._matcher().compute(*views)[:, -width:]  # (H, W) int16
+        start = self.max_disparity if self.pad else 0
+        steps = self._matcher().compute(*views)  # int16, (H, W) and what `_prepare` added
+        steps = steps[: left.shape[0], start : start + width]
         disparity = np.where(steps < 0, np.nan, steps.astype(np.float32) / _STEPS)
         return fill_background(disparity) if self.fill else disparity.astype(np.float32)
 
     def _prepare(self, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
         image = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) if self.name == "bm" else view
-        columns = self.max_disparity if self.pad else 0
-        border = cv2.copyMakeBorder(image, 0, 0, columns, 0, cv2.BORDER_REPLICATE)
+        (height, width), reach = image.shape[:2], self.max_disparity
+        before = reach if self.pad else 0
+        after = max(0, reach + _LEAST - before - width)
+        below = max(0, _LEAST - height)
+        border = cv2.copyMakeBorder(image, 0, below, before, after, cv2.BORDER_REPLICATE)
         return np.asarray(border, np.uint8)
 
     def _matcher(self) -> cv2.StereoMatcher:

@@ -11,6 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ea_psmnet.files import printable
+
 __all__ = ["Bar", "Canvas"]
 
 _BAR = 22  # a colour bar's height
@@ -37,9 +39,8 @@ class Canvas:
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Write one line; y is its middle."""
         # Not parsed as mathematics: names of files may hold dollar signs.
-        self._figure.text(
-            *self._share(x, y), text, color=_INK, va="center", parse_math=False, **style
-        )
+        style |= {"color": _INK, "va": "center", "parse_math": False}
+        self._figure.text(*self._share(x, y), printable(text), **style)
 
     def image(self, x: int, y: int, image: NDArray[np.uint8]) -> None:
         """Place an (h, w, 3) image, pixel for pixel."""

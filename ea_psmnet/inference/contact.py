@@ -10,17 +10,26 @@ from numpy.typing import NDArray
 
 from ea_psmnet.inference.canvas import Canvas
 from ea_psmnet.inference.outputs import colour_range, colourise
-from ea_psmnet.sample import StereoSample
+from ea_psmnet.sample import StereoSample, at_columns
 
 __all__ = ["contact_sheet", "warp_difference"]
 
 _WIDTH = 320  # of a picture; all lengths in pixels
 _GAP, _LINE = 12, 26
-_COLUMNS = ("left", "right", "disparity, far to near", "difference of left and warped right")
+_GAIN = 6
+"""Grey levels of the drawn difference for one of the images: well matched pixels differ by 3 to 5,
+which would look black."""
+_NOT_COMPARED = np.array((40, 60, 120), np.uint8)
+_COLUMNS = (
+    "left",
+    "right",
+    "disparity, far to near",
+    f"left minus warped right, times {_GAIN}; blue: none",
+)
 
 
 def contact_sheet(samples: Sequence[StereoSample], title: str) -> NDArray[np.uint8]:
-    """Draw a row a pair under its name; black is unknown.
+    """Draw a row a pair under its name; black disparity is unknown.
 
     Where truth and pair agree, the last column is dark but for what only one view sees and for
     what differs in exposure.
@@ -48,23 +57,30 @@ def contact_sheet(samples: Sequence[StereoSample], title: str) -> NDArray[np.uin
     return canvas.pixels()
 
 
-def warp_difference(sample: StereoSample) -> NDArray[np.uint8]:
+def warp_difference(sample: StereoSample) -> NDArray[np.float32]:
     """Mean absolute difference of the left image and the right one sampled at x - d.
 
     Returns:
-        (H, W) grey levels, 0 where the truth is unknown or the match outside of the right image.
+        (H, W) grey levels, NaN where the truth is unknown or the match outside of the right image.
     """
-    y, x = np.mgrid[: sample.disparity.shape[0], : sample.disparity.shape[1]].astype(np.float32)
-    there = x - sample.disparity
-    warped = np.asarray(cv2.remap(sample.right, there, y, cv2.INTER_LINEAR))
-    difference = np.abs(sample.left.astype(np.float32) - warped).mean(-1)
-    return np.where(sample.valid & (there >= 0), difference, 0).astype(np.uint8)
+    there = np.arange(sample.disparity.shape[1], dtype=np.float32) - sample.disparity
+    difference = np.abs(sample.left - at_columns(sample.right, there)).mean(-1)
+    return np.where(sample.valid & (there >= 0), difference, np.float32(np.nan))
 
 
 def _pictures(sample: StereoSample) -> list[NDArray[np.uint8]]:
     known = np.where(sample.valid, sample.disparity, np.nan)
-    difference = np.repeat(warp_difference(sample)[..., None], 3, axis=2)
-    return [sample.left, sample.right, colourise(known, *colour_range(known)), difference]
+    return [
+        sample.left,
+        sample.right,
+        colourise(known, *colour_range(known)),
+        _drawn(warp_difference(sample)),
+    ]
+
+
+def _drawn(difference: NDArray[np.float32]) -> NDArray[np.uint8]:
+    grey = np.minimum(_GAIN * np.nan_to_num(difference), 255).astype(np.uint8)[..., None]
+    return np.where(np.isnan(difference)[..., None], _NOT_COMPARED, grey)
 
 
 def _fitted(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,9 +19,9 @@ from torch.nn import functional as F
 
 from ea_psmnet.inference.graphs import Forward, GraphedForward, GraphRecorder
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
-    Device,
     Precision,
     available_memory,
     choose_device,
@@ -29,14 +33,13 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model
+from ea_psmnet.ops.choices import check_choice
+from ea_psmnet.tables import parse_bytes
 
 __all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
 
 DEFAULT = "ea-psmnet-small"
 """Which of the bundled weights are taken where none are named."""
-
-Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""Left and right image, each (H, W, 3) RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +55,17 @@ class StereoMatcher:
 
     Args:
         model: the network; it stays as it is, a copy arranged for inference works.
-        device: where to compute.
+        device: where to compute: auto, cpu, cuda or cuda:1.
         precision: of the convolutions; attention sums and soft-argmin are float32 in any case.
-        memory: bytes that the process may hold on the device; None for what is free there now.
-            Pairs that take more are predicted in tiles.
+        memory: bytes that the process may hold on the device, or these as text: 8GiB; None for what
+            is free there now. Pairs that take more are predicted in tiles.
         cuda_graphs: for many pairs of few sizes on a card that is faster than Python (see `graphs`;
             not yet run on one). Half of `memory` is for what the graphs hold. One thread at a time.
 
     Raises:
         NotFiniteError: the network has NaN or infinity in its weights.
-        ValueError: no such device, or graphs on the CPU.
+        ValueError: no such device, precision or size, or graphs on the CPU.
+        TypeError: what is given for one of them, or for the network, is something else.
 
     Example:
         >>> matcher = StereoMatcher.load("ea-psmnet-small")
@@ -73,14 +77,19 @@ class StereoMatcher:
         self,
         model: PSMNet,
         *,
-        device: Device = "auto",
+        device: str | torch.device = "auto",
         precision: Precision = "auto",
-        memory: int | None = None,
+        memory: int | str | None = None,
         cuda_graphs: bool = False,
     ) -> None:
+        if not isinstance(model, PSMNet):
+            raise TypeError(f"a {type(model).__name__} is no PSMNet: StereoMatcher.load reads one")
+        check_choice("precision", precision, get_args(Precision))
+        held = _bytes(memory)
         chosen = choose_device(device)
         if cuda_graphs and chosen != "cuda":
-            raise ValueError("CUDA graphs were asked for on the CPU: leave them out")
+            where = "on the CPU" if chosen == "cpu" else f"on {chosen}, not on the first card"
+            raise ValueError(f"CUDA graphs were asked for {where}: leave them out")
         self.device = torch.device(chosen)
         check_finite(model.state_dict(), "the network")
         self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
@@ -90,8 +99,8 @@ class StereoMatcher:
         self._forward: Forward = self.model
         self._room = (
             plannable(available_memory(self.device))
-            if memory is None
-            else memory - held_memory(self.device)
+            if held is None
+            else held - held_memory(self.device)
         )
         if cuda_graphs:
             self._forward = GraphedForward(self.model, GraphRecorder())
@@ -106,9 +115,9 @@ class StereoMatcher:
         align_corners: bool | None = None,
         peak_reach: int | None = None,
         attention: bool = True,
-        device: Device = "auto",
+        device: str | torch.device = "auto",
         precision: Precision = "auto",
-        memory: int | None = None,
+        memory: int | str | None = None,
         cuda_graphs: bool = False,
     ) -> StereoMatcher:
         """A matcher from a checkpoint, or bundled weights by name; `None` takes `DEFAULT`.
@@ -118,7 +127,11 @@ class StereoMatcher:
         Raises:
             FileNotFoundError: no such checkpoint.
             ValueError: not a checkpoint of this network, or an impossible setting.
+            TypeError: something else than these.
         """
+        for name, value in (("align_corners", align_corners), ("attention", attention)):
+            if not isinstance(value, bool | None):
+                raise TypeError(f"{name} is {value!r}: give True or False")
         model = load_model(
             DEFAULT if path is None else path,
             max_disparity=max_disparity,
@@ -130,21 +143,25 @@ class StereoMatcher:
             model, device=device, precision=precision, memory=memory, cuda_graphs=cuda_graphs
         )
 
-    def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
+    def __call__(self, left: ImageLike, right: ImageLike) -> StereoResult:
         """Predict the disparity of the left image.
 
+        In images narrower than the range of disparities their width is searched; a warning says so.
+
         Args:
-            left: (H, W, 3) uint8 RGB.
+            left: array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image; or
+                the path of a file.
             right: the same, rectified against it.
 
         Raises:
-            ValueError: the images differ in size, are no uint8 RGB, are narrower than the
-                disparity range, or need more memory than there is.
+            ValueError: the images differ in size, are no pictures, or need more memory than there
+                is.
+            TypeError: something else was given.
             NotFiniteError: the network computes NaN or infinity.
         """
         return self.match([(left, right)])[0]
 
-    def match(self, pairs: Sequence[Pair]) -> list[StereoResult]:
+    def match(self, pairs: Sequence[tuple[ImageLike, ImageLike]]) -> list[StereoResult]:
         """Predict several pairs: those of one padded size together, as many as memory allows.
 
         In float32 the results are those of single pairs but for rounding.
@@ -156,18 +173,41 @@ class StereoMatcher:
             A result a pair, in their order.
 
         Raises:
-            ValueError: as of a single call.
+            ValueError, TypeError: as of a single call.
         """
-        for pair in pairs:
-            self._check(*pair)
-        results: dict[int, StereoResult] = {}
-        for places in self._batches(pairs):
-            found = self._predict([pairs[place] for place in places])
+        given = dict(enumerate(map(as_pair, pairs)))
+        narrow = {place for place, (left, _) in given.items() if self._is_narrow(left.shape[1])}
+        results = {place: self.fitting(given[place][0].shape[1])(*given[place]) for place in narrow}
+        views = {place: pair for place, pair in given.items() if place not in narrow}
+        for places in self._batches(views):
+            found = self._predict([views[place] for place in places])
             for place, disparity in zip(places, found, strict=True):
-                height, width = pairs[place][0].shape[:2]
+                height, width = views[place][0].shape[:2]
                 # The padding lies above and to the right.
                 results[place] = StereoResult(disparity[-height:, :width].copy())
-        return [results[place] for place in range(len(pairs))]
+        return [results[place] for place in given]
+
+    def fitting(self, width: int) -> StereoMatcher:
+        """This matcher, or where images are narrower than its range one that searches them whole.
+
+        A warning tells of the latter.
+        """
+        if not self._is_narrow(width):
+            return self
+        reach = _padded(0, width)[1]
+        warnings.warn(
+            f"the images are {width} px wide: disparities up to {reach} are searched, "
+            f"not up to {self.max_disparity}",
+            stacklevel=3,
+        )
+        other, model = copy.copy(self), copy.copy(self.model)  # of the same weights
+        model.config = replace(model.config, max_disparity=reach)
+        other.model = other._forward = model
+        other.max_disparity = reach
+        return other
+
+    def _is_narrow(self, width: int) -> bool:
+        return _padded(0, width)[1] < self.max_disparity
 
     def plan(self, height: int, width: int) -> MemoryPlan:
         """How a pair of a size is predicted, and the memory that takes.
@@ -182,10 +222,10 @@ class StereoMatcher:
         itemsize = 2 if self._bf16 else 4
         return self.model.config, _padded(height, width), itemsize, self._room
 
-    def _batches(self, pairs: Sequence[Pair]) -> Iterator[list[int]]:
+    def _batches(self, pairs: Mapping[int, Pair]) -> Iterator[list[int]]:
         """Places of the pairs to predict together."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for place, (left, _) in enumerate(pairs):
+        for place, (left, _) in pairs.items():
             groups.setdefault(_padded(*left.shape[:2]), []).append(place)
         for size, places in groups.items():
             most = pairs_at_once(*self._request(*size))
@@ -213,24 +253,6 @@ class StereoMatcher:
             )
         return found
 
-    def _check(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
-        for label, image in (("left", left), ("right", right)):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"the {label} image is {image.dtype} {image.shape}: expected uint8 (H, W, 3)"
-                )
-        if left.shape != right.shape:
-            raise ValueError(
-                f"the images differ in size: left {left.shape[1]} x {left.shape[0]}, "
-                f"right {right.shape[1]} x {right.shape[0]}: a rectified pair has one size"
-            )
-        if self.max_disparity > left.shape[1]:
-            lower = left.shape[1] // SIZE_MULTIPLE * SIZE_MULTIPLE
-            raise ValueError(
-                f"max disparity {self.max_disparity} is wider than the image ({left.shape[1]} px): "
-                + (f"ask for at most {lower}" if lower else "the image is too small")
-            )
-
     def _to_input(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 to (1, 3, H', W') from 0 to 1, padded at the top and right as PSMNet."""
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
@@ -238,6 +260,23 @@ class StereoMatcher:
         top, right = (-side % SIZE_MULTIPLE for side in image.shape[:2])
         # Zero after normalisation is what the network knows as nothing.
         return F.pad(tensor - self.model.mean, (0, right, top, 0)) + self.model.mean
+
+
+def _bytes(memory: int | str | None) -> int | None:
+    """Bytes of a number or text.
+
+    Raises:
+        ValueError: none at all, or no size.
+        TypeError: something else.
+    """
+    count = parse_bytes(memory) if isinstance(memory, str) else memory
+    if count is None:
+        return None
+    if not isinstance(count, Integral) or isinstance(count, bool):
+        raise TypeError(f"memory is a {type(memory).__name__}: give bytes, or text as 8GiB")
+    if count <= 0:
+        raise ValueError(f"memory is {memory}: give bytes, or text as 8GiB")
+    return int(count)
 
 
 def _padded(height: int, width: int) -> tuple[int, int]:

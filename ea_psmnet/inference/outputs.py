@@ -1,10 +1,8 @@
-"""What a person looks at: coloured disparity, error maps, sheets; and the files of a prediction."""
+"""What a person looks at: coloured disparity, error maps, sheets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +11,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from numpy.typing import NDArray
 
-from ea_psmnet.files import atomic_path, write_disparity_png, write_image, write_pfm
 from ea_psmnet.inference.canvas import Bar, Canvas
 
 __all__ = [
@@ -22,15 +19,16 @@ __all__ = [
     "disparity_bar",
     "error_bar",
     "error_map",
-    "prediction_paths",
     "preview",
     "sheet",
-    "write_prediction",
 ]
 
 # The first steps of Turbo are almost black, which here means unknown.
 _STEPS = np.arange(16, 256, dtype=np.uint8)[:, None]
 _TURBO = cv2.applyColorMap(_STEPS, cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (240, 3) RGB
+
+_LEAST_RANGE = 32
+"""Pixels of disparity from the first colour to the last; fewer would make steps of ripples."""
 
 # Doubling steps as in KITTI's error images, here from 1/8 pixel: blue below 1 pixel, red above.
 _ERROR_STEPS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -147,42 +145,6 @@ def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray
     return _draw(panels, [None, disparity_bar(low, high)])
 
 
-def prediction_paths(folder: str | Path, stem: str) -> list[Path]:
-    """What `write_prediction` writes: disparity as PFM and as 16-bit PNG, and the preview."""
-    return [Path(folder) / f"{stem}{ending}" for ending in (".pfm", ".png", "_preview.png")]
-
-
-def write_prediction(
-    folder: str | Path, stem: str, left: NDArray[np.uint8], disparity: NDArray[np.floating]
-) -> list[Path]:
-    """Write a prediction: `STEM.pfm`, `STEM.png` (16-bit) and `STEM_preview.png`.
-
-    All or nothing: the files appear once all three are complete.
-
-    Args:
-        folder: Where to; created.
-        stem: Name of the pair.
-        left: (H, W, 3) uint8 RGB.
-        disparity: (H, W) in pixels.
-
-    Returns:
-        The three paths, in that order.
-
-    Raises:
-        OSError: a file cannot be written.
-        ValueError: image and disparity differ in size.
-    """
-    if left.shape[:2] != disparity.shape:
-        raise ValueError(f"{stem}: image {left.shape[:2]} and disparity {disparity.shape} differ")
-    paths = prediction_paths(folder, stem)
-    with ExitStack() as stack:
-        pfm, png, picture = (stack.enter_context(atomic_path(path)) for path in paths)
-        write_pfm(pfm, disparity)
-        write_disparity_png(png, disparity)
-        write_image(picture, preview(left, disparity))
-    return paths
-
-
 # Drawing: panels in a grid, a colour bar under each column; all lengths in pixels -----------------
 
 _SIDE = 960  # a panel's longer side
@@ -214,12 +176,18 @@ def error_bar() -> Bar:
 
 
 def colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
-    """Whole pixels around the middle 98 %: a few wild values must not grey out all others."""
+    """Whole pixels around the middle 98 %, and 32 at least, from 0 on where that is near.
+
+    A few wild values must not grey out all others, nor a flat scene's ripples fill the rainbow.
+    """
     known = disparity[np.isfinite(disparity)]
     if known.size == 0:
-        return 0.0, 1.0
+        return 0.0, float(_LEAST_RANGE)
     low, high = np.percentile(known, (1, 99))
-    return float(np.floor(low)), float(max(np.ceil(high), np.floor(low) + 1))
+    low, high = np.floor(low), np.ceil(high)
+    short = max(0, _LEAST_RANGE - (high - low))
+    low = max(low - short // 2, min(low, 0))
+    return float(low), float(max(high, low + _LEAST_RANGE))
 
 
 def _draw(

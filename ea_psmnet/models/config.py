@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,25 +67,33 @@ class PSMNetConfig:
             raise ValueError(f"aggregation is hourglass or basic, not '{self.aggregation}'")
         if self.normalisation not in ("batch", "group"):
             raise ValueError(f"normalisation is batch or group, not '{self.normalisation}'")
-        if not isinstance(self.max_disparity, int):
+        if not isinstance(self.max_disparity, Integral):  # NumPy's are whole numbers, too
             raise ValueError(f"max disparity must be a whole number, not {self.max_disparity!r}")
         if self.width > _MOST_WIDTH or self.max_disparity > _MOST_DISPARITIES:
             raise ValueError(
                 f"width {self.width} or {self.max_disparity} disparities are more than a network "
                 f"can have: at most {_MOST_WIDTH} and {_MOST_DISPARITIES}"
             )
+        object.__setattr__(self, "max_disparity", int(self.max_disparity))
         if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
             nearest = max(_STRIDE, -(-self.max_disparity // _STRIDE) * _STRIDE)
             raise ValueError(
                 f"max disparity must be a multiple of {_STRIDE}, not {self.max_disparity}: "
                 f"try {nearest}"
             )
-        if not isinstance(self.peak_reach, int) or self.peak_reach < 0:
+        if not isinstance(self.peak_reach, Integral) or self.peak_reach < 0:
             raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach!r}")
+        object.__setattr__(self, "peak_reach", int(self.peak_reach))
         if self.width <= 0 or (32 * self.width) % 4:
             raise ValueError(f"width must make 32 * width a multiple of 4, not {self.width}")
         object.__setattr__(self, "attention_sites", _expand_sites(self.attention_sites))
-        object.__setattr__(self, "attention_options", dict(self.attention_options))
+        options = {
+            name: int(value)
+            if isinstance(value, Integral) and not isinstance(value, bool)
+            else value
+            for name, value in self.attention_options.items()
+        }
+        object.__setattr__(self, "attention_options", options)
         if (self.attention == "none") != (not self.attention_sites):
             raise ValueError(
                 f"attention '{self.attention}' with sites {list(self.attention_sites)}: "

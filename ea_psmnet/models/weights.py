@@ -20,23 +20,19 @@ from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import atomic_path
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.weight_files import find_weights
 from ea_psmnet.models.widen import widen
 from ea_psmnet.records import parse_record
 
 __all__ = [
-    "BUNDLED",
     "NotFiniteError",
     "check_finite",
-    "find_weights",
     "import_original",
     "load_into",
     "load_model",
     "load_state",
     "save_model",
 ]
-
-BUNDLED = Path(__file__).parents[2] / "checkpoints"
-"""Folder of the weights that come with the project."""
 
 _HEADER = "ea_psmnet"
 
@@ -101,23 +97,6 @@ def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
-def find_weights(path: Path | str) -> Path:
-    """A file of weights, or bundled ones by their bare name, as `ea-psmnet-small`.
-
-    Raises:
-        FileNotFoundError: neither; the message lists the bundled ones.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    bundled = BUNDLED / f"{path}.safetensors"
-    if path.name == str(path) and bundled.is_file():
-        return bundled
-    names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
-    known = f"; bundled are {', '.join(names)}" if names else ""
-    raise FileNotFoundError(f"{path}: no such checkpoint{known}")
-
-
 def load_model(
     path: Path | str,
     *,
@@ -129,8 +108,8 @@ def load_model(
     """Read a network in evaluation mode, on the CPU, in float32.
 
     Args:
-        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, or the name of
-            bundled weights.
+        path: a `.safetensors` file of `save_model`, an original PSMNet `.tar`, a folder of one, or
+            the name of bundled weights.
         max_disparity: search another range than the one trained with.
         align_corners: overrides the file's; original checkpoints trained with torch 0.4 (2018)
             need true, later ones false, which is what is taken for them by default.

@@ -9,6 +9,7 @@ Shapes: B batch, C channels, h heads, k and v key and value channels over all he
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -97,9 +98,9 @@ def efficient_block(
     linear in x but for its Gram matrix, and collapses to one C x C matrix. Falls back to the
     published order where so many key channels and heads are asked for that this one is cheaper.
 
-    With softmax, the two passes on CUDA, and the backward's two, are Triton kernels where
-    `efficient_triton.is_supported` and Triton is installed; elsewhere they are torch's operators on
-    one chunk after the other (`efficient_passes`).
+    With softmax, the two passes, and the backward's two, are torch's operators on one chunk after
+    the other (`efficient_passes`). `EA_PSMNET_TRITON=1` takes Triton's kernels instead on CUDA,
+    where `efficient_triton.is_supported`: no card has run them yet.
     """
     channels, keys = weights.query.shape[1], weights.query.shape[0]
     if not folding_is_cheaper(channels, keys, weights.value.shape[0], heads):
@@ -160,8 +161,8 @@ def _project(values: Tensor, weights: BlockWeights, heads: int) -> Tensor:
 
 
 def _passes_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType:
-    """Triton's kernels where they can take x, else the passes in torch."""
-    if x.is_cuda and _has_triton(x.device):
+    """Triton's kernels where they are asked for and can take x, else the passes in torch."""
+    if x.is_cuda and os.environ.get("EA_PSMNET_TRITON") == "1" and _has_triton(x.device):
         from ea_psmnet.ops import efficient_triton
 
         if efficient_triton.is_supported(x, weights.query.shape[0], heads):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from datasets.names import DatasetName
 from ea_psmnet.machine import Device
+from ea_psmnet.tables import check_range
 
 __all__ = ["MAY_CHANGE", "RENDERED", "AblationConfig", "Question"]
 
@@ -19,6 +20,8 @@ Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads
 
 MAY_CHANGE = frozenset({"out", "device", "workers", "seeds", "variants", "eval_roots"})
 """Settings that a continued ablation may change: more runs, or the same ones elsewhere."""
+
+_MOST = {"batch": 2**16, "steps": 10**9, "scenes": 10**6, "test_scenes": 10**6}
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,14 @@ class AblationConfig:
     """Processes that load samples; they do not change them."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "scenes", "test_scenes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be different numbers from 0 on, not {self.seeds}")
+        for name, most in _MOST.items():
+            check_range(name, getattr(self, name), 1, most)
+        for seed in self.seeds:
+            check_range("a seed", seed, 0, 2**32 - 1)
+        for side in self.crop:
+            check_range("a side of crop", side, 16, 2**14)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different numbers, not {self.seeds}")
         if any(side < 16 or side % 16 for side in self.crop):
             raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
         if len({RENDERED, *self.tests}) <= len(self.eval_roots):

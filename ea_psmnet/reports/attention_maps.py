@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
 from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.inference.pairs import as_pair
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.ops.precision import widen
 
@@ -127,6 +128,8 @@ def attention_maps(
         ValueError: no attention with maps at that site; a pixel that is missing, not wanted or
             outside the image; images as `StereoMatcher` refuses them.
     """
+    left, right = as_pair((left, right))
+    matcher = matcher.fitting(left.shape[1])
     module = _module_at(matcher.model, site)
     _check_pixel(module, pixel, left)
     disparity, volume, added, constant = _watch(matcher, module, left, right)

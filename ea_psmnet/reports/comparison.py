@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
+from datasets.builder import build_dataset
 from ea_psmnet.files import content_hash, write_json
 from ea_psmnet.machine import choose_device
 from ea_psmnet.models.config import PSMNetConfig
@@ -26,7 +28,13 @@ from ea_psmnet.reports.own_process import run_module
 from ea_psmnet.reports.trial import Outcome, Trial
 from ea_psmnet.reports.workloads import is_bfloat16
 
-__all__ = ["Comparison", "Result", "compare", "machine"]
+__all__ = ["KEPT_FILES", "Comparison", "Result", "compare", "expected_seconds", "machine"]
+
+KEPT_FILES = r"[0-9a-f]{16}\.json"
+"""Names of the files that outcomes are kept in, as a regular expression."""
+
+_START_S = 10.0
+"""Seconds of a trial's process before its work: Python, torch, the network."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,43 @@ def machine(trial: Trial) -> dict[str, Any]:
         "allocator": "torch's caching allocator" if on_card else trial.allocator,
         "torch": torch.__version__,
     }
+
+
+def expected_seconds(trials: Sequence[Trial], timeout: float) -> float:
+    """How long trials take, about: operations at the speed of a convolution, and starting.
+
+    Raises:
+        ValueError: a network that cannot be built.
+    """
+    for trial in trials:
+        count_parameters(PSMNetConfig.from_dict(trial.network))
+    speed = _speed(trials[0])
+    return sum(min(timeout, _START_S + _operations(trial) / speed) for trial in trials)
+
+
+def _operations(trial: Trial) -> float:
+    """Of all runs of a trial; a training step's backward has twice those of its forward."""
+    config, shape, runs = PSMNetConfig.from_dict(trial.network), trial.shape, trial.repeats + 1
+    if shape is None:
+        dataset = build_dataset(trial.data, Path(trial.root or ""), split="test")
+        height, width, _ = dataset[0].left.shape
+        shape, runs = (1, height, max(width, config.max_disparity)), len(dataset)
+    training = trial.work == "training"
+    return runs * (3 if training else 1) * forecast(config, shape, training=training).operations
+
+
+def _speed(trial: Trial) -> float:
+    """Operations a second of a 3D convolution like the networks', the best of three."""
+    options: dict[str, Any] = {"device": choose_device(trial.device)}
+    options["dtype"] = getattr(torch, _dtype(trial))
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False, **options)
+    volume, times = torch.ones(1, 32, 24, 64, 128, **options), []
+    with torch.inference_mode():
+        for _ in range(3):
+            start = time.perf_counter()
+            layer(volume)[0, 0, 0, 0, 0].item()  # which waits for a card, too
+            times.append(time.perf_counter() - start)
+    return 2 * layer.weight.numel() * volume[0, 0].numel() / min(times)
 
 
 def _progress(trials: Sequence[Trial]) -> Iterable[Trial]:

@@ -10,15 +10,20 @@ from typing import Any
 
 from datasets.builder import build_dataset
 from ea_psmnet.models.config import PSMNetConfig, preset
-from ea_psmnet.models.weights import find_weights, load_state
+from ea_psmnet.models.weight_files import find_weights
+from ea_psmnet.models.weights import load_state
 from ea_psmnet.reports.resources import parse_volume
 from ea_psmnet.reports.trial import Trial, Work
-from ea_psmnet.reports.variants import VARIANTS, at_sites, parse_variant
+from ea_psmnet.reports.variants import at_sites, parse_variant
+from ea_psmnet.tables import check_range
 
-__all__ = ["DEFAULT_SIZES", "Load", "Network", "named_networks", "plan"]
+__all__ = ["DEFAULT_SIZES", "DEFAULT_VARIANTS", "Load", "Network", "named_networks", "plan"]
 
-DEFAULT_SIZES = ("256x512", "544x960")
-"""PSMNet's training crop, and Scene Flow's images padded."""
+DEFAULT_VARIANTS = ("baseline", "efficient", "non-local")
+"""The paper's three."""
+
+DEFAULT_SIZES = ("256x512",)
+"""PSMNet's training crop; Scene Flow's images, padded to 544x960, take four times as long."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,13 @@ def named_networks(
     width: float,
     max_disparity: int,
 ) -> list[Network]:
-    """Networks in the order checkpoints, presets, variants; all of `VARIANTS` where none is named.
+    """Networks in the order checkpoints, presets, variants; `DEFAULT_VARIANTS` where none is named.
 
     Raises:
         ValueError, FileNotFoundError: an unknown name, or a file that is no checkpoint.
     """
     if not (variants or presets or checkpoints):
-        variants = list(VARIANTS)
+        variants = DEFAULT_VARIANTS
     checkpoints = [find_weights(path) for path in checkpoints]
     stems = [path.stem for path in checkpoints]
     trained = [
@@ -92,8 +97,7 @@ def plan(networks: Sequence[Network], load: Load, **options: Any) -> list[Trial]
     Raises:
         ValueError, FileNotFoundError: an impossible size or batch, or no dataset.
     """
-    if options.get("repeats", 1) < 1:
-        raise ValueError(f"repeats must be at least 1, not {options['repeats']}")
+    check_range("repeats", options.get("repeats", 1), 1, 1000)
     shapes = _shapes(load, max(network.config.max_disparity for network in networks))
     works: list[tuple[Work, tuple[int, int, int] | None]] = list(product(load.works, shapes))
     if load.root is not None:
@@ -119,8 +123,8 @@ def _shapes(load: Load, max_disparity: int) -> list[tuple[int, int, int]]:
     """Batch, height and width, in order of pixels."""
     sizes = load.sizes or (() if load.root else DEFAULT_SIZES)
     shapes = [(batch, *_size(text, max_disparity)) for text in sizes for batch in load.batches]
-    if any(batch < 1 for batch in load.batches):
-        raise ValueError(f"batches must be 1 or more, not {min(load.batches)}")
+    for batch in load.batches:
+        check_range("a batch", batch, 1, 2**16)
     return sorted(set(shapes), key=lambda shape: (shape[0], shape[1] * shape[2]))
 
 
@@ -128,6 +132,8 @@ def _size(text: str, max_disparity: int) -> tuple[int, int]:
     sides = parse_volume(text)
     if len(sides) != 2 or any(side % 16 for side in sides):
         raise ValueError(f"'{text}' is no size: write height and width, multiples of 16: 544x960")
+    for side in sides:
+        check_range(f"a side of '{text}'", side, 16, 2**14)
     if sides[1] < max_disparity:
         raise ValueError(
             f"images of {text} are narrower than the {max_disparity} disparities: lower "

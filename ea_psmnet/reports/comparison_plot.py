@@ -32,23 +32,22 @@ _MARKS = (
 _PANELS = {"inference": "Prediction", "training": "Training step"}
 
 
-def comparison_plot(comparison: Comparison) -> NDArray[np.uint8]:
+def comparison_plot(comparison: Comparison) -> NDArray[np.uint8] | None:
     """Draw peaks on logarithmic axes, a panel for each kind of work on random images.
 
     A dot fits; an open triangle ran out of memory, at the least it would have needed. A diamond is
     where the budget is crossed, open where the line is extrapolated.
 
     Returns:
-        (h, w, 3) uint8 RGB; with a note in place of lines where only a dataset was predicted.
+        (h, w, 3) uint8 RGB; None where there is nothing to compare: no work has two points.
     """
-    works = [work for work in _PANELS if comparison.of(work)]
-    figure = Figure(figsize=(3.5 + 6 * max(1, len(works)), 7), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(1, max(1, len(works)), squeeze=False)[0]
+    works = [work for work in _PANELS if sum(bool(r.demand) for r in comparison.of(work)) > 1]
     if not works:
-        panels[0].set_axis_off()
-        panels[0].text(0.5, 0.5, "no random images were measured", ha="center", color=_INK)
-    for axes, work in zip(panels, works, strict=False):
+        return None
+    figure = Figure(figsize=(3.5 + 6 * len(works), 7), dpi=100, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(works), squeeze=False)[0]
+    for axes, work in zip(panels, works, strict=True):
         _panel(axes, comparison.of(work), comparison.budget.bytes)
         axes.set_title(_PANELS[work], size=13, color=_INK, loc="left", pad=12)
     handles, labels = panels[0].get_legend_handles_labels()

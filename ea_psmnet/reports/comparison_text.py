@@ -29,8 +29,8 @@ _ALLOCATORS = {
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Everything, with a table for each kind of work."""
-    parts = [_introduction(comparison)]
+    """Everything: a table for each kind of work, what did not fit, and how it was measured."""
+    parts: list[str] = []
     for work, title in _TITLES.items():
         results = comparison.of(work)
         if results:
@@ -39,6 +39,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     parts += _list("Failed", _failures(comparison.results))
     parts += _crossings(comparison)
     parts += _list("Non-local attention", _non_local(comparison))
+    parts += ["## How this was measured", _measuring(comparison)]
     return "\n\n".join(parts)
 
 
@@ -47,7 +48,7 @@ def _list(title: str, notes: Iterable[str]) -> list[str]:
     return [f"## {title}", "\n".join(lines)] if lines else []
 
 
-def _introduction(comparison: Comparison) -> str:
+def _measuring(comparison: Comparison) -> str:
     made_on = comparison.machine
     allocator = made_on["allocator"]
     return (

@@ -13,7 +13,10 @@ from ea_psmnet.pfm import readable
 from ea_psmnet.records import parse_record, read_record
 from ea_psmnet.reports.evaluation_share import Share, ShareRecord
 
-__all__ = ["Journal"]
+__all__ = ["JOURNAL_FILES", "Journal"]
+
+JOURNAL_FILES = r"settings\.json|\d{6,}\.json\.gz"
+"""Names of the files that a `Journal` writes, as a regular expression."""
 
 
 class Journal:

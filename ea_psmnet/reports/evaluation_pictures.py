@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ea_psmnet.inference.outputs import error_map, sheet
 from ea_psmnet.inference.worst_sheet import SheetRow, sheet_row, worst_sheet
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.reports.evaluation_data import Evaluation
+from ea_psmnet.reports.methods import digest
 from ea_psmnet.reports.processes import gather, process_index
 from ea_psmnet.sample import StereoSample
 
@@ -34,9 +36,27 @@ class Pictures:
     """
 
     def __init__(
-        self, folder: Path, *, sheets: bool = False, error_maps: bool = False, worst: bool = False
+        self,
+        folder: Path,
+        labels: Sequence[str],
+        names: Sequence[str],
+        *,
+        sheets: bool = False,
+        error_maps: bool = False,
+        worst: bool = False,
     ) -> None:
+        """Prepare to draw.
+
+        Args:
+            folder: Where to.
+            labels: Of all methods.
+            names: Of all pairs.
+            sheets: Whether to draw a sheet a pair.
+            error_maps: Whether to draw an error map a pair.
+            worst: Whether to draw the worst pairs of each method on a sheet.
+        """
         self._folder = folder
+        self._labels, self._names = _file_names(labels), _file_names(names)
         self._sheets, self._error_maps = sheets, error_maps
         self._worst: dict[str, dict[int, SheetRow]] | None = {} if worst else None
         self._errors: dict[str, dict[int, DisparityErrors]] = {}
@@ -51,7 +71,7 @@ class Pictures:
     ) -> None:
         """Draw one prediction."""
         views = (disparity, sample.disparity, sample.valid)
-        file = Path(_file_name(label)) / f"{_file_name(sample.name)}.png"
+        file = Path(self._labels[label]) / f"{self._names[sample.name]}.png"
         if self._sheets:
             title = f"{sample.name}, {label}: {_told(errors)}"
             picture = sheet(sample.left, *views, title)
@@ -84,7 +104,7 @@ class Pictures:
         for each in evaluations:
             worst = _worst(dict(enumerate(image.errors for image in each.images)))
             title = f"{each.label}: the {len(worst)} pairs of the highest EPE"
-            written[title] = f"worst/{_file_name(each.label)}.png"
+            written[title] = f"worst/{self._labels[each.label]}.png"
             if process_index() == 0:
                 drawn = {i: row for part in parts for i, row in part.get(each.label, {}).items()}
                 rows = [
@@ -116,6 +136,19 @@ def _told(errors: DisparityErrors) -> str:
     return f"EPE {errors.epe:.2f} px, bad-3 {errors.figures()['bad-3']:.1f} %"
 
 
-def _file_name(text: str) -> str:
-    """Text as one component of a path that every file system takes."""
-    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+_LONGEST = 200  # bytes; file systems take 255, with an ending
+
+
+def _file_names(texts: Sequence[str]) -> dict[str, str]:
+    """Texts as one component of a path each, that every file system takes and that differ.
+
+    Those that would share one, as `a/b` and `a_b`, and those too long are told apart by a hash.
+    """
+    plain = {text: re.sub(r"[^\w.+-]+", "_", text).strip("_") for text in texts}
+    shared = Counter(name.lower() for name in plain.values())  # some tell no capitals apart
+    return {
+        text: name
+        if shared[name.lower()] == 1 and 0 < len(name.encode()) <= _LONGEST
+        else f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{digest(text)}"
+        for text, name in plain.items()
+    }

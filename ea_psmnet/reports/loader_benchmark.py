@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.augment import AUGMENTATIONS, Recipe, augment
 from datasets.frames import FrameDataset
 from datasets.sceneflow import SceneFlow
 from datasets.synthetic import SyntheticScenes, write_sceneflow
+from datasets.workers import loaded
 from ea_psmnet.console import exit_code
 from ea_psmnet.files import read_disparity, read_image, write_json, write_text
 from ea_psmnet.machine import single_opencv_thread
@@ -64,17 +64,21 @@ class Stage:
     milliseconds: float
 
 
-class _Samples(Dataset[tuple[Tensor, ...]]):
+class _Samples(Dataset[tuple[np.ndarray, ...]]):
     """Position to the arrays of a training sample."""
 
     def __init__(self, frames: FrameDataset, recipe: Recipe, crop: tuple[int, int]) -> None:
         self.frames, self.recipe, self.crop = frames, recipe, crop
 
-    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
         frame = self.frames[position % len(self.frames)]
         sample = augment(frame, self.crop, self.recipe, np.random.default_rng(position))
-        arrays = (sample.left, sample.right, sample.disparity, sample.valid)
-        return tuple(map(torch.from_numpy, arrays))
+        return sample.left, sample.right, sample.disparity, sample.valid
+
+
+def _stacked(samples: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """A batch that comes from its worker as those of training do."""
+    return tuple(map(np.stack, zip(*samples, strict=True)))
 
 
 def measure_rate(
@@ -96,17 +100,14 @@ def measure_rate(
         warm_up: Samples before the clock starts.
         counted: Samples on the clock.
     """
-    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
-        _Samples(frames, AUGMENTATIONS[recipe], crop),
-        batch_size=_BATCH,
-        sampler=range(warm_up + counted),
-        num_workers=workers,
-    )
+    samples = _Samples(frames, AUGMENTATIONS[recipe], crop)
+    options = {"batch_size": _BATCH, "sampler": range(warm_up + counted), "collate_fn": _stacked}
     start, done = time.perf_counter(), 0
-    for left, *_ in loader:
-        if done < warm_up <= done + len(left):
-            start, counted = time.perf_counter(), warm_up + counted - done - len(left)
-        done += len(left)
+    with loaded(samples, workers, **options) as batches:
+        for left, *_ in batches:
+            if done < warm_up <= done + len(left):
+                start, counted = time.perf_counter(), warm_up + counted - done - len(left)
+            done += len(left)
     return Rate(recipe, workers, counted / (time.perf_counter() - start))
 
 

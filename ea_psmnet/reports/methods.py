@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.frames import FrameDataset
-from ea_psmnet.files import DISPARITY_SUFFIXES, read_disparity
+from ea_psmnet.files import DISPARITY_SUFFIXES, disparity_values, printable
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.sample import StereoSample
@@ -49,7 +53,8 @@ def network(matcher: StereoMatcher, label: str, identity: str = "") -> Method:
 
     def together(samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
         pairs = [(sample.left, sample.right) for sample in samples]
-        return [result.disparity for result in matcher.match(pairs)]
+        with _naming(samples):
+            return [result.disparity for result in matcher.match(pairs)]
 
     return Method(label, lambda sample: together([sample])[0], together=together, identity=identity)
 
@@ -58,34 +63,56 @@ def baseline(matcher: BlockMatcher) -> Method:
     """One of OpenCV's matchers, labelled with what is done about its holes and its border."""
     notes = ["filled" if matcher.fill else "holes left", *(["padded"] if matcher.pad else [])]
     label = f"{matcher.name.upper()} ({', '.join(notes)})"
-    return Method(label, lambda sample: matcher(sample.left, sample.right), identity=repr(matcher))
+
+    def predict(sample: StereoSample) -> NDArray[np.float32]:
+        with _naming([sample]):
+            return matcher(sample.left, sample.right)
+
+    return Method(label, predict, identity=repr(matcher))
+
+
+@contextmanager
+def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
+    """Say with which pair of a dataset something is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        names = ", ".join(printable(sample.name) for sample in samples)
+        raise type(error)(f"{names}: {error}") from error
 
 
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Method:
     """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
 
-    A slash in a name is a folder or an underscore. What is negative, not finite, or 0 in a PNG, is
-    no prediction. Where a sample has several files, the first of these formats is read.
+    A slash in a name is a folder or an underscore. The namings of `predict` and of the benchmarks'
+    results are understood too: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png` for
+    `training/000000_10`, and Middlebury's `Teddy/disp0METHOD.pfm` for `Teddy`. What is not finite,
+    or 0 in a PNG, is no prediction; what is negative is one, if a wrong one. Where a sample has
+    several files, the first of these formats is read.
 
     Raises:
         FileNotFoundError: no such folder, or samples without a file; the message names the first
             ten.
+        ValueError: it is not clear which file is a sample's.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of predictions")
     names = sample_names(dataset)
-    paths = {name: _find(folder, name) for name in names}
-    if missing := [name for name, path in paths.items() if path is None]:
+    listing = cache(_listing)
+    paths = {name: path for name in names if (path := _find(folder, name, listing))}
+    if missing := [name for name in names if name not in paths]:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise FileNotFoundError(
             f"{folder}: no prediction for {len(missing)} of {len(names)} images: "
             f"{', '.join(missing[:_NAMED])}{more}; expected NAME{'|'.join(DISPARITY_SUFFIXES)}"
         )
-    stats = [(str(path), path.stat()) for path in paths.values() if path]
+    _check_owners(paths)
+    stats = [(str(path), path.stat()) for path in paths.values()]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    hint = cache(_tell_sign)  # once a method
     return Method(
         label,
-        lambda sample: _read(folder, sample),
+        lambda sample: _read(paths[sample.name], sample, lambda: hint(folder)),
         timed=False,
         identity=f"{len(files)} files {digest(json.dumps(files))}",
     )
@@ -96,24 +123,74 @@ def digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(folder: Path, sample: StereoSample) -> NDArray[np.float32]:
-    path = _find(folder, sample.name)
-    if path is None:
-        raise FileNotFoundError(f"{folder}: no prediction for {sample.name}")
-    disparity, known = read_disparity(path)
+def _read(path: Path, sample: StereoSample, hint: Callable[[], None]) -> NDArray[np.float32]:
+    disparity = disparity_values(path)
     if disparity.shape != sample.disparity.shape:
         height, width = sample.disparity.shape
         raise ValueError(
             f"{path}: {disparity.shape[1]} x {disparity.shape[0]} pixels, but {sample.name} has "
             f"{width} x {height}; a prediction has its image's size"
         )
+    known = np.isfinite(disparity)
+    if known.any() and disparity.max(where=known, initial=-np.inf) < 0:
+        hint()
     return np.where(known, disparity, np.float32(np.nan))
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    stems = dict.fromkeys((name, name.replace("/", "_")))
-    paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in DISPARITY_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+def _tell_sign(folder: Path) -> None:
+    warnings.warn(
+        f"{folder}: predictions whose every value is negative; if it is the sign alone that "
+        "differs, save them negated",
+        stacklevel=4,
+    )
+
+
+# Files of predictions -----------------------------------------------------------------------------
+
+_KITTI = re.compile(r"(?:.*/)?(\d{6}_10)")
+_MIDDLEBURY = re.compile(r"disp0(?!gt$).*", re.IGNORECASE)
+
+Listing = Callable[[Path], dict[str, dict[str, Path]]]
+"""A folder to its files of disparity: paths by suffix, by printable stem."""
+
+
+def _listing(folder: Path) -> dict[str, dict[str, Path]]:
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in DISPARITY_SUFFIXES and path.is_file():
+            found.setdefault(printable(path.stem), {}).setdefault(path.suffix.lower(), path)
+    return found
+
+
+def _find(folder: Path, name: str, listing: Listing) -> Path | None:
+    """The file of a sample, in the first of the namings that has one."""
+    above, _, last = name.rpartition("/")
+    places = [(folder / above, last), (folder, name.replace("/", "_"))]
+    if kitti := _KITTI.fullmatch(name):
+        places += [(folder / "disp_0", kitti[1]), (folder, kitti[1])]
+    places += [(place, f"{stem}_disparity") for place, stem in places]  # `predict`'s
+    for place, stem in places:
+        if files := listing(place).get(stem):
+            return _preferred(files)
+    scene = listing(folder / name)
+    named = [stem for stem in scene if _MIDDLEBURY.fullmatch(stem)]
+    if len(named) > 1:
+        raise ValueError(f"{folder / name}: {' and '.join(named)}; keep one method's prediction")
+    return _preferred(scene[named[0]]) if named else None
+
+
+def _preferred(files: Mapping[str, Path]) -> Path:
+    return next(files[suffix] for suffix in DISPARITY_SUFFIXES if suffix in files)
+
+
+def _check_owners(paths: Mapping[str, Path]) -> None:
+    """A slash may be an underscore, and then a file the prediction for two samples."""
+    owners: dict[Path, str] = {}
+    for name, path in paths.items():
+        if (other := owners.setdefault(path, name)) != name:
+            raise ValueError(
+                f"{path}: the prediction for {other} or for {name}? use folders for the slashes"
+            )
 
 
 def sample_names(dataset: Sequence[StereoSample]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,10 +18,12 @@ import torch
 
 from ea_psmnet.files import atomic_path
 
-__all__ = ["load_newest", "refusing_strangers", "remove_leftovers", "save_checkpoint"]
+__all__ = ["load_newest", "refusing_strangers", "save_checkpoint"]
 
 _UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM}
 """Reasons that are none of the file's."""
+
+_NAMES = r"step-[0-9]{7,}\.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
@@ -37,7 +40,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         file.flush()
         os.fsync(file.fileno())  # on the disk before it gets its name: power may fail, too
     # One of a later step was damaged, or the run would have gone on from it: it keeps none out.
-    for old in [other for other in _newest_first(folder) if other <= path][keep:]:
+    for old in [other for other in _newest_first(folder) if _step(other) <= step][keep:]:
         old.unlink()
 
 
@@ -80,14 +83,6 @@ def refusing_strangers(folder: Path, step: int) -> Iterator[None]:
         raise _stranger(_path(folder, step), shorten(str(error), 200)) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what writes that were killed left behind in a folder."""
-    for leftover in folder.glob(".*.*.*"):
-        if leftover.suffix in (".pt", ".safetensors", ".json", ".jsonl", ".md", ".png"):
-            with suppress(OSError):
-                leftover.unlink()
-
-
 def _stranger(path: Path, reason: str) -> ValueError:
     return ValueError(
         f"{path}: no checkpoint of this run ({reason}): take it away, or give another --out"
@@ -103,11 +98,10 @@ def _load(path: Path) -> Any:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Files that are named as checkpoints are."""
-    named = (
-        path for path in folder.glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()
-    )
-    return sorted(filter(Path.is_file, named), reverse=True)
+    """Files that are named exactly as checkpoints are."""
+    named = (path for path in folder.glob("step-*.pt") if re.fullmatch(_NAMES, path.name))
+    own = [path for path in named if path == _path(folder, _step(path)) and path.is_file()]
+    return sorted(own, key=_step, reverse=True)
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -5,22 +5,35 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 
 __all__ = ["StepClock"]
 
+T = TypeVar("T")
+
 
 class StepClock:
-    """Started before a step asks for its data."""
+    """Started before a step."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._waited = 0.0
 
-    def data_came(self) -> None:
-        """The step's samples are here."""
-        self._waited = time.perf_counter() - self._start
+    def timed(self, values: Iterable[T]) -> Iterator[T]:
+        """Pass values on, counting the time that they take to come as waiting for data."""
+        source = iter(values)
+        while True:
+            before = time.perf_counter()
+            try:
+                value = next(source)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - before
+            yield value
 
     def figures(self, samples: int) -> dict[str, float]:
         """Samples a second, the share of the time waiting for data, and the most memory in GiB."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
+from ea_psmnet.tables import check_range
 from ea_psmnet.training.mixture import Source, parse_source
 
 __all__ = ["Normalisation", "Schedule", "TrainingConfig", "TrainingPrecision"]
@@ -18,10 +22,23 @@ Normalisation = Literal["batch", "sync", "frozen", "group"]
 Schedule = Literal["constant", "step", "cosine", "one-cycle"]
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
 
-_AT_LEAST_ONE = (
-    *("batch", "micro_batch", "epochs", "steps", "save_every", "keep"),
-    *("validate_every", "validate_count", "max_skipped"),
-)
+_MOST_STEPS = 10**9
+_RANGES = {
+    "batch": (1, 2**16),
+    "micro_batch": (1, 2**16),
+    "epochs": (1, 10**6),
+    "steps": (1, _MOST_STEPS),
+    "save_every": (1, _MOST_STEPS),
+    "keep": (1, 10**6),
+    "validate_every": (1, _MOST_STEPS),
+    "validate_count": (1, 10**9),
+    "max_skipped": (1, _MOST_STEPS),
+    "workers": (0, 1024),
+    "seed": (0, 2**32 - 1),
+    "max_disparity": (16, 4096),
+}
+"""Of whole numbers: what lies beyond would overflow, or never end."""
+_MOST_SIDE = 2**14
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class TrainingConfig:
     init: Path | None = None
     """Start from these weights, an original PSMNet's .tar included; attention modules they lack
     start as the identity."""
-    align_corners: bool | None = None
+    align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
     """How upsampling aligns; true for --init of torch 0.4 (2018); default: what --init states."""
     max_disparity: int = 192
     """Disparities searched, in pixels; a multiple of 16."""
@@ -127,13 +144,10 @@ class TrainingConfig:
     """Of the initial weights, the data order and the crops."""
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        for name in ("workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name, (low, high) in _RANGES.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _whole(name, getattr(self, name)))
+                check_range(name, getattr(self, name), low, high)
         self._check_optimisation()
         self._check_sizes()
         self._check_data()
@@ -161,7 +175,13 @@ class TrainingConfig:
             raise ValueError(
                 f"batch {self.batch} is not a multiple of micro-batch {self.micro_batch}"
             )
-        if any(side < 16 or side % 16 for side in self.crop):
+        for name in ("crop", "scene_size"):
+            if getattr(self, name) is not None:
+                sides = tuple(_whole(name, side) for side in getattr(self, name))
+                object.__setattr__(self, name, sides)
+                for side in sides:
+                    check_range(f"a side of {name}", side, 16, _MOST_SIDE)
+        if any(side % 16 for side in self.crop):
             raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
         if self.max_disparity > self.crop[1]:
             raise ValueError(
@@ -198,6 +218,14 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _whole(name: str, value: Any) -> int:
+    """Any kind of whole number, as NumPy's, as Python's own: what is recorded must be plain."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -36,17 +38,12 @@ class StereoBatch:
     @classmethod
     def stack(cls, samples: Sequence[StereoSample]) -> StereoBatch:
         """Stack samples of one size."""
-
-        def images(view: str) -> Tensor:
-            stacked = np.stack([getattr(s, view) for s in samples])  # (B, H, W, 3)
-            return torch.from_numpy(stacked).permute(0, 3, 1, 2)
-
-        return cls(
-            left=images("left"),
-            right=images("right"),
-            disparity=torch.from_numpy(np.stack([s.disparity for s in samples])),
-            valid=torch.from_numpy(np.stack([s.valid for s in samples])),
-            names=tuple(s.name for s in samples),
+        return _from_arrays(
+            np.stack([s.left for s in samples]),
+            np.stack([s.right for s in samples]),
+            np.stack([s.disparity for s in samples]),
+            np.stack([s.valid for s in samples]),
+            tuple(s.name for s in samples),
         )
 
     @classmethod
@@ -55,6 +52,11 @@ class StereoBatch:
         good = [sample for sample in samples if isinstance(sample, StereoSample)]
         errors = (sample for sample in samples if isinstance(sample, Exception))
         return next(errors, None) or cls.stack(good)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as arrays: see `datasets.workers.loaded`."""
+        images = [view.permute(0, 2, 3, 1).numpy() for view in (self.left, self.right)]
+        return _from_arrays, (*images, self.disparity.numpy(), self.valid.numpy(), self.names)
 
     def to(self, device: torch.device) -> StereoBatch:
         """A copy on another device."""
@@ -69,6 +71,23 @@ class StereoBatch:
     def counted(self, max_disparity: int) -> Tensor:
         """How many pixels the loss looks at."""
         return counted_pixels(self.disparity, self.valid, max_disparity).sum()
+
+
+def _from_arrays(
+    left: NDArray[np.uint8],
+    right: NDArray[np.uint8],
+    disparity: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    names: tuple[str, ...],
+) -> StereoBatch:
+    """A batch on the memory of arrays: images (B, H, W, 3), the others (B, H, W)."""
+    return StereoBatch(
+        left=torch.from_numpy(left).permute(0, 3, 1, 2),
+        right=torch.from_numpy(right).permute(0, 3, 1, 2),
+        disparity=torch.from_numpy(disparity),
+        valid=torch.from_numpy(valid),
+        names=names,
+    )
 
 
 class TrainingSamples(Dataset[StereoSample]):

@@ -15,19 +15,35 @@ from typing import Any
 import torch
 
 from ea_psmnet.files import write_json
+from ea_psmnet.ops.soft_argmin_compiled import is_compiled_for
 
 __all__ = ["describe_environment", "read_sessions", "record_session"]
 
 _LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "opencv-python", "safetensors")
 
 
-def record_session(path: Path, facts: dict[str, Any]) -> None:
+_ROUNDING = ("device", "processor", "precision", "threads", "compiled", "torch")
+"""What decides in which order numbers are added up, and so their last bits."""
+
+
+def record_session(path: Path, facts: dict[str, Any]) -> str:
     """Add a start of the run to its file: `facts`, the environment, when, and the command.
 
     A run that was resumed has one record a start, as the program or the machine may have changed.
+
+    Returns:
+        What has changed since the start before and decides rounding, as `threads 1 instead of 2`:
+        nothing, or the run does not end bit for bit as if it had not been stopped.
     """
     now = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv}
-    write_json(path, [*read_sessions(path), facts | now | describe_environment()])
+    before, own = read_sessions(path), facts | now | describe_environment()
+    write_json(path, [*before, own])
+    old, new = (_rounding(session) for session in (before[-1] if before else {}, own))
+    return ", ".join(
+        f"{name} {new[name]} instead of {old[name]}"
+        for name in _ROUNDING
+        if name in old and name in new and old[name] != new[name]  # older runs lack some
+    )
 
 
 def read_sessions(path: Path) -> list[dict[str, Any]]:
@@ -53,7 +69,14 @@ def describe_environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "compiled": is_compiled_for(torch.empty(0)),
     }
+
+
+def _rounding(session: dict[str, Any]) -> dict[str, Any]:
+    libraries = session.get("libraries")
+    torch_version = libraries.get("torch") if isinstance(libraries, dict) else None
+    return session | ({"torch": torch_version} if torch_version else {})
 
 
 def _git_state(program: Path) -> tuple[str | None, bool | None]:

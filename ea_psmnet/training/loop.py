@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,35 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
 
-from datasets.workers import ErrorsAsValues, raise_errors
+from datasets.workers import loaded
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.machine import single_opencv_thread
+from ea_psmnet.machine import device_name, single_opencv_thread
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.clock import StepClock
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StepSampler, StereoBatch
 from ea_psmnet.training.guards import FiniteGuard, TruthGuard
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
-from ea_psmnet.training.plan import MemoryPlan
+from ea_psmnet.training.plan import MemoryPlan, check_statistics
 from ea_psmnet.training.precision import choose_arithmetic
 from ea_psmnet.training.processes import from_main, is_first, join_processes
+from ea_psmnet.training.progress import expected_time
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
-from ea_psmnet.training.signals import StopRequest, TrainingStopped, ignore_signals
+from ea_psmnet.training.signals import StopRequest, TrainingStopped
 from ea_psmnet.training.sources import training_samples, validation_samples
 from ea_psmnet.training.state import RunState
 from ea_psmnet.training.step import OptimiserStep, StepResult
 from ea_psmnet.training.validation import spread, validate
 
 __all__ = ["train"]
+
+_WORTH_TIMING = 500
+"""Samples of a run that is over before one needs to know when."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -77,6 +80,7 @@ class _Trainer:
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.arithmetic = choose_arithmetic(config, accelerator.device.type)
+        self._tell(f"training on {device_name(accelerator.device)}, {self._dtype}")
         structure = network_config(config)
         self.samples, self.steps = training_samples(config)
         self.validation = validation_samples(config) if config.validate_every else ()
@@ -107,6 +111,7 @@ class _Trainer:
             micro = micro or from_main(plan.micro_batch(accumulation))
             if config.memory_check:
                 plan.check(micro)
+        check_statistics(config, structure, micro)
         return replace(config, micro_batch=micro)
 
     def _accumulation(self, batch: int, micro: int) -> int:
@@ -118,6 +123,8 @@ class _Trainer:
         """Train from the last checkpoint to the last step, or until a signal comes."""
         self.state.resume(self.steps)
         start, main = self.state.start, self.accelerator.is_main_process
+        if start < self.steps:
+            self._announce(self.steps - start)
         with (
             StopRequest() as stop,  # until the summary is written: launchers repeat their SIGTERM
             RunRecord(
@@ -128,20 +135,40 @@ class _Trainer:
                 validation_due=self.state.validation_due,
                 enabled=main,
             ) as record,
-            # Not left to the end of the process: it would wait for workers that ignore its signal.
-            closing(raise_errors(self._loader())) as batches,
+            self._loaded() as batches,
         ):
             if self.state.validation_due:  # it was cut off
                 self._end_turn(start, record, stop)
             for step in range(start, self.steps):
                 self._turn(step, batches, record, stop)
 
+    def _announce(self, steps: int) -> None:
+        """Tell how the batch is cut up and, of a long run, how long it takes."""
+        batch, processes = self.config.batch, self.accelerator.num_processes
+        turns = self._accumulation(batch, self._micro)
+        self._tell(
+            f"{self._facts()['parameters']:,} parameters; batch {batch} = {self._micro} at once x "
+            f"{turns} in turn x {processes} process{'es' * (processes > 1)}; {steps:,} steps"
+        )
+        if self.config.compile or steps * batch < _WORTH_TIMING:
+            return
+        seconds = self.optimise.seconds_a_sample() * batch / processes * steps
+        self._tell(expected_time(seconds, self.accelerator.device.type))
+
+    def _tell(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            print(line, file=sys.stderr)
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.arithmetic.dtype).removeprefix("torch.")
+
     def _facts(self) -> dict[str, Any]:
         """What the record tells of the run besides its settings."""
         device = self.accelerator.device
         return {
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-            "precision": str(self.arithmetic.dtype).removeprefix("torch."),
+            "precision": self._dtype,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "processes": self.accelerator.num_processes,
         }
@@ -181,12 +208,15 @@ class _Trainer:
     ) -> dict[str, float] | None:
         """Take a step and return its figures; None if a signal came in the middle of it."""
         clock = StepClock()
-        own = [next(batches) for _ in range(self._accumulation(self.config.batch, self._micro))]
-        clock.data_came()
         rate = learning_rate(self.config, step, self.steps)
         # One process can stop at once; several must first agree, which they do between steps.
         alone = self.accelerator.num_processes == 1
-        result = self.optimise(own, rate, lambda: alone and stop.number > 0)
+        result = self.optimise(
+            clock.timed(stop.until_signal(batches) if alone else batches),
+            self._accumulation(self.config.batch, self._micro),
+            rate,
+            lambda: alone and stop.number > 0,
+        )
         if result is None:
             return None
         self._judge(step, result, record)
@@ -221,9 +251,11 @@ class _Trainer:
         assert self.config.micro_batch is not None  # settled at the start
         return self.config.micro_batch
 
-    def _loader(self) -> DataLoader[StereoSample]:
-        return DataLoader(
-            ErrorsAsValues(self.samples),
+    def _loaded(self) -> AbstractContextManager[Iterator[StereoBatch]]:
+        """This process's micro-batches from the first step of the run on."""
+        return loaded(
+            self.samples,
+            self.config.workers,
             batch_sampler=StepSampler(
                 self.state.start,
                 self.steps,
@@ -233,9 +265,6 @@ class _Trainer:
                 world=self.accelerator.num_processes,
             ),
             collate_fn=StereoBatch.stack_or_error,
-            num_workers=self.config.workers,
-            worker_init_fn=ignore_signals,
-            generator=torch.Generator(),  # not the run's: a resumed run makes one loader more
         )
 
     def _validate(self, done: int, record: RunRecord, stop: StopRequest) -> None:
@@ -250,7 +279,7 @@ class _Trainer:
             indices,
             self.accelerator,
             self.config.workers,
-            lambda: stop.number > 0,
+            stop,
         )
         if outcome is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.memory import MemoryEstimate, estimate_memory
 
-__all__ = ["MemoryPlan"]
+__all__ = ["MemoryPlan", "check_statistics"]
 
 
 class MemoryPlan:
@@ -94,6 +95,22 @@ class MemoryPlan:
 
     def _fits(self, estimate: MemoryEstimate, micro: int) -> bool:
         return estimate.total(micro) <= self.free
+
+
+def check_statistics(config: TrainingConfig, structure: PSMNetConfig, micro: int) -> None:
+    """Refuse batch normalisation over one number, which the 1/16 volume of one tiny crop would be.
+
+    Raises:
+        ValueError: with what would help.
+    """
+    numbers = micro * math.prod(side // 16 for side in (*config.crop, config.max_disparity))
+    normalised = config.normalisation == "batch" and structure.aggregation == "hourglass"
+    if normalised and numbers < 2:
+        raise ValueError(
+            f"batch normalisation finds a single number in crops of {config.crop}, "
+            f"{config.max_disparity} disparities and a micro-batch of {micro}: enlarge one of them "
+            "(--crop, --micro-batch), or take --normalisation group"
+        )
 
 
 def _gib(size: int) -> str:

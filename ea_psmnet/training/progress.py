@@ -9,13 +9,19 @@ from tqdm import tqdm
 
 from ea_psmnet.training.validation import Validation
 
-__all__ = ["ProgressBar"]
+__all__ = ["ProgressBar", "expected_time"]
 
 _FORMAT = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 _SMOOTHING = 0.05
 """Of the time left: mostly the average, as validations make single steps slow."""
 _SECONDS_BETWEEN = (0.5, 30.0)
 """Two drawings, on a terminal and in a file."""
+_LONG_FOR_A_CPU = 48 * 3600
+_FOR_A_CPU = (
+    "--preset ea-psmnet-small --crop 128 256 --max-disparity 96 --batch 4 --schedule one-cycle "
+    "--steps 2000"
+)
+"""After the first stage of the bundled weights' recipe."""
 
 
 class ProgressBar:
@@ -64,3 +70,19 @@ def _told(figures: Mapping[str, float]) -> str:
     if figures.get("skipped"):
         parts.append(f"skipped {figures['skipped']:.0f}")
     return ", ".join(parts)
+
+
+def expected_time(seconds: float, device: str) -> str:
+    """What to tell of how long a run takes, and on a CPU of a run that ends in hours."""
+    told = f"estimated time: {_duration(seconds)}, if samples come as fast"
+    if device == "cpu" and seconds > _LONG_FOR_A_CPU:
+        told += f"\na CPU learns something within hours by {_FOR_A_CPU}"
+    return told
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    if minutes < 120:
+        return f"about {minutes} min"
+    days = f" ({minutes / 1440:,.0f} days)" if minutes > 4 * 1440 else ""
+    return f"about {minutes / 60:,.0f} h{days}"

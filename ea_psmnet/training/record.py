@@ -63,7 +63,12 @@ class RunRecord:
         self._parts: Sequence[_Part] = ()
         if enabled and start < steps:
             first = {"steps": steps, "steps_before": start}
-            record_session(folder / "environment.json", first | dict(facts))
+            changed = record_session(folder / "environment.json", first | dict(facts))
+            if start and changed:
+                self.note(
+                    f"warning: the run goes on with {changed}: it will not end bit for bit as if "
+                    "it had not been stopped"
+                )
         if enabled:
             self._parts = (
                 MetricsLog(folder / "metrics.jsonl", start, validation_due=validation_due),

@@ -6,10 +6,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["StopRequest", "TrainingStopped", "end_with_launcher", "ignore_signals"]
+__all__ = ["StopRequest", "TrainingStopped", "end_with_launcher"]
+
+T = TypeVar("T")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO = 3.0
@@ -27,15 +30,19 @@ class TrainingStopped(Exception):  # noqa: N818 - not an error: what was asked f
     """
 
     def __init__(self, number: int, step: int) -> None:
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         super().__init__(
-            f"stopped by {name}, saved after {step} steps: the same command continues the run"
+            f"stopped by {_name(number)}, saved after {step} steps: "
+            "the same command continues the run"
         )
         self.exit_code = 128 + number
 
 
+class _CutOff(BaseException):
+    """A signal has come while a value was waited for."""
+
+
 class StopRequest:
-    """Notes the first signal while it is entered.
+    """Notes the first signal while it is entered, and tells at once that it has.
 
     SIGTERM again changes nothing: launchers and SLURM repeat it, and SIGKILL is there. Ctrl-C again
     ends the run at once, unless it is the same one, passed on by a launcher.
@@ -45,6 +52,7 @@ class StopRequest:
         self.number = 0
         """Of the signal that came; 0 for none."""
         self._came = 0.0
+        self._waiting = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -62,12 +70,33 @@ class StopRequest:
             signal.signal(number, handler)
         self._before = {}
 
+    def until_signal(self, values: Iterable[T]) -> Iterator[T]:
+        """Pass values on until a signal comes, which is heard while one is waited for, too."""
+        source = iter(values)
+        while True:
+            try:
+                self._waiting = True
+                if self.number:
+                    return
+                value = next(source)
+            except (_CutOff, StopIteration):
+                return
+            finally:
+                self._waiting = False
+            yield value
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.number:
             self.number, self._came = number, now
+            if os.environ.get("RANK", "0") == "0":  # one line, however many processes
+                line = f"\n{_name(number)}: the run ends after the micro-batch at hand, and saves\n"
+                os.write(2, line.encode())  # past Python's buffers, which may be in use just now
         elif number == signal.SIGINT and now - self._came > _ECHO:
             raise KeyboardInterrupt
+        if self._waiting:
+            self._waiting = False
+            raise _CutOff
 
 
 def end_with_launcher() -> None:
@@ -89,7 +118,5 @@ def _outlive(launcher: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def ignore_signals(worker: int) -> None:
-    """Let only the main process answer: Ctrl-C and SLURM signal its loader workers, too."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def _name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -10,14 +10,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
+from ea_psmnet.files import remove_leftovers
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.training.checkpoint import (
-    load_newest,
-    refusing_strangers,
-    remove_leftovers,
-    save_checkpoint,
-)
+from ea_psmnet.training.checkpoint import load_newest, refusing_strangers, save_checkpoint
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.ema import WeightAverage
 from ea_psmnet.training.processes import from_main

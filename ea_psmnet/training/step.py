@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ from ea_psmnet.training.data import StereoBatch
 from ea_psmnet.training.precision import Arithmetic
 
 __all__ = ["OptimiserStep", "StepResult"]
+
+_PROBE_ROWS = 64
+"""The least height of what is timed: in steps of 16, as all heights."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,18 @@ class OptimiserStep:
         self.optimizer = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.999))
 
     def __call__(
-        self, batches: Sequence[StereoBatch], rate: float, stop: Callable[[], bool] = lambda: False
+        self,
+        batches: Iterator[StereoBatch],
+        count: int,
+        rate: float,
+        stop: Callable[[], bool] = lambda: False,
     ) -> StepResult | None:
         """Take a step.
 
         Args:
-            batches: this process's micro-batches.
+            batches: gives this process's micro-batches, one at a time; ends early where the step
+                is to be undone.
+            count: how many they are.
             rate: learning rate.
             stop: asked between micro-batches; where it says true the step is undone.
 
@@ -90,21 +100,48 @@ class OptimiserStep:
             What came of it; None if it was undone.
         """
         statistics = [buffer.clone() for buffer in self.network.buffers()]
-        pixels = self._pixels(batches)
         self.optimizer.zero_grad()
-        figures = []
-        for number, batch in enumerate(batches):
-            if stop():
+        # What counts is known when all has been seen; until then as if every pixel did.
+        most = torch.tensor(self.config.batch * math.prod(self.config.crop))
+        figures, names, counts = [], [], []
+        for number in range(count):
+            batch = None if stop() else next(batches, None)
+            if batch is None:
                 self._restore(statistics)
                 return None
-            figures.append(self._backward(batch, pixels, last=number == len(batches) - 1))
-        result = self._result(figures, batches, int(pixels))
+            names.append(batch.names)
+            counts.append(batch.counted(self.config.max_disparity))
+            last = number == count - 1
+            figures.append(self._backward(batch, most.to(self.accelerator.device), last=last))
+        pixels = self._summed(counts)
+        own = torch.stack(figures) * self._divide_by(pixels, int(most))
+        result = self._result(own, names, pixels)
         if result.skipped:
             self._restore(statistics)  # what is not finite has reached the batch statistics, too
         elif result.pixels > 0:  # without a gradient Adam would still move
             self._update(rate)
         self.arithmetic.scaler.update()
         return result
+
+    def seconds_a_sample(self) -> float:
+        """How long a sample takes, about: the second of two passes over the top of an empty one.
+
+        All processes must ask; nothing is changed by it.
+        """
+        height, width = self.config.crop
+        rows = min(height, max(_PROBE_ROWS, height // 64 * 16))
+        size, device = (1, rows, width), self.accelerator.device
+        image = torch.zeros(1, 3, rows, width, dtype=torch.uint8)
+        truth = StereoBatch(image, image, torch.ones(size), torch.ones(size, dtype=torch.bool))
+        statistics = [buffer.clone() for buffer in self.network.buffers()]
+        pixels, start = torch.tensor(rows * width, device=device), 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            self._backward(truth, pixels, last=False).tolist()  # which waits for a card, too
+        seconds = time.perf_counter() - start
+        self._restore(statistics)
+        self.optimizer.zero_grad()
+        return seconds * height / rows
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes: the optimiser's."""
@@ -121,13 +158,31 @@ class OptimiserStep:
             if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError("its optimiser's state is another network's")
 
-    def _pixels(self, batches: Sequence[StereoBatch]) -> Tensor:
+    def _summed(self, counts: Sequence[Tensor]) -> int:
         """Counted pixels of the whole batch in all processes."""
-        counts = [batch.counted(self.config.max_disparity) for batch in batches]
-        return self.accelerator.reduce(torch.stack(counts).sum().to(self.accelerator.device), "sum")
+        own = torch.stack(list(counts)).sum().to(self.accelerator.device)
+        return int(self.accelerator.reduce(own, "sum"))
+
+    def _divide_by(self, pixels: int, most: int) -> float:
+        """Make gradients that were divided by `most` those divided by `pixels`.
+
+        Returns:
+            The factor, which the loss wants, too.
+        """
+        factor = most / max(pixels, 1)
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        return factor
 
     def _backward(self, batch: StereoBatch, pixels: Tensor, *, last: bool) -> Tensor:
         """Add one micro-batch's gradients.
+
+        Args:
+            batch: it.
+            pixels: what every sum over pixels is divided by; `__call__` relies on all that is
+                returned and every gradient being in proportion to 1 / `pixels`.
+            last: whether it is the last of the step.
 
         Returns:
             (2 + outputs,): its parts of the loss, of the EPE and of each output's loss.
@@ -167,13 +222,11 @@ class OptimiserStep:
             loss = loss + factor * weighted_sum(cross_entropies(scores, *truth, pixels), weights)
         return loss, losses
 
-    def _result(
-        self, figures: Sequence[Tensor], batches: Sequence[StereoBatch], pixels: int
-    ) -> StepResult:
+    def _result(self, own: Tensor, names: Sequence[tuple[str, ...]], pixels: int) -> StepResult:
+        """What came of a step, from this process's figures, (micro-batches, 2 + outputs)."""
         self.arithmetic.scaler.unscale_(self.optimizer)
         # An infinite norm clips nothing; without a limit the norm is still of interest.
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip or math.inf)
-        own = torch.stack(list(figures))  # (batches, 2 + outputs)
         loss, epe, *outputs = self.accelerator.reduce(own.sum(0), "sum").tolist()
         told = (loss, epe, norm.item(), pixels, tuple(outputs))
         if math.isfinite(loss) and norm.isfinite():
@@ -181,18 +234,20 @@ class OptimiserStep:
         what: Literal["loss", "gradient", "overflow"] = "loss"
         if math.isfinite(loss):
             what = "overflow" if self.arithmetic.may_overflow else "gradient"
-        return StepResult(*told, what, self._guilty(batches, own[:, 0], what))
+        return StepResult(*told, what, self._guilty(names, own[:, 0], what))
 
-    def _guilty(self, batches: Sequence[StereoBatch], losses: Tensor, what: str) -> tuple[str, ...]:
+    def _guilty(
+        self, names: Sequence[tuple[str, ...]], losses: Tensor, what: str
+    ) -> tuple[str, ...]:
         """Samples of the micro-batches whose loss is not finite, or of all if every loss is."""
         finite = losses.isfinite().tolist()
-        names = [
+        guilty = [
             name
-            for batch, good in zip(batches, finite, strict=True)
-            for name in batch.names
+            for batch, good in zip(names, finite, strict=True)
+            for name in batch
             if what != "loss" or not good
         ]
-        return tuple(gather_object(names))
+        return tuple(gather_object(guilty))
 
     def _update(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

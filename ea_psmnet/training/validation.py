@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,14 +10,13 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.workers import ErrorsAsValues, raise_errors
+from datasets.workers import loaded
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors, disparity_bands
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.training.signals import ignore_signals
+from ea_psmnet.training.signals import StopRequest
 
 __all__ = ["Predicted", "Validation", "spread", "validate"]
 
@@ -63,7 +61,7 @@ def validate(
     indices: Sequence[int],
     accelerator: Accelerator,
     workers: int = 0,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopRequest | None = None,
 ) -> Validation | None:
     """Predict whole images, dealt out among the processes, and add up their errors.
 
@@ -75,47 +73,36 @@ def validate(
         indices: of those to predict.
         accelerator: knows the processes.
         workers: processes that load images ahead.
-        stop: asked before each image; where it says true this process leaves the others out.
+        stop: a signal that comes to it lets this process leave out the images to come.
 
     Returns:
         What came of it; None if it was cut off in any process.
 
     Raises:
-        OSError: an image cannot be read.
+        OSError: an image cannot be read, or a process that loads them has died.
         ValueError: a pair does not suit the network; the message says why.
     """
     own = indices[accelerator.process_index :: accelerator.num_processes]
     errors = _added([])
     shown, to_show = [], spread(len(own), _SHOWN)
-    loader = _loader(dataset, own, workers)
+    stop = stop or StopRequest()
     hidden = not accelerator.is_main_process
-    progress = tqdm(loader, desc="validation", unit="pair", leave=False, disable=hidden)
-    with closing(raise_errors(progress)) as samples:
-        for number, sample in enumerate(samples):
-            if stop():
-                break
+    with (
+        loaded(dataset, min(workers, len(own)), sampler=own, batch_size=None) as samples,
+        tqdm(total=len(own), desc="validation", unit="pair", leave=False, disable=hidden) as bar,
+    ):
+        for number, sample in enumerate(stop.until_signal(samples)):
             disparity = matcher(sample.left, sample.right).disparity
             measured = _measured(sample, disparity, matcher.max_disparity)
             errors = _added([errors, measured])
             if number in to_show:
                 counted = _only_counted(sample, matcher.max_disparity)
                 shown.append(Predicted(counted, disparity, measured[_ALL].epe))
-    if any(gather_object([stop()])):
+            bar.update()
+    if any(gather_object([stop.number > 0])):
         return None
     by_range = _added(gather_object([errors]))
     return Validation(by_range.pop(_ALL), by_range, len(indices), shown)
-
-
-def _loader(
-    dataset: Sequence[StereoSample], indices: Sequence[int], workers: int
-) -> DataLoader[StereoSample]:
-    return DataLoader(
-        ErrorsAsValues(dataset),
-        sampler=indices,
-        batch_size=None,
-        num_workers=min(workers, len(indices)),
-        worker_init_fn=ignore_signals,
-    )
 
 
 def _only_counted(sample: StereoSample, limit: int) -> StereoSample:

@@ -40,6 +40,13 @@ def run(pair, checkpoint, out, *arguments):
     return main([str(a) for a in ("attention-maps", *images, *options, *arguments)])
 
 
+def test_a_pair_narrower_than_the_range_has_maps_too(checkpoints, pair, tmp_path, capsys):
+    site = ("--site", "hourglass1.encoder", "--max-disparity", 192)
+    with pytest.warns(UserWarning, match="72 px wide: disparities up to 80 are searched"):
+        assert run(pair, checkpoints / "efficient.safetensors", tmp_path / "out", *site) == 0
+    assert np.load(tmp_path / "out" / "maps.npz")["maps"].shape == (8, 80 // 8, 6, 10)
+
+
 def test_efficient_maps_are_written(checkpoints, pair, tmp_path, capsys):
     checkpoint = checkpoints / "efficient.safetensors"
     assert run(pair, checkpoint, tmp_path / "out", "--site", "hourglass1.encoder") == 0

@@ -1,5 +1,6 @@
 """The commands as a user runs them: files in, files and one line out."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,11 +64,11 @@ def test_help_loads_nothing_slow():
 
 
 def test_predict_never_overwrites_its_input(checkpoint, pair, tmp_path, capsys):
-    for view in ("left", "right"):
-        (tmp_path / f"{view}.png").write_bytes((pair / f"{view}.png").read_bytes())
-    images = [tmp_path / "left.png", tmp_path / "right.png"]
+    images = [tmp_path / "a_disparity.png", tmp_path / "right.png"]
+    for path, view in zip(images, ("left", "right"), strict=True):
+        path.write_bytes((pair / f"{view}.png").read_bytes())
     fails(capsys, "would overwrite an input image", "predict", *images, "--out", tmp_path,
-          "--checkpoint", checkpoint)  # fmt: skip
+          "--checkpoint", checkpoint, "--name", "a", "--force")  # fmt: skip
     assert images[0].read_bytes() == (pair / "left.png").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -99,14 +100,47 @@ def test_predict_writes_what_the_matcher_says(checkpoint, pair, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     written = sorted(path.name for path in out.iterdir())
-    assert written == ["left.pfm", "left.png", "left_preview.png"]
+    assert written == [f"noise_{end}" for end in ("disparity.pfm", "disparity.png", "pair.json",
+                                                  "preview.png")]  # fmt: skip
     assert sorted(result.stdout.split()) == sorted(str(path) for path in out.iterdir())
     matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     expected = matcher(*(read_image(pair / f"{v}.png") for v in ("left", "right"))).disparity
-    np.testing.assert_allclose(read_pfm(out / "left.pfm"), expected, rtol=0, atol=1e-4)
-    stored = cv2.imread(str(out / "left.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(read_pfm(out / "noise_disparity.pfm"), expected, rtol=0, atol=1e-4)
+    stored = cv2.imread(str(out / "noise_disparity.png"), cv2.IMREAD_UNCHANGED)
     assert stored.dtype == np.uint16
     np.testing.assert_allclose(stored / 256, expected, rtol=0, atol=1 / 128)
+
+
+def test_pairs_in_one_folder_keep_their_results(checkpoint, pair, tmp_path, capsys):
+    out, twin = tmp_path / "out", tmp_path / "twin"
+    shutil.copytree(pair, twin)
+    write_image(twin / "left.png", read_image(pair / "left.png")[::-1])
+
+    def predict(folder, *options):
+        images = (folder / "left.png", folder / "right.png")
+        line = ("predict", *images, "--out", out, "--checkpoint", checkpoint, *options)
+        return main([str(part) for part in line])
+
+    assert predict(pair) == predict(twin) == predict(pair) == 0
+    first, second = (read_pfm(out / f"{name}_disparity.pfm") for name in ("noise", "twin"))
+    assert not np.array_equal(first, second)
+    capsys.readouterr()
+    assert predict(twin, "--name", "noise") == 2
+    assert "noise_disparity.pfm: is there and not of this pair" in capsys.readouterr().err
+    assert predict(twin, "--name", "noise", "--force") == 0
+    assert np.array_equal(read_pfm(out / "noise_disparity.pfm"), second)
+
+
+def test_a_narrow_pair_is_searched_whole_and_says_so(checkpoint, pair, tmp_path):
+    result = run_command(
+        *("predict", pair / "left.png", pair / "right.png", "--out", tmp_path, "--scale", 1.5),
+        *("--checkpoint", checkpoint, "--max-disparity", 192),
+    )
+    assert result.returncode == 0
+    assert result.stderr.strip() == (
+        "warning: the images are 108 px wide: disparities up to 112 are searched, not up to 192"
+    )
+    assert read_pfm(tmp_path / "noise_disparity.pfm").shape == SIZE
 
 
 def variants(image):
@@ -123,8 +157,8 @@ def test_predict_takes_images_of_every_kind(checkpoint, pair, tmp_path):
         cv2.imwrite(str(tmp_path / name), image)
         arguments = ["predict", tmp_path / name, pair / "right.png", "--out", tmp_path / "out"]
         assert main([*map(str, arguments), "--checkpoint", str(checkpoint)]) == 0
-        stem = Path(name).stem
-        assert read_pfm(tmp_path / "out" / f"{stem}.pfm").shape == SIZE
+        assert read_pfm(tmp_path / "out" / f"{tmp_path.name}_disparity.pfm").shape == SIZE
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_path, capsys):
@@ -141,7 +175,10 @@ def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_pa
           "predict", left, right, *end, "--memory", "1MiB")  # fmt: skip
     fails(capsys, "nowhere.png: no such file", "predict", tmp_path / "nowhere.png", right, *end)
     fails(capsys, "left 72 x 40, right 60 x 40", "predict", left, other, *end)
-    fails(capsys, "wider than the image", "predict", left, right, *end, "--max-disparity", 96)
+    fails(capsys, "'a/b' is no --name", "predict", left, right, *end, "--name", "a/b")
+    fails(capsys, "scale is 0: expected above 0", "predict", left, right, *end, "--scale", 0)
+    fails(capsys, "unknown device 'gpu'", "predict", left, right, *end, "--device", "gpu")
+    fails(capsys, "0 threads: expected 1", "predict", left, right, *end, "--threads", 0)
     fails(capsys, "multiple of 16", "predict", left, right, *end, "--max-disparity", 30)
     fails(capsys, "no such checkpoint", *("predict", left, right, "--out", out),
           *("--checkpoint", tmp_path / "none.safetensors"))  # fmt: skip

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ import torch
 from command_line import run_command
 
 from ea_psmnet.__main__ import main
-from ea_psmnet.files import read_image, write_image, write_npy
+from ea_psmnet.files import write_image, write_npy
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import save_model
+from ea_psmnet.reports import comparison
 
 MAP_BYTES = (12 * 16 * 32) ** 2 * 4
 """Of non-local attention at 1/8 of 128 x 256 with 96 disparities: 144 MiB."""
@@ -64,11 +67,13 @@ def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, p
     assert starves["forecast"]["sites"]["hourglass1.encoder"]["map_bytes"] == MAP_BYTES
     assert f"{MAP_BYTES:,} bytes" in done.stdout
     assert done.stdout == (tmp_path / "comparison.md").read_text()
-    assert read_image(tmp_path / "comparison.png").std() > 0
+    assert not (tmp_path / "comparison.png").exists()  # a dataset's memory is one point
 
 
 def test_a_training_step_starves_where_prediction_fits(tmp_path):
     """Prediction of 64 x 128 takes some 50 MiB, a step that keeps all activations over 130."""
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "thesis.txt").touch()  # a user's
     done = compare(
         *("--variants", "baseline", "--sizes", "64x128", "--width", 0.5, "--repeats", 1),
         *("--max-disparity", 96, "--budget", "100MiB", "--out", tmp_path),
@@ -80,6 +85,7 @@ def test_a_training_step_starves_where_prediction_fits(tmp_path):
     assert (starves["trial"]["work"], starves["outcome"]["end"]) == ("training", "out of memory")
     assert starves["outcome"]["requested"] > 0
     assert "glibc's own settings" in done.stdout
+    assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,11 @@ def test_a_training_step_starves_where_prediction_fits(tmp_path):
         ("--variants efficient,heads=3", "3 heads cannot share"),
         ("--variants efficient --budget GTX", "or a card: GTX 1080 Ti"),
         ("--variants efficient --sizes 100", "is no volume"),
-        ("--variants efficient --repeats 0", "repeats must be at least 1"),
+        ("--variants efficient --repeats 0", "repeats is 0, expected 1 to"),
+        ("--variants efficient --timeout nan", "timeout is nan, expected 1 to"),
+        ("--variants efficient --timeout 1e300", "timeout is 1e+300, expected 1 to"),
+        ("--variants efficient --batches 1000000000", "a batch is 1000000000, expected 1 to"),
+        ("--variants efficient --sizes 16x1048576", "is 1048576, expected 16 to 16384"),
         ("--variants efficient --sites attic", "unknown attention site 'attic'"),
     ],
 )
@@ -103,3 +113,33 @@ def test_bad_input_is_one_line_and_nothing_runs(arguments, message, capsys, monk
     assert error.startswith("error: ")
     assert error.count("\n") == 0
     assert message in error
+
+
+def test_the_default_is_small_and_told_before_it_runs(pairs, capsys, monkeypatch):
+    """At a speed of 10^12 operations a second; a dataset's work is that of all its pairs."""
+    seen = []
+
+    def stopped(trials, *_, **__):
+        seen.extend(trials)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(comparison, "compare", stopped)
+    monkeypatch.setattr(comparison, "_speed", lambda trial: 1e12)
+    monkeypatch.setattr(comparison, "_START_S", 600.0)
+    assert main(["compare"]) == 2
+    assert [trial.label for trial in seen] == [
+        "baseline",
+        "efficient@encoder",
+        "non-local@encoder",
+    ] * 2
+    assert {trial.shape for trial in seen} == {(1, 256, 512)}
+    told = capsys.readouterr().err
+    assert re.match(r"6 trials of 3 networks: about 6\d min at most", told)
+    few = ["--variants", "baseline", "--width", "0.25", "--max-disparity", "96"]
+    assert main(["compare", *few, "--root", str(pairs)]) == 2
+    assert capsys.readouterr().err.startswith("1 trials of 1 networks: about 10 min at most")
+
+
+def test_the_speed_that_an_estimate_is_made_with_is_measured(monkeypatch):
+    trial = SimpleNamespace(device="cpu", precision="exact")
+    assert 1e8 < comparison._speed(trial) < 1e14

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from stereo_pairs import textured_pair, warped
@@ -49,6 +51,19 @@ def test_one_folder_has_one_layout(tmp_path, capsys):
     assert not (tmp_path / "FlyingThings3D").exists()
 
 
+def test_the_kind_of_dataset_has_the_name_it_has_everywhere(pairs, capsys):
+    for option in ("--data", "--name"):  # the latter is older
+        assert main(["data", "check", str(pairs), option, "folder", "--pairs", "0"]) == 0
+        assert main(["data", "check", str(pairs), option, "eth3d", "--pairs", "0"]) == 1
+        assert "understood as ETH3D" in capsys.readouterr().out
+
+
+def test_one_problem_is_one(pairs, capsys):
+    (pairs / "a" / "right.png").write_bytes(b"no image")
+    assert main(["data", "check", str(pairs), "--pairs", "0"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 problem"
+
+
 def test_a_sheet_of_pairs_and_of_training_samples(pairs):
     out = pairs / "sheet.png"
     assert main(["data", "show", str(pairs), "--out", str(out), "--count", "2"]) == 0
@@ -60,6 +75,36 @@ def test_a_sheet_of_pairs_and_of_training_samples(pairs):
     first = read_image(out)
     assert main([*command, "--augment", "robust", "--seed", "1"]) == 0
     assert (read_image(out) != first).any()
+
+
+def test_pairs_without_truth_are_shown_and_listed(pairs):
+    out = pairs / "sheet.png"
+    (pairs / "a" / "disp.pfm").unlink()
+    assert main(["data", "show", str(pairs), "--out", str(out)]) == 0
+    whole = read_image(out)
+    (pairs / "pairs.txt").write_text("a/left.png a/right.png\nb/left.png b/right.png b/disp.pfm\n")
+    command = ["data", "show", str(pairs / "pairs.txt"), "--out", str(out)]
+    for name in ("--data", "--name"):
+        assert main([*command, name, "list"]) == 0
+        assert read_image(out).shape[0] < whole.shape[0]
+    assert main(["data", "check", str(pairs / "pairs.txt"), "--data", "list", "--pairs", "1"]) == 1
+    assert main(["data", "check", str(pairs / "a")]) == 0
+    for learn in (["evaluate", "--root", str(pairs)], ["data", "show", str(pairs / "none")]):
+        assert main([*learn, "--out", str(out.with_suffix(""))]) == 2
+
+
+def test_a_right_truth_is_dark_a_wrong_one_bright_and_what_is_not_compared_blue():
+    pair = textured_pair()
+    pair.valid[:48] = False
+    shifted = replace(pair, disparity=pair.disparity + 5)
+    means = []
+    for sample in (pair, shifted):
+        sheet = contact_sheet([sample], "title").astype(int)
+        column = sheet[78:228, 12 + 3 * 332 + 40 : 12 + 4 * 332 - 20]
+        means.append(column[90:140].mean())
+        assert (column[5:60] == (40, 60, 120)).all()
+    assert 10 < means[0] < 60
+    assert means[1] > 2 * means[0]
 
 
 def test_bad_requests_are_one_line(pairs, capsys):
@@ -76,9 +121,9 @@ def test_the_difference_is_that_of_the_warped_right_view():
     pair = textured_pair()
     pair.valid[:20] = False
     difference = warp_difference(pair)
-    assert (difference[:20] == 0).all()
+    assert np.isnan(difference[:20]).all()
     match = np.arange(200) - pair.disparity
-    assert (difference[match < 0] == 0).all()
+    assert np.isnan(difference[match < 0]).all()
     expected = np.abs(pair.left.astype(float) - warped(pair)).mean(-1)
     inside = pair.valid & (match >= 0)
     np.testing.assert_allclose(difference[inside], expected[inside], atol=1)

@@ -75,9 +75,9 @@ def test_a_network_a_baseline_and_saved_predictions_side_by_side(
                "--predictions", theirs, "--out", out, "--sheets", "--error-maps", "--worst",
                "--precision", "exact", "--device", "cpu") == 0  # fmt: skip
     found = methods(out / "report.json")
-    assert list(found) == ["tiny", "SGBM (filled)", "theirs"]
+    assert list(found) == ["tiny", "SGBM (filled, padded)", "theirs"]
     assert found["theirs"]["total"]["EPE"] == pytest.approx(1.5)
-    assert found["SGBM (filled)"]["total"]["EPE"] < 0.2
+    assert found["SGBM (filled, padded)"]["total"]["EPE"] < 0.2
     matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     expected = DisparityErrors()
     for name, shift in (("eight", 8), ("four", 4)):
@@ -90,11 +90,11 @@ def test_a_network_a_baseline_and_saved_predictions_side_by_side(
     assert table.split("\n\n")[1] in (out / "report.md").read_text()
     for folder in ("sheets", "error_maps"):
         assert sorted(str(p.relative_to(out / folder)) for p in (out / folder).glob("*/*")) == [
-            *("SGBM_filled/eight.png", "SGBM_filled/four.png", "theirs/eight.png"),
+            *("SGBM_filled_padded/eight.png", "SGBM_filled_padded/four.png", "theirs/eight.png"),
             *("theirs/four.png", "tiny/eight.png", "tiny/four.png"),
         ]
     assert {p.name for p in (out / "worst").iterdir()} == {
-        *("SGBM_filled.png", "theirs.png", "tiny.png"),
+        *("SGBM_filled_padded.png", "theirs.png", "tiny.png"),
     }
     page = (out / "report.md").read_text()
     assert "![theirs: the 2 pairs of the highest EPE](worst/theirs.png)" in page
@@ -102,8 +102,8 @@ def test_a_network_a_baseline_and_saved_predictions_side_by_side(
 
 def test_holes_are_filled_or_left_and_told(pairs, tmp_path):
     common = ("--root", pairs, "--method", "sgbm", "bm", "--limit", 32)
-    assert run(*common, "--no-fill", "--out", tmp_path / "left") == 0
-    assert run(*common, "--no-fill", "--pad", "--out", tmp_path / "padded") == 0
+    assert run(*common, "--no-fill", "--no-pad", "--out", tmp_path / "left") == 0
+    assert run(*common, "--no-fill", "--out", tmp_path / "padded") == 0
     left, padded = (methods(tmp_path / name / "report.json") for name in ("left", "padded"))
     assert set(left) == {"SGBM (holes left)", "BM (holes left)"}
     assert left["SGBM (holes left)"]["total"]["density"] < 100 * (96 - 32) / 96 + 1
@@ -117,7 +117,7 @@ def test_two_reports_are_compared(pairs, theirs, tmp_path, capsys):
     capsys.readouterr()
     assert run(*common, "--predictions", theirs, "--against", before, "--out", tmp_path / "t") == 0
     printed = capsys.readouterr().out
-    assert "**theirs against SGBM (filled), 2 images**" in printed
+    assert "**theirs against SGBM (filled, padded), 2 images**" in printed
     (comparison,) = json.loads((tmp_path / "t" / "report.json").read_text())["comparisons"]
     epe = comparison["differences"][0]
     assert epe["after"] == pytest.approx(1.5)
@@ -169,12 +169,14 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     killed = (*common, "--out", tmp_path / "killed")
     unfinished = until_killed(killed, measured=2)
     fails(capsys, "has limit 32, not 16", *killed, "--limit", 16)
+    (unfinished / "thesis.txt").touch()  # a user's
     first = tmp_path / "killed" / "error_maps" / "tiny" / "00.png"
     first.unlink()
     assert run(*killed) == 0
     assert not first.exists()  # the first pair was not predicted again
-    assert not unfinished.exists()
+    assert [path.name for path in unfinished.iterdir()] == ["thesis.txt"]
     assert run(*common, "--out", tmp_path / "whole") == 0
+    assert not (tmp_path / "whole" / "unfinished").exists()
     reports = [without_times(tmp_path / name / "report.json") for name in ("killed", "whole")]
     assert reports[0] == reports[1]
     assert len(reports[0]["methods"][1]["images"]) == 16
@@ -214,8 +216,9 @@ def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
     fails(capsys, "no protocol 'eth3d'", *root, "--method", "sgbm", "--protocols", "eth3d")
     fails(capsys, "pictures need --out", *root, "--method", "sgbm", "--worst")
     fails(capsys, "and pairs to draw", "--report", theirs, "--sheets", "--out", tmp_path)
-    fails(capsys, "none.json: no such report", *root, "--against", tmp_path / "none.json")
-    fails(capsys, "cannot search 192 pixels in an image 96 wide", *root, "--method", "sgbm")
+    fails(capsys, "none.json: no such file", *root, "--against", tmp_path / "none.json")
+    fails(capsys, "cannot search 192 pixels in an image 96 wide", *root, "--method", "sgbm",
+          "--no-pad")  # fmt: skip
     fails(capsys, "CUDA graphs were asked for on the CPU: leave them out", *root, "--cuda-graphs",
           "--device", "cpu")  # fmt: skip
     fails(capsys, "named twice", *root, "--predictions", theirs, theirs)
@@ -232,7 +235,8 @@ def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
 def test_sgbm_on_real_pairs_is_what_others_find(shared_data, tmp_path, name, epe, bad):
     """Others' figures for filled StereoSGBM, settings unknown: the neighbourhood is what counts."""
     root = shared_data / "stereo" / name
-    assert run("--root", root, "--method", "sgbm", "--protocols", "pooled", "--out", tmp_path) == 0
+    command = f"--root {root} --method sgbm --no-pad --protocols pooled --out {tmp_path}"
+    assert run(*command.split()) == 0
     total = methods(tmp_path / "report.json")["SGBM (filled)"]["total"]
     assert total["EPE"] == pytest.approx(epe, rel=0.1)
     assert total["bad-2"] == pytest.approx(bad, rel=0.1)

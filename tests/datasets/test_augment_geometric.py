@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from stereo_pairs import FRONT, NEAR, far, matched, seen, textured_pair, warp_error
 
+from datasets import augment_geometric
 from datasets.augment_geometric import Geometric, Tilt, geometric_crop, resized, tilted
 from datasets.transforms import cut
 from ea_psmnet.sample import StereoSample
@@ -128,6 +129,23 @@ def test_a_window_of_a_tilted_pair_shows_what_lies_beyond_the_window(pair):
     assert np.abs(whole.right.astype(int) - part.right).max() <= 2
     np.testing.assert_allclose(part.disparity, whole.disparity, atol=1e-4)
     assert part.masks.keys() == pair.masks.keys()
+
+
+@pytest.mark.parametrize("angle", [0.0, 1.0, -2.0])
+@pytest.mark.parametrize("window", [np.s_[10:60, 20:90], np.s_[0:96, 150:200], np.s_[40:96, 0:9]])
+def test_images_too_large_for_a_warp_are_narrowed_first(pair, monkeypatch, angle, window):
+    tilt = Tilt(angle, 1.5, (99.5, 47.5))
+    whole = tilted(pair, tilt, window)
+    monkeypatch.setattr(augment_geometric, "_WARPABLE", 50)
+    narrowed = tilted(pair, tilt, window)
+    assert np.abs(narrowed.right.astype(int) - whole.right).max() <= 2  # steps of 1/32 pixel
+
+
+def test_a_crop_of_an_image_wider_than_opencv_warps():
+    image = np.zeros((96, 40_000, 3), np.uint8)
+    wide = StereoSample(image, image, image[..., 0].astype(np.float32), image[..., 0] == 0, "wide")
+    sample = tilted(wide, Tilt(0.1, 1.0, (19999.5, 47.5)), np.s_[20:60, 39_000:39_200])
+    assert sample.right.shape == (40, 200, 3)
 
 
 def test_truth_that_a_tilt_takes_beyond_infinity_is_unknown(pair):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from dataset_trees import SIZE, eth3d, middeval3, middlebury2014, shade, sintel, write_png
@@ -137,3 +138,18 @@ def test_masks_of_different_sizes_are_named(tmp_path):
     write_png(path, np.zeros((3, 3)), np.uint8)
     with pytest.raises(ValueError, match=r"outofframe/alley_1/frame_0001\.png"):
         Sintel(tmp_path)[0]
+
+
+def test_masks_of_two_sizes_are_told_with_both_paths(tmp_path):
+    root = sintel(tmp_path)
+    write_png(root / "training/occlusions/alley_1/frame_0001.png", np.zeros((3, 6)), np.uint8)
+    told = r"occlusions/alley_1/frame_0001\.png: 6x3 pixels, but .*outofframe.* has 6x4; a frame's"
+    with pytest.raises(ValueError, match=told):
+        Sintel(tmp_path)[0]
+
+
+def test_a_mask_of_floats_is_told(tmp_path):
+    path = middeval3(tmp_path) / "MiddEval3/trainingQ/Adirondack/mask0nocc.png"
+    path.write_bytes(cv2.imencode(".tiff", np.ones(SIZE, np.float32))[1].tobytes())
+    with pytest.raises(ValueError, match=r"mask0nocc\.png: a mask of float32 values, expected 8"):
+        MiddEval3(tmp_path)[0]

@@ -18,6 +18,7 @@ NAMES = {
     "kitti2012": ["training/000000_10", "training/000001_10"],
     "kitti2015": ["training/000000_10", "training/000001_10"],
     "middlebury2014": ["Adirondack-perfect", "Bicycle1-perfect"],
+    "middlebury2021": ["artroom1", "skates2"],
     "middeval3": ["Adirondack", "ArtL"],
     "eth3d": ["delivery_area_1l", "electro_1l"],
     "sintel": ["alley_1/frame_0001", "bamboo_2/frame_0001"],
@@ -26,6 +27,7 @@ NAMES = {
     "instereo2k": ["train/part1/000000", "train/part2/000001"],
     "virtual-kitti": ["Scene01/clone/00002", "Scene01/fog/00002"],
     "tartanair": ["hospital/hospital/Easy/P000/000001", "ocean/ocean/Hard/P000/000001"],
+    "tartanair-v2": ["CarWelding/Data_easy/P000/000001", "Ocean/Data_hard/P000/000001"],
     "folder": ["pair0", "pair1"],
     "list": ["pair0/left", "pair1/left"],
 }
@@ -115,6 +117,19 @@ def test_auto_recognises_it(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", TREES)
+def test_suffixes_may_be_capitals(tmp_path, name):
+    root = TREES[name](tmp_path)
+    for path in [path for path in tmp_path.rglob("*.*") if path.suffix in (".png", ".jpg", ".pfm")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    if name == "list":
+        text = root.read_text()
+        for suffix in (".png", ".jpg", ".pfm"):
+            text = text.replace(suffix, suffix.upper())
+        root.write_text(text)
+    assert [sample.name for sample in build_dataset("auto", root)] == NAMES[name]
+
+
+@pytest.mark.parametrize("name", TREES)
 def test_it_travels_to_worker_processes(tmp_path, name):
     dataset = build_dataset(name, TREES[name](tmp_path))
     copy = pickle.loads(pickle.dumps(dataset))
@@ -140,7 +155,7 @@ def test_unknown_options_are_told_with_those_there_are(tmp_path):
     root = TREES["middeval3"](tmp_path)
     with pytest.raises(ValueError, match="size: no option of middeval3, which takes resolution, "):
         build_dataset("middeval3", root, size=1)
-    with pytest.raises(ValueError, match="seed: no option of folder, which takes none"):
+    with pytest.raises(ValueError, match="seed: no option of folder, which takes require_truth"):
         build_dataset("folder", TREES["folder"](tmp_path / "pairs"), seed=1)
     with pytest.raises(ValueError, match=r"sede: no option of synthetic, which takes .*\bseed\b"):
         build_dataset("synthetic", sede=1)
@@ -165,6 +180,24 @@ def test_a_folder_too_high_or_too_low_is_told_which_one_it_should_be(tmp_path):
     for wrong in (root.parent, root / "training", root / "training/image_2"):
         with pytest.raises(ValueError, match=f"no known layout, though {root} holds kitti2015;"):
             detect_dataset(wrong)
+
+
+def test_two_datasets_in_one_folder_are_both_told(tmp_path):
+    root = TREES["kitti2015"](TREES["kitti2012"](tmp_path))
+    with pytest.raises(ValueError, match=r"holds kitti2012 and kitti2015; choose one by its name"):
+        detect_dataset(root)
+    TREES["eth3d"](TREES["middeval3"](tmp_path / "more"))
+    with pytest.raises(ValueError, match=r"more: holds middeval3 and eth3d; .*--data middeval3"):
+        build_dataset("auto", tmp_path / "more")
+    assert detect_dataset(tmp_path / "more/MiddEval3/trainingQ") == "middeval3"
+
+
+def test_scenes_of_middlebury_2014_are_none_of_2021(tmp_path):
+    TREES["middlebury2014"](TREES["middlebury2021"](tmp_path) / "data")
+    for root in (tmp_path, tmp_path / "data"):
+        assert [s.name for s in build_dataset("middlebury2021", root)] == ["artroom1", "skates2"]
+    with pytest.raises(FileNotFoundError, match="no scenes; understood as Middlebury 2021"):
+        build_dataset("middlebury2021", TREES["middlebury2014"](tmp_path / "other"))
 
 
 def test_pairs_beside_a_folder_say_nothing_of_it(tmp_path):

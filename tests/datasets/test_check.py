@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from dataset_trees import instereo2k, middeval3
 from stereo_pairs import textured_pair
 
-from datasets import check_frames
+from datasets import check_frames, check_pairs, check_series
 from datasets.check import check_dataset, spread
 from datasets.check_frames import values_of
 from datasets.check_report import CheckReport
@@ -285,6 +286,143 @@ def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
         "no truth",
         "no right image",
     ]
+
+
+def test_pairs_without_truth_are_checked(tmp_path):
+    pair = textured_pair()
+    for name in ("a", "b"):
+        write_image(tmp_path / name / "left.png", pair.left)
+        write_image(tmp_path / name / "right.png", pair.right)
+    report = check_dataset(tmp_path, progress=False)
+    assert (report.frames, report.truths, report.without_truth, report.problems) == (2, 0, 2, ())
+    assert "2 frames opened, 0 of their truth files read, 2 frames have none" in report.to_text()
+    assert [pair.errors for pair in report.pairs] == [{}, {}]
+    write_image(tmp_path / "b" / "right.png", np.roll(pair.right, 6, axis=0))
+    assert kinds(check_dataset(tmp_path, progress=False)) == [("unrectified", "b")]
+
+
+def test_a_pair_without_truth_among_others_is_told_and_looked_at(tmp_path):
+    pair = textured_pair()
+    for name in ("a", "b"):
+        write_image(tmp_path / name / "left.png", pair.left)
+        write_image(tmp_path / name / "right.png", pair.right)
+    write_npy(tmp_path / "a" / "disp.npy", pair.disparity)
+    report = check_dataset(tmp_path, progress=False)
+    assert kinds(report) == [("missing", "b")]
+    assert (report.frames, len(report.pairs)) == (2, 2)
+
+
+def test_a_list_of_pairs_without_truth_is_checked(tmp_path):
+    pair = textured_pair()
+    write_image(tmp_path / "a l.png", pair.left)
+    write_image(tmp_path / "a r.png", pair.right)
+    (tmp_path / "pairs.txt").write_text("a l.png a r.png\n")
+    report = check_dataset(tmp_path / "pairs.txt", progress=False)
+    assert (report.dataset, report.frames, report.problems) == ("list", 1, ())
+
+
+def one_pair(root: Path, truth: np.ndarray) -> Path:
+    pair = textured_pair()
+    write_image(root / "a" / "left.png", pair.left)
+    write_image(root / "a" / "right.png", pair.right)
+    write_npy(root / "a" / "disp.npy", truth)
+    return root
+
+
+def test_zeros_that_stand_for_unknown_are_told(tmp_path):
+    truth = textured_pair().disparity
+    truth[:10] = 0
+    (problem,) = check_dataset(one_pair(tmp_path, truth), progress=False).problems
+    assert (problem.kind, Path(problem.where).name) == ("zeros", "disp.npy")
+    assert problem.what.startswith("10.4% of its pixels are exactly 0, and no other is under 5.0")
+    truth[10:20] = 0.3  # what is far away
+    report = check_dataset(one_pair(tmp_path, truth), progress=False, pairs=0)
+    assert report.problems == ()
+    assert report.to_dict()["odd_pixels"]["zero"][0]["share"] == pytest.approx(10 / 96)
+    assert kinds(check_dataset(one_pair(tmp_path, truth * 0), pairs=0, progress=False)) == [
+        ("zeros", "disp.npy")
+    ]
+
+
+def test_truth_wholly_beyond_the_range_is_told(tmp_path):
+    truth = textured_pair().disparity * 100
+    truth[0] = np.nan
+    (problem,) = check_dataset(one_pair(tmp_path, truth), progress=False, pairs=0).problems
+    assert (problem.kind, Path(problem.where).name) == ("beyond", "disp.npy")
+    assert "every known disparity is over 192 pixels (500.0 to 3000.0)" in problem.what
+    report = check_dataset(tmp_path, progress=False, pairs=0, max_disparity=3000)
+    assert report.problems == ()
+
+
+def test_a_dark_image_is_told_and_read(tmp_path):
+    root = one_pair(tmp_path, textured_pair().disparity)
+    (root / "a" / "left.png").unlink()
+    dark = (textured_pair().left[..., 0].astype(np.uint16) * 16).astype(">u2")
+    (root / "a" / "left.pgm").write_bytes(b"P5 200 96 65535\n" + dark.tobytes())
+    report = check_dataset(root, progress=False)
+    assert kinds(report)[0] == ("dark", "left.pgm")
+    assert report.problems[0].what.startswith("16-bit image of values up to")
+
+
+class UnforeseenError(Exception):
+    """Of a kind that no reader is to raise."""
+
+
+def test_readers_that_fail_in_any_way_are_findings(tree, monkeypatch, capsys):
+    def reading(path, **_):
+        if path.name == "0007.pfm":
+            raise UnforeseenError("line one\nline two")
+        return disparity_values(path)
+
+    monkeypatch.setattr(check_frames, "disparity_values", reading)
+    assert main(["data", "check", str(tree), "--no-whole"]) == 1
+    told = capsys.readouterr().out
+    assert "left/0007.pfm: line one line two" in told
+    assert "right/0007.pfm: line one line two" in told
+    assert "2 problems" in told
+
+
+def test_pairs_that_cannot_be_compared_are_findings(tree, monkeypatch):
+    def comparing(*_):
+        raise UnforeseenError
+
+    monkeypatch.setattr(check_pairs, "warp_errors", comparing)
+    report = checked(tree)
+    assert [(p.kind, p.what) for p in report.problems] == [("not compared", "UnforeseenError")] * 3
+
+
+def test_a_listing_that_fails_is_a_finding(tree, monkeypatch, capsys):
+    def building(*_, split, **__):
+        raise UnforeseenError
+
+    monkeypatch.setattr(check_series, "build_dataset", building)
+    assert main(["data", "check", str(tree), "--no-whole"]) == 1
+    assert "missing: 1\n  train, clean: UnforeseenError\n1 problem\n" in capsys.readouterr().out
+
+
+def test_images_wider_than_opencv_bears_are_compared(tmp_path):
+    pair = textured_pair()
+    wide = one_pair(tmp_path, np.tile(pair.disparity, 200)) / "a"
+    write_image(wide / "left.png", np.tile(pair.left, (1, 200, 1)))
+    write_image(wide / "right.png", np.tile(pair.right, (1, 200, 1)))
+    report = check_dataset(tmp_path, progress=False)
+    assert report.problems == ()
+    assert report.pairs[0].errors["minus"] < 0.5 * report.pairs[0].errors["zero"]
+    assert main(["data", "show", str(tmp_path), "--out", str(tmp_path / "sheet.png")]) == 0
+
+
+def test_names_that_no_terminal_takes(tmp_path, capsys):
+    root = one_pair(tmp_path / os.fsdecode(b"caf\xe9"), textured_pair().disparity)
+    (root / "a").rename(root / "line\nbreak")
+    (root / "line\nbreak" / "disp.npy").write_bytes(b"PK")
+    out = tmp_path / "report.json"
+    assert main(["data", "check", str(root), "--out", str(out)]) == 1
+    told = capsys.readouterr().out
+    told.encode()
+    assert r"caf\xe9/line\nbreak/disp.npy: damaged" in told
+    assert json.loads(out.read_text())["problems"][0]["where"].endswith("line\nbreak/disp.npy")
+    write_npy(root / "line\nbreak" / "disp.npy", textured_pair().disparity)
+    assert main(["data", "show", str(root), "--out", str(tmp_path / "sheet.png")]) == 0
 
 
 def test_textureless_views_say_nothing(tree):

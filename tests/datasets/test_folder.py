@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,13 +19,18 @@ WRITERS = {".npy": write_npy, ".pfm": write_pfm, ".png": write_disparity_png}
 
 def write_pair(folder: Path, image: str = ".png", truth: str = ".npy", shade: int = 50) -> Path:
     for stem, value in (("left", shade), ("right", shade + 1)):
-        write_image(folder / f"{stem}{image}", np.full((4, 6, 3), value, np.uint8))
-    WRITERS[truth](folder / f"disp{truth}", np.full((4, 6), 2.5, np.float32))
+        pixels = np.full((4, 6, 3), value, np.uint8)
+        if image == ".pgm":
+            folder.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(folder / f"{stem}.pgm"), pixels[..., 0])
+        else:
+            write_image(folder / f"{stem}{image}", pixels)
+    WRITERS[truth.lower()](folder / f"disp{truth}", np.full((4, 6), 2.5, np.float32))
     return folder
 
 
-@pytest.mark.parametrize("image", IMAGE_SUFFIXES)
-@pytest.mark.parametrize("truth", [".npy", ".pfm", ".png"])
+@pytest.mark.parametrize("image", [*IMAGE_SUFFIXES, ".JPG", ".Png"])
+@pytest.mark.parametrize("truth", [".npy", ".pfm", ".png", ".PFM"])
 def test_every_format(tmp_path, image, truth):
     write_pair(tmp_path / "pair", image, truth)
     sample = PairFolder(tmp_path)[0]
@@ -64,6 +71,30 @@ def test_two_formats_of_one_file_are_ambiguous(tmp_path):
     write_pair(tmp_path / "a", truth=".pfm")
     with pytest.raises(ValueError, match=r"a: both disp\.npy and disp\.pfm"):
         PairFolder(tmp_path)
+
+
+def test_two_spellings_of_one_suffix_are_ambiguous(tmp_path):
+    write_pair(tmp_path / "a")
+    write_pair(tmp_path / "a", image=".PNG")
+    with pytest.raises(ValueError, match=r"a: both left\.(png|PNG) and left\.(png|PNG); keep"):
+        PairFolder(tmp_path)
+
+
+def test_pairs_without_truth_where_they_are_asked_for(tmp_path):
+    (write_pair(tmp_path / "a") / "disp.npy").unlink()
+    write_pair(tmp_path / "b")
+    without, with_truth = build_dataset("auto", tmp_path, require_truth=False)
+    assert (without.name, without.disparity.any(), without.valid.any()) == ("a", False, False)
+    assert with_truth.valid.all()
+    with pytest.raises(FileNotFoundError, match="a: no truth"):
+        build_dataset("auto", tmp_path)
+    with pytest.raises(ValueError, match="a/mirrored: no truth"):
+        PairFolder(tmp_path, require_truth=False).mirrored(0)
+
+
+def test_an_odd_name_becomes_printable(tmp_path):
+    write_pair(tmp_path / os.fsdecode(b"caf\xe9\n"))
+    assert [sample.name for sample in PairFolder(tmp_path)] == [r"caf\xe9\n"]
 
 
 def test_sizes_must_agree(tmp_path):

@@ -58,6 +58,59 @@ def test_a_table_with_blanks_in_names_and_empty_cells(tmp_path):
     assert (samples[0].left < samples[0].right).all()
 
 
+@pytest.mark.parametrize("between", [" ", "\t", "   "])
+def test_paths_with_blanks(tmp_path, between):
+    folder(tmp_path)
+    (tmp_path / "pair0").rename(tmp_path / "my first  pair.2")
+    names = ("left.png", "right.png", "disp.npy")
+    line = between.join(f"my first  pair.2/{name}" for name in names)
+    write_text(
+        tmp_path / "a.txt", f"{line} more columns\n{line.replace('my first  pair.2', 'pair1')}"
+    )
+    assert [s.name for s in PairList(tmp_path / "a.txt")] == ["my first  pair.2/left", "pair1/left"]
+
+
+def test_pairs_without_truth_where_they_are_asked_for(tmp_path):
+    folder(tmp_path)
+    whole = "pair1/left.png pair1/right.png pair1/disp.npy"
+    write_text(tmp_path / "a.txt", f"pair0/left.png pair0/right.png\n{whole}")
+    rows = ("left,right,disparity", "pair0/left.png,pair0/right.png,", whole.replace(" ", ","))
+    write_text(tmp_path / "a.csv", "\n".join(rows))
+    write_text(tmp_path / "b.csv", "left,right\npair0/left.png,pair0/right.png")
+    for name, known in (("a.txt", [0, 1]), ("a.csv", [0, 1]), ("b.csv", [0])):
+        with pytest.raises(ValueError, match=r"line [12]: no disparity"):
+            build_dataset("list", tmp_path / name)
+        dataset = build_dataset("list", tmp_path / name, require_truth=False)
+        assert [sample.valid.any() for sample in dataset] == known
+
+
+@pytest.mark.parametrize("entry", [".", "..", "x" * 300, "y" * 5000, "pair0", "a\x07b.png"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_entries_that_are_no_files_are_one_line(tmp_path, entry, suffix):
+    folder(tmp_path)
+    row = [entry, "pair0/right.png", "pair0/disp.npy"]
+    text = " ".join(row) if suffix == ".txt" else "left,right,disparity\n" + ",".join(row)
+    write_text(tmp_path / f"a{suffix}", text)
+    told = rf"a\{suffix}, line [12]: .* is not there; run in"
+    with pytest.raises(FileNotFoundError, match=told) as error:
+        PairList(tmp_path / f"a{suffix}")
+    assert len(str(error.value)) < 500
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("column", ["", "left,right,disparity\n"])
+def test_a_huge_field_is_one_line(tmp_path, column):
+    write_text(tmp_path / "a.csv", f"{column}{'x' * 200_000}")
+    with pytest.raises(ValueError, match=r"a\.csv, line [12]: no row of a table \(field larger"):
+        PairList(tmp_path / "a.csv")
+
+
+def test_a_list_that_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ValueError, match=r"a\.txt: no list of pairs, it is no UTF-8 text"):
+        PairList(tmp_path / "a.txt")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
@@ -96,5 +149,5 @@ def test_missing_files_are_named(tmp_path):
     told = r"line 2: .*000007_10\.png is not there; run in the folder .* base="
     with pytest.raises(FileNotFoundError, match=told):
         PairList(tmp_path / "a.txt")
-    with pytest.raises(FileNotFoundError, match=r"b\.txt: no list of pairs"):
+    with pytest.raises(FileNotFoundError, match=r"b\.txt: no such file"):
         PairList(tmp_path / "b.txt")

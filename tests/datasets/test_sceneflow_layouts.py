@@ -37,6 +37,11 @@ FOLDERS = {
         part: (f"{part.lower()}__{{}}", f"{part.lower()}__disparity")
         for part in ("FlyingThings3D", "Monkaa", "Driving")
     },
+    "B with flying": {
+        "FlyingThings3D": ("flying_{}", "flying_disparity"),
+        "Monkaa": ("monkaa_{}", "monkaa_disparity"),
+        "Driving": ("driving_{}", "driving_disparity"),
+    },
     "C": {
         "FlyingThings3D": ("{}", "disparity"),
         "Monkaa": ("{}/TRAIN", "disparity/TRAIN"),
@@ -228,6 +233,32 @@ def test_a_part_without_the_split_is_an_error(tmp_path, layout):
         SceneFlow(root)
 
 
+@pytest.mark.parametrize("above", [".", "SceneFlow"])
+@pytest.mark.parametrize("name", ["things_frames_cleanpass", "Frames_FinalPass_old"])
+def test_a_folder_of_images_that_is_of_no_part_is_told(tmp_path, above, name):
+    """A full download would be trained on without it."""
+    write_tree(tmp_path / above, "B", TRAIN[3:])
+    (tmp_path / above / name / "TRAIN").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"{name}: images of no part that is known; begin its"):
+        SceneFlow(tmp_path)
+    assert detect_dataset(tmp_path) == "sceneflow"
+
+
+def test_the_same_images_in_two_formats_are_no_unknown_part(tmp_path):
+    root = write_tree(tmp_path, "B")
+    for folder in sorted(root.glob("*frames_cleanpass")):
+        shutil.copytree(folder, folder.with_name(f"{folder.name}_webp"))
+    assert [f.name for f in SceneFlow(root).frames] == NAMES
+
+
+def test_pairs_in_a_folder_called_as_a_part_are_no_scene_flow(tmp_path):
+    for name in ("driving", "other"):
+        for view in ("left", "right"):
+            write_image(tmp_path / name / f"{view}.png", np.zeros((*SIZE, 3), np.uint8))
+        write_pfm(tmp_path / name / "disp.pfm", np.ones(SIZE, np.float32))
+    assert [sample.name for sample in build_dataset("auto", tmp_path)] == ["driving", "other"]
+
+
 def test_masks_are_optional(tmp_path):
     root = write_subset(tmp_path, ("0000000",))
     for path in root.glob("train/disparity_occlusions/*/*.png"):
@@ -311,10 +342,10 @@ def test_a_list_of_another_form_is_refused(tmp_path, line):
     write_text(tmp_path / "unused.txt", f"TRAIN/A/0000/left/0006.png\n{line}\n")
     with pytest.raises(ValueError, match=rf"unused\.txt, line 2: '{line}'; expected a frame as"):
         SceneFlow(tmp_path, exclude=tmp_path / "unused.txt")
-    with pytest.raises(FileNotFoundError, match=r"none\.txt: no list"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt: no such file"):
         SceneFlow(tmp_path, exclude=tmp_path / "none.txt")
     (tmp_path / "photo.txt").write_bytes(b"\xff\xd8")
-    with pytest.raises(FileNotFoundError, match=r"photo\.txt: no list"):
+    with pytest.raises(ValueError, match=r"photo\.txt: no list of frames, it is no UTF-8"):
         SceneFlow(tmp_path, exclude=tmp_path / "photo.txt")
 
 

@@ -1,3 +1,4 @@
+import json
 import pickle
 from dataclasses import replace
 from functools import lru_cache
@@ -396,17 +397,24 @@ def test_indices_and_slices_are_those_of_a_list() -> None:
     [
         ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
         ({"seed": 2**32}, "seed is 4294967296"),
-        ({"size": (8, 64)}, "height is 8, expected 16 or more"),
-        ({"size": (64, 8)}, "width is 8, expected 16 or more"),
+        ({"size": (8, 64)}, "height is 8, expected 16 to 16384"),
+        ({"size": (10**6, 64)}, "height is 1000000"),
+        ({"size": (64, 8)}, "width is 8, expected 16 to 16384"),
         ({"count": -1}, "count is -1, expected 0 to"),
-        ({"max_disparity": 0}, "max_disparity is 0, expected 4 or more"),
-        ({"supersample": 0}, "supersample is 0, expected 1 or more"),
+        ({"max_disparity": 0}, "max_disparity is 0, expected 4 to 4096"),
+        ({"supersample": 0}, "supersample is 0, expected 1 to 16"),
         ({"split": "val"}, "split is 'val', expected train or test"),
     ],
 )
 def test_each_argument_is_told_by_itself(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SyntheticScenes(**wrong)
+
+
+def test_whole_numbers_of_numpys_are_recorded_as_pythons() -> None:
+    given = {"seed": np.int64(1), "size": (np.int32(16), 32), "max_disparity": np.uint8(16)}
+    plain = SyntheticScenes(seed=1, size=(16, 32), max_disparity=16).settings
+    assert json.dumps(SyntheticScenes(**given).settings) == json.dumps(plain)
 
 
 def test_splits_of_a_seed_share_no_scene() -> None:

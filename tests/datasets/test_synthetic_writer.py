@@ -77,7 +77,7 @@ def test_the_command_writes_both_splits(tmp_path: Path) -> None:
     for sample, split in zip(samples, ("train", "test"), strict=True):
         streamed = series(split, supersample=2)[0]
         np.testing.assert_array_equal(sample.left, streamed.left)
-    with pytest.raises(ValueError, match="train is -1, expected 0 or more"):
+    with pytest.raises(ValueError, match="train is -1, expected 0 to 1000000"):
         render(out=tmp_path, train=-1)
     with pytest.raises(FileNotFoundError, match="expected image files to use as textures"):
         render(out=tmp_path / "new", textures=tmp_path / "nowhere")
@@ -126,7 +126,7 @@ def test_folders_of_other_origin_are_left_alone(tmp_path: Path) -> None:
 
 def test_arguments_are_checked_before_anything_is_written(tmp_path: Path) -> None:
     root = tmp_path / "new"
-    with pytest.raises(ValueError, match="workers is -1, expected 0 or more"):
+    with pytest.raises(ValueError, match="workers is -1, expected 0 to 1024"):
         write(root, workers=-1)
     with pytest.raises(ValueError, match="test: scenes of the train split, expected test"):
         write_sceneflow(root, train=series(), test=series())

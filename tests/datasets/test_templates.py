@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,21 @@ def test_a_frame_is_one_name_and_no_folder(tmp_path):
 def test_literals_are_literal(tmp_path):
     touch(tmp_path, "1.left.jpg", "2xleft.jpg")
     assert Files(tmp_path, "{frame}.left", (".jpg",)).find().keys() == {("1",)}
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_called_empty(tmp_path, monkeypatch):
+    touch(tmp_path, "A/1.png", "B/1.png")
+    scan = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "B":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(OSError, match=r"/B: cannot be read \(Permission denied\)"):
+        Files(tmp_path, "{scene}/{frame}").find()
+    assert Files(tmp_path / "nowhere", "{scene}/{frame}").find() == {}
 
 
 def test_hidden_files_are_no_frames(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from dataset_trees import (
@@ -10,6 +12,7 @@ from dataset_trees import (
     falling_things,
     instereo2k,
     tartanair,
+    tartanair_v2,
     virtual_kitti,
     write_png,
 )
@@ -18,7 +21,7 @@ from datasets.builder import build_dataset, detect_dataset
 from datasets.crestereo import CreStereo
 from datasets.falling_things import FallingThings
 from datasets.instereo2k import InStereo2k
-from datasets.tartanair import TartanAir
+from datasets.tartanair import TartanAir, TartanAirV2
 from datasets.virtual_kitti import VirtualKitti
 from ea_psmnet.files import write_npy, write_text
 
@@ -42,7 +45,9 @@ def test_variants_of_falling_things(tmp_path):
         FallingThings(tmp_path / "one", variant="mixed")
 
 
-@pytest.mark.parametrize("content", ["{}", "not JSON", '{"camera_settings": []}'])
+@pytest.mark.parametrize(
+    "content", ["{}", "not JSON", '{"camera_settings": []}', "null", "[" * 100_000]
+)
 def test_a_damaged_camera_file_is_named(tmp_path, content):
     falling_things(tmp_path, order=(1,))
     path = tmp_path / "mixed/kitchen_0/_camera_settings.json"
@@ -50,7 +55,16 @@ def test_a_damaged_camera_file_is_named(tmp_path, content):
     with pytest.raises(ValueError, match=r"_camera_settings\.json: no focal length"):
         FallingThings(tmp_path)[0]
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"_camera_settings\.json: cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"_camera_settings\.json: no such file"):
+        FallingThings(tmp_path)[0]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-700", "0", "1e999"])
+def test_an_impossible_focal_length_is_told(tmp_path, number):
+    falling_things(tmp_path, order=(1,))
+    path = tmp_path / "mixed/kitchen_0/_camera_settings.json"
+    write_text(path, path.read_text().replace("768.2", number))
+    with pytest.raises(ValueError, match=r"_camera_settings\.json: a focal length of"):
         FallingThings(tmp_path)[0]
 
 
@@ -123,3 +137,17 @@ def test_depth_of_tartanair(tmp_path):
     sample = TartanAir(tmp_path)[0]
     assert sample.valid[0].tolist() == [True, True, True, False, False, False]
     assert sample.disparity[0, :3] == pytest.approx([1, 0.008, 0])
+
+
+def test_tartanair_v2_depth_that_is_no_packed_float_is_told(tmp_path):
+    path = tartanair_v2(tmp_path) / "CarWelding/Data_easy/P000/depth_lcam_front"
+    write_png(path / "000001_lcam_front_depth.png", np.ones(SIZE))
+    with pytest.raises(ValueError, match=r"depth\.png: uint16 \(4, 6\), expected 8 bits of four"):
+        TartanAirV2(tmp_path)[0]
+
+
+def test_cameras_of_tartanair_v2_to_the_side_are_left_alone(tmp_path):
+    flight = tartanair_v2(tmp_path) / "CarWelding/Data_easy/P000"
+    for kind in ("image", "depth"):
+        shutil.copytree(flight / f"{kind}_lcam_front", flight / f"{kind}_lcam_left")
+    assert len(TartanAirV2(tmp_path)) == 2

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.files import read_image
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
+from ea_psmnet.inference.pairs import predicted_at_scale
 from ea_psmnet.models.plain import PlainPSMNet
 from ea_psmnet.models.weights import NotFiniteError, load_model, save_model
 
@@ -133,15 +137,136 @@ def test_load_reads_a_checkpoint_and_another_range(tmp_path):
     ("left", "right", "message"),
     [
         (pair()[0], pair(32, 80)[0], "left 64 x 32, right 80 x 32"),
-        (pair()[0][..., 0], pair()[1], r"left image is uint8 \(32, 64\): expected"),
-        (pair()[0] / 255, pair()[1], "left image is float64"),
-        (*pair(32, 24), "max disparity 32 is wider than the image .24 px.: ask for at most 16"),
-        (*pair(32, 8), "the image is too small"),
+        (pair()[0] / 255, pair()[1], r"left image is an array \(32, 64, 3\) of float64: expected"),
+        (pair()[0], pair()[1][..., :2], r"right image is an array \(32, 64, 2\) of uint8"),
+        (pair()[0][:0], pair()[1][:0], r"left image is empty: an array \(0, 64, 3\)"),
+        (np.zeros(0, np.uint8), pair()[1], r"left image is an array \(0,\) of uint8: expected"),
     ],
 )
 def test_what_is_no_pair_is_refused(matcher, left, right, message):
     with pytest.raises(ValueError, match=message):
         matcher(left, right)
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [(None, "left image is None"), ([[1, 2]], "left image is of type list"), (7, "is of type int")],
+)
+def test_what_is_no_image_is_refused(matcher, thing, message):
+    with pytest.raises(TypeError, match=f"{message}: expected an array"):
+        matcher(thing, pair()[1])
+
+
+def test_what_is_not_two_images_is_refused(matcher):
+    for thing in (pair()[:1], None, pair()[0]):
+        with pytest.raises(TypeError, match="a pair is a tuple of left and right image"):
+            matcher.match([thing])
+
+
+def forms(image, folder):
+    """One grey picture in every form that is taken."""
+    grey = image[..., 0]
+    yield np.repeat(grey[..., None], 3, axis=2)
+    yield grey
+    yield grey[..., None]
+    yield np.dstack([np.repeat(grey[..., None], 3, axis=2), image[..., 1]])
+    yield grey.astype(np.uint16) * 257
+    yield Image.fromarray(grey)
+    yield Image.fromarray(grey).convert("RGBA")
+    yield Image.fromarray(grey.astype(np.uint16) * 257)
+    turned = Image.fromarray(grey).transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be turned by 90 degrees to the right
+    yield turned
+    Image.fromarray(grey).save(folder / "grey.png")
+    yield folder / "grey.png"
+    yield str(folder / "grey.png")
+
+
+def test_a_picture_may_come_in_any_form(matcher, tmp_path):
+    left, right = pair()
+    first, *others = forms(left, tmp_path)
+    expected = matcher(first, right).disparity
+    for image in others:
+        np.testing.assert_array_equal(matcher(image, right).disparity, expected)
+
+
+def test_twelve_bits_in_sixteen_are_told(matcher):
+    left, right = pair()
+    with pytest.warns(UserWarning, match="the right image: 16-bit image of values up to 4080"):
+        matcher(left, right.astype(np.uint16) * 16)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_images_narrower_than_the_range_are_searched_whole(matcher, network, width):
+    reach = -(-width // 16) * 16
+    views = pair(32, width)
+    message = f"{width} px wide: disparities up to {reach} are searched"
+    with pytest.warns(UserWarning, match=message):
+        found, wide = matcher.match([views, pair()])
+    assert matcher.max_disparity == 32
+    narrower = build_model(replace(CONFIG, max_disparity=reach))
+    narrower.load_state_dict(network.state_dict())
+    expected = StereoMatcher(narrower, device="cpu", precision="exact")(*views).disparity
+    np.testing.assert_array_equal(found.disparity, expected)
+    np.testing.assert_array_equal(wide.disparity, matcher(*pair()).disparity)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"device": "gpu"}, ValueError, "unknown device 'gpu': choose auto, cpu, cuda or cuda:N"),
+        ({"device": "mps"}, ValueError, "unknown device 'mps'"),
+        ({"device": "cuda:99"}, ValueError, "'cuda:99' was asked for, but torch sees"),
+        ({"device": None}, ValueError, "unknown device 'None'"),
+        ({"precision": "EXACT"}, ValueError, "unknown precision 'EXACT': choose from auto, exact"),
+        ({"precision": "fp16"}, ValueError, "unknown precision 'fp16'"),
+        ({"memory": "a lot"}, ValueError, "'a lot' is no size in bytes: write it as 11GiB"),
+        ({"memory": "9" * 400 + "GiB"}, ValueError, "is more than any machine has"),
+        ({"memory": 0}, ValueError, "memory is 0: give bytes, or text as 8GiB"),
+        ({"memory": 8e9}, TypeError, "memory is a float: give bytes, or text as 8GiB"),
+        ({"memory": True}, TypeError, "memory is a bool"),
+    ],
+)
+def test_impossible_settings_are_refused(network, settings, error, message):
+    with pytest.raises(error, match=message):
+        StereoMatcher(network, **settings)
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(TypeError, match=r"a str is no PSMNet: StereoMatcher\.load reads one"):
+        StereoMatcher("ea-psmnet-small")
+
+
+def test_switches_are_true_or_false():
+    for switch in ({"attention": "no"}, {"align_corners": "yes"}):
+        with pytest.raises(TypeError, match="give True or False"):
+            StereoMatcher.load(**switch)
+
+
+def test_memory_and_device_as_people_write_them(network):
+    rooms = [StereoMatcher(network, device="cpu", memory=m)._room for m in ("8GiB", 2**33)]
+    assert rooms[0] == pytest.approx(rooms[1], abs=2**28)
+    assert StereoMatcher(network, device=torch.device("cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 1.5])
+def test_a_pair_at_another_size_has_its_own_disparity(scale):
+    seen = []
+
+    def predict(left, right):
+        seen.append(left.shape)
+        return np.full(left.shape[:2], 12 * left.shape[1] / 100, np.float32)
+
+    found = predicted_at_scale(predict, pair(40, 100), scale)
+    assert seen == [(40 * scale, 100 * scale, 3)]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.full((40, 100), 12), rtol=1e-6)
+
+
+def test_an_impossible_scale_is_refused():
+    for scale in (0, -1, 9, float("nan")):
+        with pytest.raises(ValueError, match="expected above 0 and at most 8"):
+            predicted_at_scale(None, pair(), scale)
 
 
 def test_exact_switches_tf32_off_while_it_computes_and_only_then(matcher):

@@ -81,7 +81,7 @@ def autocast_on_a_card(dtype):
 )
 def test_what_a_card_would_do_can_be_recorded(config, dtype, monkeypatch):
     """Nothing is copied to or from it, and tensors that only pretend raise if asked for a value."""
-    monkeypatch.setattr("ea_psmnet.ops.efficient_block._has_triton", lambda _: False)
+    monkeypatch.delenv("EA_PSMNET_TRITON", raising=False)
     monkeypatch.setattr("ea_psmnet.models.deploy._is_on_cpu", lambda _: False)
     model = arrange_for_inference(build_model(config), dtype)
     with FakeTensorMode(), torch.inference_mode(), autocast_on_a_card(dtype):

@@ -1,11 +1,10 @@
-"""Pictures: the right colours in the right places; files: all three or none."""
+"""Pictures: the right colours in the right places."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ea_psmnet.files import read_disparity, read_image, read_pfm
 from ea_psmnet.inference import outputs
 
 BLACK = (0, 0, 0)
@@ -87,35 +86,16 @@ def test_preview_copes_with_nothing_known(left):
     assert outputs.preview(left, np.full(left.shape[:2], np.nan, np.float32)).size
 
 
-def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
-    paths = outputs.write_prediction(tmp_path / "new", "scene.01", left, disparity)
-    assert [path.name for path in paths] == ["scene.01.pfm", "scene.01.png", "scene.01_preview.png"]
-    assert np.array_equal(read_pfm(paths[0]), disparity)
-    assert np.abs(read_disparity(paths[1])[0] - disparity).max() <= 1 / 512
-    assert np.array_equal(read_image(paths[2]), outputs.preview(left, disparity))
-    assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
-
-
-@pytest.mark.parametrize("failing", ["write_pfm", "write_disparity_png", "write_image"])
-def test_a_failed_write_leaves_none_of_the_three(tmp_path, left, disparity, failing, monkeypatch):
-    def full_disk(path, *_):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(outputs, failing, full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        outputs.write_prediction(tmp_path, "scene", left, disparity)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_blocked_name_leaves_none_of_the_three(tmp_path, left, disparity):
-    (tmp_path / "scene_preview.png").mkdir()
-    with pytest.raises(OSError, match=r"scene_preview\.png: not written") as error:
-        outputs.write_prediction(tmp_path, "scene", left, disparity)
-    assert str(error.value).count("not written") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["scene_preview.png"]
-
-
-def test_sizes_must_agree(tmp_path, left, disparity):
-    with pytest.raises(ValueError, match="differ"):
-        outputs.write_prediction(tmp_path, "scene", left, disparity[1:])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((8, 18), (0, 32)),
+        ((0, 60), (0, 60)),
+        ((100, 110), (89, 121)),
+        ((40.5, 71.2), (40, 72)),
+        ((-4, 3), (-4, 28)),
+        ((np.nan, np.nan), (0, 32)),
+    ],
+)
+def test_a_small_range_does_not_fill_the_rainbow(values, expected):
+    assert outputs.colour_range(np.repeat(values, 100)) == expected

@@ -1,5 +1,8 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ea_psmnet.files import write_json, write_text
@@ -41,3 +44,17 @@ def test_what_is_no_network_is_told_with_its_file(tmp_path, text):
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_config(Path(tmp_path / "none.json"))
+
+
+def test_whole_numbers_of_numpys_are_whole_numbers():
+    given = PSMNetConfig(
+        max_disparity=np.int64(96),
+        peak_reach=np.uint8(2),
+        attention="efficient",
+        attention_sites=("encoder",),
+        attention_options={"heads": np.int32(2)},
+    )
+    plain = replace(given, max_disparity=96, peak_reach=2, attention_options={"heads": 2})
+    assert json.dumps(given.to_dict()) == json.dumps(plain.to_dict())
+    with pytest.raises(ValueError, match=r"whole number, not .*96\.0"):
+        PSMNetConfig(max_disparity=np.float64(96))

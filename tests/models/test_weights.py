@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 
 from ea_psmnet import PSMNetConfig, build_model
-from ea_psmnet.models import weights
-from ea_psmnet.models.weights import find_weights, load_into, load_model, save_model
+from ea_psmnet.models import weight_files
+from ea_psmnet.models.weight_files import find_weights
+from ea_psmnet.models.weights import load_into, load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = PSMNetConfig(
@@ -35,6 +36,24 @@ def test_weights_and_configuration_come_back(tmp_path):
     assert not loaded.training
     with torch.no_grad():
         assert torch.equal(loaded(*images())[0], model(*images())[0])
+
+
+def test_a_folder_stands_for_its_weights(tmp_path):
+    def filled(name, *files):
+        for file in files:
+            path = tmp_path / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        return tmp_path / name
+
+    run = filled("run", "best.safetensors", "config.json", "model.safetensors")
+    assert find_weights(run) == run / "model.safetensors"
+    one = filled("one", "notes.txt", "psmnet.tar")
+    assert find_weights(str(one)) == one / "psmnet.tar"
+    with pytest.raises(ValueError, match=r"name one of a\.safetensors, b\.tar"):
+        find_weights(filled("two", "a.safetensors", "b.tar"))
+    with pytest.raises(FileNotFoundError, match="this folder holds no weights"):
+        find_weights(filled("none", "config.json"))
 
 
 def test_others_may_read_the_file(tmp_path):
@@ -219,7 +238,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_bundled_weights_go_by_their_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
+    monkeypatch.setattr(weight_files, "BUNDLED", tmp_path)
     for name in ("small", "large"):
         save_model(tmp_path / f"{name}.safetensors", build_model(CONFIG))
     assert find_weights("small") == tmp_path / "small.safetensors"

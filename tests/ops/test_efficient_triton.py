@@ -64,6 +64,12 @@ def on_kernels(monkeypatch):
     monkeypatch.setattr(efficient_triton_backward, "_PRECISION", "ieee")
 
 
+@pytest.fixture
+def on_a_card(monkeypatch):
+    """`efficient_block` by the compiled kernels, which are off by default."""
+    monkeypatch.setenv("EA_PSMNET_TRITON", "1")
+
+
 def both(x, weights, heads, arriving):
     """Output and gradients in x's type, and of the published order in float64."""
     leaves = [t.detach().requires_grad_() for t in (x, *weights)]
@@ -153,6 +159,7 @@ def test_interpreted_log_sum_exps():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("on_a_card")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("batch", "channels", "keys", "values", "heads", "positions"), CASES)
 @pytest.mark.parametrize(
@@ -169,6 +176,7 @@ def test_compiled_block_equals_the_reference_with_gradients(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("on_a_card")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_compiled_block_at_a_million_and_a_half_positions(dtype):
@@ -182,6 +190,7 @@ def test_compiled_block_at_a_million_and_a_half_positions(dtype):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("on_a_card")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_compiled_gradients_repeat_to_the_last_bit():
     x, weights = block(2, 32, 16, 32, 100_000, torch.float32, "cuda")
@@ -212,3 +221,17 @@ def test_what_the_kernels_take(channels, keys, heads, dtype, cuda, expected):
 
     Stand.dtype = dtype
     assert kernels.is_supported(Stand(), keys, heads) is expected
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(None, False), ("0", False), ("1", True)])
+def test_kernels_that_no_card_has_run_are_off_unless_asked_for(asked, taken, monkeypatch):
+    class Stand:
+        is_cuda, shape, dtype, device = True, (1, 32, 100), torch.float32, torch.device("cuda")
+
+    monkeypatch.delenv("EA_PSMNET_TRITON", raising=False)
+    if asked:
+        monkeypatch.setenv("EA_PSMNET_TRITON", asked)
+    monkeypatch.setattr(dispatch, "_has_triton", lambda _: True)
+    _, weights = block(1, 32, 16, 32, 1)
+    passes = dispatch._passes_for(Stand(), weights, 1)
+    assert passes is (kernels if taken else dispatch.efficient_passes)

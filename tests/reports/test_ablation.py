@@ -257,7 +257,7 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "steps is 0, expected 1 to"),
         ({"seeds": ()}, "seeds must be different numbers"),
         ({"seeds": (1, 1)}, "seeds must be different numbers"),
         ({"crop": (30, 48)}, "multiples of 16"),

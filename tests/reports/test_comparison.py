@@ -395,4 +395,22 @@ def test_the_plot_shows_what_was_refused_where_it_would_have_been():
     fits = [r for r in comparison.results if r.outcome.end == "fits"]
     assert (comparison_plot(comparison) != comparison_plot(replace(comparison, results=fits))).any()
     dataset = [replace(r, trial=replace(r.trial, work="dataset", shape=None)) for r in fits]
-    assert comparison_plot(replace(comparison, results=dataset)).std() > 0
+    assert comparison_plot(replace(comparison, results=dataset)) is None
+
+
+def test_there_is_no_plot_of_a_single_point():
+    some = some_comparison()
+    one = next(r for r in some.results if r.demand and r.trial.work == "inference")
+    assert comparison_plot(replace(some, results=[one])) is None
+    steps = [replace(r, trial=replace(r.trial, work="training")) for r in some.results]
+    with_one, alone, with_two = (
+        comparison_plot(replace(some, results=[*found, *steps])).shape
+        for found in ([one], [], [one, one])
+    )
+    assert with_one == alone < with_two
+
+
+def test_the_report_begins_with_figures():
+    text = comparison_markdown(some_comparison())
+    assert text.startswith("## Prediction of random images\n\n| variant ")
+    assert text.index("## How this was measured") > text.index("## Non-local attention")

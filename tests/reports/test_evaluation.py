@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import pytest
 from made_pairs import made_pair, prediction
 
 from ea_psmnet.__main__ import main
-from ea_psmnet.files import write_image, write_pfm
+from ea_psmnet.files import write_disparity_png, write_image, write_pfm
 from ea_psmnet.metrics import DisparityErrors, quantiles
 from ea_psmnet.reports import evaluation
 from ea_psmnet.reports.evaluation import evaluate_methods
 from ea_psmnet.reports.evaluation_journal import Journal
 from ea_psmnet.reports.evaluation_report import EvaluationReport
-from ea_psmnet.reports.methods import Method, saved_predictions
-from ea_psmnet.reports.protocols import find_protocols
+from ea_psmnet.reports.methods import Method, baseline, network, saved_predictions
+from ea_psmnet.reports.protocols import PROTOCOLS, find_protocols
+from ea_psmnet.reports.regions import ALL
 
 ROOT = Path(__file__).parents[2]
 
@@ -308,18 +310,117 @@ def test_nothing_to_evaluate_is_refused():
 # Saved predictions --------------------------------------------------------------------------------
 
 
+def test_the_pair_that_fails_is_named():
+    class Refusing:
+        name, fill, pad = "sgbm", True, False
+
+        def match(self, _):
+            raise ValueError("too large")
+
+        def __call__(self, *_):
+            return self.match(_)
+
+    for method in (network(Refusing(), "net"), baseline(Refusing())):
+        with pytest.raises(ValueError, match=r"^set/00: too large"):
+            method.predict_all(random_pairs(1))
+
+
 def test_predictions_are_found_by_name(tmp_path):
     pairs = [made_pair([1.0, 2.0], name) for name in ("a/left/1", "b/left/1")]
     write_pfm(tmp_path / "a" / "left" / "1.pfm", prediction([3, np.inf]))
     write_pfm(tmp_path / "b_left_1.pfm", prediction([5, -1]))
     method = saved_predictions(tmp_path, "theirs", pairs)
     np.testing.assert_array_equal(method.predict(pairs[0]), [[3, np.nan]])
-    np.testing.assert_array_equal(method.predict(pairs[1]), [[5, np.nan]])
+    np.testing.assert_array_equal(method.predict(pairs[1]), [[5, -1]])
     assert not method.timed
     again = saved_predictions(tmp_path, "theirs", pairs)
     write_pfm(tmp_path / "b_left_1.pfm", prediction([5, 6]))
     changed = saved_predictions(tmp_path, "theirs", pairs)
     assert method.identity == again.identity != changed.identity
+
+
+def test_a_finite_prediction_is_none_the_less_one_for_being_negative(tmp_path):
+    """Truth 0.5 and 8, prediction -0.3 and 8: Middlebury's code clips to 0, the others do not."""
+    pairs = [made_pair([0.5, 8.0])]
+    write_pfm(tmp_path / "pair.pfm", prediction([-0.3, 8]))
+    method = saved_predictions(tmp_path, "theirs", pairs)
+    (found,) = evaluate_methods([method], pairs, protocols=PROTOCOLS)
+    figures = {result.name: result.figures for result in found.protocols if result.region == ALL}
+    for name in ("psmnet", "gwcnet", "raft", "pooled", "kitti", "middlebury"):
+        epe = 0.25 if name == "middlebury" else 0.4
+        assert figures[name]["EPE"] == pytest.approx(epe), name
+        assert figures[name].get("bad-1", 0) == 0
+    assert found.total.figures()["bad-1"] == 0
+    assert found.total.figures()["density"] == 100
+
+
+def test_a_map_of_negative_values_only_is_told(tmp_path):
+    pairs = [made_pair([1.0, 2.0], name) for name in ("a", "b")]
+    write_pfm(tmp_path / "theirs/a.pfm", prediction([-1, np.inf]))
+    write_pfm(tmp_path / "theirs/b.pfm", prediction([-1, 2]))
+    method = saved_predictions(tmp_path / "theirs", "theirs", pairs)
+    told = "theirs: predictions whose every value is negative; if it is the sign"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method.predict(pairs[1])
+    with pytest.warns(UserWarning, match=told):
+        method.predict(pairs[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method.predict(pairs[0])
+
+
+def found_in(folder, names):
+    """Relative paths of the files found for samples of these names."""
+    pairs = [made_pair([1.0, 2.0], name) for name in names]
+    for number, path in enumerate(sorted(folder.rglob("*.*"))):
+        write = write_disparity_png if path.suffix == ".png" else write_pfm
+        write(path, prediction([number + 1, 2]))
+    method = saved_predictions(folder, "theirs", pairs)
+    numbers = [round(float(method.predict(pair)[0, 0])) for pair in pairs]
+    every = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.*"))]
+    return [every[number - 1] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["disp_0/000000_10.png", "disp_0/000007_10.png"], ["000000_10", "000007_10"]),
+        (["disp_0/000000_10.png"], ["training/000000_10"]),
+        (["000000_10.png"], ["training/000000_10"]),
+        (["Teddy/disp0METHOD.pfm", "ArtL/disp0METHOD.pfm"], ["Teddy", "ArtL"]),
+        (["Teddy/disp0A.pfm", "Teddy/disp0GT.pfm", "Teddy/disp1A.pfm"], ["Teddy"]),
+        (["a/left.PFM", "b.Pfm"], ["a/left", "b"]),
+        (["a_disparity.pfm", "b_disparity.png"], ["a", "b"]),
+        (["a_b.pfm", "a/b.pfm"], ["a_b", "a/b"]),
+        (["a\\nb.pfm"], ["a\\nb"]),
+    ],
+)
+def test_names_of_predictions(tmp_path, files, names):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert found_in(tmp_path, names) == files[: len(names)]
+
+
+@pytest.mark.parametrize(
+    ("files", "names", "told"),
+    [
+        (["a_b.pfm"], ["a/b", "a_b"], r"a_b\.pfm: the prediction for a/b or for a_b\?"),
+        (["T/disp0A.pfm", "T/disp0B.pfm"], ["T"], "T: disp0A and disp0B; keep one method's"),
+    ],
+)
+def test_doubtful_predictions_are_told(tmp_path, files, names, told):
+    for file in files:
+        write_pfm(tmp_path / file, prediction([1, 2]))
+    with pytest.raises(ValueError, match=told):
+        saved_predictions(tmp_path, "theirs", [made_pair([1.0, 2.0], name) for name in names])
+
+
+def test_a_wrong_name_is_not_taken_for_kittis(tmp_path):
+    write_pfm(tmp_path / "0006.pfm", prediction([1, 2]))
+    with pytest.raises(FileNotFoundError, match="no prediction for 1 of 1 images: a/left/0006"):
+        saved_predictions(tmp_path, "theirs", [made_pair([1.0, 2.0], "a/left/0006")])
 
 
 def test_missing_predictions_are_named(tmp_path):

@@ -8,6 +8,8 @@ from ea_psmnet.reports import evaluation_pictures
 from ea_psmnet.reports.evaluation_data import Evaluation, ImageErrors
 from ea_psmnet.reports.evaluation_pictures import Pictures
 
+NAMES = [f"p/{index}" for index in range(20)]
+
 
 def made(errors):
     """Pairs 0, 1, ... of 4 x 8 pixels, their predictions and errors; None: nothing known."""
@@ -49,7 +51,7 @@ def drawn(monkeypatch):
 
 def test_the_ten_worst_are_drawn_worst_first(tmp_path, monkeypatch):
     sheets = drawn(monkeypatch)
-    pictures = Pictures(tmp_path, worst=True)
+    pictures = Pictures(tmp_path, ["ours"], NAMES, worst=True)
     errors = [1, 9, None, 3, np.nan, 5, 9, 2, 2, 2, 2, 0.5, 4]
     show(pictures, errors)
     written = pictures.finish([evaluation(errors)], never)
@@ -61,7 +63,7 @@ def test_the_ten_worst_are_drawn_worst_first(tmp_path, monkeypatch):
 
 def test_processes_put_their_worst_together(tmp_path, monkeypatch):
     sheets = drawn(monkeypatch)
-    parts = [Pictures(tmp_path, worst=True) for _ in range(2)]
+    parts = [Pictures(tmp_path, ["ours"], NAMES, worst=True) for _ in range(2)]
     errors = [1, 3, 7]
     show(parts[0], errors, places=(0, 2))
     show(parts[1], errors, places=(1,))
@@ -73,7 +75,7 @@ def test_processes_put_their_worst_together(tmp_path, monkeypatch):
 
 def test_a_pair_measured_before_a_stop_is_predicted_again_for_its_row(tmp_path, monkeypatch):
     sheets, errors, asked = drawn(monkeypatch), [5, 1, 7], []
-    pictures = Pictures(tmp_path, worst=True)
+    pictures = Pictures(tmp_path, ["ours"], NAMES, worst=True)
     show(pictures, errors, places=(1, 2))
 
     def predict(label, index):
@@ -86,7 +88,8 @@ def test_a_pair_measured_before_a_stop_is_predicted_again_for_its_row(tmp_path, 
 
 
 def test_error_maps_are_the_errors(tmp_path):
-    show(Pictures(tmp_path, error_maps=True), [0.3, None], label="a (b) c")
+    pictures = Pictures(tmp_path, ["a (b) c"], NAMES, error_maps=True)
+    show(pictures, [0.3, None], label="a (b) c")
     maps = [read_image(tmp_path / "error_maps" / "a_b_c" / f"p_{i}.png") for i in (0, 1)]
     truth = np.full((4, 8), 10.0)
     np.testing.assert_array_equal(maps[0], error_map(truth + 0.3, truth, truth > 0))
@@ -94,7 +97,23 @@ def test_error_maps_are_the_errors(tmp_path):
 
 
 def test_nothing_is_drawn_unasked(tmp_path):
-    pictures = Pictures(tmp_path)
+    pictures = Pictures(tmp_path, ["ours"], NAMES)
     show(pictures, [1])
     assert pictures.finish([evaluation([1])], never) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_and_methods_of_like_names_have_files_of_their_own(tmp_path):
+    names = ["a/b", "a_b", "A_b", "plain/left", "é" * 300, "//", "../x"]
+    labels = ["m/1", "m_1"]
+    pictures = Pictures(tmp_path / "out", labels, names, error_maps=True)
+    for label in labels:
+        for index, name in enumerate(names):
+            sample = made_pair(np.full((4, 8), 10.0), name)
+            measured = DisparityErrors.measure(sample.disparity, sample.disparity, sample.valid)
+            pictures(label, index, sample, sample.disparity, measured)
+    maps = tmp_path / "out" / "error_maps"
+    written = [path.relative_to(maps) for path in tmp_path.rglob("*.png")]
+    assert len({str(path).lower() for path in written}) == len(labels) * len(names)
+    assert all(len(path.parts) == 2 for path in written)
+    assert sum(path.name == "plain_left.png" for path in written) == 2

@@ -93,12 +93,14 @@ def test_a_checkpoint_after_the_last_step_is_refused(config):
 @pytest.mark.filterwarnings("error")
 def test_other_things_in_the_folder_are_left_alone(tmp_path):
     (tmp_path / "step-0000001.pt").mkdir()
-    (tmp_path / "step-best.pt").write_bytes(b"mine")
+    users = ["step-best.pt", "step-1.pt", "step-00000001.pt"]
+    for name in users:
+        (tmp_path / name).write_bytes(b"mine")
     for step in (2, 3):
         save_checkpoint(tmp_path, step, {}, keep=1)
     assert load_newest(tmp_path)["step"] == 3
     kept = sorted(path.name for path in tmp_path.iterdir())
-    assert kept == ["step-0000001.pt", "step-0000003.pt", "step-best.pt"]
+    assert kept == sorted(["step-0000001.pt", "step-0000003.pt", *users])
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "denied"), MemoryError()])
@@ -115,3 +117,9 @@ def test_what_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, monkeyp
 def test_a_full_card_says_nothing_about_a_checkpoint(tmp_path):
     with pytest.raises(torch.OutOfMemoryError), refusing_strangers(tmp_path, 3):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_the_newest_is_that_of_the_most_steps_however_many_digits(tmp_path):
+    for step in (9_999_999, 10_000_000):
+        save_checkpoint(tmp_path, step, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-10000000.pt"]

@@ -1,16 +1,14 @@
-import signal
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from datasets.augment import AUGMENTATIONS
 from datasets.frames import FrameDataset
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.data import StepSampler, StereoBatch, TrainingSamples
-from ea_psmnet.training.signals import ignore_signals
 
 
 def sample(number, height=8, width=12):
@@ -85,6 +83,19 @@ def test_stacking_keeps_every_value_in_its_place():
         assert np.array_equal(batch.valid[i].numpy(), s.valid)
 
 
+def test_a_batch_comes_from_another_process_as_it_was():
+    """Without shared memory, strides and all: which layout a convolution takes hangs on them."""
+    batch = StereoBatch.stack([sample(3), sample(7)])
+    sent = bytes(ForkingPickler.dumps(batch))
+    assert len(sent) > sum(part.nbytes for part in (batch.left, batch.right, batch.disparity))
+    came = ForkingPickler.loads(sent)
+    assert came.names == batch.names
+    for part in ("left", "right", "disparity", "valid"):
+        ours, theirs = getattr(batch, part), getattr(came, part)
+        assert torch.equal(ours, theirs)
+        assert ours.stride() == theirs.stride()
+
+
 def test_micro_batches_are_the_same_however_many_processes_share_them():
     alone = list(StepSampler(0, 2, batch=12, micro=2))
     shared = [list(StepSampler(0, 2, batch=12, micro=2, rank=r, world=3)) for r in range(3)]
@@ -147,16 +158,6 @@ def test_mirroring_takes_half_of_the_samples_that_have_a_twin():
     assert drawn(both, range(50)) == drawn(both, range(50))
     alone = TrainingSamples([pairs], (4, 6), 0, recipe=recipe)
     assert all(number < 100 for number in drawn(alone, range(50)))
-
-
-def test_a_worker_leaves_signals_to_the_main_process():
-    """Asked in one, as its settings would stay in this process."""
-    loader = DataLoader([0], num_workers=1, collate_fn=handlers, worker_init_fn=ignore_signals)
-    assert list(loader) == [(signal.SIG_IGN, signal.SIG_IGN)]
-
-
-def handlers(_):
-    return tuple(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
 
 
 def test_every_part_of_a_mixture_must_fit_the_crop():

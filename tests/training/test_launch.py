@@ -6,6 +6,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ea_psmnet.training import processes
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TELL = """#!/usr/bin/env bash
-echo "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE $TORCH_ELASTIC_SHUTDOWN_TIMEOUT:" "$@"
+echo "$@"
 """
 SRUN = """#!/usr/bin/env bash
 echo "srun $1 $2 $3" >> calls
@@ -70,7 +71,7 @@ def told(process):
 
 def test_one_machine_has_a_worker_a_gpu(clone):
     expected = (
-        "1 150: -m torch.distributed.run --standalone --nproc-per-node {} --max-restarts 3 "
+        "-m ea_psmnet.training.launch --standalone --nproc-per-node {} --max-restarts 3 "
         "--monitor-interval 1 -m ea_psmnet train --out a b"
     )
     assert told(launch(clone)) == expected.format(2)
@@ -86,6 +87,56 @@ def test_several_machines_meet_at_one_address(clone):
     lost = launch(clone, NODES="2")
     assert "RENDEZVOUS: HOST:PORT of one of the machines" in lost.communicate(timeout=60)[1]
     assert lost.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["train", "--root", "x", "-h"]])
+def test_a_commands_help_starts_no_processes(clone, arguments):
+    ended = subprocess.run(
+        [clone / "scripts" / "launch", *arguments], capture_output=True, text=True
+    )
+    assert ended.stdout.strip() == " ".join(["-m", "ea_psmnet", *arguments])
+
+
+SCRIPT_NAMES = sorted(path.name for path in SCRIPTS.iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_script_tells_what_it_does_and_does_nothing(tmp_path, name, option):
+    """In a folder without anything that it could start."""
+    write_programs(tmp_path, {f"scripts/{name}": (SCRIPTS / name).read_text()})
+    ended = subprocess.run([tmp_path / "scripts" / name, option], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout) > 30
+    assert not any(line.startswith(("#", "set ")) for line in ended.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", ["train_release", "demo"])
+def test_an_option_is_not_taken_for_a_name(name):
+    ended = subprocess.run([SCRIPTS / name, "--out"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: unknown option '--out'")
+
+
+@pytest.mark.parametrize("arguments", ["--root nowhere --out run", "--lr -1 --root . --out run"])
+def test_bad_input_ends_the_launch_at_once_with_one_line(tmp_path, arguments):
+    """Without starting again, and though both processes meet it."""
+    command = (
+        "-m ea_psmnet.training.launch --standalone --nproc-per-node 2 --max-restarts 3 "
+        f"--monitor-interval 0.2 -m ea_psmnet train {arguments} --device cpu"
+    )
+    ended = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

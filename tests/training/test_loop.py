@@ -12,7 +12,7 @@ from training.tiny import TINY, write_pairs
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_model, save_model
-from ea_psmnet.training import loop
+from ea_psmnet.training import loop, progress
 from ea_psmnet.training.checkpoint import load_newest
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.metrics_log import read_metrics
@@ -289,3 +289,42 @@ def test_a_mixture_trains_on_all_its_parts(config, pairs, tmp_path, monkeypatch)
     assert len(seen) == 8
     assert set("ab") & set(seen)
     assert set("012345") & set(seen)
+
+
+def test_before_the_first_step_a_run_tells_what_it_will_take(config, monkeypatch, capsys):
+    """Of which the time is measured, and changes nothing."""
+    run = replace(config, batch=4, micro_batch=1, steps=200)
+    told, turn = [], loop._Trainer._turn
+
+    def until_the_second(self, step, *rest):
+        told.append(capsys.readouterr().err)
+        if step == 1:
+            raise RuntimeError("enough")
+        turn(self, step, *rest)
+
+    monkeypatch.setattr(loop._Trainer, "_turn", until_the_second)
+    monkeypatch.setattr(progress, "_LONG_FOR_A_CPU", 0)
+    states = []
+    for worth in (500, 10**9):
+        monkeypatch.setattr(loop, "_WORTH_TIMING", worth)
+        out = config.out.with_name(f"timed-{worth}")
+        with pytest.raises(RuntimeError, match="enough"):
+            train(replace(run, out=out, save_every=1))
+        states.append(load_newest(out / "checkpoints")["model"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    first = told[0].splitlines()
+    assert first[0].startswith("training on ")
+    assert "threads, float32" in first[0]
+    assert "batch 4 = 1 at once x 4 in turn x 1 process; 200 steps" in first[1]
+    assert first[2].startswith("estimated time: about ")
+    assert "--preset ea-psmnet-small --crop 128 256" in first[3]
+    assert "estimated" not in told[2]
+
+
+def test_the_time_to_expect_is_told_in_its_unit_with_a_way_out():
+    for seconds, told in ((20, "1 min"), (7000, "117 min"), (36000, "10 h")):
+        line = f"estimated time: about {told}, if samples come as fast"
+        assert progress.expected_time(seconds, "cpu") == line
+    assert "about 14,000 h (583 days)" in progress.expected_time(14_000 * 3600, "cpu")
+    assert "--preset ea-psmnet-small" in progress.expected_time(14_000 * 3600, "cpu")
+    assert "--preset" not in progress.expected_time(14_000 * 3600, "cuda")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def torchrun(config, deaths):
     """Two processes, of which the second dies at each of some starts, and is started again."""
     command = (
-        f"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 2 "
+        f"-m ea_psmnet.training.launch --standalone --nproc-per-node 2 --max-restarts 2 "
         f"--monitor-interval 0.5 -m training.dying_run {deaths} "
         f"train --data folder --root {config.root} --out {config.out} --preset tiny --batch 4 "
         "--max-disparity 16 --crop 32 64 --steps 5 --save-every 2 --precision fp32 --device cpu "
@@ -31,7 +31,7 @@ def torchrun(config, deaths):
     return subprocess.run(
         [sys.executable, *command.split()],
         cwd=ROOT,
-        env=os.environ | settings | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env=os.environ | settings,
         capture_output=True,
         text=True,
         timeout=300,

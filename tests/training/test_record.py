@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -259,3 +261,29 @@ def test_a_start_that_cannot_be_read_is_no_hindrance(tmp_path):
     environment.record_session(path, {"steps": 5})
     environment.record_session(path, {"steps": 5})
     assert [session["steps"] for session in read_sessions(path)] == [5, 5]
+
+
+def test_what_rounds_otherwise_than_before_is_told(tmp_path, capsys, monkeypatch):
+    """Threads, as by OMP_NUM_THREADS, and compiled code, as by EA_PSMNET_COMPILE."""
+    told = describe_environment()
+    changed = told | {"threads": told["threads"] + 1, "compiled": not told["compiled"]}
+    for start, described in ((0, told), (2, told), (3, changed), (4, changed)):
+        monkeypatch.setattr(environment, "describe_environment", lambda now=described: now)
+        with RunRecord(tmp_path, start, 6, FACTS):
+            pass
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "warning" in x)
+    assert f"goes on with threads {changed['threads']} instead of {told['threads']}, comp" in line
+    (tmp_path / "environment.json").write_text("[{}]")  # an older run's tells less
+    assert environment.record_session(tmp_path / "environment.json", {}) == ""
+
+
+def test_settings_that_round_otherwise_are_recorded():
+    code = "from ea_psmnet.training.environment import describe_environment as d; print(d())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "EA_PSMNET_COMPILE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert "'threads': 1, 'compiled': False" in ended.stdout

@@ -7,19 +7,21 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from ea_psmnet.files import atomic_path
 from ea_psmnet.training import checkpoint, loop, record, validation
-from ea_psmnet.training.checkpoint import load_newest, remove_leftovers, save_checkpoint
+from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training.data import TrainingSamples
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.randomness import random_state, set_random_state
@@ -233,6 +235,36 @@ def test_a_signal_that_comes_again_while_the_summary_is_written_changes_nothing(
     assert [way.__name__ for way in ways] == ["_note"]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_is_heard_while_a_sample_is_waited_for(
+    config, tmp_path, monkeypatch, capfd, workers
+):
+    """One that never comes, as where a disk hangs: in the midst of step 2."""
+    config = replace(config, batch=4, steps=3, save_every=9, workers=workers)
+    whole = weights(train(replace(config, out=tmp_path / "whole")))
+    getitem = TrainingSamples.__getitem__
+
+    def hanging(self, position):
+        if position == 2 * 4 + 3:
+            os.kill(os.getppid() if workers else os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return getitem(self, position)
+
+    start = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+        patch.setattr(TrainingSamples, "__getitem__", hanging)
+        with pytest.raises(TrainingStopped, match=r"saved after [012] steps"):  # a worker is ahead
+            train(config)
+    assert time.monotonic() - start < 40
+    assert (
+        "\nSIGTERM: the run ends after the micro-batch at hand, and saves\n"
+        in capfd.readouterr().err
+    )
+    assert active_children() == []
+    assert same(whole, weights(train(config)))
+
+
 def test_a_run_that_fails_waits_for_no_loader(config, on_step):
     """Their process would wait for them at its end, as they ignore the signal it sends them."""
 
@@ -244,6 +276,15 @@ def test_a_run_that_fails_waits_for_no_loader(config, on_step):
     on_step(fail)
     with pytest.raises(RuntimeError, match="made to fail"):
         train(replace(config, workers=2))
+    assert active_children() == []
+
+
+def test_a_loader_that_is_killed_ends_the_run_in_a_line(config, on_step):
+    """As by the system when memory runs out."""
+    on_step(lambda step: step == 1 and os.kill(active_children()[0].pid, signal.SIGKILL))
+    with pytest.raises(ChildProcessError, match=r"has died( \(Killed\))?, .*--workers") as told:
+        train(replace(config, steps=500, workers=1))
+    assert "\n" not in str(told.value)
     assert active_children() == []
 
 
@@ -305,12 +346,16 @@ def test_the_newest_are_kept(config):
     assert steps_of(config.out / "checkpoints") == [4, 5, 6]
 
 
-def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
-    kept = ["step-0000001.pt", "model.safetensors", ".hidden", "config.json", ".notes.txt"]
-    for name in kept:
-        (tmp_path / name).touch()
-    with atomic_path(tmp_path / "model.safetensors") as temporary:
-        temporary.touch()
-    temporary.touch()  # as SIGKILL leaves it
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+def test_what_killed_writes_left_is_removed_before_the_first_step(config, on_step):
+    """A full disk may need the room; files of the user's stay, whatever their names."""
+    users = [".my.private.notes.md", ".vscode.settings.json", ".a.b.png", ".model.0123abcd.pt"]
+    leftovers = [config.out / f".ea_psmnet-{uuid4().hex}.safetensors"]
+    leftovers.append(config.out / "checkpoints" / f".ea_psmnet-{uuid4().hex}.pt")
+    leftovers[1].parent.mkdir(parents=True)
+    for path in [*leftovers, *(config.out / name for name in users)]:
+        path.touch()
+    there = []
+    on_step(lambda step: there.extend(path.exists() for path in leftovers))
+    train(replace(config, steps=1))
+    assert there == [False, False]
+    assert all((config.out / name).exists() for name in users)

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training.tiny import TINY
 
@@ -119,7 +120,7 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 0}, "batch is 0, expected 1 to 65536"),
         ({"crop": (30, 64)}, "multiples of 16"),
         ({"max_disparity": 192}, "wider than the crop"),
         ({"root": None}, "needs --root"),
@@ -131,12 +132,21 @@ def test_the_defaults_are_the_papers():
         ({"loss_weights": (1.0, 1.0, 0.0)}, "must not be 0"),
         ({"loss_weights": (-1.0, 1.0, 1.0)}, "must be 0 or more"),
         ({"cross_entropy": -0.1}, "cross_entropy must be 0 or more"),
-        ({"micro_batch": 0}, "micro_batch must be at least 1"),
+        ({"micro_batch": 0}, "micro_batch is 0, expected 1 to 65536"),
         ({"micro_batch": 3}, "not a multiple of micro-batch 3"),
-        ({"workers": -1}, "workers must not be negative"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"keep": 0}, "keep must be at least 1"),
+        ({"workers": -1}, "workers is -1, expected 0 to 1024"),
+        ({"seed": -1}, "seed is -1, expected 0 to"),
+        ({"steps": 0}, "steps is 0, expected 1 to 1000000000"),
+        ({"keep": 0}, "keep is 0, expected 1 to 1000000"),
+        ({"batch": 10**12}, "batch is 1000000000000, expected"),
+        ({"steps": 10**30}, "steps is 1000000000000000000000000000000, expected"),
+        ({"epochs": 10**9}, "epochs is"),
+        ({"seed": 2**32}, "seed is"),
+        ({"crop": (16, 2**20)}, "a side of crop is 1048576, expected 16 to 16384"),
+        ({"scene_size": (2**20, 16)}, "a side of scene_size is"),
+        ({"lr": float("nan")}, "lr must be positive"),
+        ({"ema": float("nan")}, "ema must lie"),
+        ({"batch": 2.5}, "batch must be a whole number, not 2.5"),
         ({"normalisation": "frozen"}, "statistics of --init"),
         ({"mix": ("synthetic::1",)}, "leave out --root"),
         ({"mix": ("synthetic",), "root": None}, "expected NAME:ROOT:WEIGHT"),
@@ -147,3 +157,16 @@ def test_the_defaults_are_the_papers():
 def test_impossible_settings_are_refused(config, changes, message):
     with pytest.raises(ValueError, match=message):
         replace(config, **changes)
+
+
+def test_whole_numbers_of_numpys_are_recorded_as_pythons(config):
+    given = replace(config, batch=np.int64(4), crop=(np.int32(32), 64), seed=np.uint8(3))
+    assert json.loads(json.dumps(given.to_dict())) == replace(config, batch=4, seed=3).to_dict()
+
+
+def test_a_crop_too_small_for_batch_normalisation_is_refused_with_what_helps(config):
+    tiny = replace(config, crop=(16, 16), micro_batch=1, steps=1)
+    with pytest.raises(ValueError, match=r"single number in crops of \(16, 16\).*--micro-batch"):
+        train(tiny)
+    train(replace(tiny, micro_batch=2))
+    train(replace(tiny, normalisation="group", out=config.out.with_name("group")))

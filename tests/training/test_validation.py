@@ -1,4 +1,8 @@
+import os
+import signal
+import time
 from dataclasses import replace
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.training import loop
 from ea_psmnet.training.loop import train
+from ea_psmnet.training.signals import StopRequest
 from ea_psmnet.training.sources import validation_samples
 from ea_psmnet.training.validation import spread, validate
 
@@ -53,6 +58,25 @@ def test_predictions_to_show_come_with_their_pairs(matcher, pairs):
     sample, disparity, epe = shown[1]
     assert np.array_equal(disparity, matcher(sample.left, sample.right).disparity)
     assert epe == pytest.approx(np.abs(disparity - sample.disparity).mean(), rel=1e-5)
+
+
+class Hanging(PairFolder):
+    """Its second pair never comes, but a signal to the process that waits for it."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(60)
+        return super().__getitem__(index)
+
+
+def test_a_signal_is_heard_while_a_pair_is_waited_for(matcher, pairs, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    start = time.monotonic()
+    with StopRequest() as stop:
+        assert validate(matcher, Hanging(pairs), range(6), Process(0, 1), 1, stop) is None
+    assert time.monotonic() - start < 40
+    assert active_children() == []
 
 
 def test_a_few_images_are_spread_over_all():

@@ -1,0 +1,138 @@
+"""The files of a prediction: all or none, named after the pair, and not another's."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ea_psmnet.files import read_disparity, read_image, read_pfm, write_image
+from ea_psmnet.inference import prediction_files as files
+from ea_psmnet.inference.outputs import preview
+
+PAIR = {"left": {"path": "l.png", "sha256": "0"}, "right": {"path": "r.png", "sha256": "1"}}
+
+
+@pytest.fixture
+def left():
+    return np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def disparity():
+    return np.linspace(1, 30, 24 * 40, dtype=np.float32).reshape(24, 40)
+
+
+def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
+    paths = files.write_prediction(tmp_path / "new", "scene.01", left, disparity, PAIR)
+    assert [path.name for path in paths] == [
+        *("scene.01_disparity.pfm", "scene.01_disparity.png"),
+        *("scene.01_preview.png", "scene.01_pair.json"),
+    ]
+    assert np.array_equal(read_pfm(paths[0]), disparity)
+    assert np.abs(read_disparity(paths[1])[0] - disparity).max() <= 1 / 512
+    assert np.array_equal(read_image(paths[2]), preview(left, disparity))
+    assert json.loads(paths[3].read_text()) == PAIR
+    assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
+
+
+def test_a_failed_write_names_the_file_that_was_wanted(tmp_path, left, disparity, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left") as error:
+        files.write_prediction(tmp_path, "scene", left, disparity, PAIR)
+    assert str(error.value).startswith(f"{tmp_path}/scene_disparity.pfm: not written")
+
+
+@pytest.mark.parametrize(
+    "failing", ["write_pfm", "write_disparity_png", "write_image", "write_json"]
+)
+def test_a_failed_write_leaves_none_of_them(tmp_path, left, disparity, failing, monkeypatch):
+    def full_disk(path, *_):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, failing, full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_prediction(tmp_path, "scene", left, disparity, PAIR)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_blocked_name_leaves_none_of_them(tmp_path, left, disparity):
+    (tmp_path / "scene_preview.png").mkdir()
+    with pytest.raises(OSError, match=r"scene_preview\.png: not written") as error:
+        files.write_prediction(tmp_path, "scene", left, disparity, PAIR)
+    assert str(error.value).count("not written") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["scene_preview.png"]
+
+
+def test_sizes_must_agree(tmp_path, left, disparity):
+    with pytest.raises(ValueError, match="differ"):
+        files.write_prediction(tmp_path, "scene", left, disparity[1:], PAIR)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "name"),
+    [
+        ("a/left.png", "a/right.png", "a"),
+        ("a/im0.png", "a/im1.png", "a"),
+        ("a/view1.png", "a/view5.png", "a"),
+        ("left/0006.png", "right/0006.webp", "0006"),
+        ("image_2/000000_10.png", "image_3/000000_10.png", "000000_10"),
+        ("hall_left.png", "hall_right.png", "hall"),
+        ("left_0001.png", "right_0001.png", "0001"),
+        ("L0001.png", "R0001.png", "0001"),
+        ("day.left.01.jpg", "day.right.01.jpg", "day.01"),
+        ("b/one.png", "b/another one.png", "b"),
+    ],
+)
+def test_a_pair_is_called_what_tells_it_from_others(left, right, name):
+    assert files.pair_name(Path(left), Path(right)) == name
+
+
+def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
+    for folder in ("a", "b", "copy of a"):
+        write_image(tmp_path / folder / "left.png", left[:, :, :: -1 if folder == "b" else 1])
+        write_image(tmp_path / folder / "right.png", left)
+    first, other, same = (
+        files.pair_record(tmp_path / name / "left.png", tmp_path / name / "right.png")
+        for name in ("a", "b", "copy of a")
+    )
+    out = tmp_path / "out"
+    files.check_unclaimed(out, "x", first)
+    paths = files.write_prediction(out, "x", left, disparity, first)
+    for again in (first, same):
+        files.check_unclaimed(out, "x", again)
+    write_image(tmp_path / "a" / "left.png", left // 2)  # taken anew: still that pair
+    paths_alone = files.pair_record(tmp_path / "a" / "left.png", tmp_path / "a" / "right.png")
+    files.check_unclaimed(out, "x", paths_alone)
+    with pytest.raises(FileExistsError, match=r"x_disparity\.pfm: is there and not of this pair"):
+        files.check_unclaimed(out, "x", other)
+    for damage in ("[]", "{", '{"left": 3}'):
+        paths[-1].write_text(damage)
+        with pytest.raises(FileExistsError, match="give another --name or --out, or --force"):
+            files.check_unclaimed(out, "x", first)
+
+
+def test_a_name_that_is_no_utf8_is_known_again(tmp_path, left, disparity):
+    view = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    write_image(view, left)
+    pair = files.pair_record(view, view)
+    files.write_prediction(tmp_path, files.pair_name(view, view), left, disparity, pair)
+    write_image(view, left // 2)  # told by its path alone
+    files.check_unclaimed(tmp_path, view.stem, files.pair_record(view, view))
+
+
+def test_disparities_beyond_16_bits_are_told(tmp_path, left, disparity):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files.write_prediction(tmp_path, "x", left, disparity + 225, PAIR)
+    with pytest.warns(UserWarning, match=r"331 pixels \(34\.5%\) lie over 255\.99") as told:
+        files.write_prediction(tmp_path, "x", left, np.where(disparity > 20, 300, disparity), PAIR)
+    assert "x_disparity.pfm has them" in str(told[0].message)
