@@ -73,6 +73,15 @@ def exit_code(program: Callable[[], Any]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was refused: to Python, torch or another library."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSALS)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def show_warning(message: Warning | str, *place: Any, **options: Any) -> None:
     """What `warnings.showwarning` does, in one line and without the place in the code."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
@@ -147,12 +156,3 @@ class _Kept(io.StringIO):
         text = _EMPTY_DEFAULT.sub(lambda found: re.sub(r"[^│|\n]", " ", found[0]), self.getvalue())
         self._stream.write(text)
         self._stream.flush()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was refused: to Python, torch or another library."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSALS)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -128,8 +128,8 @@ def available_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    shared = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(shared, _free_for_process())
+    share = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(share, _free_for_process())
 
 
 def free_memory() -> int:

@@ -43,6 +43,8 @@ def read_record(
     """
     from ea_psmnet.pfm import readable  # late: numpy, which the command line's help does without
 
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: cannot be read (a folder, pipe or device is no file)")
     with readable(path):
         data = path.read_bytes()
     return parse_record(data, kind, str(path), unknown=unknown, finite=finite, remedy=remedy)

@@ -123,5 +123,6 @@ held = (pages[0] if "{limit}" == "RLIMIT_AS" else pages[5]) * resource.getpagesi
 resource.setrlimit(resource.{limit}, (held + 2**26, held + 2**26))
 print(available_memory(torch.device("cpu")))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 2**25 < int(run.stdout) <= 2**26

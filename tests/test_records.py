@@ -1,4 +1,6 @@
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -75,5 +77,10 @@ def test_unknown_fields_and_nan_may_be_allowed():
 def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.json: no such file"):
         read_record(tmp_path / "x.json", Whole)
-    with pytest.raises(OSError, match="cannot be read"):
-        read_record(tmp_path, Whole)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match=f"{path}: cannot be read"):
+            read_record(path, Whole)

@@ -15,7 +15,8 @@ typedef struct {
     int64_t images, levels, height, width, channels, groups, half, threads;
 } Correlation;
 
-int64_t correlation_size(void) { return sizeof(Correlation); }
+/* For the caller to compare: a version, and the sizes of the structures. */
+const int64_t group_correlation_interface[] = {1, sizeof(Correlation)};
 
 static inline uint16_t to_half(float value) {
     uint32_t bits;

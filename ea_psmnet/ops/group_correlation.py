@@ -20,6 +20,7 @@ from ea_psmnet.ops.precision import full_precision, widen
 
 __all__ = ["group_correlation", "group_correlation_reference"]
 
+_FUNCTIONS, _INTERFACE = ("correlation_forward", "correlation_backward"), 1
 _MOST_GROUPS = 64
 _MOST_CHANNELS = 512
 
@@ -136,7 +137,5 @@ def _run(name: str, left: Tensor, right: Tensor, volume: Tensor, *gradients: Ten
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = load_library(Path(__file__).with_name("group_correlation.c"))
-    if library is not None:
-        assert library.correlation_size() == ctypes.sizeof(_Arguments)
-    return library
+    source = Path(__file__).with_name("group_correlation.c")
+    return load_library(source, _FUNCTIONS, _INTERFACE, _Arguments)
