@@ -51,26 +51,8 @@ class PSMNetConfig:
         ValueError: a value is out of range; the message says which and what is allowed.
     """
 
-    features: Features = "psmnet"
-    """Feature network: PSMNet's, or EfficientNet-Lite0 up to 1/16 fused back to 1/4."""
-    volume: str = "concat"
-    """Cost volume: concat (published), groupwise or combined; a key of `volume.VOLUMES`."""
-    volume_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the cost volume, as groups."""
     aggregation: Aggregation = "hourglass"
     """Stacked hourglasses, or `basic`: residual blocks alone."""
-    hourglasses: int = _HOURGLASSES
-    """How many hourglasses are stacked, 1 to 3."""
-    hourglass_channels: int | None = None
-    """Channels inside the hourglasses; None for twice those outside, as published."""
-    residuals: int | None = None
-    """Residual blocks before them; None for the published number, 1 or, without them, 4."""
-    excitation: bool = False
-    """Whether image features scale the hourglasses' channels (CoEx)."""
-    head: str = "trilinear"
-    """Disparity head: trilinear (published) or learned; a key of `head.HEADS`."""
-    head_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the disparity head, as top_k."""
     max_disparity: int = 192
     """D: disparities 0 to D - 1 pixels are searched; a multiple of 16."""
     width: float = 1.0
@@ -88,6 +70,24 @@ class PSMNetConfig:
     likeliest; 0 for all, as published."""
     normalisation: Normalisation = "batch"
     """After convolutions: over the batch as published, or over groups of channels of a sample."""
+    features: Features = "psmnet"
+    """Feature network: PSMNet's, or EfficientNet-Lite0 up to 1/16 fused back to 1/4."""
+    volume: str = "concat"
+    """Cost volume: concat (published), groupwise or combined; a key of `volume.VOLUMES`."""
+    volume_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the cost volume, as groups."""
+    hourglasses: int = _HOURGLASSES
+    """How many hourglasses are stacked, 1 to 3."""
+    hourglass_channels: int | None = None
+    """Channels inside the hourglasses; None for twice those outside, as published."""
+    residuals: int | None = None
+    """Residual blocks before them; None for the published number, 1 or, without them, 4."""
+    excitation: bool = False
+    """Whether image features scale the hourglasses' channels (CoEx)."""
+    head: str = "trilinear"
+    """Disparity head: trilinear (published) or learned; a key of `head.HEADS`."""
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the disparity head, as top_k."""
 
     def __post_init__(self) -> None:
         if self.aggregation not in ("hourglass", "basic"):

@@ -218,7 +218,7 @@ def test_the_matcher_gives_whole_pairs_alone_to_the_graphs(monkeypatch):
 
     def note(left, right):
         sizes.append(tuple(left.shape[2:]))
-        return matcher.model(left, right)
+        return matcher.model(left, right).disparities
 
     monkeypatch.setattr(matcher, "_forward", note)
     matcher(sample.left, sample.right)

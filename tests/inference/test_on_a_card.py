@@ -88,7 +88,7 @@ def test_what_a_card_would_do_can_be_recorded(config, dtype, monkeypatch):
         pretend(model)
         left, right = (images((32, 64)) for _ in range(2))
         with Devices() as devices:
-            (disparity,) = model(left, right)
+            (disparity,) = model(left, right).disparities
     assert disparity.shape == (1, 32, 64)
     assert devices.seen == {"cuda"}
 
