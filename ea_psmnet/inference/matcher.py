@@ -96,7 +96,7 @@ class StereoMatcher:
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype, self.device)
         self.max_disparity = model.config.max_disparity
-        self._forward: Forward = lambda left, right: self.model(left, right).disparities
+        self._forward: Forward = self._eager
         self._room = (
             plannable(available_memory(self.device))
             if held is None
@@ -202,9 +202,13 @@ class StereoMatcher:
         )
         other, model = copy.copy(self), copy.copy(self.model)  # of the same weights
         model.config = replace(model.config, max_disparity=reach)
-        other.model = other._forward = model
-        other.max_disparity = reach
+        other.model, other.max_disparity = model, reach
+        other._forward = other._eager
         return other
+
+    def _eager(self, left: Tensor, right: Tensor) -> list[Tensor]:
+        """Disparities (B, H', W') of padded images (B, 3, H', W')."""
+        return self.model(left, right).disparities
 
     def _is_narrow(self, width: int) -> bool:
         return _padded(0, width)[1] < self.max_disparity
