@@ -80,9 +80,9 @@ class _Trainer:
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.arithmetic = choose_arithmetic(config, accelerator.device.type)
-        self._tell(f"training on {device_name(accelerator.device)}, {self._dtype}")
         structure = network_config(config)
         self.samples, self.steps = training_samples(config)
+        self._tell(f"training on {device_name(accelerator.device)}, {self._dtype}")
         self.validation = validation_samples(config) if config.validate_every else ()
         self.config = config = self._with_micro_batch(config, structure)
         set_seed(config.seed)

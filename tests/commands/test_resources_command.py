@@ -60,7 +60,7 @@ def test_a_network_and_no_volumes(tmp_path, capsys):
         ("--preset psmnet", "no attention"),
         ("--preset ea-psmnet --sites attic", "unknown attention site 'attic'"),
         ("--preset ea-psmnet --max-disparity 50", "try 64"),
-        ("--preset ea-psmnet --batch 0", "1 or more"),
+        ("--preset ea-psmnet --batch 0", "batch is 0, expected 1 to 65536"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

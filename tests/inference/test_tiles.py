@@ -219,7 +219,7 @@ print(plan.is_whole, whole if plan.is_whole else plan.bytes, peak_bytes(device) 
         ((128, 256), 192, 0.5, "exact", 1, 4),
         ((256, 512), 192, "light", "exact", 1, 1),
         ((256, 512), 192, "light", "fast", 1, 1),
-        ((768, 192), 96, "light", "fast", 0.9, 1),
+        ((1536, 256), 96, "light", "fast", 0.9, 1),
     ],
 )
 def test_the_estimate_is_a_bound_and_no_loose_one(

@@ -10,14 +10,14 @@ from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.reports.budget import Budget
 from ea_psmnet.reports.comparison import Comparison, Result, compare
-from ea_psmnet.reports.comparison_plan import DEFAULT_SIZES, Load, Network, named_networks, plan
+from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
 from ea_psmnet.reports.comparison_plot import _looks, comparison_plot
 from ea_psmnet.reports.comparison_text import comparison_markdown
 from ea_psmnet.reports.crossing import Crossing, crossing, curves
 from ea_psmnet.reports.forecast import forecast
 from ea_psmnet.reports.module_trace import attention_site
 from ea_psmnet.reports.trial import Outcome, Trial, run_trial
-from ea_psmnet.reports.variants import VARIANTS, parse_variant
+from ea_psmnet.reports.variants import parse_variant
 
 GIB = 2**30
 BUDGET = Budget("2GiB", 2 * GIB)
@@ -219,14 +219,16 @@ def test_a_network_that_cannot_be_built_stops_before_anything_runs(interpreter):
 # What is asked for -------------------------------------------------------------------------------
 
 
-def test_the_default_plan_is_every_variant_at_two_sizes():
+def test_the_default_plan_is_the_papers_three_networks_at_one_size():
     networks = named_networks((), (), (), sites=("encoder",), width=0.5, max_disparity=96)
     assert [n.label for n in networks] == [
-        name if name == "baseline" else f"{name}@encoder" for name in VARIANTS
+        "baseline",
+        "efficient@encoder",
+        "non-local@encoder",
     ]
     trials = plan(networks, Load(), budget=GIB)
-    assert len(trials) == len(VARIANTS) * len(DEFAULT_SIZES) * 2
-    assert {t.shape for t in trials} == {(1, 256, 512), (1, 544, 960)}
+    assert len(trials) == 3 * 2
+    assert {t.shape for t in trials} == {(1, 256, 512)}
     assert {t.network["max_disparity"] for t in trials} == {96}
 
 
@@ -243,7 +245,7 @@ def test_batches_and_sizes_multiply_and_come_in_order():
         ({"sizes": ("100x200",)}, "'100x200' is no size"),
         ({"sizes": ("4x32x32",)}, "'4x32x32' is no size"),
         ({"sizes": ("32x16",)}, "narrower than the 32 disparities"),
-        ({"batches": (0,)}, "batches must be 1 or more"),
+        ({"batches": (0,)}, "a batch is 0, expected 1 to 65536"),
     ],
 )
 def test_impossible_loads_are_refused(load, message):

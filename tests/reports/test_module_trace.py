@@ -55,7 +55,7 @@ def test_a_failure_in_the_backward_names_the_module_whose_gradient_came_in(netwo
     outputs = network(*IMAGES)
     assert trace.current is None
     with pytest.raises(BrokenError):
-        sum(output.sum() for output in outputs).backward()
+        sum(output.sum() for output in outputs.disparities).backward()
     assert trace.current == name
     trace.clear()
     assert trace.current is None
