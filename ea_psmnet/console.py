@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from ea_psmnet.machine import ending_children
 
 __all__ = ["exit_code", "is_out_of_memory", "show_warning", "without_empty_defaults"]
 
@@ -47,7 +48,7 @@ def exit_code(program: Callable[[], Any]) -> int:
     tells what has ended it.
     """
     try:
-        with _sigterm_as_exit():
+        with ending_children():
             result = program()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -85,18 +86,6 @@ def _first_line(error: BaseException) -> str:
 def show_warning(message: Warning | str, *place: Any, **options: Any) -> None:
     """What `warnings.showwarning` does, in one line and without the place in the code."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
-
-
-@contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _stopped(by: str, code: int) -> int:

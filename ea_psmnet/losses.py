@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
-    "CROSS_ENTROPIES",
     "LOSS_WEIGHTS",
-    "adaptive_cross_entropies",
     "counted_pixels",
     "cross_entropies",
     "output_losses",
@@ -84,6 +82,7 @@ def cross_entropies(
     disparity: Tensor,
     valid: Tensor,
     *,
+    target: str = "linear",
     first: float = 1.5,
     pixels: Tensor | None = None,
 ) -> Tensor:
@@ -92,68 +91,35 @@ def cross_entropies(
     Soft-argmin alone is content with any distribution that has the right mean; this asks for the
     right distribution, so that a surface and what is behind it stay two peaks (Zhang et al.,
     "Adaptive Unimodal Cost Volume Filtering for Deep Stereo Matching", AAAI 2020, supervise the
-    volume likewise, at image resolution). A cell's target is the mean over its pixels of the
-    ground truth, each shared linearly between the two nearest levels.
+    volume likewise, at image resolution). A cell's target, of its pixels' ground truth, is
+
+    - `linear`: their mean, each shared linearly between the two nearest levels;
+    - `adaptive`: a Laplacian around each surface that the cell shows, after Xu et al., "Adaptive
+      Multi-Modal Cross-Entropy Loss for Stereo Matching", CVPR 2024, section 3.2: the ground
+      truths around a pixel are clustered, each cluster becomes a Laplacian around its mean, and
+      the pixel's own cluster weighs most. Here a cell of the volume takes the place of the pixel:
+      its own pixels are clustered, the cluster of its median is its own, and the Laplacian's scale
+      of 0.8 counts in levels.
 
     Args:
         scores: (B, K, h, w) each, higher is likelier.
         disparity: true disparity, (B, s * h, s * w) in pixels, s being the scale of the volume.
         valid: (B, s * h, s * w); pixels at or above s * K do not count, either.
+        target: `linear` or `adaptive`, as above.
         first: Disparity of level 0, in pixels; each further level is s pixels more.
         pixels: as in `output_losses`.
 
     Returns:
         (scores,) in nats a pixel; zeros with zero gradients if no pixel counts.
     """
-    return _cross_entropies(scores, disparity, valid, _linear_targets, first, pixels)
-
-
-def adaptive_cross_entropies(
-    scores: Sequence[Tensor],
-    disparity: Tensor,
-    valid: Tensor,
-    *,
-    first: float = 1.5,
-    pixels: Tensor | None = None,
-) -> Tensor:
-    """`cross_entropies` towards a Laplacian around each surface that a cell shows.
-
-    After Xu et al., "Adaptive Multi-Modal Cross-Entropy Loss for Stereo Matching", CVPR 2024,
-    section 3.2: the ground truths around a pixel are clustered, each cluster becomes a Laplacian
-    around its mean, and the pixel's own cluster weighs most. Here a cell of the volume takes the
-    place of the pixel: its own pixels are clustered, the cluster of its median is its own, and the
-    Laplacian's scale of 0.8 counts in levels.
-
-    Arguments and result are those of `cross_entropies`.
-    """
-    return _cross_entropies(scores, disparity, valid, _adaptive_targets, first, pixels)
-
-
-CROSS_ENTROPIES: dict[str, Callable[..., Tensor]] = {
-    "linear": cross_entropies,
-    "adaptive": adaptive_cross_entropies,
-}
-"""By the name of what the distribution shall be."""
-
-_Targets = Callable[[Tensor, Tensor, int], Tensor]
-
-
-def _cross_entropies(
-    scores: Sequence[Tensor],
-    disparity: Tensor,
-    valid: Tensor,
-    targets: _Targets,
-    first: float,
-    pixels: Tensor | None,
-) -> Tensor:
     levels, scale = scores[0].shape[1], disparity.shape[-1] // scores[0].shape[-1]
     counted = counted_pixels(disparity, valid, scale * levels)
     divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
     place = ((torch.where(counted, disparity, 0) - first) / scale).clamp(0, levels - 1)
     place = F.pixel_unshuffle(place.unsqueeze(1), scale)  # (B, s * s, h, w)
     weight = F.pixel_unshuffle(counted.to(disparity.dtype).unsqueeze(1), scale)
-    target = targets(place, weight, levels)
-    return torch.stack([-(target * s.log_softmax(dim=1)).sum() for s in scores]) / divisor
+    wanted = _TARGETS[target](place, weight, levels)
+    return torch.stack([-(wanted * s.log_softmax(dim=1)).sum() for s in scores]) / divisor
 
 
 def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
@@ -196,6 +162,12 @@ def _adaptive_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
         share = torch.where(count > 1, share, is_own.to(share))
         target += count * share * laplacian
     return target
+
+
+_TARGETS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "linear": _linear_targets,
+    "adaptive": _adaptive_targets,
+}
 
 
 def weighted_sum(losses: Tensor, weights: Sequence[float] = LOSS_WEIGHTS) -> Tensor:

@@ -196,7 +196,8 @@ def single_opencv_thread() -> None:
 
 @contextmanager
 def ending_children() -> Iterator[None]:
-    """Let SIGTERM leave by an exception, on which `subprocess.run` within ends its child.
+    """Let SIGTERM leave by an exception: what has begun is cleaned up, and `subprocess.run` within
+    ends its child.
 
     By default it ends this process alone, and the child goes on with nobody to wait for it.
     """

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ea_psmnet.losses import adaptive_cross_entropies, cross_entropies, output_losses, stereo_loss
+from ea_psmnet.losses import cross_entropies, output_losses, stereo_loss
 
 
 def tensors():
@@ -88,7 +88,9 @@ def test_both_losses_of_parts_of_a_batch_add_up_and_ignore_what_is_unknown():
     prediction = torch.ones_like(truth)
     for loss in (
         lambda b: cross_entropies([scores[0][b]], truth[b], valid[b], pixels=pixels),
-        lambda b: adaptive_cross_entropies([scores[0][b]], truth[b], valid[b], pixels=pixels),
+        lambda b: cross_entropies(
+            [scores[0][b]], truth[b], valid[b], target="adaptive", pixels=pixels
+        ),
         lambda b: output_losses([prediction[b]], truth[b], valid[b], 16, pixels),
     ):
         torch.testing.assert_close(loss(slice(0, 1)) + loss(slice(1, 2)), loss(slice(None)))
@@ -107,7 +109,7 @@ def test_the_adaptive_target_has_a_peak_a_surface_and_the_medians_is_highest():
     truth, valid = torch.full((1, 4, 4), 6.0), torch.ones(1, 4, 4, dtype=torch.bool)
     truth[0, 0] = 30.0  # four pixels of sixteen show what is in front
     score = torch.zeros(1, 10, 1, 1, requires_grad=True)
-    loss = adaptive_cross_entropies([score], truth, valid, first=2.0)
+    loss = cross_entropies([score], truth, valid, target="adaptive", first=2.0)
     (gradient,) = torch.autograd.grad(loss[0], score)
     target = 0.1 - gradient.flatten()  # softmax minus target, over uniform scores
     levels = torch.arange(10.0)
@@ -122,7 +124,7 @@ def test_the_adaptive_target_leaves_out_what_is_unknown():
     valid[0, 0, :3] = True
     score = torch.zeros(1, 10, 1, 1, requires_grad=True)
     (gradient,) = torch.autograd.grad(
-        adaptive_cross_entropies([score], truth, valid, first=2.0)[0], score
+        cross_entropies([score], truth, valid, target="adaptive", first=2.0)[0], score
     )
     expected = (-(torch.arange(10.0) - 1).abs() / 0.8).softmax(0)
     torch.testing.assert_close(0.1 - gradient.flatten(), expected)

@@ -160,7 +160,7 @@ def plan_memory(
 
 def _tilings(stages: _Stages, height: int, width: int) -> Iterator[MemoryPlan]:
     """All ways to cut, those with few columns first, and of each the tallest strips first."""
-    reach = stages.config.max_disparity // SCALE
+    reach = stages.config.levels
     most = (max(1, side // (3 * BLEND)) for side in (height, width))
     counts = sorted(product(*(range(1, n + 1) for n in most)), key=lambda pair: pair[1])
     for down, across in counts:
@@ -170,7 +170,7 @@ def _tilings(stages: _Stages, height: int, width: int) -> Iterator[MemoryPlan]:
 
 def _tiled_bytes(stages: _Stages, rows: list[Span], columns: list[Span]) -> int:
     tile = max(span.length for span in rows) * max(span.length for span in columns)
-    depth = stages.config.max_disparity // SCALE
+    depth = stages.config.levels
     kept = stages.kept() + 4 * stages.cells  # the scores put together
     aggregation = kept + stages.aggregation(depth * tile)
     return int(SLACK * max(stages.features(1), aggregation, kept + stages.head())) + _ROOM

@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.records import read_record
 
 __all__ = [
@@ -119,9 +120,7 @@ class PSMNetConfig:
             )
         if self.residuals is not None and self.residuals not in range(9):
             raise ValueError(f"residuals must be 0 to 8 blocks, not {self.residuals!r}")
-        if self.features not in get_args(Features):
-            choices = ", ".join(get_args(Features))
-            raise ValueError(f"unknown features '{self.features}': choose from {choices}")
+        check_choice("features", self.features, get_args(Features))
         if self.excitation and self.features == "psmnet":
             raise ValueError("excitation needs features at 1/8 and 1/16: psmnet's have none")
         if self.width <= 0 or (32 * self.width) % 4:

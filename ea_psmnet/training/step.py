@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ea_psmnet.losses import CROSS_ENTROPIES, counted_pixels, output_losses, weighted_sum
+from ea_psmnet.losses import counted_pixels, cross_entropies, output_losses, weighted_sum
 from ea_psmnet.models.psmnet import PSMNet, StereoOutput
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StereoBatch
@@ -216,8 +216,12 @@ class OptimiserStep:
         loss = weighted_sum(losses, config.loss_weights)
         if config.cross_entropy:
             scores = [score.float() for score in outputs.scores]
-            entropies = CROSS_ENTROPIES[config.cross_entropy_target](
-                scores, *truth, first=self.network.head.first, pixels=pixels
+            entropies = cross_entropies(
+                scores,
+                *truth,
+                target=config.cross_entropy_target,
+                first=self.network.head.first,
+                pixels=pixels,
             )
             loss = loss + config.cross_entropy * weighted_sum(entropies, config.loss_weights)
         return loss, losses
