@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# By default OpenMP's threads spin while they wait for each other, and burn what others need.
+# By default OpenMP's threads spin while they wait for each other, and burn what others need. Asleep
+# at once they would start late, so GNU's spin for about 0.1 ms first (docs/results/waiting.md).
 # OpenMP reads this once, when torch loads it: a program that imports torch before this package sets
 # it in its environment. Processes started from here inherit it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 if TYPE_CHECKING:
     from ea_psmnet.inference.matcher import StereoMatcher, StereoResult

@@ -91,13 +91,16 @@ print(*{line.split()[-1] for line in lines if "gomp" in line}, sep="\\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
-def test_threads_that_wait_do_not_spin():
+def test_threads_that_wait_soon_sleep():
     told = openmp(COMPILED)
-    assert "GOMP_SPINCOUNT = '0'" in told.stderr
+    assert "GOMP_SPINCOUNT = '5000'" in told.stderr
     assert told.stderr.count("GOMP_SPINCOUNT") == 1  # one library: torch's and compiled code's
     assert len(told.stdout.split()) == 1
+    # Who asks for something gets it.
+    for asked, count in (({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")):
+        assert f"GOMP_SPINCOUNT = '{count}'" in openmp("import ea_psmnet, torch", **asked).stderr
     spinning = openmp("import ea_psmnet, torch", OMP_WAIT_POLICY="ACTIVE")
-    assert "GOMP_SPINCOUNT = '0'" not in spinning.stderr  # who asks for it gets it
+    assert "GOMP_SPINCOUNT = '5000'" not in spinning.stderr
 
 
 def test_threads_are_those_asked_for(monkeypatch):

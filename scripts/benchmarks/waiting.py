@@ -1,0 +1,129 @@
+"""Seconds a pair under several ways for threads to wait, alone and beside busy processes.
+
+    .venv/bin/python scripts/benchmarks/waiting.py [--rounds N] [--out docs/results/waiting]
+
+Run nothing beside it. OpenMP reads its settings once, so that every measurement is a process of its
+own: the best of its pairs. Every round takes all settings in turn; figures are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from ea_psmnet.files import write_json, write_text
+from ea_psmnet.tables import markdown_table
+
+NETWORKS = ("ea-light", "ea-psmnet-small")
+BUSY = 2
+"""Busy processes beside the measured one."""
+_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SETTINGS: dict[str, dict[str, str]] = {
+    "spin (GNU OpenMP's default)": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "300000"},
+    "sleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin for a moment (this package)": {},
+}
+
+
+def main() -> None:
+    """Measure, or answer for one setting."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/waiting"))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(_best(arguments.measure))
+        return
+    rows = [_row(network, busy, arguments.rounds) for network in NETWORKS for busy in (0, BUSY)]
+    text = _markdown(rows)
+    write_json(arguments.out.with_suffix(".json"), {"processors": os.cpu_count(), "rows": rows})
+    write_text(arguments.out.with_suffix(".md"), text)
+    print(text)
+
+
+def _best(network: str, pairs: int = 4) -> float:
+    """The least seconds that a pair takes."""
+    from ea_psmnet.machine import keep_freed_memory
+
+    keep_freed_memory()
+    import numpy as np
+    import torch
+
+    from ea_psmnet.inference.matcher import StereoMatcher
+    from ea_psmnet.models.psmnet import build_model
+
+    torch.manual_seed(0)
+    matcher = StereoMatcher(build_model(network).eval(), device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (540, 960, 3), dtype=np.uint8)
+    matcher(image, image)
+    seconds = []
+    for _ in range(pairs):
+        start = time.perf_counter()
+        matcher(image, image)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _row(network: str, busy: int, rounds: int) -> dict[str, object]:
+    seconds: dict[str, list[float]] = defaultdict(list)
+    with _busy(busy):
+        for number in range(rounds):
+            for name, variables in SETTINGS.items():
+                seconds[name].append(_elsewhere(network, variables))
+            print(f"{network}, {busy} busy: round {number + 1} of {rounds}", file=sys.stderr)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {"network": network, "busy processes": busy, **medians}
+
+
+def _elsewhere(network: str, variables: dict[str, str]) -> float:
+    env = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
+    command = [sys.executable, __file__, "--measure", network]
+    ran = subprocess.run(command, env=env | variables, check=True, capture_output=True, text=True)
+    return float(ran.stdout)
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """So many processes that do nothing but compute."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _markdown(rows: list[dict[str, object]]) -> str:
+    shown = [
+        {
+            key: f"{value:.2f}" if isinstance(value, float) else str(value)
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+    return "\n\n".join(
+        [
+            "# Threads that wait",
+            f"Seconds for a 540 x 960 pair at 192 disparities, {os.cpu_count()} processors: median "
+            "over rounds of the best of four pairs in a process of its own, all settings in turn.",
+            markdown_table(shown),
+            "Written by `scripts/benchmarks/waiting.py`.\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
