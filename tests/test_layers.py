@@ -19,11 +19,13 @@ FLOORS = [
         "ea_psmnet.losses",
         "ea_psmnet.tables",
     },
+    {"ea_psmnet.figures"},
     {"ea_psmnet.ops"},
     {"ea_psmnet.attention"},
     {"ea_psmnet.models", "datasets"},
     {"ea_psmnet.inference"},
-    {"ea_psmnet.training", "ea_psmnet.reports"},
+    {"ea_psmnet.training", "ea_psmnet.evaluation", "ea_psmnet.reports"},
+    {"ea_psmnet.experiments"},
     {"ea_psmnet.commands"},
     {"ea_psmnet.__main__"},
 ]
@@ -80,10 +82,10 @@ def test_imports_only_from_lower_floors(path):
 
 def test_prediction_needs_no_datasets():
     for package in ("inference", "models", "attention", "ops"):
-        for path in (ROOT / "ea_psmnet" / package).glob("*.py"):
+        for path in (ROOT / "ea_psmnet" / package).glob("**/*.py"):
             assert "datasets" not in set(imported_rooms(path)), path
 
 
 def test_files_stay_short():
-    long = {p.name: n for p in MODULES if (n := len(p.read_text().splitlines())) > 320}
+    long = {p.name: n for p in MODULES if (n := len(p.read_text().splitlines())) > 500}
     assert long == {}
