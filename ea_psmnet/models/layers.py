@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_psmnet.attention import VolumeAttention
+from ea_psmnet.models.normalisation import BatchNorm2d, BatchNorm3d
 from ea_psmnet.ops.factored_volume import PairVolume, volume_conv
+from ea_psmnet.ops.narrow_conv3d import narrow_conv3d
 from ea_psmnet.ops.score_conv import score_conv, score_conv_reference
 
 __all__ = [
@@ -62,9 +64,20 @@ class VolumeConv3d(nn.Conv3d):
 
     def _convolve(self, part: PairVolume | Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if isinstance(part, Tensor):
-            return self._conv_forward(part, weight, bias)
+            return narrow_conv3d(part, weight, bias)
         volume = volume_conv(part, weight)
         return volume if bias is None else volume + bias.view(-1, 1, 1, 1)
+
+
+class _Conv3d(nn.Conv3d):
+    """A padded 3x3x3 convolution of stride 1 without a bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
+        return narrow_conv3d(volume, self.weight)
 
 
 class ScoreConv3d(nn.Conv3d):
@@ -88,27 +101,28 @@ def conv2d_bn(
     convolution = _PointConv2d if kernel == 1 and stride > 1 else nn.Conv2d
     return nn.Sequential(
         convolution(inputs, outputs, kernel, stride, padding, dilation, bias=False),
-        nn.BatchNorm2d(outputs),
+        BatchNorm2d(outputs),
     )
 
 
 def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm3d(outputs)
-    )
+    if stride == 1:
+        return nn.Sequential(_Conv3d(inputs, outputs), BatchNorm3d(outputs))
+    strided = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(strided, BatchNorm3d(outputs))
 
 
 def volume_conv_bn(channels: Sequence[int], outputs: int) -> nn.Sequential:
     """A volume in parts of so many channels to (B, outputs, K, H, W)."""
-    return nn.Sequential(VolumeConv3d(channels, outputs), nn.BatchNorm3d(outputs))
+    return nn.Sequential(VolumeConv3d(channels, outputs), BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, 2D, 2H, 2W)."""
     return nn.Sequential(
         nn.ConvTranspose3d(inputs, outputs, 3, 2, padding=1, output_padding=1, bias=False),
-        nn.BatchNorm3d(outputs),
+        BatchNorm3d(outputs),
     )
 
 

@@ -1,4 +1,4 @@
-"""What batch normalisation may be replaced by; parameters keep their names.
+"""Batch normalisation and what it may be replaced by; parameters keep their names.
 
 Shapes: B batch, C channels, ... the sides of an image or a volume.
 """
@@ -13,11 +13,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["ReducedBatchNorm", "batch_norms", "freeze_statistics", "synchronise", "to_group_norm"]
+from ea_psmnet.ops.batch_norm import batch_norm
+
+__all__ = [
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "ReducedBatchNorm",
+    "batch_norms",
+    "freeze_statistics",
+    "synchronise",
+    "to_group_norm",
+]
 
 _GROUP = 8
 """Channels a group (Wu and He, "Group Normalization", ECCV 2018, find 8 to 32 alike). One channel a
 group would be zero where the feature pyramid pools an image to a single pixel."""
+
+
+class _FastBatchNorm(_BatchNorm):
+    """Batch normalisation that trains in less time where `batch_norm` has a form in C."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, ...) to the same."""
+        if not (self.training and self.affine and self.track_running_stats and self.momentum):
+            return super().forward(input)
+        self._check_input_dim(input)
+        self.num_batches_tracked += 1
+        statistics = self.running_mean, self.running_var
+        return batch_norm(input, self.weight, self.bias, *statistics, self.momentum, self.eps)
+
+
+class BatchNorm2d(_FastBatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`."""
+
+
+class BatchNorm3d(_FastBatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d`."""
 
 
 def batch_norms(network: nn.Module) -> Iterator[_BatchNorm]:
