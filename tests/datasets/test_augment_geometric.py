@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from stereo_pairs import FRONT, NEAR, far, matched, seen, textured_pair, warp_error
 
-from datasets import augment_geometric
-from datasets.augment_geometric import Geometric, Tilt, geometric_crop, resized, tilted
-from datasets.transforms import cut
+from datasets.augment import geometric as augment_geometric
+from datasets.augment.geometric import Geometric, Tilt, cut, geometric_crop, resized, tilted
 from ea_psmnet.sample import StereoSample
 
 SIZES = [(96, 300), (150, 200), (48, 100), (64, 128), (130, 120), (70, 260)]

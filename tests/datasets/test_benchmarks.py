@@ -8,8 +8,7 @@ import pytest
 from dataset_trees import SIZE, eth3d, middeval3, middlebury2014, shade, sintel, write_png
 
 from datasets.builder import build_dataset, detect_dataset
-from datasets.eth3d import Eth3d
-from datasets.middlebury import MiddEval3, Middlebury2014
+from datasets.middlebury import Eth3d, MiddEval3, Middlebury2014
 from datasets.sintel import Sintel
 from ea_psmnet.files import write_image
 

@@ -12,10 +12,11 @@ import pytest
 from dataset_trees import instereo2k, middeval3
 from stereo_pairs import textured_pair
 
-from datasets import check_frames, check_pairs, check_series
-from datasets.check import check_dataset, spread
-from datasets.check_frames import values_of
-from datasets.check_report import CheckReport
+from datasets.check import CheckReport, check_dataset, spread
+from datasets.check import files as check_frames
+from datasets.check import pairs as check_pairs
+from datasets.check import series as check_series
+from datasets.check.files import values_of
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import (
     disparity_values,

@@ -7,9 +7,8 @@ import pytest
 
 from datasets.synthetic import KINDS, Scene, SyntheticScenes
 from datasets.synthetic.body import Body
-from datasets.synthetic.cast import nearest_on_grid
+from datasets.synthetic.cast import nearest_on_grid, one_thread, pixel_rays
 from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.rays import one_thread, pixel_rays
 
 SIZE = (24, 48)
 WALLED_OUT = 1204

@@ -5,7 +5,7 @@ import pytest
 
 from datasets.synthetic import KINDS, draw
 from datasets.synthetic.body import Body
-from datasets.synthetic.foreground import foreground
+from datasets.synthetic.draw import foreground
 from datasets.synthetic.palette import Palette, box
 from datasets.synthetic.scene import Solid
 

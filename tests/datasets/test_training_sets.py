@@ -21,8 +21,8 @@ from datasets.builder import build_dataset, detect_dataset
 from datasets.crestereo import CreStereo
 from datasets.falling_things import FallingThings
 from datasets.instereo2k import InStereo2k
+from datasets.kitti import VirtualKitti
 from datasets.tartanair import TartanAir, TartanAirV2
-from datasets.virtual_kitti import VirtualKitti
 from ea_psmnet.files import write_npy, write_text
 
 

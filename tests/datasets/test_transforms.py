@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasets.transforms import random_crop
+from datasets.augment.geometric import random_crop
 from ea_psmnet.sample import StereoSample
 
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from datasets.synthetic.flying import flying
-from datasets.synthetic.garden import garden
-from datasets.synthetic.layers import layers
-from datasets.synthetic.layout import Layout
-from datasets.synthetic.palette import Palette
-from datasets.synthetic.room import room
-from datasets.synthetic.stage import stage
-from datasets.synthetic.street import street
+from datasets.synthetic.kinds.floating import flying, layers, stage
+from datasets.synthetic.kinds.places import garden, room, street
+from datasets.synthetic.palette import Layout, Palette
 
 
 @dataclass(frozen=True)
