@@ -54,7 +54,7 @@ class Body:
         self._sights: dict[tuple[float, ...], Sight | None] = {}
 
     def seen(self, eye: float, directions: Tensor) -> Tensor:
-        """Return (N,) parameters of the first hits of rays (3, N) from x = `eye`; inf for a miss."""
+        """Return (N,) parameters of first hits of rays (3, N) from x = `eye`; inf for a miss."""
         if self.solid.mesh is not None:
             x, y, z = directions
             sight = self._from_eye(eye)

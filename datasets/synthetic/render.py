@@ -29,7 +29,7 @@ from ea_psmnet.sample import StereoSample
 
 _T = TypeVar("_T", bound=np.generic)
 _FOLD = 0.005
-"""Largest deviation of 1 / depth from a straight line over neighbouring pixels, as a share of it."""
+"""Largest bend of 1 / depth between neighbouring pixels of a surface, as a share of it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ class Surface:
     """(3, N) surface colours in [0, 1], gamma-encoded."""
 
     def away(self, eye: float) -> Tensor:
-        """Return (N,) values, negative where the camera at x = `eye` sees the back of the surface."""
+        """Return (N,) values, negative where the camera at x = `eye` sees the back."""
         x, y, z = self.points
         nx, ny, nz = self.normals
         return -(nx * (x - eye) + ny * y + nz * z)
@@ -108,9 +108,7 @@ def _unrolled(body: Body, position: Tensor, outward: Tensor) -> tuple[Tensor, Te
         side = axis < 2
         around = torch.atan2(position[1], position[0]) * (body.half[0] + body.half[1]) / 2
         u, v = torch.where(side, around, x), torch.where(side, z, y)
-        axis = torch.where(
-            side, (y > 0).int(), 2
-        )  # unrolled, the side is cut where y changes its sign
+        axis = torch.where(side, (y > 0).int(), 2)  # unrolled side, cut where y changes sign
     return u, v, axis
 
 

@@ -1,4 +1,8 @@
-"""Things that people make: tables, chairs, shelves, cars. Each stands on y = 0 at the origin."""
+"""Objects made of several solids: furniture, vehicles, people, plants, stones.
+
+Each stands on the plane y = 0 at the origin; y points down, so it has negative y. `depth` is the
+depth that textures are scaled for, `size` the length or height.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from datasets.synthetic.scene import Array, Material, Outline, Solid
 
 
 def thing(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A single solid that stands on the floor; y points down, so it is at negative y."""
+    """A single solid of any shape."""
     half = size * palette.rng.uniform(0.3, 1, 3) / 2
     material = palette.material(depth)
     rotation = turn_y(palette.between(0, np.pi))
@@ -34,12 +38,12 @@ def thing(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def table(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A board on four thin legs, often with things on it."""
+    """A board on four thin legs, sometimes with a back, often with objects on it."""
     wide, deep = size * palette.between(0.4, 1) / 2, size * palette.between(0.4, 1) / 2
     tall, thick = size * palette.between(0.3, 0.8), size * palette.spread(0.01, 0.05)
     wood = palette.material(depth)
     solids = [box(np.array([0, -tall, 0]), np.array([wide, thick, deep]), wood)]
-    # Faces of two solids never lie in one plane: which of them is seen would be left to chance.
+    # Faces of two solids must not coincide, as it would be random which of them is visible.
     leg = size * palette.spread(0.01, 0.04)
     for x in (1.2 * leg - wide, wide - 1.2 * leg):
         for z in (1.2 * leg - deep, deep - 1.2 * leg):
@@ -56,7 +60,7 @@ def table(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def _slats(palette: Palette, wood: Material, size: tuple[float, float], foot: Array) -> list[Solid]:
-    """A chair's back of upright or level boards: `size` is (half its width, its height)."""
+    """The back of a chair, of upright or horizontal boards; `size` is (half width, height)."""
     wide, tall = size
     lean = turn_x(palette.between(-0.3, 0.05))
     count, share = palette.count(2, 7), palette.between(0.2, 0.9)
@@ -74,7 +78,7 @@ def _slats(palette: Palette, wood: Material, size: tuple[float, float], foot: Ar
 
 
 def shelf(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """Boards between two sides, with books or boxes in a row."""
+    """A shelf of boards between two sides, with rows of books or boxes."""
     wide, deep, tall = size * palette.between(0.3, 0.8) / 2, size * 0.15, size
     thick = size * 0.012
     wood = palette.material(depth)
@@ -118,7 +122,7 @@ def car(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def post(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A thin pole, with a sign, a lamp or nothing on top."""
+    """A thin pole with a sign, an arm or nothing on top."""
     metal = palette.material(depth, weak=0.4)
     radius = size * palette.spread(0.006, 0.02)
     solids = [column(np.array([0, -size / 2, 0]), radius, size, metal)]
@@ -161,7 +165,7 @@ def fence(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def rack(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A frame of thin bars along all three axes: scaffolding, a cage, a climbing frame."""
+    """A frame of thin bars along all three axes, like scaffolding or a cage."""
     metal = palette.material(depth, weak=0.5)
     half = size * palette.rng.uniform(0.25, 0.5, 3)
     bar = size * palette.spread(0.006, 0.025)
@@ -200,7 +204,7 @@ def lamp(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def _leaf_card(palette: Palette, material: Material, middle: Array, half: float) -> Solid:
-    """A square card of leaves, leaning any way but edge-on to the front."""
+    """A square card of leaves with a random lean, but not edge-on to the front."""
     lean = turn_y(palette.between(-1.1, 1.1)) @ turn_x(palette.between(-0.9, 0.9))
     family = palette.rng.choice(["foliage", "foliage", "frond", "twigs", "waves"])
     plate = card(middle, lean, (half, half), material)
@@ -214,13 +218,13 @@ def _leafy(palette: Palette, family: str) -> Outline:
 
 
 def _green(palette: Palette, depth: float) -> Material:
-    """Mostly green to brown."""
+    """A material that is mostly green to brown."""
     hue = palette.rng.uniform((0.1, 0.25, 0.02), (0.5, 0.6, 0.25))
     return palette.material(depth, base=hue if palette.chance(0.8) else None)
 
 
 def bush(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """Leaves at many depths: cards within a ball of diameter `size`."""
+    """Cards of leaves at many depths within a ball of diameter `size`."""
     green = [_green(palette, depth) for _ in range(2)]
     solids = []
     for k in range(palette.count(4, 9)):
@@ -231,7 +235,7 @@ def bush(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def grass(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """Tufts of blades, one behind the other; `size` is their width."""
+    """Cards of grass behind one another; `size` is their width."""
     green = _green(palette, depth)
     solids = []
     for _ in range(palette.count(2, 5)):
@@ -243,11 +247,11 @@ def grass(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def tree(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A trunk with cards of leaves or bare branches that cross one another."""
+    """A trunk with cards of leaves, or with crossing cards of bare branches."""
     bark, green = palette.material(depth), _green(palette, depth)
     tall = size * palette.between(0.4, 0.7)
     solids = [column(np.array([0, -tall / 2, 0]), size * palette.spread(0.01, 0.05), tall, bark)]
-    if palette.chance(0.3):  # bare: crossing planes of the same crown
+    if palette.chance(0.3):  # bare: crossing cards of one crown
         half = size - tall
         for _ in range(palette.count(1, 3)):
             turn = turn_y(palette.between(-1.2, 1.2))
@@ -262,7 +266,7 @@ def tree(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def stones(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A heap of rocks: spheres and boxes with many corners cut off."""
+    """A heap of rocks: ellipsoids and boxes cut by many planes."""
     rock = palette.material(depth, base=np.full(3, palette.between(0.15, 0.7)))
     solids = []
     for _ in range(palette.count(1, 4)):
@@ -276,7 +280,7 @@ def stones(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def sticks(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """Thin bars that stand or lean together: canes, scaffolding, a camera's tripod."""
+    """Thin upright or leaning bars, like canes or a tripod."""
     wood = palette.material(depth)
     solids = []
     for _ in range(palette.count(2, 7)):
@@ -290,7 +294,7 @@ def sticks(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def cables(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """Bent wires, hanging or coiled, in one or two planes."""
+    """Bent wires in one or two planes."""
     metal = palette.material(depth, weak=0.6)
     solids = []
     for _ in range(palette.count(1, 2)):
@@ -301,7 +305,7 @@ def cables(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def sign(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A stencil on its own: letters, a wheel, a mesh, a tool."""
+    """A single stencil: letters, a wheel, a mesh, a tool."""
     families = ("letters", "wheel", "mesh", "gadget", "shard", "perforated")
     half = size * palette.rng.uniform(0.25, 0.5, 2)
     plate = card(np.array([0, -half[1], 0]), FACING, half, palette.material(depth))

@@ -1,4 +1,4 @@
-"""The kinds of scenes. Each draws the solids and the lights around a camera at the origin."""
+"""The kinds of scenes. Each draws the solids and lights around a camera at the origin."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from datasets.synthetic.palette import Layout, Palette
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of scene, how often it is drawn and through which lenses it is seen."""
+    """A kind of scene, with its probability and range of lenses."""
 
     draw: Callable[[Palette], Layout]
     share: float
+    """Probability of the kind."""
     focal: tuple[float, float]
-    """Range of the focal length, in widths of the picture."""
+    """Range of the focal length in image widths."""
     near: float
-    """Depth at which what stands before the scene may begin."""
+    """Smallest depth of foreground objects."""
 
 
 KINDS: dict[str, Kind] = {
@@ -30,4 +31,4 @@ KINDS: dict[str, Kind] = {
     "street": Kind(street, 0.12, (0.5, 1.5), 3.0),
     "garden": Kind(garden, 0.12, (0.5, 1.8), 1.0),
 }
-"""Shares of the draws add up to 1."""
+"""Kinds of scenes by name; their probabilities add up to 1."""

@@ -1,4 +1,9 @@
-"""Objects in mid-air, the idea of FlyingThings3D."""
+"""Scenes of unrelated objects: in mid-air as in FlyingThings3D, on a floor, or on a table.
+
+`flying` has objects in mid-air. `stage` has, as FlyingThings3D, three layers far apart: a distant
+view with almost no disparity, blocks close together, and large objects in mid-air. `layers` are
+close-ups of cards and small objects within a shallow depth.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +59,11 @@ from datasets.synthetic.things import (
 _NEAREST = 1.0
 """Depth at which objects begin."""
 _THINGS = (table, table, shelf, car, post, figure, rack, lamp, bush, tree, sticks, stones)
-"""What tumbles in mid-air beside single solids."""
+"""Objects in mid-air besides single solids."""
 
 
 def flying(palette: Palette) -> Layout:
-    """Many objects in mid-air before a wall, in a hall or under a dome."""
+    """Draw many objects in mid-air in front of a wall, in a hall or under a dome."""
     far = palette.spread(2, 15)
     solids = [backdrop(_background(palette, far))]
     for _ in range(palette.count(8, 32)):
@@ -71,18 +76,18 @@ def flying(palette: Palette) -> Layout:
 
 
 def tumbling(palette: Palette, near: float, far: float) -> list[Solid]:
-    """A piece of furniture, a plant or a vehicle in any pose, behind `near`."""
+    """Draw a piece of furniture, a plant or a vehicle in any pose behind `near`."""
     make = palette.rng.choice(np.array(_THINGS, dtype=object))
     depth = palette.spread(near, far)
     size = palette.extent(palette.spread(0.12, 0.7), depth)
-    depth = max(depth, near + size)  # all of it behind the nearest depth
+    depth = max(depth, near + size)  # all of it behind `near`
     pose, place = palette.rotation(), spot(palette, depth)
-    lifted = np.array([0, size / 2, 0])  # its middle, not its foot, comes to that place
+    lifted = np.array([0, size / 2, 0])  # its centre, not its foot, is at that place
     return [moved(part, pose, place + pose @ lifted) for part in make(palette, depth, size)]
 
 
 def _background(palette: Palette, far: float) -> Solid:
-    """A wall at about `far`, or a dome or a hall of about that size around the camera."""
+    """Draw a wall at about `far`, or a dome or a hall of about that size around the camera."""
     paper = palette.material(far, weak=0.1)
     style = palette.rng.choice(["wall", "dome", "hall"], p=[0.5, 0.2, 0.3])
     if style == "wall":
@@ -94,7 +99,7 @@ def _background(palette: Palette, far: float) -> Solid:
         half = far * palette.rng.uniform(0.8, 1.3, 3)
         return Solid("ellipsoid", np.zeros(3), palette.rotation(), half, paper, NO_CUTS)
     half = far * palette.rng.uniform(0.6, 1.2, 3)
-    # Up to 34 degrees aside and 29 up or down: a corner, the floor or the ceiling is in view.
+    # Up to 34 degrees sideways and 29 up or down: a corner, the floor or the ceiling is visible.
     pose = turn_y(palette.between(-0.6, 0.6)) @ turn_x(palette.between(-0.5, 0.5))
     return Solid("box", np.zeros(3), pose, half, paper, NO_CUTS)
 
@@ -104,16 +109,16 @@ _NEAREST = 1.0
 
 
 def stage(palette: Palette) -> Layout:
-    """One or two dozen blocks, and half a dozen things before them."""
+    """Draw one or two dozen blocks, and half a dozen objects in front of them."""
     height = palette.between(0.7, 2.0)  # of the camera above the floor
-    far = palette.spread(3, 9)  # where the blocks end
+    far = palette.spread(3, 9)  # of the last blocks
     radius = far * palette.spread(4, 40)
     floor = card(np.array([0, height, 0]), UPRIGHT, (radius, radius), palette.material(far / 2))
     structure = [backdrop(_view(palette, radius)), backdrop(floor)]
     blocks: list[Solid] = []
     for _ in range(palette.count(12, 28)):
         blocks += _block(palette, height, far)
-    # The horizon is in the upper half of most pictures; the camera leans to one side.
+    # The horizon is in the upper half of most images; the camera has some roll.
     pose = turn_z(palette.rng.normal(0, 0.2)) @ turn_x(palette.between(0, 0.45))
     solids = seen_from(blocks, structure, pose, 0.2 * far)
     for _ in range(palette.count(2, 5)):
@@ -124,7 +129,7 @@ def stage(palette: Palette) -> Layout:
 
 
 def _view(palette: Palette, radius: float) -> Solid:
-    """A dome with a picture on it that is several times as wide as what is seen of it."""
+    """Draw a dome with a texture that is several times as wide as its visible part."""
     picture = replace(palette.material(1.0, weak=0.1), glows=True, mirror=0.0)
     picture = replace(picture, density=palette.spread(0.4, 1.5) * palette.focal / radius)
     half = np.full(3, radius)
@@ -132,7 +137,7 @@ def _view(palette: Palette, radius: float) -> Solid:
 
 
 def _block(palette: Palette, height: float, far: float) -> list[Solid]:
-    """A box, a column or another solid that stands on the floor, 8 to 45 % of the picture wide."""
+    """Draw a box, a column or another solid on the floor, 8 to 45 % of the image wide."""
     depth = palette.between(far / 3, far)
     size = palette.extent(palette.spread(0.08, 0.45), depth)
     x = palette.between(-0.7, 0.7) * palette.extent(1, depth)
@@ -152,11 +157,11 @@ def _block(palette: Palette, height: float, far: float) -> list[Solid]:
 
 
 _ON_TABLE = (*[thing] * 5, table, fence, lamp, rack, cables, sign, sticks, stones, bush)
-"""What stands on a table, as often as each is met."""
+"""Objects on a table; repetitions are more likely."""
 
 
 def layers(palette: Palette) -> Layout:
-    """Cards and curved things before one another within a shallow depth, on or off a table."""
+    """Draw cards and curved objects within a shallow depth, with or without a table."""
     far = palette.spread(1.25, 6)
     lean = slanted(palette, 0.15, 0.15, most=0.4)
     paper = palette.material(far, weak=0.2)
@@ -178,7 +183,7 @@ def layers(palette: Palette) -> Layout:
 
 
 def _sheet(palette: Palette, far: float) -> Solid:
-    """A card of any outline that roughly faces the camera, 6 to 30 % of the picture wide."""
+    """Draw a card of any outline that roughly faces the camera, with half sides of 6 to 30 %."""
     depth = palette.between(1.1, far)
     half = palette.extent(1, depth) * palette.rng.uniform(0.06, 0.3, 2)
     lean = slanted(palette, 0.5, 0.4)
@@ -189,7 +194,7 @@ def _sheet(palette: Palette, far: float) -> Solid:
 
 
 def _on_table(palette: Palette, floor: float, far: float) -> list[Solid]:
-    """Things that stand on the plane y = `floor`, up to the background."""
+    """Draw objects on the plane y = `floor`, up to the background."""
     makers = np.array(_ON_TABLE, dtype=object)
     solids: list[Solid] = []
     for _ in range(palette.count(4, 14)):

@@ -1,4 +1,4 @@
-"""What all scenes outdoors share: the ground and the sky."""
+"""Scenes of places in metres: a room, a street between houses, and a garden on uneven ground."""
 
 from __future__ import annotations
 
@@ -47,32 +47,32 @@ from datasets.synthetic.things import (
 )
 
 _SKY = 1e6
-"""Radius of the sky: its disparity is below 0.05 pixels, that of a picture 4K wide included."""
+"""Radius of the sky; its disparity is below 0.05 pixels even in a 4K image."""
 
 
 def ground_and_sky(palette: Palette, height: float, middle: float) -> list[Solid]:
-    """The plane y = `height`, textured to be seen from about `middle`, under the sky."""
+    """Draw the plane y = `height`, with a texture scaled for the depth `middle`, and the sky."""
     grey = np.full(3, palette.between(0.2, 0.6))
     soil = palette.material(middle, weak=0.3, base=grey if palette.chance(0.7) else None)
     sky = palette.sky(_SKY)
     dome = Solid("ellipsoid", np.zeros(3), UPRIGHT, np.full(3, _SKY), sky, NO_CUTS)
-    # The ground is 1.4 km wide, from 0.7 km behind the camera to 2.1 km before it.
+    # The ground is 1.4 km wide, from 0.7 km behind to 2.1 km in front of the camera.
     plane = card(np.array([0, height, 700]), UPRIGHT, (700, 1400), soil)
     return [backdrop(dome), backdrop(plane)]
 
 
 _FURNITURE = (*[thing] * 4, *[table] * 3, shelf, shelf, post, fence, lamp, rack)
 _FURNITURE += (bush, cables, sticks)
-"""What stands in a room, as often as each is met."""
+"""Furniture of a room; repetitions are more likely."""
 _ROOM_NEAREST = 0.4
-"""Furniture that reaches closer to the camera than this is left out."""
+"""Furniture closer to the camera is left out."""
 
 
 def room(palette: Palette) -> Layout:
-    """A room with furniture, pictures on the walls and a lamp."""
+    """Draw a room with furniture, pictures on the walls and lamps."""
     # 2.6 to 8 m wide, 2.2 to 3.4 m high, 3 to 10 m long.
     half = np.array([palette.between(1.3, 4), palette.between(1.1, 1.7), palette.between(1.5, 5)])
-    # The camera stands in the back part, away from the walls.
+    # The camera is in the rear part, away from the walls.
     eye = half * palette.rng.uniform((-0.4, -0.2, -0.8), (0.4, 0.2, -0.3))
     structure = _walls(palette, half)
     things = _furniture(palette, half, eye) + _pictures(palette, half)
@@ -86,7 +86,7 @@ def room(palette: Palette) -> Layout:
 
 
 def _walls(palette: Palette, half: Array) -> list[Solid]:
-    """The six sides of a room of these half extents around the origin."""
+    """Draw the six sides of a room of these half extents around the origin."""
     wide, tall, deep = half
     paint = palette.material(deep, weak=0.5)
     sides = [
@@ -105,7 +105,7 @@ def _walls(palette: Palette, half: Array) -> list[Solid]:
 
 
 def _furniture(palette: Palette, half: Array, eye: Array) -> list[Solid]:
-    """Things on the floor, anywhere in the room, textured for the eye's distance."""
+    """Draw objects on the floor, with textures scaled for their distance from the eye."""
     makers = np.array(_FURNITURE, dtype=object)
     solids: list[Solid] = []
     for _ in range(palette.count(8, 15)):
@@ -119,7 +119,7 @@ def _furniture(palette: Palette, half: Array, eye: Array) -> list[Solid]:
 
 
 def _pictures(palette: Palette, half: Array) -> list[Solid]:
-    """Thin boxes on the far and the side walls: pictures, windows, doors."""
+    """Draw thin boxes on the far and the side walls: pictures, windows, doors."""
     wide, tall, deep = half
     solids = []
     for _ in range(palette.count(0, 6)):
@@ -137,7 +137,7 @@ def _pictures(palette: Palette, half: Array) -> list[Solid]:
 
 
 def _lamps(palette: Palette, half: Array, eye: Array, pose: Array) -> list[Light]:
-    """One or two lamps in the room's upper part, in the camera's coordinates."""
+    """Draw one or two lamps in the upper part of the room, in the camera's coordinates."""
     shadows = palette.chance(0.65)
     lamps = []
     for _ in range(palette.count(1, 2)):
@@ -147,9 +147,9 @@ def _lamps(palette: Palette, half: Array, eye: Array, pose: Array) -> list[Light
 
 
 _STREET_NEAREST = 3.0
-"""What reaches closer to the camera than this is left out."""
+"""Objects closer to the camera are left out."""
 _HORIZON = 110
-"""Beyond this depth there are no more houses."""
+"""Largest depth of houses."""
 _STREET_SIZES = {
     car: (3.6, 5.5),
     post: (2.5, 8),
@@ -162,7 +162,7 @@ _STREET_SIZES = {
     sticks: (1, 4),
     rack: (1, 5),
 }
-"""Range of lengths or heights of what stands on the road."""
+"""Range of the size of each object along the road."""
 _STREET_THINGS = (
     *[car] * 4,
     post,
@@ -177,11 +177,11 @@ _STREET_THINGS = (
     sticks,
     rack,
 )
-"""The same, as often as each is met."""
+"""Objects along the road; repetitions are more likely."""
 
 
 def street(palette: Palette) -> Layout:
-    """A road to the horizon between houses, with cars, posts, trees and people."""
+    """Draw a road to the horizon between houses, with cars, posts, trees and people."""
     height = palette.between(1.1, 2.4)  # of the camera above the road
     lane = palette.between(3, 12)  # from the camera to the nearest houses
     structure = ground_and_sky(palette, height, palette.between(4, 12))
@@ -198,14 +198,14 @@ def street(palette: Palette) -> Layout:
 
 
 def _traffic(palette: Palette, lane: float, height: float) -> list[Solid]:
-    """Cars, people, trees and so on, on either side of the middle of the road."""
+    """Draw cars, people, trees and so on, on both sides of the road."""
     makers = np.array(_STREET_THINGS, dtype=object)
     solids: list[Solid] = []
     for _ in range(palette.count(6, 16)):
         make = palette.rng.choice(makers)
         z = palette.spread(4, 45)
         x = palette.rng.choice([-1, 1]) * lane * palette.between(0.15, 0.95)
-        # Along the road, give or take 6 degrees; every seventh across it.
+        # Along the road with a standard deviation of 6 degrees; every seventh across it.
         along = turn_y(palette.rng.normal(0, 0.1) + np.pi / 2 * palette.chance(0.15))
         parts = make(palette, z, palette.between(*_STREET_SIZES[make]))
         solids += [moved(part, along, np.array([x, height, z])) for part in parts]
@@ -213,14 +213,14 @@ def _traffic(palette: Palette, lane: float, height: float) -> list[Solid]:
 
 
 def _houses(palette: Palette, side: int, lane: float, height: float) -> list[Solid]:
-    """A row of houses along one side, with gaps, some with roofs; sometimes a hedge or nothing."""
+    """Draw a row of houses along one side, with gaps; some have roofs."""
     solids: list[Solid] = []
     z = palette.between(-5, 12)
     while z < _HORIZON and len(solids) < 9:
         long, tall = palette.between(6, 28), palette.between(2.5, 16)
         deep = palette.between(3, 8)
         x = side * (lane * palette.between(0.95, 1.25) + deep)
-        # The near end decides how fine the wall looks.
+        # The near end determines the scale of the texture.
         wall = palette.material(max(z, 0.6 * lane) + 3, weak=0.12)
         middle = np.array([x, height - tall / 2, z + long / 2])
         solids.append(box(middle, np.array([deep, tall / 2, long / 2]), wall))
@@ -235,7 +235,7 @@ def _houses(palette: Palette, side: int, lane: float, height: float) -> list[Sol
 
 
 _GARDEN_NEAREST = 0.7
-"""What reaches closer to the camera than this is left out."""
+"""Objects closer to the camera are left out."""
 _GARDEN_SIZES: dict[Callable[[Palette, float, float], list[Solid]], tuple[float, float]] = {
     bush: (0.5, 3),
     grass: (0.4, 2),
@@ -252,13 +252,13 @@ _GARDEN_SIZES: dict[Callable[[Palette, float, float], list[Solid]], tuple[float,
     table: (0.8, 1.6),
     thing: (0.3, 1.5),
 }
-"""Range of lengths or heights of what is met."""
+"""Range of the size of each object."""
 _GARDEN_OFTEN = (bush, bush, grass, grass, tree, stones, sticks)
-"""What is met twice or three times as often as the rest."""
+"""Objects that are two or three times as likely as the others."""
 
 
 def garden(palette: Palette) -> Layout:
-    """Plants, stones and some furniture on a lawn, before a wall, a hedge, hills or the sky."""
+    """Draw plants, stones and some furniture on a lawn, in front of a wall, hills or the sky."""
     height = palette.between(0.4, 2.0)  # of the camera above the ground
     far = palette.spread(5, 40)
     structure = ground_and_sky(palette, height, far / 3)
@@ -278,7 +278,7 @@ def garden(palette: Palette) -> Layout:
 
 
 def _hills(palette: Palette, height: float, far: float) -> list[Solid]:
-    """Flat parts of big ellipsoids that rise from the ground."""
+    """Draw large flat ellipsoids that rise from the ground."""
     solids = []
     for _ in range(palette.count(0, 3)):
         wide = far * palette.rng.uniform(0.2, 1, 2)
@@ -292,7 +292,7 @@ def _hills(palette: Palette, height: float, far: float) -> list[Solid]:
 
 
 def _wall(palette: Palette, height: float, far: float) -> list[Solid]:
-    """In half of the gardens: the wall or the house at its end."""
+    """Draw the wall or house at the end of half of the gardens."""
     if palette.chance(0.5):
         return []
     tall = palette.between(0.5, 6)
