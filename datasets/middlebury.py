@@ -160,7 +160,7 @@ class MiddEval3(FrameDataset):
             ValueError: an argument is not one of those listed, or several resolutions exist.
         """
         train_only(split, _NO_TEST)
-        base, named = _base_3(Path(root)), _resolution_of(Path(root))
+        base, named = _base_middeval3(Path(root)), _resolution_of(Path(root))
         if resolution is None:
             resolution = named or _only_resolution(base)
         check_choice("resolution", resolution, get_args(Resolution))
@@ -185,7 +185,7 @@ def is_middlebury2021(root: str | Path) -> bool:
 
 def is_middeval3(root: str | Path) -> bool:
     """Return whether `root` holds training images of Middlebury's evaluation."""
-    return bool(_resolutions(_base_3(Path(root))))
+    return bool(_resolutions(_base_middeval3(Path(root))))
 
 
 def two_view_frames(
@@ -247,7 +247,7 @@ def _resolution_of(root: Path) -> Resolution | None:
     return next((size for size in get_args(Resolution) if root.name == f"training{size}"), None)
 
 
-def _base_3(root: Path) -> Path:
+def _base_middeval3(root: Path) -> Path:
     if _resolution_of(root):
         return root.parent
     return home(root, ("MiddEval3",), *(f"training{size}" for size in get_args(Resolution)))

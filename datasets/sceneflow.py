@@ -18,14 +18,28 @@ __all__ = [
     "LAYOUTS",
     "PUBLISHED_COUNTS",
     "Part",
-    "RenderPass",
     "SceneFlow",
     "Side",
-    "Split",
     "find_parts",
     "is_sceneflow",
     "unknown_images",
 ]
+
+Side = Literal["left", "right"]
+
+PUBLISHED_COUNTS = {
+    "FlyingThings3D/TRAIN/A": 7460,
+    "FlyingThings3D/TRAIN/B": 7460,
+    "FlyingThings3D/TRAIN/C": 7470,
+    "Monkaa": 8664,
+    "Driving": 4400,
+    "FlyingThings3D/TEST": 4370,
+}
+"""Number of frames of a complete download in each part; 35,454 of them are for training."""
+
+# Not all image suffixes: the release uses these two only, and a preview in another format beside a
+# frame must not be taken for the frame.
+_IMAGE_SUFFIXES = (".png", ".webp")
 
 LAYOUTS = {
     "A": "understood as Scene Flow as released: {FlyingThings3D,Monkaa,Driving}/"
@@ -234,23 +248,6 @@ def _is_subset(folder: Path) -> bool:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-Side = Literal["left", "right"]
-
-PUBLISHED_COUNTS = {
-    "FlyingThings3D/TRAIN/A": 7460,
-    "FlyingThings3D/TRAIN/B": 7460,
-    "FlyingThings3D/TRAIN/C": 7470,
-    "Monkaa": 8664,
-    "Driving": 4400,
-    "FlyingThings3D/TEST": 4370,
-}
-"""Number of frames of a complete download in each part; 35,454 of them are for training."""
-
-# Not all image suffixes: the release uses these two only, and a preview in another format beside a
-# frame must not be taken for the frame.
-_IMAGE_SUFFIXES = (".png", ".webp")
 
 
 class SceneFlow(FrameDataset):

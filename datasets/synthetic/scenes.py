@@ -7,7 +7,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, get_args, overload
 
-from datasets.sceneflow import Split
+from datasets.names import Split
 from datasets.synthetic.draw import draw_scene
 from datasets.synthetic.render import Look, RenderedScene, render
 from datasets.synthetic.textures import load_atlas

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.sceneflow import Split
+from datasets.names import Split
 from datasets.synthetic.render import RenderedScene
 from datasets.synthetic.scenes import SyntheticScenes
 from datasets.workers import loaded

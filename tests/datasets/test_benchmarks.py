@@ -150,5 +150,5 @@ def test_masks_of_two_sizes_are_told_with_both_paths(tmp_path):
 def test_a_mask_of_floats_is_told(tmp_path):
     path = middeval3(tmp_path) / "MiddEval3/trainingQ/Adirondack/mask0nocc.png"
     path.write_bytes(cv2.imencode(".tiff", np.ones(SIZE, np.float32))[1].tobytes())
-    with pytest.raises(ValueError, match=r"mask0nocc\.png: a mask of float32 values, expected 8"):
+    with pytest.raises(ValueError, match=r"mask0nocc\.png: mask of float32 values, expected 8"):
         MiddEval3(tmp_path)[0]

@@ -57,7 +57,7 @@ from datasets.synthetic.things import (
 )
 
 _NEAREST = 1.0
-"""Depth at which objects begin."""
+"""Smallest depth of objects in mid-air."""
 _THINGS = (table, table, shelf, car, post, figure, rack, lamp, bush, tree, sticks, stones)
 """Objects in mid-air besides single solids."""
 
@@ -102,10 +102,6 @@ def _background(palette: Palette, far: float) -> Solid:
     # Up to 34 degrees sideways and 29 up or down: a corner, the floor or the ceiling is visible.
     pose = turn_y(palette.between(-0.6, 0.6)) @ turn_x(palette.between(-0.5, 0.5))
     return Solid("box", np.zeros(3), pose, half, paper, NO_CUTS)
-
-
-_NEAREST = 1.0
-"""Depth at which things begin."""
 
 
 def stage(palette: Palette) -> Layout:
