@@ -39,7 +39,7 @@ from datasets.sintel import Sintel, is_sintel
 from datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["DATASETS", "Entry", "build_dataset", "detect_dataset"]
+__all__ = ["DATASETS", "Entry", "build_dataset", "dataset_entry", "detect_dataset"]
 
 _ABOVE, _BELOW = 3, 20
 """Number of parent folders and of subfolders to search when a folder holds no dataset."""
@@ -64,7 +64,7 @@ def _resolutions(root: Path) -> list[Options]:
 
 
 def _sceneflow_variants(root: Path) -> list[Options]:
-    """Return those whose images are there; without any, the first, whose absence is then told."""
+    """Return variants whose images exist, or else the first, whose absence is then reported."""
     variants = _splits_and_passes(root)
     return [one for one in variants if holds_images(root, **one)] or variants[:1]
 
@@ -139,6 +139,17 @@ DATASETS = {
 """Datasets by name, in the order in which messages list them."""
 
 
+def dataset_entry(name: str) -> Entry:
+    """Return the entry of a dataset.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no dataset {name!r}; choose one of {', '.join(DATASETS)} or auto")
+    return DATASETS[name]
+
+
 def build_dataset(
     name: str,
     root: str | Path = "",
@@ -166,13 +177,12 @@ def build_dataset(
         FileNotFoundError: `root` does not hold the data in the expected layout.
         ValueError: the name is unknown, or the dataset does not take an argument.
     """
-    if name not in (*DATASETS, "auto"):
-        raise ValueError(f"no dataset {name!r}; choose one of {', '.join(DATASETS)} or auto")
-    if not str(root) and (name == "auto" or DATASETS[name].needs_root):
+    if (name == "auto" or dataset_entry(name).needs_root) and not str(root):
         raise ValueError(f"{name}: needs the folder of the data")
     if name == "auto":
         name = detect_dataset(root)
-    accepted = DATASETS[name].options()
+    entry = dataset_entry(name)
+    accepted = entry.options()
     if "render_pass" not in accepted and render_pass != "clean":
         raise ValueError(f"render_pass={render_pass!r}: {name} has no render passes")
     if unknown := options.keys() - accepted:
@@ -182,7 +192,7 @@ def build_dataset(
         )
     options |= {"split": split, "render_pass": render_pass, "require_truth": require_truth}
     known = {key: value for key, value in options.items() if key in accepted}
-    return DATASETS[name].reader(Path(root), **known)
+    return entry.reader(Path(root), **known)
 
 
 def detect_dataset(root: str | Path) -> str:

@@ -106,8 +106,8 @@ def _frames(path: Path, folder: Path, rows: list[_Row], needed: tuple[str, ...])
         for column, file in files.items():
             if not _is_file(file):
                 raise FileNotFoundError(
-                    f"{place}: {folder / _shown(row[column])} is not there; run in the folder that "
-                    "the paths are relative to, or give it as base="
+                    f"{place}: {folder / _shown(row[column])} does not exist; run in the folder "
+                    "that the paths are relative to, or give it as base="
                 )
         name = Path(row["left"]).with_suffix("").as_posix().lstrip("/")
         if name in names:

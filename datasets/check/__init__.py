@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from datasets.builder import DATASETS, detect_dataset
+from datasets.builder import dataset_entry, detect_dataset
 from datasets.check.files import Problem, Values, check_file, frame_problems, readers_of, reason
 from datasets.check.pairs import PairCheck, check_pair
 from datasets.check.series import Count, count_parts, find_series
@@ -146,7 +146,7 @@ def check_dataset(
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: its layout is unknown, or an argument is out of range.
+        ValueError: its layout or `name` is unknown, or an argument is out of range.
     """
     if workers < 1 or pairs < 0:
         raise ValueError(f"workers is {workers}, expected 1 or more; pairs {pairs}, 0 or more")
@@ -155,7 +155,7 @@ def check_dataset(
     root = Path(root)
     name = detect_dataset(root) if name == "auto" else name
     series, problems = find_series(root, name)
-    known = {} if (root / _RENDERED).exists() else DATASETS[name].published_counts
+    known = {} if (root / _RENDERED).exists() else dataset_entry(name).published_counts
     counts = [count for one in series for count in count_parts(one, known)]
     if whole:
         problems += _incomplete(counts)

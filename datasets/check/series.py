@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets.builder import DATASETS, build_dataset
+from datasets.builder import build_dataset, dataset_entry
 from datasets.check.files import Problem, reason
 from datasets.frames import FrameDataset
 from datasets.templates import MissingFilesError
@@ -47,12 +47,15 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
 
     If files of frames are missing, all of them are reported and the series is not checked further.
     A split or pass that does not exist is not a problem.
+
+    Raises:
+        ValueError: the name is unknown, or the dataset is not read from files.
     """
     found: list[Series] = []
     problems: list[Problem] = []
     untold: list[Problem] = []
     lacking: dict[tuple[tuple[Path, str], ...], list[Problem]] = {}  # once, if splits share them
-    entry = DATASETS[name]
+    entry = dataset_entry(name)
     for options in entry.variants(root):
         label = ", ".join(options.values())
         try:

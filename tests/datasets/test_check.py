@@ -270,6 +270,11 @@ def test_the_maximum_is_a_number_of_pixels(tree, wrong):
         checked(tree, max_disparity=wrong)
 
 
+def test_an_unknown_dataset_is_told(tree):
+    with pytest.raises(ValueError, match="no dataset 'kitty'; choose one of"):
+        checked(tree, name="kitty")
+
+
 def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
     pair = textured_pair()
     for name in ("a", "b"):

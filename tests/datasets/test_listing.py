@@ -91,7 +91,7 @@ def test_entries_that_are_no_files_are_one_line(tmp_path, entry, suffix):
     row = [entry, "pair0/right.png", "pair0/disp.npy"]
     text = " ".join(row) if suffix == ".txt" else "left,right,disparity\n" + ",".join(row)
     write_text(tmp_path / f"a{suffix}", text)
-    told = rf"a\{suffix}, line [12]: .* is not there; run in"
+    told = rf"a\{suffix}, line [12]: .* does not exist; run in"
     with pytest.raises(FileNotFoundError, match=told) as error:
         PairList(tmp_path / f"a{suffix}")
     assert len(str(error.value)) < 500
@@ -146,7 +146,7 @@ def test_one_name_for_two_frames_or_for_both_views_is_refused(tmp_path):
 
 def test_missing_files_are_named(tmp_path):
     write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(7)}\n")
-    told = r"line 2: .*000007_10\.png is not there; run in the folder .* base="
+    told = r"line 2: .*000007_10\.png does not exist; run in the folder .* base="
     with pytest.raises(FileNotFoundError, match=told):
         PairList(tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError, match=r"b\.txt: no such file"):
