@@ -1,6 +1,7 @@
-"""Random changes of a pair's geometry: scale, and a right camera that is not quite level.
+"""Random crops, and geometric augmentation: scale, and a tilted right camera.
 
-The truth follows exactly. Positions are pixel centres: scaling by s takes x to s (x + 1/2) - 1/2.
+Ground truth is transformed exactly. Positions are pixel centres: scaling by s maps x to
+s (x + 1/2) - 1/2.
 """
 
 from __future__ import annotations
@@ -12,50 +13,114 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.transforms import check_fits, cut, random_window
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Geometric", "Tilt", "geometric_crop", "resized", "tilted"]
+__all__ = [
+    "Geometric",
+    "Tilt",
+    "check_fits",
+    "cut",
+    "geometric_crop",
+    "random_crop",
+    "random_window",
+    "resized",
+    "tilted",
+]
+
+
+def random_crop(
+    sample: StereoSample, size: tuple[int, int], rng: np.random.Generator
+) -> StereoSample:
+    """Crop the same random window from both images, the disparity, the valid pixels and the masks.
+
+    The same window for both views leaves disparities unchanged. Points whose match is left of the
+    right window stay valid: a network must cope with them at the left edge of every image.
+
+    Args:
+        sample: The pair.
+        size: (height, width) of the window in pixels.
+        rng: Random generator; window positions are uniform.
+
+    Returns:
+        A sample of that size with arrays of its own, so that the full images can be freed.
+
+    Raises:
+        ValueError: the image is smaller than the window.
+    """
+    check_fits(sample, size)
+    return cut(sample, random_window(sample.disparity.shape, size, rng))
+
+
+def cut(sample: StereoSample, window: tuple[slice, slice]) -> StereoSample:
+    """Crop a sample to a window of rows and columns, copying the arrays."""
+    return replace(
+        sample,
+        left=sample.left[window].copy(),
+        right=sample.right[window].copy(),
+        disparity=sample.disparity[window].copy(),
+        valid=sample.valid[window].copy(),
+        masks={key: mask[window].copy() for key, mask in sample.masks.items()},
+    )
+
+
+def random_window(
+    shape: tuple[int, ...], size: tuple[int, int], rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Draw a window of `size` (height, width) in an image of `shape`, uniformly."""
+    top = int(rng.integers(shape[0] - size[0] + 1))
+    start = int(rng.integers(shape[1] - size[1] + 1))
+    return np.s_[top : top + size[0], start : start + size[1]]
+
+
+def check_fits(sample: StereoSample, size: tuple[int, int]) -> None:
+    """Raise a ValueError if the sample is smaller than `size` (height, width)."""
+    (height, width), (rows, columns) = size, sample.disparity.shape
+    if not (0 < height <= rows and 0 < width <= columns):
+        raise ValueError(
+            f"{sample.name}: no crop of {height}x{width} pixels (height x width) fits "
+            f"the image of {rows}x{columns}; choose a smaller crop or exclude the image"
+        )
+
 
 _Window = tuple[slice, slice]
 _WARPABLE = 2**15 - 2
-"""Rows or columns that OpenCV's warps take."""
+"""Largest number of rows or columns that OpenCV can warp."""
 _SMOOTH = 1.0
-"""Truth whose neighbours differ by less, in pixels, is one surface and may be interpolated."""
+"""Disparities that differ by less, in pixels, belong to one surface and may be interpolated."""
 
 
 @dataclass(frozen=True)
 class Geometric:
-    """How strongly and how often the geometry changes."""
+    """Strength and probability of geometric augmentation."""
 
     scale_probability: float = 0.8
     """Share of samples that are scaled."""
     scale: tuple[float, float] = (0.8, 1.5)
-    """Smallest and largest factor, drawn evenly on a logarithmic scale. An image too small for the
-    crop is enlarged as far as needed, up to the largest factor."""
+    """Smallest and largest factor, drawn log-uniformly. An image too small for the crop is enlarged
+    as far as needed, up to the largest factor."""
     stretch: float = 1.15
-    """Width and height are scaled apart by up to this ratio each, one up, the other down."""
+    """Largest ratio by which width and height are scaled further, one up and the other down."""
     tilt_probability: float = 0.15
-    """Share of samples whose right camera is moved and turned."""
+    """Share of samples whose right camera is shifted and rotated."""
     shift: float = 1.5
-    """Up to so many pixels up or down."""
+    """Largest vertical shift in pixels."""
     angle: float = 0.3
-    """Up to so many degrees about the image's centre."""
+    """Largest rotation about the image centre in degrees."""
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """The right image turned about a point, then moved down."""
+    """Rotation of the right image about a point, followed by a vertical shift."""
 
     angle: float
-    """Degrees, clockwise as seen (from x to y, y pointing down)."""
+    """Degrees, clockwise as seen (from x to y, with y pointing down)."""
     shift: float
-    """Pixels."""
+    """Pixels, positive is down."""
     centre: tuple[float, float]
     """(x, y) in pixels."""
 
     def forward(self) -> NDArray[np.float64]:
-        """(2, 3): takes a point (x, y, 1) of the right image to its place after the tilt."""
+        """Return the (2, 3) matrix that maps points (x, y, 1) of the right image."""
         turn = math.radians(self.angle)
         cos, sin = math.cos(turn), math.sin(turn)
         (x, y) = self.centre
@@ -67,13 +132,13 @@ class Tilt:
 def geometric_crop(
     sample: StereoSample, size: tuple[int, int], ranges: Geometric, rng: np.random.Generator
 ) -> StereoSample:
-    """Cut a random window, of a tilted right image at times, and scale it to `size`.
+    """Crop a random window, sometimes tilt the right image, and scale the window to `size`.
 
     Args:
         sample: The pair.
         size: (height, width) in pixels.
-        ranges: What may change, and how much.
-        rng: Draws it.
+        ranges: Strength and probability of the changes.
+        rng: Random generator.
 
     Returns:
         A sample of that size with arrays of its own.
@@ -92,7 +157,7 @@ def geometric_crop(
 def _source_size(
     shape: tuple[int, ...], size: tuple[int, int], ranges: Geometric, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """(height, width) of the window that scaling will bring to `size`."""
+    """Draw (height, width) of the window that is then scaled to `size`."""
     height, width = size
     if rng.random() < ranges.scale_probability:
         scale = math.exp(rng.uniform(*np.log(ranges.scale)))
@@ -109,16 +174,16 @@ def _draw_tilt(shape: tuple[int, ...], ranges: Geometric, rng: np.random.Generat
 
 
 def tilted(sample: StereoSample, tilt: Tilt, window: _Window) -> StereoSample:
-    """The window of a sample whose right image is tilted; pixels come from beyond the window.
+    """Crop a window of a sample and tilt its right image, with pixels from outside the window.
 
-    The match of (x, y) moves from (x - d, y) to `tilt.forward()` of it. The new disparity is its
-    horizontal offset; the vertical one remains, as in a pair that is badly rectified. Truth that
-    becomes negative, beyond infinity, is unknown.
+    The match of (x, y) moves from (x - d, y) to where `tilt.forward()` maps it. The new disparity
+    is the horizontal offset; a vertical offset remains, as in a badly rectified pair. Disparities
+    that become negative are invalid.
     """
     rows, columns = window
     forward = tilt.forward()
     part = cut(sample, window)
-    # From the window's pixels to the untilted image: warpAffine asks where to look.
+    # warpAffine needs the inverse: from the window's pixels to the untilted image.
     look = np.linalg.inv(np.vstack([forward, (0, 0, 1)]))[:2]
     look[:, 2] += look[:, :2] @ (columns.start, rows.start)
     source = sample.right
@@ -147,7 +212,7 @@ def tilted(sample: StereoSample, tilt: Tilt, window: _Window) -> StereoSample:
 def _narrowed(
     image: NDArray[np.uint8], look: NDArray[np.float64], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The part of an image that a window of `shape` looks at, and where to look in it."""
+    """Return the part of an image that a window of `shape` samples, and the map into that part."""
     height, width = shape
     corners = look @ [(0, width, 0, width), (0, 0, height, height), (1, 1, 1, 1)]  # (2, 4)
     size = image.shape[1::-1]
@@ -159,10 +224,10 @@ def _narrowed(
 
 
 def resized(sample: StereoSample, size: tuple[int, int]) -> StereoSample:
-    """Scale a sample to `size` (height, width), and its disparity with the width.
+    """Scale a sample to `size` (height, width), and its disparity by the ratio of the widths.
 
-    Truth is interpolated within a smooth surface and taken from the nearest pixel elsewhere, so
-    that foreground, background and unknown pixels never mix. Masks take the nearest pixel.
+    Disparity is interpolated within smooth surfaces and taken from the nearest pixel elsewhere, so
+    that foreground, background and invalid pixels never mix. Masks use the nearest pixel.
     """
     rows, columns = sample.disparity.shape
     if size == (rows, columns):
@@ -184,9 +249,9 @@ def resized(sample: StereoSample, size: tuple[int, int]) -> StereoSample:
 def _resized_truth(
     disparity: NDArray[np.float32], valid: NDArray[np.bool_], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    # Unknown pixels lie far below, so that a neighbourhood with one of them is never smooth.
+    # Invalid pixels get a far lower value, so that no neighbourhood with one of them is smooth.
     known = np.where(valid, disparity, np.float32(-1e6))
-    patch = np.ones((3, 3), np.uint8)  # what bilinear weights reach around the nearest pixel
+    patch = np.ones((3, 3), np.uint8)  # support of bilinear weights around the nearest pixel
     smooth = cv2.dilate(known, patch) - cv2.erode(known, patch) < _SMOOTH
     nearest = _resize(disparity, size, cv2.INTER_NEAREST_EXACT)
     linear = _resize(disparity, size, cv2.INTER_LINEAR)

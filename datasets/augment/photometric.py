@@ -1,4 +1,4 @@
-"""Random changes of a pair's colours and details, as two cameras differ; the geometry stays."""
+"""Photometric augmentation: colours and details change as between cameras, geometry does not."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class Tone:
-    """Factors of a change of colour; as ranges, r stands for factors from 1 / r to r."""
+    """Factors of a colour change. As ranges, a value r stands for factors from 1 / r to r."""
 
     exposure: float = 1.0
-    """Of all channels."""
+    """Factor on all channels."""
     contrast: float = 1.0
-    """Of the distance to the image's mean."""
+    """Factor on the distance to the image's mean."""
     gamma: float = 1.0
-    """The exponent, of values from 0 to 1."""
+    """Exponent of values in [0, 1]."""
     saturation: float = 1.0
-    """Of the distance to grey."""
+    """Factor on the distance to grey."""
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of red, green and blue: the white balance."""
+    """Factors on red, green and blue (white balance)."""
 
     def factors(self) -> NDArray[np.float64]:
-        """(7,): all of them in the fields' order."""
+        """Return all seven factors, (7,), in the order of the fields."""
         return np.array([self.exposure, self.contrast, self.gamma, self.saturation, *self.gains])
 
     def draw(self, rng: np.random.Generator) -> Tone:
-        """A tone within these ranges, drawn evenly on a logarithmic scale."""
+        """Draw a tone within these ranges, log-uniformly."""
         return _tone(self.factors() ** rng.uniform(-1, 1, 7))
 
     def __mul__(self, other: Tone) -> Tone:
@@ -50,50 +50,50 @@ def _tone(factors: NDArray[np.float64]) -> Tone:
 
 @dataclass(frozen=True)
 class Photometric:
-    """How strongly and how often colours and details change."""
+    """Strength and probability of photometric augmentation."""
 
     shared: Tone = field(default_factory=lambda: Tone(1.25, 1.25, 1.25, 1.4, (1.1, 1.1, 1.1)))
-    """Ranges of what changes in both views alike, always."""
+    """Ranges of the change that is the same for both views, always applied."""
     own: Tone = field(default_factory=lambda: Tone(1.3, 1.2, 1.3, 1.3, (1.2, 1.2, 1.2)))
-    """Ranges of what changes in each view apart: two views may differ by the square of it."""
+    """Ranges of the change drawn for each view; two views may differ by their square."""
     own_probability: float = 0.5
     """Share of samples whose views differ in colour."""
     grey_probability: float = 0.05
-    """Share of samples without colour."""
+    """Share of samples converted to grey."""
     one_grey_probability: float = 0.02
-    """Share of samples with one view, either, without colour."""
+    """Share of samples with one view converted to grey."""
     blur_probability: float = 0.15
     """Share of views that are blurred."""
     blur: float = 1.5
-    """Up to so many pixels of standard deviation, across and down apart."""
+    """Largest standard deviation in pixels, drawn separately for x and y."""
     noise_probability: float = 0.3
-    """Share of views with more noise."""
+    """Share of views with added noise."""
     noise: float = 8.0
-    """Up to so many grey levels of 255 of standard deviation."""
+    """Largest standard deviation in grey levels, of 255."""
     jpeg_probability: float = 0.1
-    """Share of views compressed with loss."""
+    """Share of views with JPEG compression."""
     jpeg_quality: tuple[int, int] = (30, 90)
-    """Worst and best quality of the compression."""
+    """Lowest and highest JPEG quality."""
     patch_probability: float = 0.4
-    """Share of samples with parts of the right image covered."""
+    """Share of samples with patches of the right image covered."""
     patches: int = 3
-    """Up to so many."""
+    """Largest number of patches."""
     patch_side: tuple[float, float] = (0.1, 0.35)
-    """Smallest and largest side, as a share of the image's height."""
+    """Smallest and largest side of a patch, as a share of the image height."""
 
 
 def photometric(
     sample: StereoSample, ranges: Photometric, rng: np.random.Generator
 ) -> StereoSample:
-    """Change colours and details of both views, and cover parts of the right one.
+    """Change colours and details of both views, and cover patches of the right view.
 
-    What is covered keeps its truth: the network shall infer it from its surroundings. Masks stay
-    as they are too and speak of the scene as it was.
+    Covered pixels stay valid: the network should infer them from their surroundings. Masks also
+    stay unchanged and describe the original scene.
 
     Args:
-        sample: The pair; its images are not written to.
-        ranges: What may change, and how much.
-        rng: Draws it.
+        sample: The pair; its images are not modified.
+        ranges: Strength and probability of the changes.
+        rng: Random generator.
     """
     right = sample.right
     if rng.random() < ranges.patch_probability:
@@ -104,7 +104,7 @@ def photometric(
 
 
 def _draw_tones(ranges: Photometric, rng: np.random.Generator) -> list[Tone]:
-    """The tones of left and right view."""
+    """Draw the tones of the left and the right view."""
     shared = ranges.shared.draw(rng)
     tones = [shared, shared]
     if rng.random() < ranges.own_probability:
@@ -118,7 +118,7 @@ def _draw_tones(ranges: Photometric, rng: np.random.Generator) -> list[Tone]:
 
 
 def _degraded(view: _Image, tone: Tone, ranges: Photometric, rng: np.random.Generator) -> _Image:
-    """One view as another camera would take it: lens, exposure, sensor, compression."""
+    """Change a view as another camera would: lens, exposure, sensor noise, compression."""
     if rng.random() < ranges.blur_probability:
         view = _blurred(view, rng.uniform(0, ranges.blur, 2))
     view = toned(view, tone)
@@ -130,7 +130,7 @@ def _degraded(view: _Image, tone: Tone, ranges: Photometric, rng: np.random.Gene
 
 
 def _blurred(view: _Image, deviations: NDArray[np.float64]) -> _Image:
-    across, down = deviations.clip(0.1).tolist()  # OpenCV reads a 0 as "choose yourself"
+    across, down = deviations.clip(0.1).tolist()  # 0 would let OpenCV choose
     return np.asarray(cv2.GaussianBlur(view, (0, 0), across, sigmaY=down), np.uint8)
 
 
@@ -140,11 +140,11 @@ def _noisy(view: _Image, deviation: float, rng: np.random.Generator) -> _Image:
 
 
 def toned(view: _Image, tone: Tone) -> _Image:
-    """Change the saturation, then each channel by one curve.
+    """Change the saturation, then apply a curve to each channel.
 
     Args:
         view: (H, W, 3) uint8 RGB.
-        tone: Its factors; a saturation of 0 leaves grey.
+        tone: Factors of the change; a saturation of 0 gives grey.
     """
     keep = tone.saturation
     mixed = cv2.transform(view, keep * np.eye(3) + (1 - keep) * np.tile(_LUMA, (3, 1)))
@@ -156,7 +156,7 @@ def toned(view: _Image, tone: Tone) -> _Image:
 
 
 def _compressed(view: _Image, quality: int) -> _Image:
-    """A JPEG's loss. The codec's colour order is OpenCV's, blue first."""
+    """Compress and decompress as JPEG. OpenCV expects blue first."""
     swapped = cv2.cvtColor(view, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
@@ -164,7 +164,7 @@ def _compressed(view: _Image, quality: int) -> _Image:
 
 
 def _covered(right: _Image, ranges: Photometric, rng: np.random.Generator) -> _Image:
-    """Rectangles of the image's mean colour, or with their content turned upside down."""
+    """Fill rectangles with the mean colour of the image, or rotate their content by 180 degrees."""
     covered = right.copy()
     rows, columns = right.shape[:2]
     for _ in range(rng.integers(1, ranges.patches, endpoint=True)):
@@ -173,6 +173,6 @@ def _covered(right: _Image, ranges: Photometric, rng: np.random.Generator) -> _I
         top, start = rng.integers((rows - height + 1, columns - width + 1)).tolist()
         patch = covered[top : top + height, start : start + width]
         plain = rng.random() < 0.5
-        # Half a turn keeps the texture but not what a window around a pixel looks like.
+        # A rotation keeps the texture, but no window around a pixel matches any more.
         patch[:] = np.rint(cv2.mean(right)[:3]) if plain else patch[::-1, ::-1].copy()
     return covered

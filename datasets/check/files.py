@@ -1,4 +1,4 @@
-"""Whether frames' files can be read, agree in size and hold plausible disparities."""
+"""Checks that the files of frames can be read, agree in size and hold plausible disparities."""
 
 from __future__ import annotations
 
@@ -27,57 +27,57 @@ __all__ = [
 ]
 
 _FEW = 0.01
-"""Scene Flow's release has negative pixels too, but never so large a share of a frame."""
+"""Largest share of odd pixels in a sound frame; Scene Flow also has a few negative pixels."""
 _GAP = 1.0
-"""Pixels between 0 and the next disparity, from which on many zeros cannot be what is far away."""
+"""Gap in pixels between 0 and the next disparity above which zeros cannot be distant points."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something a person should mend, or know."""
+    """Something that the user should fix or know."""
 
     kind: str
-    """What sort of problem: `unreadable`, `size`, `negative`, `swapped`..."""
+    """Kind of problem: `unreadable`, `size`, `negative`, `swapped`..."""
     where: str
-    """The path, or the frame or part."""
+    """Path of the file, or name of the frame or part."""
     what: str
-    """One line for a person."""
+    """Description in one line."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """What pixels a disparity file has."""
+    """Counts of the kinds of pixels in a disparity file."""
 
     path: str
     pixels: int
     known: int
-    """Finite and not negative."""
+    """Valid pixels: finite and not negative."""
     negative: int
     nan: int
     infinite: int
     over: int
-    """Known, but over the maximum that is searched."""
+    """Valid, but over the maximum disparity."""
     zero: int
-    """Known, and exactly 0."""
+    """Valid, and exactly 0."""
     smallest: float
-    """Of the known ones over 0, pixels; infinite where there is none."""
+    """Smallest valid disparity over 0 in pixels; infinite if there is none."""
     largest: float
-    """Of the known ones, pixels."""
+    """Largest valid disparity in pixels."""
 
     def shares(self) -> dict[str, float]:
-        """Each kind of odd pixel by its share of all, where there are any."""
+        """Return the share of each kind of odd pixel that occurs."""
         counts = {k: getattr(self, k) for k in ("negative", "nan", "infinite", "zero", "over")}
         return {kind: count / self.pixels for kind, count in counts.items() if count}
 
 
 class Role(NamedTuple):
-    """A file, and what it is read as: frames may share it, and one may be truth and a mask."""
+    """A file and its use: frames may share a file, and it may be both ground truth and a mask."""
 
     path: Path
     kind: str
-    """`image`, `truth` or a mask's name."""
+    """`image`, `truth` or the name of a mask."""
     decoded: bool = False
-    """Whether it is truth in a form of the dataset's own, as depth."""
+    """Whether it is ground truth in a format specific to the dataset, such as depth."""
 
 
 Reader = Callable[[Path], NDArray[Any]]
@@ -85,17 +85,17 @@ Reader = Callable[[Path], NDArray[Any]]
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What was found in one file."""
+    """Result of checking one file."""
 
     size: tuple[int, ...] | None
-    """Height and width; None where it could not be read."""
+    """Height and width; None if the file cannot be read."""
     problems: tuple[Problem, ...] = ()
     values: Values | None = None
-    """Of truth."""
+    """Counts of pixels, for ground truth."""
 
 
 def readers_of(frame: Frame) -> Iterator[tuple[Role, Reader]]:
-    """The frame's files, the right view's truth and the masks included; the left image first."""
+    """Yield all files of a frame, the left image first, then ground truth and masks."""
     for view in (frame.left_view, frame.right_view):
         yield Role(view.image, "image"), read_image
     for view in (frame.left_view, frame.right_view):
@@ -107,11 +107,11 @@ def readers_of(frame: Frame) -> Iterator[tuple[Role, Reader]]:
 
 
 def check_file(file: tuple[Role, Reader], max_disparity: float) -> FileCheck:
-    """Open a file; whatever goes wrong in that is a problem, and no error.
+    """Open a file; any error becomes a `Problem` of the result.
 
     Args:
-        file: One of `readers_of`.
-        max_disparity: What is larger is counted as over the maximum, in pixels.
+        file: An item of `readers_of`.
+        max_disparity: Disparities over it are counted as over the maximum, in pixels.
     """
     role, read = file
     told: list[str] = []
@@ -120,7 +120,7 @@ def check_file(file: tuple[Role, Reader], max_disparity: float) -> FileCheck:
     try:
         array = read(role.path)
         values = values_of(role.path, array, max_disparity) if role.kind == "truth" else None
-    except Exception as error:  # of any kind: finding damage is what this is for
+    except Exception as error:  # of any kind, as the purpose is to find damage
         return FileCheck(None, (Problem("unreadable", str(role.path), reason(error, role.path)),))
     problems = [Problem("dark", str(role.path), _without(role.path, text)) for text in told]
     if values is not None:
@@ -138,7 +138,7 @@ def _without(path: Path | str, text: str) -> str:
 
 
 def values_of(path: Path, stored: NDArray[np.float32], max_disparity: float) -> Values:
-    """Count the kinds of pixels of a disparity map, (H, W) as stored."""
+    """Count the kinds of pixels of a disparity map (H, W), with values as stored."""
     finite = np.isfinite(stored)
     negative = finite & (stored < 0)
     known = finite & ~negative
@@ -163,19 +163,19 @@ def _implausible(values: Values, role: Role, max_disparity: float) -> Iterator[P
         share = values.negative / values.pixels
         yield Problem("negative", values.path, f"{share:.1%} of its pixels are negative")
     elif values.known == 0:
-        yield Problem("no truth", values.path, "no pixel has a known disparity")
+        yield Problem("no truth", values.path, "no valid pixels")
     elif values.over == values.known:
-        told = f"every known disparity is over {max_disparity:g} pixels ({_range(values)})"
-        yield Problem("beyond", values.path, f"{told}: check its unit, or raise --max-disparity")
+        told = f"every valid disparity is over {max_disparity:g} pixels ({_range(values)})"
+        yield Problem("beyond", values.path, f"{told}: check the unit, or raise --max-disparity")
     elif values.zero == values.known:
-        yield Problem("zeros", values.path, "every known disparity is 0")
+        yield Problem("zeros", values.path, "every valid disparity is 0")
     elif values.zero > few and values.smallest > _GAP and not role.decoded:
         share = values.zero / values.pixels
         yield Problem(
             "zeros",
             values.path,
-            f"{share:.1%} of its pixels are exactly 0, and no other is under "
-            f"{values.smallest:.1f}: 0 is a known disparity here; save unknown pixels as NaN",
+            f"{share:.1%} of its pixels are exactly 0, and all others at least "
+            f"{values.smallest:.1f}: 0 is a valid disparity here; save unknown pixels as NaN",
         )
 
 
@@ -184,7 +184,7 @@ def _range(values: Values) -> str:
 
 
 def frame_problems(frame: Frame, checks: Mapping[Role, FileCheck]) -> Iterator[Problem]:
-    """What is wrong with a frame: with its files, and sizes other than its left image's."""
+    """Yield the problems of a frame's files, and of sizes that differ from the left image's."""
     found = {role: checks[role] for role, _ in readers_of(frame)}
     for check in found.values():
         yield from check.problems

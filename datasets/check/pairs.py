@@ -1,4 +1,4 @@
-"""Whether the two views are a rectified pair, left is left, and the truth brings them together."""
+"""Checks that two views are rectified and not swapped, and that the ground truth aligns them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.check_frames import Problem
+from datasets.check.files import Problem
 from datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
 from ea_psmnet.sample import at_columns
@@ -20,43 +20,43 @@ __all__ = ["PairCheck", "check_pair", "feature_offsets", "warp_errors"]
 
 _FEATURES = 2000
 _FAINT = 0.01
-"""Least contrast of a feature, a quarter of OpenCV's own: rendered scenes may be dim."""
+"""Smallest contrast of a feature, a quarter of OpenCV's default: rendered scenes may be dim."""
 _ENOUGH = 20
-"""Fewer matches are no evidence."""
+"""Smallest number of matches to draw conclusions from."""
 _RATIO = 0.75
-"""Lowe's ratio test (IJCV 2004): the second best match must be so much worse."""
+"""Lowe's ratio test (IJCV 2004): largest ratio of the best to the second-best distance."""
 _WINDOW = (2048, 4096)
-"""Rows and columns in the middle that features are sought in: four times a pixel's memory each."""
+"""Largest rows and columns of the central window to find features in, to limit memory."""
 _LEVEL = 1.0
-"""Rows of rectified pairs agree to a fraction of a pixel; the median offset is below this."""
+"""Largest median row offset of a rectified pair, in pixels."""
 _SPREAD = 2.0
-"""Three quarters of the matches lie within so many rows of each other's."""
+"""Largest row offset of three quarters of the matches in a rectified pair, in pixels."""
 
 _BETTER = 0.85
-"""By this factor the right truth is to fit better than none; known pairs stay below 0.7."""
+"""Largest ratio of warp errors with and without the disparity; sound pairs stay below 0.7."""
 
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What one pair's images and truth say; None where they say nothing."""
+    """Result of checking one pair; None where there is not enough evidence."""
 
     name: str
     matches: int
-    """Features found in both views."""
+    """Number of features matched between the views."""
     across: float | None
-    """Median of left minus right column of the matches, pixels; positive in a correct pair."""
+    """Median of left minus right column of the matches in pixels; positive in a correct pair."""
     backwards: float | None
-    """Share of matches further right in the right view."""
+    """Share of matches that are further right in the right view."""
     down: float | None
-    """Median of left minus right row, pixels."""
+    """Median of left minus right row of the matches in pixels."""
     uneven: float | None
-    """Three quarters of the rows differ by less, pixels."""
+    """Upper quartile of the absolute row differences in pixels."""
     errors: dict[str, float]
     """Difference of left and warped right image, in local standard deviations: at x - d (`minus`),
-    where the match should be, at x + d (`plus`) and at x (`zero`). Empty without truth."""
+    where the match should be, at x + d (`plus`) and at x (`zero`). Empty without ground truth."""
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the pair."""
+        """Yield the problems of the pair."""
         if self.backwards is not None and self.backwards > 0.5 and (self.across or 0) < -_LEVEL:
             yield Problem(
                 "swapped",
@@ -68,10 +68,10 @@ class PairCheck:
             yield Problem(
                 "unrectified",
                 self.name,
-                f"rows differ: by {self.down:+.1f} pixels in the middle of {self.matches} "
-                f"matches, by up to {self.uneven:.1f} in three quarters of them",
+                f"rows differ: median {self.down:+.1f} pixels over {self.matches} matches, "
+                f"up to {self.uneven:.1f} pixels in three quarters of them",
             )
-        elif self.errors:  # means nothing while the views are in no order
+        elif self.errors:  # meaningless if the views are swapped or not rectified
             yield from self._misfits()
 
     def _misfits(self) -> Iterator[Problem]:
@@ -80,24 +80,22 @@ class PairCheck:
         if plus < _BETTER * min(minus, zero):
             yield Problem("sign", self.name, f"the disparity's sign looks wrong: {told}")
         elif minus > _BETTER * zero:
-            yield Problem(
-                "misfit", self.name, f"the truth does not bring the views together: {told}"
-            )
+            yield Problem("misfit", self.name, f"the ground truth does not align the views: {told}")
 
 
 def check_pair(frame: Frame) -> PairCheck:
-    """Match the views' features and warp the right view by the truth, where there is one.
+    """Match features between the views, and warp the right view by the ground truth, if any.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: one is damaged, or their sizes differ.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or the sizes differ.
     """
     left, right = _grey(frame.left), _grey(frame.right)
     truth = np.full(left.shape, np.nan, np.float32)
     if frame.left_view.disparity is not None:
         truth = disparity_values(frame.left_view.disparity, frame.left_view.decode)
     if not left.shape == right.shape == truth.shape:
-        raise ValueError(f"{frame.name}: its files differ in size")
+        raise ValueError(f"{frame.name}: the files differ in size")
     if frame.flipped:
         left, right, truth = left[:, ::-1].copy(), right[:, ::-1].copy(), truth[:, ::-1].copy()
     offsets = feature_offsets(_middle(left), _middle(right))
@@ -123,17 +121,17 @@ def _middle(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _grey(path: Path) -> NDArray[np.uint8]:
-    image = read_image(path, lambda _: None)  # what is odd in it was told when it was opened
+    image = read_image(path, lambda _: None)  # warnings were reported when the file was checked
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def feature_offsets(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Left minus right position of features that both grey images (H, W) have.
+    """Match SIFT features (Lowe, IJCV 2004) of two grey images (H, W), in both directions.
 
-    SIFT (Lowe, IJCV 2004), matched both ways. Wrong matches remain; medians bear them.
+    Some wrong matches remain, so use robust statistics such as medians.
 
     Returns:
-        (N, 2): x and y in pixels.
+        (N, 2) left minus right position, x and y in pixels.
     """
     finder = cv2.SIFT.create(_FEATURES, contrastThreshold=_FAINT)
     (points, words), (others, other_words) = (
@@ -148,7 +146,7 @@ def feature_offsets(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArra
 
 
 def _best(words: NDArray[Any], others: NDArray[Any]) -> dict[int, int]:
-    """For each word the number of its one close partner, if it has one."""
+    """Return the index of the one close match of each descriptor, if it has one."""
     candidates = cv2.BFMatcher().knnMatch(words, others, k=2)
     return {
         first.queryIdx: first.trainIdx
@@ -160,18 +158,18 @@ def _best(words: NDArray[Any], others: NDArray[Any]) -> dict[int, int]:
 def warp_errors(
     left: NDArray[np.uint8], right: NDArray[np.uint8], truth: NDArray[np.float32]
 ) -> dict[str, float]:
-    """Mean difference of the left image and the right one sampled at x - d, x + d and x.
+    """Compare the left image with the right one sampled at x - d, x + d and x (mean difference).
 
-    Both are normalised locally, so that exposure and colour do not matter. Pixels count whose three
-    places all lie in the right image and whose disparity is over a pixel, of either sign.
+    Both are normalised locally, so that exposure and colour do not matter. Only pixels count whose
+    three positions are in the right image and whose disparity is over one pixel, of either sign.
 
     Args:
         left: (H, W) grey.
         right: (H, W) grey.
-        truth: (H, W) in pixels as stored, of either sign.
+        truth: (H, W) disparity in pixels as stored, of either sign.
 
     Returns:
-        `minus`, `plus` and `zero`; nothing where too few pixels count.
+        Errors by `minus`, `plus` and `zero`; empty if too few pixels count.
     """
     x = np.arange(left.shape[1], dtype=np.float32)
     with np.errstate(invalid="ignore"):
@@ -190,8 +188,8 @@ def warp_errors(
 
 
 def _normalised(view: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Without the local mean, in local standard deviations."""
+    """Subtract the local mean and divide by the local standard deviation."""
     grey = view.astype(np.float32)
     mean = cv2.GaussianBlur(grey, (0, 0), 5)
     variance = np.maximum(cv2.GaussianBlur(grey * grey, (0, 0), 5) - mean * mean, 0)
-    return np.asarray((grey - mean) / (np.sqrt(variance) + 4), np.float32)  # 4: not mere noise
+    return np.asarray((grey - mean) / (np.sqrt(variance) + 4), np.float32)  # 4: suppress noise

@@ -1,4 +1,4 @@
-"""Training samples: a crop, and what a recipe changes in it."""
+"""Training samples: random crops with geometric and photometric augmentation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from datasets.augment_geometric import Geometric, geometric_crop
-from datasets.augment_photometric import Photometric, photometric
-from datasets.transforms import random_crop
+from datasets.augment.geometric import Geometric, geometric_crop, random_crop
+from datasets.augment.photometric import Photometric, photometric
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["AUGMENTATIONS", "Recipe", "augment", "pick"]
@@ -18,34 +17,34 @@ __all__ = ["AUGMENTATIONS", "Recipe", "augment", "pick"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What changes in a training sample, and how much."""
+    """Augmentation of training samples: which changes, and how strong."""
 
     geometric: Geometric | None = None
-    """Scale and tilt; None: nothing but the crop."""
+    """Scale and tilt; None for a crop only."""
     photometric: Photometric | None = None
-    """Colours, blur, noise, covered parts; None: images stay as they are."""
+    """Colours, blur, noise and covered patches; None leaves the images unchanged."""
     mirror: float = 0.0
-    """Share of samples that `pick` mirrors, from datasets with the right view's truth."""
+    """Share of samples that `pick` mirrors, if the dataset has ground truth of the right view."""
 
 
 AUGMENTATIONS: dict[str, Recipe] = {
     "none": Recipe(),
     "robust": Recipe(Geometric(), Photometric(), mirror=0.5),
 }
-"""Recipes by name. `none` is PSMNet's and the paper's: a random crop. `robust` is for networks that
-shall work on photographs of cameras they never saw."""
+"""Recipes by name. `none` is a random crop, as in PSMNet. `robust` is for networks that should
+generalise to photographs of unseen cameras."""
 
 
 def augment(
     sample: StereoSample, size: tuple[int, int], recipe: Recipe, rng: np.random.Generator
 ) -> StereoSample:
-    """Make a training sample.
+    """Crop and augment a sample for training.
 
     Args:
-        sample: The pair; its arrays are not written to.
-        size: (height, width) in pixels.
-        recipe: An entry of `AUGMENTATIONS`, or one's own.
-        rng: Draws everything: the same state gives the same sample.
+        sample: The pair; its arrays are not modified.
+        size: (height, width) of the crop in pixels.
+        recipe: An entry of `AUGMENTATIONS`, or your own.
+        rng: Random generator; the same state gives the same sample.
 
     Returns:
         A sample of exactly `size`, with arrays of its own.
@@ -63,7 +62,7 @@ def augment(
 
 
 class _Mirrored(Protocol):
-    """A dataset with the truth of both views."""
+    """A dataset with ground truth of both views."""
 
     def mirrored(self, index: int) -> StereoSample: ...
 
@@ -71,11 +70,11 @@ class _Mirrored(Protocol):
 def pick(
     dataset: Sequence[StereoSample], index: int, recipe: Recipe, rng: np.random.Generator
 ) -> StereoSample:
-    """Read a sample, or its mirrored twin: views swapped and flipped, the right view's truth.
+    """Read a sample, or by chance its mirrored twin.
 
-    A flip alone would turn every disparity's sign, so the views must swap places, and the truth of
-    the right view become the left's. A dataset that has it says so in `has_right_truth`; with
-    others, and with recipes that mirror nothing, nothing is drawn from `rng`.
+    A flip alone would negate the disparity, so the views are also swapped, which needs ground truth
+    of the right view. If the dataset has none (`has_right_truth`), or the recipe mirrors nothing,
+    nothing is drawn from `rng`.
     """
     has_twins = recipe.mirror > 0 and getattr(dataset, "has_right_truth", False)
     if has_twins and rng.random() < recipe.mirror:
