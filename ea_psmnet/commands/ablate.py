@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ea_psmnet.reports.ablation_config import AblationConfig, Question
+from ea_psmnet.experiments.ablation_config import AblationConfig, Question
 
 __all__ = ["ablate"]
 
@@ -29,11 +29,11 @@ def ablate(
         config: How it is trained and measured.
         threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
     """
+    from ea_psmnet.experiments.ablation import ablate as run
+    from ea_psmnet.experiments.ablation import ablation_markdown
+    from ea_psmnet.experiments.plots import ablation_plot
     from ea_psmnet.files import write_image, write_json, write_text
     from ea_psmnet.machine import use_threads
-    from ea_psmnet.reports.ablation import ablate as run
-    from ea_psmnet.reports.ablation_plot import ablation_plot
-    from ea_psmnet.reports.ablation_text import ablation_markdown
 
     use_threads(threads)
     text = ""

@@ -37,9 +37,9 @@ def attention_maps(
         pixel: x and y in the left image, from 0 at the top left; for dot-product attention.
         options: Which network predicts, and how.
     """
+    from ea_psmnet.experiments.attention_maps import attention_maps as run
+    from ea_psmnet.experiments.attention_maps import write_maps
     from ea_psmnet.files import printable, read_image
-    from ea_psmnet.reports.attention_maps import attention_maps as run
-    from ea_psmnet.reports.map_sheet import write_maps
 
     images = read_image(left), read_image(right)
     maps = run(options.load(), *images, site, pixel)

@@ -74,14 +74,13 @@ def compare(
             images, comparison.png. Outcomes are kept there too until all are known: the same
             command goes on where one was stopped.
     """
+    from ea_psmnet.experiments.compare import KEPT_FILES, comparison_markdown, expected_seconds
+    from ea_psmnet.experiments.compare import compare as run
+    from ea_psmnet.experiments.measure import parse_budget
+    from ea_psmnet.experiments.plots import comparison_plot
+    from ea_psmnet.experiments.trial import Load, Network, named_networks, plan
     from ea_psmnet.files import remove_own, write_image, write_json, write_text
     from ea_psmnet.machine import choose_device, use_threads
-    from ea_psmnet.reports.budget import parse_budget
-    from ea_psmnet.reports.comparison import KEPT_FILES, expected_seconds
-    from ea_psmnet.reports.comparison import compare as run
-    from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
-    from ea_psmnet.reports.comparison_plot import comparison_plot
-    from ea_psmnet.reports.comparison_text import comparison_markdown
     from ea_psmnet.tables import check_range
 
     use_threads(threads)

@@ -46,11 +46,11 @@ def resources(
     """
     from dataclasses import replace
 
+    from ea_psmnet.experiments.networks import network_markdown, network_report
+    from ea_psmnet.experiments.plots import resource_plot
+    from ea_psmnet.experiments.resources import PAPER_VOLUMES, volume_markdown, volume_report
     from ea_psmnet.files import write_image, write_json, write_text
     from ea_psmnet.models.config import preset as find_preset
-    from ea_psmnet.reports.network_resources import network_markdown, network_report
-    from ea_psmnet.reports.resource_plot import resource_plot
-    from ea_psmnet.reports.resources import PAPER_VOLUMES, volume_markdown, volume_report
     from ea_psmnet.tables import check_range, parse_bytes
 
     for name, value in (("channels", channels), ("batch", batch)):

@@ -31,6 +31,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ea_psmnet.experiments.measure import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.files import write_json, write_text
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
@@ -39,7 +40,6 @@ from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.plain import PlainPSMNet
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.tables import markdown_table
 
 NETWORKS = ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")

@@ -6,9 +6,9 @@ import torch
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
+from ea_psmnet.experiments.attention_maps import attention_maps
 from ea_psmnet.files import read_image, write_image
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.reports.attention_maps import attention_maps
 
 SIZE = (40, 72)
 

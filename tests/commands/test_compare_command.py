@@ -12,11 +12,11 @@ import torch
 from command_line import run_command
 
 from ea_psmnet.__main__ import main
+from ea_psmnet.experiments import compare as comparison
 from ea_psmnet.files import write_image, write_npy
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.reports import comparison
 
 MAP_BYTES = (12 * 16 * 32) ** 2 * 4
 """Of non-local attention at 1/8 of 128 x 256 with 96 disparities: 144 MiB."""

@@ -1,0 +1,140 @@
+"""Memory and time: how much a process holds, how much it may take, and how long work takes."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ea_psmnet.machine import available_memory
+from ea_psmnet.tables import format_bytes, parse_bytes
+
+__all__ = [
+    "CARDS",
+    "Budget",
+    "held_bytes",
+    "limited",
+    "parse_budget",
+    "peak_bytes",
+    "reset_peak",
+    "status_bytes",
+]
+
+CARDS = {
+    "GTX 1080 Ti": 11,
+    "Titan Xp": 12,
+    "RTX 2080 Ti": 11,
+    "RTX 3080": 10,
+    "RTX 3090": 24,
+    "RTX 4090": 24,
+    "T4": 16,
+    "V100": 32,
+    "A100": 80,
+    "H100": 80,
+}
+"""Memory of graphics cards in GiB; the first is the one of Shen et al., WACV 2021. Of those sold
+in several sizes the largest."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a process may take above the network it has loaded."""
+
+    name: str
+    """As it was asked for."""
+    bytes: int
+
+    def __str__(self) -> str:
+        size = format_bytes(self.bytes)
+        return size if _plain(self.name) == _plain(size) else f"{self.name}, {size}"
+
+
+def parse_budget(text: str, device: str) -> Budget:
+    """A budget from `11GiB`, the name of a card, or `physical`: what is free on the device now.
+
+    Raises:
+        ValueError: none of these; the message lists the cards.
+    """
+    if text == "physical":
+        return Budget("physical memory", available_memory(torch.device(device)))
+    for name, gib in CARDS.items():
+        if _plain(name) == _plain(text):
+            return Budget(name, gib * 2**30)
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, physical, or a card: {', '.join(CARDS)}") from None
+    if size < 1:
+        raise ValueError(f"a budget of {text} leaves nothing to compute with")
+    return Budget(text, size)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\.0(?![0-9])|[\W_]", "", name).lower()
+
+
+@contextmanager
+def limited(budget: int, device: torch.device) -> Iterator[None]:
+    """Cap what this process may add to what it holds, and lift the cap again.
+
+    On a card it is the fraction of the caching allocator, on the CPU the limit of data segments
+    (RLIMIT_DATA): not of address space, since the libraries' mappings are no memory of the network.
+    """
+    if device.type == "cuda":
+        # Of all calls here this one alone takes no device without an index.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.empty_cache()  # what is reserved and not held would be a gift
+        total = torch.cuda.get_device_properties(index).total_memory
+        allowed = torch.cuda.memory_reserved(index) + budget
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), index)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = status_bytes("VmData") + budget
+    soft = allowed if before[1] == resource.RLIM_INFINITY else min(allowed, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def status_bytes(field: str) -> int:
+    """A figure of this process from Linux's /proc/self/status, in bytes.
+
+    Raises:
+        OSError: the system has no such figure.
+    """
+    status = Path("/proc/self/status")
+    match = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
+    if not match:
+        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
+    return int(match[1]) * 1024
+
+
+def held_bytes(device: torch.device) -> int:
+    """Memory held now: resident on the CPU, allocated on a card."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else status_bytes("VmRSS")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most held since `reset_peak`, or since the start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return status_bytes("VmHWM")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start measuring the peak from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
