@@ -17,6 +17,7 @@ from ea_psmnet.files import printable
 
 __all__ = [
     "COLOURS",
+    "FAINT",
     "INK",
     "WARNING",
     "Bar",

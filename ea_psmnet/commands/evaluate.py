@@ -61,8 +61,8 @@ class EvaluationOptions:
     batch: int = 1
     """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
     cuda_graphs: bool = False
-    """Record networks as CUDA graphs for recurring image sizes and replay them, in half of the memory.
-    Not yet run on a GPU."""
+    """Record networks as CUDA graphs for recurring image sizes and replay them, in half of the
+    memory. Not yet run on a GPU."""
     protocol_batch: int = 8
     """Number of images over which the protocols psmnet and gwcnet average first."""
     out: Path | None = None

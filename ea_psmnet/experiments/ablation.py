@@ -19,34 +19,24 @@ from datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
 from ea_psmnet.experiments.networks import count_parameters, parse_variant, site_volume, slug
-from ea_psmnet.experiments.own_process import run_module
+from ea_psmnet.experiments.own_process import run_program
 from ea_psmnet.files import atomic_path, write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import NotFiniteError, load_into, save_model
-from ea_psmnet.records import read_record
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.store import Store
 from ea_psmnet.tables import markdown_table
 
 __all__ = [
-    "Ablation",
-    "Run",
-    "RunResult",
-    "Spread",
-    "TestSets",
-    "ablate",
-    "ablation_markdown",
-    "base_network",
-    "finish_run",
-    "question_variants",
-    "shared_weights",
-]
+    "Ablation", "RunResult", "Spread", "ablate", "ablation_markdown", "question_variants",
+]  # fmt: skip
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % quantiles of Student's t with 1 to 9 degrees of freedom; more are taken for 9, which is
-a little too careful."""
+"""97.5 % quantiles of Student's t with 1 to 9 degrees of freedom; more count as 9, for which the
+interval is slightly too wide."""
 
 _SITES = ("volume", "encoder", "bottleneck", "decoder", "output")
 
@@ -57,15 +47,15 @@ class Spread:
 
     count: int
     mean: float | None
-    """None for no seed."""
+    """None without seeds."""
     deviation: float | None = None
     """None for fewer than two seeds."""
     interval: tuple[float, float] | None = None
-    """Where the mean over all seeds lies with 95 %, by Student's t; None for fewer than two."""
+    """The 95 % interval of the mean, by Student's t; None for fewer than two seeds."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of some values."""
+        """Compute the spread of values."""
         count = len(values)
         if count < 2:
             return cls(count, values[0] if values else None)
@@ -76,7 +66,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All runs so far."""
+    """An ablation with all runs so far."""
 
     question: Question
     config: AblationConfig
@@ -90,25 +80,25 @@ class Ablation:
         return list(dict.fromkeys(name for r in self.results for name in r.figures))
 
     def of(self, variant: str) -> list[RunResult]:
-        """A variant's runs."""
+        """Return the runs of a variant."""
         return [result for result in self.results if result.variant == variant]
 
     def values(self, variant: str, test: str, figure: str) -> dict[int, float]:
-        """A figure by seed, of runs that have a finite one."""
+        """Return a figure by seed, for runs where it is finite."""
         found = {r.seed: r.figures.get(test, {}).get(figure) for r in self.of(variant)}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def spread(self, variant: str, test: str, figure: str) -> Spread:
-        """Over a variant's seeds."""
+        """Return the spread of a figure over a variant's seeds."""
         return Spread.of(list(self.values(variant, test, figure).values()))
 
     def difference(self, variant: str, test: str, figure: str) -> Spread:
-        """To the first variant, over the seeds that both have, seed by seed."""
+        """Return the spread of differences to the first variant, over the seeds that both have."""
         ours, first = (self.values(v, test, figure) for v in (variant, self.variants[0]))
         return Spread.of([ours[seed] - first[seed] for seed in ours if seed in first])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {
             "question": self.question,
             "settings": self.config.to_dict(),
@@ -136,7 +126,7 @@ class Ablation:
 
 
 def question_variants(question: Question, config: AblationConfig) -> list[str]:
-    """The variants of a question, the one that others are compared with first."""
+    """Return the variants of a question; the others are compared with the first."""
     if question == "normalisation":
         return [f"efficient,normalisation={name}" for name in ("softmax", "scaling", "none")]
     if question == "sites":
@@ -155,17 +145,17 @@ def question_variants(question: Question, config: AblationConfig) -> list[str]:
 
 
 def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
-    """Train and measure every variant from every seed, all variants of a seed before the next.
+    """Train and evaluate every variant with every seed, all variants of a seed before the next.
 
-    Finished runs are kept, an interrupted one goes on from its last checkpoint.
+    Finished runs are kept; an interrupted one goes on from its last checkpoint.
 
     Yields:
         The ablation after every run.
 
     Raises:
-        ValueError: an unknown variant, or a folder with an ablation of other settings.
-        FileNotFoundError: no dataset at a root.
-        ChildProcessError: training ended for another reason than numbers that are not finite.
+        ValueError: A variant is unknown, or the folder has an ablation of other settings.
+        FileNotFoundError: There is no dataset at a root.
+        ChildProcessError: Training ended for another reason than numbers that are not finite.
     """
     variants = list(config.variants) or question_variants(question, config)
     if len({slug(variant) for variant in variants}) < len(variants):
@@ -176,8 +166,9 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
     }
     parameters = {text: count_parameters(network) for text, network in networks.items()}
     others = {n: build_dataset("auto", root, split="test") for n, root in config.tests.items()}
-    _claim(question, config)
-    for seed in config.seeds:  # what does not fit is told before anything is rendered
+    settings = {"question": question} | config.to_dict()
+    Store(config.out, settings, may_change=MAY_CHANGE).claim()
+    for seed in config.seeds:  # weights that do not fit are refused before anything is rendered
         shared_weights(config, seed)
     tests: TestSets = {RENDERED: _rendered(config), **others}
     results: list[RunResult] = []
@@ -189,23 +180,8 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
         yield Ablation(question, config, variants, parameters, tuple(results))
 
 
-def _claim(question: Question, config: AblationConfig) -> None:
-    """Record the settings, or refuse a folder that holds another ablation."""
-    path = config.out / "settings.json"
-    settings = {"question": question} | config.to_dict()
-    remedy = "damaged: delete it to go on with the settings given now, or give another --out"
-    recorded = read_record(path, dict[str, Any], remedy=remedy) if path.is_file() else settings
-    for name in sorted(settings.keys() - MAY_CHANGE):
-        if settings[name] != recorded.get(name):
-            raise ValueError(
-                f"{config.out}: holds an ablation with {name} {recorded.get(name)}, not "
-                f"{settings[name]}: give the same settings or another --out"
-            )
-    write_json(path, settings)
-
-
 def _rendered(config: AblationConfig) -> list[Any]:
-    """The test pairs, in memory; renders what is missing of them and of the training scenes."""
+    """Render the training and test scenes that are missing; returns the test pairs, in memory."""
     scenes = partial(
         SyntheticScenes, seed=0, size=config.scene_size, max_disparity=config.max_disparity
     )
@@ -217,13 +193,15 @@ def _rendered(config: AblationConfig) -> list[Any]:
     return [pairs[index] for index in range(len(pairs))]
 
 
+# One run ------------------------------------------------------------------------------------------
+
 TestSets = Mapping[str, Sequence[StereoSample]]
-"""Pairs to measure errors on, by name."""
+"""Test pairs by the name of the set."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, and where."""
+    """A training run of a variant."""
 
     variant: str
     seed: int
@@ -231,55 +209,58 @@ class Run:
 
     @classmethod
     def of(cls, config: AblationConfig, variant: str, seed: int) -> Run:
-        """The run of an ablation's folder."""
+        """Return a run in the folder of an ablation."""
         return cls(variant, seed, config.out / "runs" / slug(variant) / f"seed-{seed}")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of it."""
+    """Result of a run."""
 
     variant: str
     seed: int
     diverged: str | None
-    """What training said where it could not go on in finite numbers."""
+    """Message of a training that ended because numbers were not finite."""
     seconds: float
-    """Of training, since it was last taken up."""
+    """Seconds of training since it was last started."""
     figures: dict[str, dict[str, float | None]]
-    """Errors on each test set; None where one is not finite."""
+    """Errors on every test set; None if an error is not finite."""
 
 
 def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) -> RunResult:
-    """The result of a run: the one that is kept, or after training it or the rest of it.
+    """Return the result of a run, after training and evaluating what is missing of it.
 
     Args:
-        run: which.
-        config: of the ablation.
-        scenes: the folder of the training data.
-        tests: what to measure errors on; a kept run is measured on those it lacks.
+        run: The run.
+        config: Configuration of the ablation.
+        scenes: Folder of the training data.
+        tests: Test sets; a finished run is evaluated on those that it lacks.
 
     Raises:
-        ChildProcessError: training ended for another reason than numbers that are not finite.
-        ValueError: the kept result is damaged.
+        ChildProcessError: Training ended for another reason than numbers that are not finite.
+        ValueError: The result that was kept is damaged.
     """
-    path = run.folder / "result.json"
-    if path.is_file():
-        result = _kept(path, run)
-    else:
+    store = Store(run.folder)
+    result = _kept(store, run)
+    if result is None:
         start = time.monotonic()
         diverged = _train(run, config, scenes)
         result = RunResult(run.variant, run.seed, diverged, time.monotonic() - start, {})
     missing = {name: pairs for name, pairs in tests.items() if name not in result.figures}
     if result.diverged is None and missing:
         result = _measured(result, run, config, missing)
-    write_json(path, asdict(result))
+    store.write(_RESULT, asdict(result))
     return result
 
 
-def _kept(path: Path, run: Run) -> RunResult:
-    remedy = "damaged: delete it, and what was trained is measured again"
-    result = read_record(path, RunResult, remedy=remedy)
-    if (result.variant, result.seed) != (run.variant, run.seed):
+_RESULT = "result.json"
+
+
+def _kept(store: Store, run: Run) -> RunResult | None:
+    remedy = "damaged: delete it, and the trained network is measured again"
+    result = store.read(_RESULT, RunResult, remedy)
+    if result and (result.variant, result.seed) != (run.variant, run.seed):
+        path = store.folder / _RESULT
         raise ValueError(f"{path}: is of {result.variant}, seed {result.seed}; {remedy}")
     return result
 
@@ -302,11 +283,11 @@ def _figures(
 
 
 def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
-    """Train in a process of its own; returns what it said where numbers were not finite."""
+    """Train in a process of its own; returns its message if numbers were not finite."""
     command = ["train", *_arguments(run, config, scenes)]
     log = run.folder / "train.log"
     with log.open("a") as file:
-        ended = run_module("ea_psmnet", command, stdout=file, stderr=file).returncode
+        ended = run_program("ea_psmnet", command, stdout=file, stderr=file).returncode
     if ended == 0:
         return None
     last = log.read_text(errors="replace").strip().rpartition("\n")[2]
@@ -319,7 +300,7 @@ def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
 
 
 def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
-    """Of `train`: everything that variants share, and this one's network."""
+    """Return the arguments of `train`: those that all variants share, and the network."""
     options: dict[str, Any] = {
         "network": _network_file(run, config),
         "init": shared_weights(config, run.seed),
@@ -328,7 +309,7 @@ def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
         "crop": config.crop,
         "max-disparity": config.max_disparity,
         "batch": config.batch,
-        # Chosen by memory it could differ between variants, and with it batch normalisation.
+        # If chosen by memory, it and batch normalisation could differ between variants.
         "micro-batch": config.batch,
         "lr": config.lr,
         "schedule": "one-cycle",
@@ -357,10 +338,10 @@ def _network_file(run: Run, config: AblationConfig) -> Path:
 
 
 def base_network(config: AblationConfig) -> PSMNetConfig:
-    """The network without attention.
+    """Return the network without attention.
 
     Raises:
-        ValueError: there is no such preset, or it does not go with the disparities.
+        ValueError: There is no such preset, or it does not allow these disparities.
     """
     chosen = preset(config.preset)
     return replace(
@@ -374,11 +355,11 @@ def base_network(config: AblationConfig) -> PSMNetConfig:
 
 
 def shared_weights(config: AblationConfig, seed: int) -> Path:
-    """What all variants of a seed start from: the network without attention, made once.
+    """Return the weights that all variants of a seed start from: the network without attention.
 
     Raises:
-        FileNotFoundError: there is no checkpoint where `init` says.
-        ValueError: it does not fit the network.
+        FileNotFoundError: The checkpoint `init` does not exist.
+        ValueError: It does not fit the network.
     """
     path = config.out / "initial" / f"seed-{seed}.safetensors"
     if not path.is_file():
@@ -393,11 +374,13 @@ def shared_weights(config: AblationConfig, seed: int) -> Path:
     return path
 
 
+# As text ------------------------------------------------------------------------------------------
+
 _SHOWN = ("EPE", "bad-1", "bad-3")
 
 
 def ablation_markdown(ablation: Ablation) -> str:
-    """A table for each test set, what it says, and what diverged."""
+    """Return an ablation as Markdown: a table for every test set, and runs that diverged."""
     parts = [f"# Ablation: {ablation.question}", _introduction(ablation)]
     for test in ablation.tests:
         rows = [_row(ablation, variant, test) for variant in ablation.variants]
@@ -416,7 +399,7 @@ def _introduction(ablation: Ablation) -> str:
     return (
         f"{config.steps} steps of {config.batch} crops of {config.crop[0]} x {config.crop[1]} from "
         f"{source}{start}, one-cycle to {config.lr:g}, {config.max_disparity} disparities, network "
-        f"{config.preset}{width}; attention at {config.sites} where a variant names no place. "
+        f"{config.preset}{width}; attention at {config.sites} if a variant names no place. "
         "Mean ± sample standard deviation over n seeds, those whose EPE is finite. All variants of "
         "a seed start from the same weights and see the same samples in the same order, so the "
         f"differences to {ablation.variants[0]} are taken seed by seed; their mean's interval is "
@@ -440,7 +423,7 @@ def _row(ablation: Ablation, variant: str, test: str) -> dict[str, object]:
 
 
 def _spread(spread: Spread, *, signed: bool = False) -> str:
-    """`1.234 ± 0.056`; a dash for what is not known."""
+    """Format as `1.234 ± 0.056`; a dash for what is unknown."""
     if spread.mean is None:
         return "-"
     value = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
@@ -448,7 +431,7 @@ def _spread(spread: Spread, *, signed: bool = False) -> str:
 
 
 def _interval(spread: Spread) -> str:
-    """`-0.123 to +0.045`; a dash for fewer than two seeds."""
+    """Format as `-0.123 to +0.045`; a dash for fewer than two seeds."""
     return " to ".join(f"{end:+.3f}" for end in spread.interval) if spread.interval else "-"
 
 

@@ -16,70 +16,71 @@ RENDERED = "rendered"
 """The name of the test set that every ablation has."""
 
 Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads", "positions"]
-"""What is varied: Shen et al.'s Tables 8, 9 and 10, what stands in the module's place, and what its
-keys know of where they are."""
+"""What is varied: the first three are Tables 8, 9 and 10 of Shen et al.; the others the mechanism,
+its heads, and the positions that its keys know."""
 
 MAY_CHANGE = frozenset({"out", "device", "workers", "seeds", "variants", "eval_roots"})
-"""Settings that a continued ablation may change: more runs, or the same ones elsewhere."""
+"""Settings that may change when an ablation is continued."""
 
 _MOST = {"batch": 2**16, "steps": 10**9, "scenes": 10**6, "test_scenes": 10**6}
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """One ablation: variants times seeds, trained alike.
+    """Configuration of an ablation: variants times seeds, trained alike.
 
     Raises:
-        ValueError: a value is out of range; the message says what is allowed.
+        ValueError: A value is out of range; the message says what is allowed.
     """
 
     out: Path
-    """Folder of the ablation: scenes, runs, report. The same command continues it."""
+    """Folder of the ablation for scenes, runs and report. The same command continues it."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each trains every variant, from the same weights and with the same samples in one order."""
+    """Seeds. With one seed all variants start from the same weights and see the same samples in the
+    same order."""
     variants: tuple[str, ...] = ()
-    """Others than the question's own, as efficient@bottleneck,heads=2; differences are to the
-    first."""
+    """Variants instead of the question's own, as efficient@bottleneck,heads=2; differences are to
+    the first."""
     sites: str = "encoder"
-    """Where attention is placed by variants that do not say, as bottleneck or volume+decoder."""
+    """Places of attention for variants that name none, as bottleneck or volume+decoder."""
     preset: str = "psmnet-small"
-    """Network that attention joins, as light."""
+    """Network that attention is added to, as light."""
     width: float | None = None
-    """Channels of the volume relative to the published network's; default: the preset's."""
+    """Channels of the volume relative to the published network; default: the preset's."""
     max_disparity: int = 96
-    """Disparities searched, in pixels; a multiple of 16."""
+    """Disparities to search, in pixels; a multiple of 16."""
     crop: tuple[int, int] = (128, 256)
     """Height and width of the random crop, multiples of 16."""
     init: Path | None = None
-    """Checkpoint whose weights, but for attention's, all runs start from: seeds then differ in
-    their samples alone. Default: weights drawn anew for each seed."""
+    """Checkpoint that all runs start from, without its attention; seeds then differ only in their
+    samples. Default: random weights for every seed."""
     batch: int = 4
-    """Samples a step."""
+    """Samples per step."""
     lr: float = 1e-3
-    """Highest learning rate; its course is one-cycle."""
+    """Highest learning rate of the one-cycle schedule."""
     steps: int = 400
     """Steps of every run."""
     augment: Literal["none", "robust"] = "none"
-    """Changes of the training samples, as of `train`."""
+    """Augmentation of the training samples, see `train`."""
     cross_entropy: float = 0.0
-    """Factor of the cross-entropy in the loss, as of `train`."""
+    """Weight of the cross-entropy in the loss, see `train`."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the convolutions in training."""
     data: DatasetName = "sceneflow"
-    """Kind of dataset at --root."""
+    """Kind of the dataset at --root."""
     root: Path | None = None
-    """Dataset to train on; default: scenes rendered once for all runs into the folder, which
-    another ablation can take as OUT/scenes."""
+    """Folder of the dataset to train on; default: scenes that are rendered once for all runs into
+    OUT/scenes, which another ablation can use."""
     scenes: int = 400
-    """Training scenes to render where there is no --root."""
+    """Number of training scenes to render if there is no --root."""
     test_scenes: int = 40
-    """Rendered scenes to measure errors on: the same in every ablation of one crop."""
+    """Number of rendered test scenes, which depend only on the crop."""
     eval_roots: tuple[Path, ...] = ()
-    """Datasets to measure errors on besides, as real pairs."""
+    """Folders of further test sets, such as real pairs."""
     device: Device = "auto"
-    """Where to compute."""
+    """Device."""
     workers: int = 1
-    """Processes that load samples; they do not change them."""
+    """Processes that load samples."""
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -95,7 +96,7 @@ class AblationConfig:
         if len({RENDERED, *self.tests}) <= len(self.eval_roots):
             raise ValueError(
                 f"eval_roots {', '.join(map(str, self.eval_roots))} are told apart by the folders' "
-                f"names, which must differ from each other and from '{RENDERED}'"
+                f"names: these must differ from each other and from '{RENDERED}'"
             )
         if self.max_disparity > self.crop[1]:
             raise ValueError(
@@ -104,16 +105,16 @@ class AblationConfig:
 
     @property
     def scene_size(self) -> tuple[int, int]:
-        """Height and width of rendered scenes: a quarter more than the crop, to draw crops from."""
+        """Height and width of rendered scenes: a quarter more than the crop."""
         return 5 * self.crop[0] // 4, 5 * self.crop[1] // 4
 
     @property
     def tests(self) -> dict[str, Path]:
-        """The datasets to measure errors on besides the rendered one, by their folders' names."""
+        """Folders of the test sets besides the rendered one, by name."""
         return {root.resolve().name: root for root in self.eval_roots}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
-from ea_psmnet.figures import Bar, Canvas
+from ea_psmnet.figures import Bar, GridStyle, Row, fitted, panel_grid
 from ea_psmnet.files import atomic_path, write_image
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.inference.outputs import colourise, disparity_bar
@@ -48,51 +47,51 @@ class AttentionMaps:
     """
 
     site: str
-    """Name of the place, as `hourglass1.encoder`."""
+    """Name of the site, as `hourglass1.encoder`."""
     mechanism: str
-    """`efficient`: a map a key channel; `dot_product`: the one map of `pixel`."""
+    """`efficient`: a map for every key channel; `dot_product`: the map of `pixel`."""
     normalisation: str
-    """Of the module; other than with softmax the maps show sizes of signed weights."""
+    """Normalisation of the module; without softmax the maps are magnitudes of signed weights."""
     maps: NDArray[np.float32]
-    """(k, D', H', W'); each map sums to one."""
+    """Maps (k, D', H', W'); each sums to one."""
     stride: int
-    """Image pixels a step of the volume, in disparity as in height and width."""
+    """Image pixels per position of the volume, in disparity, height and width."""
     left: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
+    """Left image (H, W, 3), RGB."""
     disparity: NDArray[np.float32]
-    """(H, W), the prediction, in pixels."""
+    """Predicted disparity (H, W) in pixels."""
     added: float
-    """Size of what the module adds to its input, relative to that: the root of sums of squares."""
+    """Norm of what the module adds to its input, relative to the norm of the input."""
     constant: float
-    """Which part of the added square sum is alike at every position, as a bias of the pair: at 1
-    nothing depends on the position."""
+    """Fraction of the added square sum that is equal at every position, like a bias: at 1 nothing
+    depends on the position."""
     pixel: Pixel | None = None
-    """(x, y) of the left image whose map this is; None for maps of the whole."""
+    """Pixel (x, y) of the left image whose map this is; None for global maps."""
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Image pixels above and to the right that the volume covers beyond the image."""
+        """Pixels above and to the right of the image that the volume covers."""
         rows, columns = (self.stride * side for side in self.maps.shape[2:])
         return rows - self.left.shape[0], columns - self.left.shape[1]
 
     def maximum(self, index: int) -> NDArray[np.float32]:
-        """(H', W'): a map's highest share over disparity."""
+        """Return the maximum of a map over disparity (H', W')."""
         return self.maps[index].max(axis=0)
 
     def mean(self, index: int) -> NDArray[np.float32]:
-        """(H', W'): a map's mean share over disparity."""
+        """Return the mean of a map over disparity (H', W')."""
         return self.maps[index].mean(axis=0)
 
     def peak(self, index: int) -> NDArray[np.float32]:
-        """(H', W'): the disparity of a map's highest share, in image pixels."""
+        """Return the disparity of a map's maximum (H', W'), in image pixels."""
         return (self.maps[index].argmax(axis=0) * self.stride).astype(np.float32)
 
     def over_image(
         self, plane: NDArray[np.float32], *, smooth: bool = False
     ) -> NDArray[np.float32]:
-        """(H', W') of the volume to (H, W) of the left image.
+        """Resize from the volume (H', W') to the left image (H, W).
 
-        Every step fills its `stride` x `stride` pixels, or (`smooth`) is blended into the next.
+        Every position fills its `stride` x `stride` pixels; `smooth` interpolates instead.
         """
         rows, columns = plane.shape
         pixels = cv2.resize(
@@ -103,18 +102,18 @@ class AttentionMaps:
         return np.asarray(pixels[self.padding[0] :, : self.left.shape[1]], np.float32)
 
     def height(self, index: int) -> float:
-        """A map's highest share, in units of the uniform one, 1 / n."""
+        """Return the maximum of a map, in units of a uniform map, 1 / n."""
         return float(self.maps[index].max() * self.maps[index].size)
 
     def extent(self, index: int) -> float:
-        """The part of the volume a map spreads over: exp(entropy) / n; 1 for a uniform map."""
+        """Return the fraction of the volume that a map covers: exp(entropy) / n, 1 if uniform."""
         shares = self.maps[index].astype(np.float64)
         logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
         return float(np.exp(-np.sum(shares * logs)) / shares.size)
 
 
 def attention_sites(model: PSMNet) -> dict[str, nn.Module]:
-    """The network's attention modules by the names of their sites, in network order."""
+    """Return the attention modules of a network by site, in network order."""
     found: dict[str, nn.Module] = {"volume": model.aggregation.attention}
     for index, hourglass in enumerate(getattr(model.aggregation, "hourglasses", ()), start=1):
         for place, module in hourglass.attention.items():
@@ -129,22 +128,22 @@ def attention_maps(
     site: str,
     pixel: Pixel | None = None,
 ) -> AttentionMaps:
-    """The maps of one attention module, computed from what it is given for a pair.
+    """Compute the maps of one attention module from its input for a pair.
 
     Efficient attention has a map for every key channel (Shen et al., "Efficient Attention", WACV
-    2021, figure 5); dot-product attention one for every position: that of the pixel at its
-    predicted disparity is computed, without the others.
+    2021, figure 5). Dot-product attention has one for every position; only that of a pixel at its
+    predicted disparity is computed.
 
     Args:
-        matcher: predicts, and holds the network.
-        left: (H, W, 3) uint8 RGB.
-        right: the same, rectified against it.
-        site: one of `attention_sites`.
-        pixel: (x, y) in the left image; for dot-product attention, and only there.
+        matcher: Predicts, and has the network.
+        left: Left image (H, W, 3), uint8 RGB.
+        right: Right image, rectified.
+        site: One of `attention_sites`.
+        pixel: Pixel (x, y) of the left image; only for dot-product attention, which needs it.
 
     Raises:
-        ValueError: no attention with maps at that site; a pixel that is missing, not wanted or
-            outside the image; images as `StereoMatcher` refuses them.
+        ValueError: There is no attention with maps at the site; the pixel is missing, not needed or
+            outside the image; or `StereoMatcher` refuses the images.
     """
     left, right = as_pair((left, right))
     matcher = matcher.fitting(left.shape[1])
@@ -184,7 +183,7 @@ def _module_at(model: PSMNet, site: str) -> EfficientAttention | DotProductAtten
     if not isinstance(module, EfficientAttention | DotProductAttention):
         raise ValueError(
             f"{model.config.attention} attention has no maps over the volume: "
-            "efficient and dot_product have"
+            "only efficient and dot_product have"
         )
     return module
 
@@ -198,7 +197,7 @@ def _check_pixel(module: nn.Module, pixel: Pixel | None, left: NDArray[np.uint8]
         return
     if pixel is None:
         raise ValueError(
-            "dot-product attention has a map for every pixel: say which, as --pixel X Y"
+            "dot-product attention has a map for every pixel: name one, as --pixel X Y"
         )
     height, width = left.shape[:2]
     if not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
@@ -211,7 +210,7 @@ def _check_pixel(module: nn.Module, pixel: Pixel | None, left: NDArray[np.uint8]
 def _watch(
     matcher: StereoMatcher, module: nn.Module, left: NDArray[np.uint8], right: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], Tensor, float, float]:
-    """Predict, and catch what a module is given, the volume of the padded images, and adds."""
+    """Predict, and return disparity, the module's input and the two figures of `_added`."""
     caught: list[tuple[Tensor, float, float]] = []
 
     def catch(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -227,7 +226,7 @@ def _watch(
 
 
 def _added(given: Tensor, made: Tensor) -> tuple[float, float]:
-    """`AttentionMaps.added` and `constant`, of (1, C, D', H', W') volumes."""
+    """Return `AttentionMaps.added` and `constant` from volumes (1, C, D', H', W')."""
     before = widen(given)
     branch = widen(made) - before
     energy = branch.square().sum().item()
@@ -239,7 +238,7 @@ def _added(given: Tensor, made: Tensor) -> tuple[float, float]:
 def _position(
     pixel: Pixel, disparity: NDArray[np.float32], stride: int, size: torch.Size
 ) -> tuple[int, int, int]:
-    """(d, y, x) in a volume of the size (D', H', W') of a pixel at its predicted disparity."""
+    """Return the position (d, y, x) of a pixel, at its predicted disparity, in a volume."""
     x, y = pixel
     above = stride * size[1] - disparity.shape[0]  # PSMNet pads at the top
     step = min(round(float(disparity[y, x]) / stride), size[0] - 1)
@@ -248,20 +247,24 @@ def _position(
 
 Image = NDArray[np.uint8]
 
-_SMALL, _LARGE = 320, 480  # a picture's longer side, in the sheet and alone
-_FEW = 2  # so many maps are drawn large in the sheet too
-_GAP, _LINE, _TITLE = 24, 28, 76
-_CAPTION_WIDTH, _BAR_ROOM = 180, 84
+# As pictures --------------------------------------------------------------------------------------
+
+_SMALL, _LARGE = 320, 480
+"""Pixels of a picture's longer side in a sheet of many maps, and of few."""
+_FEW = 2
+_CAPTION_WIDTH = 180
+"""Pixels that a caption takes, at least."""
 _HEAT = colormaps["inferno"]
-_RANGE = (1.0, 99.5)  # percentiles: a few hot positions must not darken all others
+_RANGE = (1.0, 99.5)
+"""Percentiles: a few hot positions must not darken all others."""
 _CAPTIONS = ("maximum over disparity", "mean over disparity", "disparity of the peak")
 
 
 def map_sheet(maps: AttentionMaps) -> Image:
-    """Draw all maps over the left image in one grid, below the image and its prediction.
+    """Draw all maps over the left image in one grid, below the image and the prediction.
 
-    A map has three pictures: its maximum and its mean over disparity, each in the colours of its
-    own range, and the disparity at which it peaks, in the colours of the prediction.
+    A map has three pictures: its maximum and its mean over disparity, each with a range of colours
+    of its own, and the disparity of its maximum, in the colours of the prediction.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -278,14 +281,14 @@ def map_picture(maps: AttentionMaps, index: int) -> Image:
 def write_maps(folder: str | Path, maps: AttentionMaps) -> list[Path]:
     """Write `sheet.png`, `maps.npz` and, for every map, `map_00.png` and so on.
 
-    All or nothing: the files appear once all are complete. Pictures of further maps, as an earlier
-    run with more key channels left them, are removed then; other files stay.
+    The files appear once all of them are complete. Pictures of further maps, from an earlier run
+    with more key channels, are removed then; other files stay.
 
     Returns:
         The paths, in that order.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     names = [f"map_{index:02d}.png" for index in range(len(maps.maps))]
     paths = [Path(folder) / name for name in ("sheet.png", "maps.npz", *names)]
@@ -302,7 +305,7 @@ def write_maps(folder: str | Path, maps: AttentionMaps) -> list[Path]:
 
 
 def _write_numbers(path: Path, maps: AttentionMaps) -> None:
-    """The raw maps, and what places them over the image; loads without pickle."""
+    """Write the maps, and what is needed to place them over the image; loads without pickle."""
     np.savez(
         path,
         maps=maps.maps,
@@ -318,103 +321,45 @@ def _write_numbers(path: Path, maps: AttentionMaps) -> None:
     )
 
 
-# Drawing: cells of three pictures in a grid, all lengths in pixels --------------------------------
-
-
-class _Layout(NamedTuple):
-    """Where cells lie; a cell is a heading, three captions and three pictures."""
-
-    height: int
-    width: int
-    columns: int
-    """Cells in a row."""
-
-    @property
-    def step(self) -> int:
-        """From a picture to the next in its cell."""
-        return max(self.width, _CAPTION_WIDTH) + _GAP // 3
-
-    @property
-    def cell(self) -> tuple[int, int]:
-        """Height and width of a cell with its margin."""
-        return 2 * _LINE + self.height + _GAP, 3 * self.step + _GAP
-
-    @property
-    def header(self) -> int:
-        """Height of title, left image, prediction and colour bars."""
-        return _TITLE + _LINE + max(self.height, 2 * _BAR_ROOM) + _GAP
-
-    def corner(self, index: int) -> tuple[int, int]:
-        """Where a cell begins, (x, y)."""
-        row, column = divmod(index, self.columns)
-        return _GAP + column * self.cell[1], self.header + row * self.cell[0]
-
-
-def _layout(shape: tuple[int, ...], count: int, side: int) -> _Layout:
-    scale = side / max(shape[:2])
-    height, width = (max(1, round(length * scale)) for length in shape[:2])
-    cell_height, cell_width = _Layout(height, width, 1).cell
-    columns = round((count * cell_height / cell_width) ** 0.5)  # about as wide as high
-    return _Layout(height, width, max(1, columns))
-
-
 def _draw(maps: AttentionMaps, indices: Sequence[int], side: int) -> Image:
-    layout = _layout(maps.left.shape, len(indices), side)
-    rows = -(-len(indices) // layout.columns)
-    canvas = Canvas(
-        width=_GAP + layout.columns * layout.cell[1], height=layout.header + rows * layout.cell[0]
-    )
-    _draw_header(canvas, maps, layout)
-    for place, index in enumerate(indices):
-        x, y = layout.corner(place)
-        canvas.text(x, y + _LINE / 2, _heading(maps, index), size=12, weight="bold")
-        pictures = zip(_CAPTIONS, _pictures(maps, index), strict=True)
-        _draw_row(canvas, maps, layout, (x, y + _LINE), list(pictures))
-    return canvas.pixels()
-
-
-def _draw_header(canvas: Canvas, maps: AttentionMaps, layout: _Layout) -> None:
-    canvas.text(_GAP, _TITLE / 3, f"{maps.site}: {_what(maps)}", size=16, weight="bold")
-    depth, height, width = maps.maps.shape[1:]
-    details = (
-        f"volume of {depth} x {height} x {width} at 1/{maps.stride}; {_weights(maps)}; "
-        "extent: exp(entropy) over the number of positions"
-    )
-    canvas.text(_GAP, _TITLE / 3 + _LINE, details, size=12)
-    top = maps.stride * depth
-    pictures = [
-        ("left image", maps.left),
-        ("predicted disparity", colourise(maps.disparity, 0, top)),
-    ]
-    _draw_row(canvas, maps, layout, (_GAP, _TITLE), pictures)
-    heat = ScalarMappable(Normalize(0, 1), _HEAT)
+    """Draw image and prediction in the first row, and cells of three pictures in the others."""
+    size = fitted(maps.left, side, side).shape
+    width = max(size[1], _CAPTION_WIDTH)
+    style = GridStyle(width, gap=24, row_gap=24, line=28, size=12, title=76, title_size=16)
+    cells = _cells_in_a_row(len(indices), (size[0] + 80, 3 * (width + style.gap)))
+    top = maps.stride * maps.maps.shape[1]
+    first = (maps.left, colourise(maps.disparity, 0, top))
+    rows = [Row(_placed(first, maps, side), captions=("left image", "predicted disparity"))]
+    for start in range(0, len(indices), cells):
+        row = indices[start : start + cells]
+        pictures = [picture for index in row for picture in _pictures(maps, index)]
+        headings = [text for index in row for text in (_heading(maps, index), "", "")]
+        rows.append(Row(_placed(pictures, maps, side), headings, _CAPTIONS * len(row)))
     bars = [
-        Bar("attention, each picture's range", heat, ()),
+        Bar("attention, each picture's range", ScalarMappable(Normalize(0, 1), _HEAT), ()),
         Bar("disparity in pixels", disparity_bar(0, top).colours),
     ]
-    for row, bar in enumerate(bars):
-        y = _TITLE + _LINE + row * max(_BAR_ROOM, layout.height // 2)
-        canvas.bar(_GAP + 2 * layout.step, y, layout.step - _GAP // 3, bar)
+    depth, height, breadth = maps.maps.shape[1:]
+    details = (
+        f"volume of {depth} x {height} x {breadth} at 1/{maps.stride}; {_weights(maps)}; "
+        "extent: exp(entropy) over the number of positions"
+    )
+    title = f"{maps.site}: {_what(maps)}"
+    return panel_grid(rows, style, title=title, details=details, bars=bars)
 
 
-def _draw_row(
-    canvas: Canvas,
-    maps: AttentionMaps,
-    layout: _Layout,
-    corner: tuple[int, int],
-    pictures: Sequence[tuple[str, Image]],
-) -> None:
-    x, y = corner
-    for caption, picture in pictures:
-        canvas.text(x, y + _LINE / 2 - 2, caption, size=11)
-        size = (layout.width, layout.height)
-        resized = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        canvas.image(x, y + _LINE, _marked(resized, maps))
-        x += layout.step
+def _cells_in_a_row(count: int, cell: tuple[int, int]) -> int:
+    """Number of cells (height, width) in a row that makes a sheet about as wide as high."""
+    return max(1, round((count * cell[0] / cell[1]) ** 0.5))
+
+
+def _placed(pictures: Sequence[Image], maps: AttentionMaps, side: int) -> list[Image]:
+    """Resize pictures, and mark the pixel whose map is drawn."""
+    return [_marked(fitted(p, side, side, cv2.INTER_AREA), maps) for p in pictures]
 
 
 def _pictures(maps: AttentionMaps, index: int) -> tuple[Image, Image, Image]:
-    """Maximum, mean and disparity of the peak over the grey left image, each (H, W, 3)."""
+    """Draw maximum, mean and disparity of the maximum over the grey left image, each (H, W, 3)."""
     depth = maps.maps.shape[1]
     peaks = colourise(maps.over_image(maps.peak(index)), 0, maps.stride * depth)
     opaque = np.full(peaks.shape[:2], 0.8, np.float32)
@@ -426,7 +371,7 @@ def _pictures(maps: AttentionMaps, index: int) -> tuple[Image, Image, Image]:
 
 
 def _heat(maps: AttentionMaps, plane: NDArray[np.float32]) -> Image:
-    """Shares as heat: the brighter, the less of the image shines through."""
+    """Draw a plane as heat: the brighter, the more opaque."""
     shares = maps.over_image(plane, smooth=True)
     low, high = np.percentile(shares, _RANGE)
     level = np.clip((shares - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
@@ -441,7 +386,7 @@ def _blend(left: Image, colours: Image, opacity: NDArray[np.floating]) -> Image:
 
 
 def _marked(picture: Image, maps: AttentionMaps) -> Image:
-    """The picture with a cross at the pixel whose map is drawn."""
+    """Draw a cross at the pixel whose map is drawn."""
     if maps.pixel is None:
         return picture
     height, width = maps.left.shape[:2]
@@ -469,4 +414,4 @@ def _weights(maps: AttentionMaps) -> str:
     if maps.normalisation == "softmax":
         return "softmax over all positions"
     sign = "|K|" if maps.pixel is None else "|q K|"
-    return f"normalisation '{maps.normalisation}' has signed weights: drawn is {sign} to sum 1"
+    return f"normalisation '{maps.normalisation}' has signed weights: drawn is {sign}, with sum 1"

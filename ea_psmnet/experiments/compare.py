@@ -7,7 +7,6 @@ import math
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,8 +16,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.builder import build_dataset
-from ea_psmnet.evaluation.predictors import digest
-from ea_psmnet.experiments.measure import Budget
+from ea_psmnet.experiments.measure import Budget, timed
 from ea_psmnet.experiments.networks import (
     Forecast,
     SiteForecast,
@@ -26,55 +24,44 @@ from ea_psmnet.experiments.networks import (
     forecast,
     network_report,
 )
-from ea_psmnet.experiments.own_process import run_module
+from ea_psmnet.experiments.own_process import run_program
 from ea_psmnet.experiments.resources import decimal
 from ea_psmnet.experiments.trial import Outcome, Trial, attention_site, is_bfloat16
-from ea_psmnet.files import content_hash, write_json
+from ea_psmnet.files import content_hash
 from ea_psmnet.machine import choose_device
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.records import read_record
+from ea_psmnet.store import Store, digest
 from ea_psmnet.tables import format_bytes, markdown_table
 
 __all__ = [
-    "KEPT_FILES",
-    "Comparison",
-    "Crossing",
-    "Result",
-    "compare",
-    "comparison_markdown",
-    "crossing",
-    "curves",
-    "expected_seconds",
-    "machine",
-    "pixels",
-]
-
-KEPT_FILES = r"[0-9a-f]{16}\.json"
-"""Names of the files that outcomes are kept in, as a regular expression."""
+    "Comparison", "Crossing", "Result", "compare", "comparison_markdown", "crossing", "curves",
+    "expected_seconds", "pixels",
+]  # fmt: skip
 
 _START_S = 10.0
-"""Seconds of a trial's process before its work: Python, torch, the network."""
+"""Seconds until a trial's process begins its work: Python, torch, the network."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A trial, what was to be expected, and what came."""
+    """A trial, its forecast and its outcome."""
 
     trial: Trial
     parameters: int
     forecast: Forecast | None
-    """None where the process died before it said what it was given."""
+    """None if the process died before it could report the size of its input."""
     outcome: Outcome
 
     @property
-    def asked(self) -> SiteForecast | None:
+    def refused(self) -> SiteForecast | None:
         """The closed form of the attention module that ran out of memory, if one did."""
         site = attention_site(self.outcome.module or "")
         return self.forecast.sites.get(site) if self.forecast and site else None
 
     @property
     def demand(self) -> int | None:
-        """The least memory it would have needed: its peak, and what it was refused."""
+        """The least memory that was needed: the peak, and what was refused."""
         if self.outcome.peak is None or self.outcome.end == "failed":
             return None
         return self.outcome.peak + (self.outcome.requested or 0)
@@ -87,35 +74,35 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All results under one budget."""
+    """Results of all trials under one budget."""
 
     budget: Budget
     machine: dict[str, Any]
     results: Sequence[Result]
 
     def of(self, work: str) -> list[Result]:
-        """The results of one kind of work."""
+        """Return the results of one kind of work."""
         return [result for result in self.results if result.trial.work == work]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 def compare(
-    trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600, kept: Path | None = None
+    trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600, kept: Store | None = None
 ) -> Comparison:
-    """Run each trial in its own process, one after the other; a failure is an outcome too.
+    """Run every trial in its own process, one after the other; a failure is an outcome, too.
 
     Args:
-        trials: of one device, precision and allocator.
-        budget: theirs.
-        timeout: seconds after which a process is ended.
-        kept: folder where outcomes are kept and found again, a file a trial, so that a comparison
-            that was stopped goes on; those that failed are tried again.
+        trials: Trials with the same device, precision and allocator.
+        budget: The budget of the trials.
+        timeout: Seconds after which a process is ended.
+        kept: Outcomes are kept here, so that a comparison that was stopped goes on; trials that
+            failed run again.
 
     Raises:
-        ValueError: a network that cannot be built; nothing has run then.
+        ValueError: A network cannot be built; no trial has run then.
     """
     configs = [PSMNetConfig.from_dict(trial.network) for trial in trials]
     parameters = [count_parameters(config) for config in configs]
@@ -128,7 +115,7 @@ def compare(
 
 
 def machine(trial: Trial) -> dict[str, Any]:
-    """What the figures of a trial depend on besides the network."""
+    """Describe what the measurements of a trial depend on besides the network."""
     device = choose_device(trial.device)
     on_card = device == "cuda"
     return {
@@ -141,10 +128,10 @@ def machine(trial: Trial) -> dict[str, Any]:
 
 
 def expected_seconds(trials: Sequence[Trial], timeout: float) -> float:
-    """How long trials take, about: operations at the speed of a convolution, and starting.
+    """Estimate the seconds that trials take, from the speed of a convolution.
 
     Raises:
-        ValueError: a network that cannot be built.
+        ValueError: A network cannot be built.
     """
     for trial in trials:
         count_parameters(PSMNetConfig.from_dict(trial.network))
@@ -153,7 +140,7 @@ def expected_seconds(trials: Sequence[Trial], timeout: float) -> float:
 
 
 def _operations(trial: Trial) -> float:
-    """Of all runs of a trial; a training step's backward has twice those of its forward."""
+    """Operations of all runs of a trial; a backward pass has twice those of the forward pass."""
     config, shape, runs = PSMNetConfig.from_dict(trial.network), trial.shape, trial.repeats + 1
     if shape is None:
         dataset = build_dataset(trial.data, Path(trial.root or ""), split="test")
@@ -164,17 +151,14 @@ def _operations(trial: Trial) -> float:
 
 
 def _speed(trial: Trial) -> float:
-    """Operations a second of a 3D convolution like the networks', the best of three."""
+    """Operations per second of a 3D convolution as in the networks, the best of three."""
     options: dict[str, Any] = {"device": choose_device(trial.device)}
     options["dtype"] = getattr(torch, _dtype(trial))
     layer = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False, **options)
-    volume, times = torch.ones(1, 32, 24, 64, 128, **options), []
+    volume = torch.ones(1, 32, 24, 64, 128, **options)
     with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            layer(volume)[0, 0, 0, 0, 0].item()  # which waits for a card, too
-            times.append(time.perf_counter() - start)
-    return 2 * layer.weight.numel() * volume[0, 0].numel() / min(times)
+        fastest = min(timed(lambda: layer(volume), volume.device) for _ in range(3))
+    return 2 * layer.weight.numel() * volume[0, 0].numel() / fastest
 
 
 def _progress(trials: Sequence[Trial]) -> Iterable[Trial]:
@@ -196,25 +180,24 @@ def _forecast(config: PSMNetConfig, trial: Trial, outcome: Outcome) -> Forecast 
     return forecast(config, shape, training=trial.work == "training", dtype=_dtype(trial))
 
 
-def _outcome(trial: Trial, timeout: float, kept: Path | None) -> Outcome:
-    """The outcome that is kept, or what comes of running the trial."""
-    path = kept / f"{_fingerprint(trial)}.json" if kept else None
-    if path and path.is_file():
-        return _read(path)
+def _outcome(trial: Trial, timeout: float, kept: Store | None) -> Outcome:
+    """Return the outcome that was kept, or run the trial."""
+    if kept is None:
+        return _run(trial, timeout)
+    name = f"{_fingerprint(trial)}.json"
+    found = kept.read(name, Outcome, "damaged: delete it, and its trial runs again")
+    if found is not None:
+        return found
     outcome = _run(trial, timeout)
-    if path and outcome.end != "failed":
-        write_json(path, asdict(outcome))
+    if outcome.end != "failed":
+        kept.write(name, asdict(outcome))
     return outcome
 
 
 def _fingerprint(trial: Trial) -> str:
-    """Differs between trials, weights and machines."""
+    """A hash of the trial, its weights and the machine."""
     weights = content_hash(trial.checkpoint) if trial.checkpoint else ""
     return digest(json.dumps([asdict(trial), machine(trial), weights], sort_keys=True))
-
-
-def _read(path: Path) -> Outcome:
-    return read_record(path, Outcome, remedy="damaged: delete it, and its trial runs again")
 
 
 def _run(trial: Trial, timeout: float) -> Outcome:
@@ -222,18 +205,18 @@ def _run(trial: Trial, timeout: float) -> Outcome:
         answer, log = Path(folder) / "outcome.json", Path(folder) / "log"
         request: dict[str, Any] = {"trial": asdict(trial), "outcome": str(answer)}
         with log.open("w") as file:
-            # A dataset may take hours: its own progress bar stays in sight.
-            said = None if trial.work == "dataset" else file
-            end = _process(json.dumps(request), said, timeout)
+            # A dataset may take hours: its progress bar is shown.
+            stderr = None if trial.work == "dataset" else file
+            end = _process(json.dumps(request), stderr, timeout)
         if not answer.is_file():
             return _dead(end, log.read_text(errors="replace"))
-        return _read(answer)
+        return read_record(answer, Outcome)
 
 
 def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:
-    """Run a trial's process to its end, or end it; returns how it ended."""
+    """Run a trial's process until it ends or the time is up; returns how it ended."""
     try:
-        process = run_module(
+        process = run_program(
             "ea_psmnet.experiments.trial", input=request, stderr=stderr, timeout=timeout
         )
     except subprocess.TimeoutExpired:
@@ -244,29 +227,32 @@ def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:
 
 
 def _dead(end: str, log: str) -> Outcome:
-    """What became of a process that left no answer, from how it ended and what it said last."""
-    if "bad_alloc" in log:  # thrown in a thread of a library, where nobody can catch it
+    """Return the outcome of a process without an answer, from its end and its last message."""
+    if "bad_alloc" in log:  # thrown in a thread of a library, where it cannot be caught
         return Outcome("out of memory", error=f"the process {end} at std::bad_alloc")
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     return Outcome("failed", error=f"the process {end}" + (f": {last}" if last else ""))
 
 
+# Where memory crosses the budget ------------------------------------------------------------------
+
+
 class Crossing(NamedTuple):
-    """Where memory reaches the budget."""
+    """Input size at which memory reaches the budget."""
 
     pixels: float
-    """Of a whole batch."""
+    """Pixels of the whole batch."""
     bracketed: bool
-    """Between two sizes that were tried, one of which fits; else beyond them, by extrapolation."""
+    """Whether it lies between a size that fits and one that does not; otherwise extrapolated."""
 
 
 def pixels(result: Result) -> int:
-    """Pixels of the batch that a trial was given."""
+    """Return the number of pixels of a trial's batch."""
     return math.prod(result.trial.shape or (0,))
 
 
 def curves(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
-    """Results on random images by network and batch, each in order of pixels."""
+    """Group results on random images by network and batch, each in order of pixels."""
     grouped: dict[tuple[str, int], list[Result]] = {}
     for result in sorted((r for r in results if r.trial.shape), key=pixels):
         batch = result.trial.shape[0] if result.trial.shape else 0
@@ -275,19 +261,20 @@ def curves(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
 
 
 def crossing(curve: Sequence[Result], budget: int) -> Crossing | None:
-    """Where the curve of one network crosses a budget.
+    """Find the input size at which the memory of one network crosses a budget.
 
-    Between a size that fits and one that does not, memory goes as a power of pixels; what ran out
-    counts with the least it would have needed, so the crossing may lie lower than stated, but not
-    below the last size that fits. Beyond the last two sizes that fit it grows in a straight line,
-    or where all pairs of positions are stored as b x + c x^2.
+    Between a size that fits and one that does not, memory is taken for a power of pixels. For a
+    size that does not fit only the least memory that it needs is known, so the crossing may be
+    lower, but not below the last size that fits. Beyond the last two sizes that fit, memory is
+    taken to grow in a straight line, or as b x + c x^2 if weights between all pairs of positions
+    are stored.
 
     Args:
-        curve: of `curves`.
-        budget: bytes.
+        curve: Results of one network, from `curves`.
+        budget: Bytes.
 
     Returns:
-        None where fewer than two sizes say how memory grows, or where it does not grow.
+        None if fewer than two sizes are known, or if memory does not grow.
     """
     known = [(pixels(r), r.demand, r.outcome.end) for r in curve if r.demand]
     refused = [i for i, (_, _, end) in enumerate(known) if end == "out of memory"]
@@ -308,22 +295,24 @@ def crossing(curve: Sequence[Result], budget: int) -> Crossing | None:
     return Crossing((math.sqrt(rise**2 + 4 * bend * budget) - rise) / (2 * bend), bracketed=False)
 
 
+# As text ------------------------------------------------------------------------------------------
+
 _TITLES = {
     "inference": "Prediction of random images",
     "training": "Training step on random images",
-    "dataset": "Prediction of the dataset (size: the largest pair that was taken)",
+    "dataset": "Prediction of the dataset (size: the largest pair)",
 }
 
 _FIGURES = ("EPE", "bad-1", "bad-2", "bad-3", "D1")
 
 _ALLOCATORS = {
-    "kept": "glibc told to keep what is freed, as all commands do: faster, with a higher peak",
-    "default": "glibc's own settings: slower, with a lower peak",
+    "kept": "glibc told to keep freed memory, as by all commands: faster, with a higher peak",
+    "default": "glibc's default: slower, with a lower peak",
 }
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Everything: a table for each kind of work, what did not fit, and how it was measured."""
+    """Return Markdown: a table for every kind of work, what did not fit, and notes."""
     parts: list[str] = []
     for work, title in _TITLES.items():
         results = comparison.of(work)
@@ -343,14 +332,15 @@ def _list(title: str, notes: Iterable[str]) -> list[str]:
 
 
 def _measuring(comparison: Comparison) -> str:
-    made_on = comparison.machine
-    allocator = made_on["allocator"]
+    machine = comparison.machine
+    allocator = machine["allocator"]
     return (
-        f"Memory is the peak above the loaded network, under a budget of {comparison.budget}; of "
-        "a training step it includes gradients and the optimiser's moments. Operations and the "
-        "closed form of attention are of a forward: its largest module in prediction, all modules "
-        f"in training. Measured on {made_on['device']} ({made_on['threads']} threads), "
-        f"{made_on['dtype']}, torch {made_on['torch']}; allocator: "
+        "Memory is the peak in addition to the loaded network, under a budget of "
+        f"{comparison.budget}; in training it includes gradients and the optimiser's moments. "
+        "Operations and the closed form of attention are those of a forward pass: of the largest "
+        f"module in prediction, of all modules in training. Measured on "
+        f"{machine['device']} ({machine['threads']} threads), "
+        f"{machine['dtype']}, torch {machine['torch']}; allocator: "
         f"{_ALLOCATORS.get(allocator, allocator)}."
     )
 
@@ -380,7 +370,7 @@ def _memory(result: Result) -> str:
 
 
 def _refusals(comparison: Comparison) -> Iterator[str]:
-    told = _exactly if comparison.machine["device"] == "cpu" else _roughly
+    size = _exactly if comparison.machine["device"] == "cpu" else _roughly
     for result in comparison.results:
         outcome = result.outcome
         if outcome.end != "out of memory":
@@ -388,14 +378,14 @@ def _refusals(comparison: Comparison) -> Iterator[str]:
         if outcome.error:
             yield f"{_case(result)}: {outcome.error}."
             continue
-        asked = told(outcome.requested) if outcome.requested else "an unknown amount"
+        requested = size(outcome.requested) if outcome.requested else "an unknown amount"
         held = format_bytes(outcome.peak or 0)
         note = f"{_case(result)}: {outcome.module or 'code outside of the network'} asked for "
-        note += f"{asked} after a peak of {held}."
-        if result.asked:
-            note += f" Its closed form: {_exactly(result.asked.bytes)}"
-            if result.asked.map_bytes:
-                note += f", of which one n x n map {_exactly(result.asked.map_bytes)}"
+        note += f"{requested} after a peak of {held}."
+        if result.refused:
+            note += f" Its closed form: {_exactly(result.refused.bytes)}"
+            if result.refused.map_bytes:
+                note += f", of which one n x n map {_exactly(result.refused.map_bytes)}"
             note += "."
         yield note
 
@@ -417,13 +407,13 @@ def _crossings(comparison: Comparison) -> list[str]:
         {"variant": label, "batch": str(batch)} | {work: told.get(work, "-") for work in works}
         for (label, batch), told in found.items()
     ]
-    note = "Pixels an image. About (~): extrapolated from the last two sizes that fit."
+    note = "Pixels of an image; ~ is extrapolated from the last two sizes that fit."
     title = "## Where memory crosses the budget"
     return [title, markdown_table(rows), note] if rows else []
 
 
 def _crossing(curve: Sequence[Result], budget: int) -> str | None:
-    """In pixels an image; None where the sizes tried do not tell."""
+    """Return the crossing in pixels of an image; None if the sizes do not tell."""
     batch, *_ = curve[0].trial.shape or (1,)
     at = crossing(curve, budget)
     if at is not None:
@@ -434,7 +424,7 @@ def _crossing(curve: Sequence[Result], budget: int) -> str | None:
 
 
 def _non_local(comparison: Comparison) -> Iterator[str]:
-    """Where the textbook form fits, and what the linear-memory form of the same function costs."""
+    """Say where the textbook form fits, and what the form with linear memory costs."""
     cases: dict[tuple[str, str], list[Result]] = {}
     for result in comparison.results:
         if result.naive:
@@ -452,7 +442,7 @@ def _non_local(comparison: Comparison) -> Iterator[str]:
 
 
 def _at_the_bottleneck(results: Sequence[Result]) -> Iterator[str]:
-    """What the map that did not fit would take at 1/16."""
+    """Say what memory a map that did not fit would take at 1/16."""
     for result in results:
         config = PSMNetConfig.from_dict(result.trial.network)
         shape = result.outcome.shape
@@ -467,7 +457,7 @@ def _at_the_bottleneck(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _linear_memory(results: Sequence[Result]) -> Iterator[str]:
-    """Dot-product attention through scaled_dot_product_attention beside the others, in time."""
+    """Compare the time of dot-product attention by scaled_dot_product_attention with the others."""
     for result in results:
         attention, seconds = result.trial.network["attention_options"], result.outcome.seconds
         if attention.get("backend") != "sdpa" or seconds is None:
@@ -485,7 +475,7 @@ def _linear_memory(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _same_task(other: Result, result: Result) -> bool:
-    """Without attention, or with attention at the same places, on the same input."""
+    """Whether two results are of the same input, with attention at the same places or none."""
     a, b = other.trial, result.trial
     places = (a.network["attention_sites"], b.network["attention_sites"])
     same = (a.work, a.shape, a.network["width"]) == (b.work, b.shape, b.network["width"])
@@ -502,7 +492,7 @@ def _case(result: Result) -> str:
 
 
 def _roughly(count: int) -> str:
-    """A card's allocator rounds what it tells."""
+    """For GPUs, whose allocator rounds what it reports."""
     return f"about {format_bytes(count)}"
 
 

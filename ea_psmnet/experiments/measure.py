@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -15,17 +17,50 @@ from ea_psmnet.machine import available_memory
 from ea_psmnet.tables import format_bytes, parse_bytes
 
 __all__ = [
-    "CARDS",
-    "Budget",
-    "held_bytes",
-    "limited",
-    "parse_budget",
-    "peak_bytes",
-    "reset_peak",
-    "status_bytes",
-]
+    "GPUS", "Budget", "held_bytes", "limited", "median_seconds", "parse_budget", "peak_bytes",
+    "reset_peak", "synchronize", "timed",
+]  # fmt: skip
 
-CARDS = {
+# Memory -------------------------------------------------------------------------------------------
+
+
+def status_bytes(field: str) -> int:
+    """Read a field of Linux's /proc/self/status, in bytes.
+
+    Raises:
+        OSError: The system has no such field.
+    """
+    status = Path("/proc/self/status")
+    match = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
+    if not match:
+        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
+    return int(match[1]) * 1024
+
+
+def held_bytes(device: torch.device) -> int:
+    """Return the memory held now: resident on the CPU, allocated on a GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else status_bytes("VmRSS")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory held since `reset_peak`, or since the start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return status_bytes("VmHWM")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin a new measurement of the peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+
+
+# A memory budget ----------------------------------------------------------------------------------
+
+
+GPUS = {
     "GTX 1080 Ti": 11,
     "Titan Xp": 12,
     "RTX 2080 Ti": 11,
@@ -37,16 +72,16 @@ CARDS = {
     "A100": 80,
     "H100": 80,
 }
-"""Memory of graphics cards in GiB; the first is the one of Shen et al., WACV 2021. Of those sold
-in several sizes the largest."""
+"""Memory of GPUs in GiB, the largest of several sizes; the first is that of Shen et al., WACV
+2021."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a process may take above the network it has loaded."""
+    """Memory that a process may take in addition to the network it has loaded."""
 
     name: str
-    """As it was asked for."""
+    """The budget as the user wrote it."""
     bytes: int
 
     def __str__(self) -> str:
@@ -55,20 +90,20 @@ class Budget:
 
 
 def parse_budget(text: str, device: str) -> Budget:
-    """A budget from `11GiB`, the name of a card, or `physical`: what is free on the device now.
+    """Read a budget: a size as `11GiB`, the name of a GPU, or `physical`, the memory that is free.
 
     Raises:
-        ValueError: none of these; the message lists the cards.
+        ValueError: The text is none of these; the message lists the GPUs.
     """
     if text == "physical":
         return Budget("physical memory", available_memory(torch.device(device)))
-    for name, gib in CARDS.items():
+    for name, gib in GPUS.items():
         if _plain(name) == _plain(text):
             return Budget(name, gib * 2**30)
     try:
         size = parse_bytes(text)
     except ValueError as error:
-        raise ValueError(f"{error}, physical, or a card: {', '.join(CARDS)}") from None
+        raise ValueError(f"{error}, physical, or a GPU: {', '.join(GPUS)}") from None
     if size < 1:
         raise ValueError(f"a budget of {text} leaves nothing to compute with")
     return Budget(text, size)
@@ -80,15 +115,15 @@ def _plain(name: str) -> str:
 
 @contextmanager
 def limited(budget: int, device: torch.device) -> Iterator[None]:
-    """Cap what this process may add to what it holds, and lift the cap again.
+    """Limit the memory that this process may take in addition to what it holds now.
 
-    On a card it is the fraction of the caching allocator, on the CPU the limit of data segments
-    (RLIMIT_DATA): not of address space, since the libraries' mappings are no memory of the network.
+    On a GPU this is the fraction of the caching allocator, on the CPU the limit of data segments
+    (RLIMIT_DATA), not of address space: the libraries' mappings are no memory of the network.
     """
     if device.type == "cuda":
-        # Of all calls here this one alone takes no device without an index.
+        # The only call here that needs an index.
         index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.empty_cache()  # what is reserved and not held would be a gift
+        torch.cuda.empty_cache()  # otherwise reserved memory would come on top
         total = torch.cuda.get_device_properties(index).total_memory
         allowed = torch.cuda.memory_reserved(index) + budget
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), index)
@@ -107,34 +142,24 @@ def limited(budget: int, device: torch.device) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def status_bytes(field: str) -> int:
-    """A figure of this process from Linux's /proc/self/status, in bytes.
-
-    Raises:
-        OSError: the system has no such figure.
-    """
-    status = Path("/proc/self/status")
-    match = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
-    if not match:
-        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
-    return int(match[1]) * 1024
+# Time ---------------------------------------------------------------------------------------------
 
 
-def held_bytes(device: torch.device) -> int:
-    """Memory held now: resident on the CPU, allocated on a card."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else status_bytes("VmRSS")
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most held since `reset_peak`, or since the start."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished everything that was launched."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return status_bytes("VmHWM")
+        torch.cuda.synchronize(device)
 
 
-def reset_peak(device: torch.device) -> None:
-    """Start measuring the peak from here."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that work on a device takes."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Return the median time of several runs, after one that is not counted."""
+    return median([timed(work, device) for _ in range(1 + repeats)][1:])

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,28 +17,164 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.attention import closed_form
 from ea_psmnet.attention.resources import Resources
-from ea_psmnet.experiments.resources import DTYPES, check_name, decimal
-from ea_psmnet.models.config import Aggregation, PSMNetConfig
+from ea_psmnet.experiments.resources import DTYPES, decimal
+from ea_psmnet.models.config import Aggregation, PSMNetConfig, preset
 from ea_psmnet.models.plain import PlainPSMNet
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, build_model
+from ea_psmnet.models.weight_files import find_weights
+from ea_psmnet.models.weights import load_state
 from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.tables import markdown_table
 
 __all__ = [
-    "VARIANTS",
-    "Forecast",
-    "NetworkReport",
-    "Site",
-    "Variant",
-    "at_sites",
-    "count_parameters",
-    "forecast",
-    "network_markdown",
-    "network_report",
-    "parse_variant",
-    "site_volume",
-    "slug",
-]
+    "DEFAULT_VARIANTS", "VARIANTS", "Forecast", "Network", "NetworkReport", "Site", "SiteForecast",
+    "at_sites", "count_parameters", "forecast", "named_networks", "network_markdown",
+    "network_report", "parse_variant", "site_volume", "slug",
+]  # fmt: skip
+
+# Networks by name ---------------------------------------------------------------------------------
+
+
+class Variant(NamedTuple):
+    """A mechanism of `build_attention`, and its options."""
+
+    attention: str
+    options: Mapping[str, Any]
+
+
+VARIANTS: dict[str, Variant] = {
+    "baseline": Variant("none", {}),
+    "efficient": Variant("efficient", {}),
+    "non-local": Variant("dot_product", {}),
+    "non-local-sdpa": Variant("dot_product", {"backend": "sdpa"}),
+    "focused": Variant("focused_linear", {}),
+    "external": Variant("external", {}),
+    "hydra": Variant("hydra", {}),
+}
+"""Variants by name. `non-local` is the textbook form, which stores all n x n weights; `-sdpa` is
+the same function through PyTorch's `scaled_dot_product_attention`, with memory linear in n."""
+
+_PATTERN = re.compile(r"(?P<name>[\w-]+)(@(?P<sites>[\w.+]+))?(?P<options>(,\w+=[^,=]+)*)")
+
+
+def parse_variant(
+    text: str, *, sites: str = "encoder", base: PSMNetConfig | None = None, **changes: Any
+) -> PSMNetConfig:
+    """Build the network that `NAME[@SITE[+SITE...]][,OPTION=VALUE...]` describes.
+
+    Args:
+        text: A key of `VARIANTS`, places of `SITES` or of all hourglasses, options of the class.
+        sites: The places if the text names none.
+        base: The network that attention is added to; None for PSMNet.
+        changes: Other fields of the network, such as width or max_disparity.
+
+    Raises:
+        ValueError: The text is no variant, or a name or place is unknown.
+
+    Example:
+        >>> parse_variant("efficient@volume,heads=2").attention_options
+        {'heads': 2}
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"'{text}' is no variant: examples are efficient, efficient@bottleneck or "
+            "efficient@volume+decoder,heads=2"
+        )
+    check_choice("variant", match["name"], list(VARIANTS))
+    attention, options = VARIANTS[match["name"]]
+    named = [option.split("=") for option in match["options"].split(",")[1:]]
+    if attention == "none" and (match["sites"] or named):
+        raise ValueError(f"'{text}': the baseline has no attention, so no places or options")
+    return replace(
+        base or PSMNetConfig(),
+        attention=attention,
+        attention_sites=() if attention == "none" else tuple((match["sites"] or sites).split("+")),
+        attention_options={**options, **{name: _value(value) for name, value in named}},
+        **changes,
+    )
+
+
+def at_sites(texts: Sequence[str], sites: Sequence[str]) -> list[str]:
+    """Place every variant at each of several sites; one that names its sites stays as it is.
+
+    Example:
+        >>> at_sites(["baseline", "hydra", "efficient@volume"], ["encoder", "bottleneck"])
+        ['baseline', 'hydra@encoder', 'hydra@bottleneck', 'efficient@volume']
+    """
+    placed = []
+    for text in texts:
+        name, comma, options = text.partition(",")
+        fixed = "@" in name or name == "baseline"
+        placed += [text] if fixed else [f"{name}@{site}{comma}{options}" for site in sites]
+    return list(dict.fromkeys(placed))
+
+
+def slug(text: str) -> str:
+    """Turn a variant's text into a file name; different texts give different names."""
+    return text.replace(",", "--").replace("=", "-")
+
+
+def _value(text: str) -> Any:
+    """Read a number, true, false or null as JSON does; anything else is text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+DEFAULT_VARIANTS = ("baseline", "efficient", "non-local")
+"""The three networks of the paper."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to compare: a column of the paper's Table 5."""
+
+    label: str
+    config: PSMNetConfig
+    checkpoint: Path | None = None
+
+
+def named_networks(
+    variants: Sequence[str],
+    presets: Sequence[str],
+    checkpoints: Sequence[Path],
+    *,
+    sites: Sequence[str],
+    width: float,
+    max_disparity: int,
+) -> list[Network]:
+    """Return checkpoints, presets and variants, in this order; by default `DEFAULT_VARIANTS`.
+
+    Raises:
+        ValueError, FileNotFoundError: A name is unknown, or a file is no checkpoint.
+    """
+    if not (variants or presets or checkpoints):
+        variants = DEFAULT_VARIANTS
+    checkpoints = [find_weights(path) for path in checkpoints]
+    stems = [path.stem for path in checkpoints]
+    trained = [
+        Network(
+            _label(path, stems), replace(load_state(path)[0], max_disparity=max_disparity), path
+        )
+        for path in checkpoints
+    ]
+    fresh = [
+        Network(name, replace(preset(name), max_disparity=max_disparity)) for name in presets
+    ] + [
+        Network(text, parse_variant(text, width=width, max_disparity=max_disparity))
+        for text in at_sites(variants, sites)
+    ]
+    return trained + fresh
+
+
+def _label(path: Path, stems: Sequence[str]) -> str:
+    """Return the file's name; with that of its folder if several files share it."""
+    return path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
+
+
+# Closed forms of their attention ------------------------------------------------------------------
 
 _PLACES = {
     "volume": (4, 32),
@@ -46,36 +183,36 @@ _PLACES = {
     "decoder": (8, 64),
     "output": (4, 32),
 }
-"""Of every place for attention: the image's sides over the volume's, channels at width 1."""
+"""For every place of attention: the image's sides over the volume's, and channels at width 1."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention module; costs are of the whole batch."""
+    """An attention module; its costs are those of the whole batch."""
 
     name: str
     size: tuple[int, int, int]
-    """(D, H, W) of its volume."""
+    """Size (D, H, W) of its volume."""
     channels: int
     floats: int
     bytes: int
     map_bytes: int
-    """Of `bytes`, those of the weights between all pairs of positions."""
+    """Bytes of the weights between all pairs of positions; part of `bytes`."""
     operations: int
 
     @property
     def positions(self) -> int:
-        """N of one sample."""
+        """Number n of positions of one sample."""
         return math.prod(self.size)
 
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """All attention modules of a network, in the order in which it passes them."""
+    """All attention modules of a network, in its order."""
 
     attention: str
     size: tuple[int, int]
-    """Height and width, padded to what the network takes."""
+    """Height and width of the images, padded for the network."""
     max_disparity: int
     batch: int
     dtype: str
@@ -90,22 +227,22 @@ class NetworkReport:
 def network_report(
     config: PSMNetConfig, size: tuple[int, int], *, batch: int = 1, dtype: str = "float32"
 ) -> NetworkReport:
-    """Closed forms of a network's attention modules.
+    """Compute the closed forms of a network's attention modules.
 
     Args:
-        config: the network.
-        size: height and width of the images; padded to multiples of 16, as for prediction.
-        batch: pairs at once.
-        dtype: a key of `DTYPES`, of the volumes.
+        config: The network.
+        size: Height and width of the images, which are padded to multiples of 16.
+        batch: Number of pairs.
+        dtype: Type of the volumes, a key of `DTYPES`.
 
     Raises:
-        ValueError: the network has no attention, the type is unknown, or a number is below one.
+        ValueError: The network has no attention, the type is unknown, or a number is below one.
     """
-    check_name("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, list(DTYPES))
     if min(*size, batch) < 1:
         raise ValueError(f"size {size[0]} x {size[1]} and batch {batch} must be 1 or more")
     if not config.attention_sites:
-        raise ValueError("this network has no attention: choose a preset that has, as ea-psmnet")
+        raise ValueError("this network has no attention: choose a preset that has it, as ea-psmnet")
     height, width = (math.ceil(side / SIZE_MULTIPLE) * SIZE_MULTIPLE for side in size)
     sites = [
         _site(config, name, (height, width), batch, DTYPES[dtype].itemsize)
@@ -119,7 +256,7 @@ def network_report(
 def site_volume(
     config: PSMNetConfig, site: str, size: tuple[int, int]
 ) -> tuple[tuple[int, int, int], int]:
-    """(D, H, W) and channels of the volume at a site, for images with sides multiples of 16."""
+    """Return size (D, H, W) and channels of the volume at a site, for padded images."""
     scale, channels = _PLACES[site.rpartition(".")[2]]
     height, width = size
     return (config.max_disparity // scale, height // scale, width // scale), config.channels(
@@ -144,7 +281,7 @@ def _site(
 
 
 def network_markdown(report: NetworkReport) -> str:
-    """A table with a row a site, and their sum."""
+    """A table with a row for every site, and their sum."""
     height, width = report.size
     title = (
         f"Attention '{report.attention}' at {height} x {width}, {report.max_disparity} "
@@ -158,7 +295,7 @@ def network_markdown(report: NetworkReport) -> str:
     }
     table = markdown_table([*rows, dict.fromkeys(rows[0], "") | {"site": "all"} | total])
     note = (
-        "Closed forms, in Table 1's counting. In training all sites are held at once; without "
+        "Closed forms, counted as in Table 1. In training all sites are held at once; without "
         "gradients one after the other."
     )
     if any(site.map_bytes for site in report.sites):
@@ -182,104 +319,19 @@ def _cells(site: Site) -> dict[str, object]:
     }
 
 
-class Variant(NamedTuple):
-    """A mechanism of `build_attention` and the options that make it this variant."""
-
-    attention: str
-    options: Mapping[str, Any]
-
-
-VARIANTS: dict[str, Variant] = {
-    "baseline": Variant("none", {}),
-    "efficient": Variant("efficient", {}),
-    "non-local": Variant("dot_product", {}),
-    "non-local-sdpa": Variant("dot_product", {"backend": "sdpa"}),
-    "focused": Variant("focused_linear", {}),
-    "external": Variant("external", {}),
-    "hydra": Variant("hydra", {}),
-}
-"""By name. `non-local` is the textbook form, which stores all n x n weights; `-sdpa` is the same
-function through PyTorch's `scaled_dot_product_attention`, with memory linear in n."""
-
-_PATTERN = re.compile(r"(?P<name>[\w-]+)(@(?P<sites>[\w.+]+))?(?P<options>(,\w+=[^,=]+)*)")
-
-
-def parse_variant(
-    text: str, *, sites: str = "encoder", base: PSMNetConfig | None = None, **changes: Any
-) -> PSMNetConfig:
-    """The network that `NAME[@SITE[+SITE...]][,OPTION=VALUE...]` stands for.
-
-    Args:
-        text: a name of `VARIANTS`, places of `SITES` or of all hourglasses, options of its class.
-        sites: the places where the text names none.
-        base: The network that attention joins; None for PSMNet.
-        changes: Other fields of the network, as width or max_disparity.
-
-    Raises:
-        ValueError: no such text, name or place.
-
-    Example:
-        >>> parse_variant("efficient@volume,heads=2").attention_options
-        {'heads': 2}
-    """
-    match = _PATTERN.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            f"'{text}' is no variant: write it as efficient, efficient@bottleneck or "
-            "efficient@volume+decoder,heads=2"
-        )
-    check_choice("variant", match["name"], list(VARIANTS))
-    attention, options = VARIANTS[match["name"]]
-    named = [option.split("=") for option in match["options"].split(",")[1:]]
-    if attention == "none" and (match["sites"] or named):
-        raise ValueError(f"'{text}': the baseline has no attention to place or to set options of")
-    return replace(
-        base or PSMNetConfig(),
-        attention=attention,
-        attention_sites=() if attention == "none" else tuple((match["sites"] or sites).split("+")),
-        attention_options={**options, **{name: _value(value) for name, value in named}},
-        **changes,
-    )
-
-
-def at_sites(texts: Sequence[str], sites: Sequence[str]) -> list[str]:
-    """Each variant at each of several places; one that names its places stays as it is.
-
-    Example:
-        >>> at_sites(["baseline", "hydra", "efficient@volume"], ["encoder", "bottleneck"])
-        ['baseline', 'hydra@encoder', 'hydra@bottleneck', 'efficient@volume']
-    """
-    placed = []
-    for text in texts:
-        name, comma, options = text.partition(",")
-        fixed = "@" in name or name == "baseline"
-        placed += [text] if fixed else [f"{name}@{site}{comma}{options}" for site in sites]
-    return list(dict.fromkeys(placed))
-
-
-def slug(text: str) -> str:
-    """A variant's text as a file name; different texts give different names."""
-    return text.replace(",", "--").replace("=", "-")
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or null as JSON reads it, else the text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+# What a network should cost -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Figures of a forward of the whole batch that follow from the network's shape alone."""
+    """Costs of a forward pass of the whole batch, which follow from the network's shape alone."""
 
     operations: int
-    """Of the published convolutions and of attention, two for a multiply-add."""
+    """Operations of the published convolutions and of attention; two for a multiply-add."""
     attention_bytes: int
-    """The closed form: of the largest module in prediction, of all together in training."""
+    """Closed form: of the largest module in prediction, of all modules in training."""
     sites: dict[str, SiteForecast]
-    """Of each attention module."""
+    """Closed forms of the attention modules by site."""
 
 
 @dataclass(frozen=True)
@@ -288,11 +340,12 @@ class SiteForecast:
 
     bytes: int
     map_bytes: int
-    """Of `bytes`, the weights between all pairs of positions: one tensor in the naive form."""
+    """Bytes of the weights between all pairs of positions, one tensor in the naive form; part of
+    `bytes`."""
 
 
 def count_parameters(config: PSMNetConfig) -> int:
-    """Trainable numbers of a network; raises a ValueError where it cannot be built."""
+    """Count the parameters of a network; raises a ValueError if it cannot be built."""
     with FakeTensorMode():
         return sum(parameter.numel() for parameter in build_model(config).parameters())
 
@@ -300,13 +353,13 @@ def count_parameters(config: PSMNetConfig) -> int:
 def forecast(
     config: PSMNetConfig, shape: tuple[int, int, int], *, training: bool, dtype: str = "float32"
 ) -> Forecast:
-    """Operations and attention's memory for a batch.
+    """Compute operations and the memory of attention for a batch.
 
     Args:
-        config: the network.
-        shape: batch, height and width; the sides are padded to multiples of 16, as for prediction.
-        training: attention modules keep their memory until the backward.
-        dtype: of the volumes, a key of `DTYPES`.
+        config: The network.
+        shape: Batch, height and width; the sides are padded to multiples of 16.
+        training: Whether attention modules keep their memory until the backward pass.
+        dtype: Type of the volumes, a key of `DTYPES`.
     """
     batch, *sides = shape
     height, width = (math.ceil(side / SIZE_MULTIPLE) * SIZE_MULTIPLE for side in sides)
@@ -327,10 +380,10 @@ def forecast(
 def _convolutions(
     aggregation: Aggregation, max_disparity: int, width: float, size: tuple[int, int]
 ) -> int:
-    """Operations of a network without attention on one pair, counted on tensors without data.
+    """Count the operations of a network without attention on one pair, with tensors without data.
 
-    In the published form, so that figures compare with the literature's: factored convolutions
-    and the like need fewer.
+    The published form is counted, to be comparable with the literature; factored convolutions need
+    fewer operations.
     """
     config = PSMNetConfig(aggregation=aggregation, max_disparity=max_disparity, width=width)
     network = PlainPSMNet(build_model(config).eval())

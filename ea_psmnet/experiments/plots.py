@@ -1,4 +1,4 @@
-"""The experiments' plots."""
+"""Plots of comparisons, ablations, and of what attention costs; all as (h, w, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -8,83 +8,81 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 from numpy.typing import NDArray
 
 from ea_psmnet.attention.resources import Resources
 from ea_psmnet.experiments.ablation import Ablation
 from ea_psmnet.experiments.compare import Comparison, Result, crossing, curves, pixels
 from ea_psmnet.experiments.resources import DTYPES, Measured, VolumeReport, case_resources
+from ea_psmnet.figures import COLOURS, FAINT, INK, WARNING, dress, new_figure, to_image
 from ea_psmnet.tables import format_bytes
 
-__all__ = ["ablation_plot", "comparison_plot", "resource_plot"]
+__all__ = ["ablation_plot", "comparison_plot", "line_styles", "resource_plot"]
 
-_INK, _FAINT = "#222222", "#e4e4e4"
-_COLOURS = (
-    "#000000", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#56b4e9", "#888888",
-)  # fmt: skip
-"""Okabe and Ito's, safe for the colour-blind."""
-_STYLES = ("-", "--", ":", "-.")
 
+# Comparison: memory against input size, and where every network crosses the budget ----------------
+
+_LINES = ("-", "--", ":", "-.")
 _MARKS = (
-    "dot: fits    triangle: out of memory, at the least it would have needed    "
-    "diamond: crosses the budget, open where extrapolated"
+    "dot: fits    triangle: out of memory, at the least that was needed    "
+    "diamond: crosses the budget, open if extrapolated"
 )
 _PANELS = {"inference": "Prediction", "training": "Training step"}
 
 
 def comparison_plot(comparison: Comparison) -> NDArray[np.uint8] | None:
-    """Draw peaks on logarithmic axes, a panel for each kind of work on random images.
+    """Draw peaks on logarithmic axes, a panel for every kind of work on random images.
 
-    A dot fits; an open triangle ran out of memory, at the least it would have needed. A diamond is
-    where the budget is crossed, open where the line is extrapolated.
+    A dot fits; an open triangle ran out of memory, at the least that was needed. A diamond is where
+    the budget is crossed, open if the line is extrapolated.
 
     Returns:
-        (h, w, 3) uint8 RGB; None where there is nothing to compare: no work has two points.
+        The picture; None if no work has two points.
     """
     works = [work for work in _PANELS if sum(bool(r.demand) for r in comparison.of(work)) > 1]
     if not works:
         return None
-    figure = Figure(figsize=(3.5 + 6 * len(works), 7), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    width = 3.5 + 6 * len(works)
+    figure = new_figure(width, 7)
     panels = figure.subplots(1, len(works), squeeze=False)[0]
     for axes, work in zip(panels, works, strict=True):
-        _panel(axes, comparison.of(work), comparison.budget.bytes)
-        axes.set_title(_PANELS[work], size=13, color=_INK, loc="left", pad=12)
+        _panel(axes, comparison.of(work), comparison.budget.bytes, _PANELS[work])
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.text(0.5, 0.012, _MARKS, ha="center", size=9, color=_INK)
+    figure.text(0.5, 0.012, _MARKS, ha="center", size=9, color=INK)
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=10)
-    figure.suptitle(
-        f"Peak memory above the network; budget {comparison.budget}",
-        size=14, weight="bold", color=_INK,
-    )  # fmt: skip
-    right = 1 - 3.2 / figure.get_figwidth()
-    figure.subplots_adjust(left=0.9 / figure.get_figwidth(), right=right, top=0.84, bottom=0.12)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
+    title = f"Peak memory in addition to the network; budget {comparison.budget}"
+    figure.suptitle(title, size=14, weight="bold", color=INK)
+    figure.subplots_adjust(left=0.9 / width, right=1 - 3.2 / width, top=0.84, bottom=0.12)
+    return to_image(figure)
 
 
-def _panel(axes: Axes, results: Sequence[Result], budget: int) -> None:
-    axes.axhline(budget, color="#b00020", linewidth=1.2, linestyle=(0, (6, 3)), zorder=1)
+def _panel(axes: Axes, results: Sequence[Result], budget: int, title: str) -> None:
+    axes.axhline(budget, color=WARNING, linewidth=1.2, linestyle=(0, (6, 3)), zorder=1)
     batches = sorted({batch for _, batch in curves(results)})
-    looks = _looks(list(dict.fromkeys(result.trial.label for result in results)))
+    looks = line_styles(list(dict.fromkeys(result.trial.label for result in results)))
     for (label, batch), curve in curves(results).items():
         name = label if len(batches) == 1 else f"{label}, batch {batch}"
         _curve(axes, curve, budget, *looks[label], name)
-    _dress(axes, results, budget)
+    dress(axes, title=title, x="pixels of the batch", grid="y", pad=12)
+    _scales(axes, results, budget)
 
 
-def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and style of each line: a colour a mechanism, a style a place or option of it."""
+def line_styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Choose colour and style of lines: a colour for a mechanism, a style for a place or option."""
     families: dict[str, list[str]] = {}
     for label in labels:
         families.setdefault(re.split("[@,]", label)[0], []).append(label)
     return {
         label: (
-            _COLOURS[family % len(_COLOURS)],
-            _STYLES[(family // len(_COLOURS) + place) % len(_STYLES)],
+            COLOURS[family % len(COLOURS)],
+            _LINES[(family // len(COLOURS) + place) % len(_LINES)],
         )
         for family, members in enumerate(families.values())
         for place, label in enumerate(members)
@@ -109,38 +107,33 @@ def _curve(
             axes.plot([x[-1], crossed.pixels], [y[-1], budget], ":", color=colour, linewidth=1)
 
 
-def _dress(axes: Axes, results: Sequence[Result], budget: int) -> None:
+def _scales(axes: Axes, results: Sequence[Result], budget: int) -> None:
+    """Logarithmic scales: bytes, and pixels with the sizes of images above."""
     axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("pixels of the batch", size=11, color=_INK)
-    sizes = {pixels(result): _shape(result) for result in results}
+    sizes = {pixels(result): _size(result) for result in results}
     for count in sizes:
-        axes.axvline(count, color=_FAINT, linewidth=1, zorder=0)
+        axes.axvline(count, color=FAINT, linewidth=1, zorder=0)
     top = axes.secondary_xaxis("top")
     top.set_xticks(list(sizes), list(sizes.values()), fontsize=9, rotation=30, ha="left")
     top.xaxis.set_minor_locator(NullLocator())
-    top.tick_params(length=0, pad=1, colors=_INK)
+    top.tick_params(length=0, pad=1, colors=INK)
     top.spines["top"].set_visible(False)
     axes.text(
         1.01, budget, format_bytes(budget), transform=axes.get_yaxis_transform(),
-        color="#b00020", fontsize=9, va="center",
+        color=WARNING, fontsize=9, va="center",
     )  # fmt: skip
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
     axes.yaxis.set_major_locator(LogLocator(base=4, numticks=12))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(labelsize=10, colors=_INK, which="both")
-    axes.grid(True, axis="y", color="#f0f0f0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
-def _shape(result: Result) -> str:
+def _size(result: Result) -> str:
     batch, height, width = result.trial.shape or (0, 0, 0)
     return f"{height}x{width}" if batch == 1 else f"{batch} x {height}x{width}"
 
 
-_INK, _FAINT = "#222222", "#d8d8d8"
+# Resources: Figure 3 of the paper, with every mechanism -------------------------------------------
 
 _CASES: dict[str, tuple[str, str, str]] = {
     "table1-non-local": ("#d55e00", "--", "non-local, Table 1"),
@@ -157,14 +150,12 @@ _CASES: dict[str, tuple[str, str, str]] = {
     "table1-efficient": ("#0072b2", "--", "efficient, Table 1"),
     "efficient": ("#000000", "-", "efficient"),
 }
-"""Colour (Okabe and Ito's, safe for the colour-blind), line and label; most expensive first.
-
-Dashed is the paper's Table 1, dotted the order a mechanism was published in, solid what runs here.
-"""
+"""Colour, line and label of the cases, most expensive first: the paper's Table 1 is dashed, the
+order in which a mechanism was published dotted, and the form that runs here solid."""
 
 
 class _Quantity(NamedTuple):
-    """What one panel shows, and how to get it."""
+    """A quantity of a panel: its title, its closed form, and its measurement."""
 
     title: str
     closed: Callable[[Resources], float]
@@ -172,44 +163,40 @@ class _Quantity(NamedTuple):
 
 
 def resource_plot(report: VolumeReport) -> NDArray[np.uint8]:
-    """Draw closed forms as lines and what was measured as points, on logarithmic axes.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw closed forms as lines and measurements as points, on logarithmic axes."""
     itemsize = DTYPES[report.dtype].itemsize
     quantities = (
-        _Quantity("Bytes; points: measured peak", lambda r: r.bytes(itemsize), _peak),
-        _Quantity("Operations; points: counted products", lambda r: r.operations, _products),
+        _Quantity(
+            "Bytes; points: measured peak", lambda r: r.bytes(itemsize), lambda m: m.peak_bytes
+        ),
+        _Quantity(
+            "Operations; points: counted products", lambda r: r.operations, lambda m: m.products
+        ),
     )
-    figure = Figure(figsize=(15, 8), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(15, 8)
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, quantities, strict=True):
         _lines(axes, report, quantity)
         _volumes(axes, report)
-        _dress_resources(axes, quantity.title)
+        dress(axes, title=quantity.title, x="positions n", grid="y", pad=70)
+        axes.set(xscale="log", yscale="log")
+        axes.margins(x=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(EngFormatter(sep=" "))
+            axis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(numticks=12))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=12)
     title = f"Attention on one volume, d = {report.channels}, d_k = {report.key_channels}"
-    figure.suptitle(f"{title}, {report.dtype}", size=16, weight="bold", color=_INK)
+    figure.suptitle(f"{title}, {report.dtype}", size=16, weight="bold", color=INK)
     figure.subplots_adjust(left=0.055, right=0.985, top=0.79, bottom=0.215, wspace=0.12)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
-
-
-def _peak(measured: Measured) -> float:
-    return measured.peak_bytes
-
-
-def _products(measured: Measured) -> float:
-    return measured.products
+    return to_image(figure)
 
 
 def _lines(axes: Axes, report: VolumeReport, quantity: _Quantity) -> None:
-    """A line a case over all sizes asked for, and its measured points.
+    """Draw a line for every case over all sizes, and its measurements.
 
-    Some coincide: each is drawn thinner than the one before, so that all of them show.
+    Some lines coincide: each is thinner than the one before, so that all of them are visible.
     """
     counts = [row.positions for row in report.rows]
     span = max(2.0, min(counts) / 2), max(counts) * 2.0
@@ -234,64 +221,39 @@ def _lines(axes: Axes, report: VolumeReport, quantity: _Quantity) -> None:
 
 
 def _volumes(axes: Axes, report: VolumeReport) -> None:
-    """A hairline at every volume asked for, its sides above."""
+    """Draw a thin line at every volume, with its size above."""
     for volume, count in {row.volume: row.positions for row in report.rows}.items():
-        axes.axvline(count, color=_FAINT, linewidth=1, zorder=0)
+        axes.axvline(count, color=FAINT, linewidth=1, zorder=0)
         axes.text(
-            count, 1.015, volume, transform=axes.get_xaxis_transform(), rotation=55, color=_INK,
+            count, 1.015, volume, transform=axes.get_xaxis_transform(), rotation=55, color=INK,
             fontsize=11, ha="left", va="bottom", rotation_mode="anchor",
         )  # fmt: skip
 
 
-def _dress_resources(axes: Axes, title: str) -> None:
-    axes.set(xscale="log", yscale="log")
-    axes.set_title(title, size=13, color=_INK, pad=70, loc="left")
-    axes.set_xlabel("positions n", size=12, color=_INK)
-    axes.margins(x=0)
-    axes.tick_params(labelsize=11, colors=_INK, which="both")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(EngFormatter(sep=" "))
-        axis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(LogLocator(numticks=12))
-    axes.grid(True, axis="y", color="#eeeeee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+# Ablation: means with deviations, and every seed --------------------------------------------------
 
-
-_INK, _BLUE, _RED = "#222222", "#0072b2", "#b00020"
+_BLUE = COLOURS[1]
 
 
 def ablation_plot(ablation: Ablation) -> NDArray[np.uint8]:
-    """EPE of every variant, a panel for each test set.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw the EPE of every variant, a panel for every test set."""
     tests = ablation.tests or [""]
-    height = 1.8 + 0.45 * len(ablation.variants)
-    figure = Figure(figsize=(3 + 4.5 * len(tests), height), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(3 + 4.5 * len(tests), 1.8 + 0.45 * len(ablation.variants))
     panels = figure.subplots(1, len(tests), squeeze=False, sharey=True)[0]
     for axes, test in zip(panels, tests, strict=True):
         for place, variant in enumerate(ablation.variants):
-            _row(axes, ablation, variant, test, place)
-        axes.set_xlabel(f"EPE in pixels: {test}", color=_INK)
-        axes.grid(True, axis="x", color="#eeeeee")
-        axes.set_axisbelow(True)
+            _spread(axes, ablation, variant, test, place)
+        dress(axes, x=f"EPE in pixels: {test}", grid="x", hide=("top", "right", "left"))
         axes.tick_params(axis="y", length=0)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
     panels[0].set_yticks(range(len(ablation.variants)), ablation.variants)
     panels[0].set_ylim(len(ablation.variants) - 0.5, -0.7)
-    figure.suptitle(f"Ablation: {ablation.question}", weight="bold", color=_INK)
+    figure.suptitle(f"Ablation: {ablation.question}", weight="bold", color=INK)
     figure.tight_layout()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
+    return to_image(figure)
 
 
-def _row(axes: Axes, ablation: Ablation, variant: str, test: str, place: int) -> None:
-    """Mean and deviation, the seeds as small dots, and how many have no figure."""
+def _spread(axes: Axes, ablation: Ablation, variant: str, test: str, place: int) -> None:
+    """Draw mean and deviation, seeds as small dots, and the number of seeds without a figure."""
     values = list(ablation.values(variant, test, "EPE").values())
     spread = ablation.spread(variant, test, "EPE")
     axes.plot(values, [place] * len(values), ".", color=_BLUE, alpha=0.5, markersize=6)
@@ -301,6 +263,6 @@ def _row(axes: Axes, ablation: Ablation, variant: str, test: str, place: int) ->
     lost = len(ablation.of(variant)) - len(values)
     if lost:
         axes.text(
-            0.99, place - 0.15, f"{lost} of {lost + len(values)} not finite", color=_RED,
+            0.99, place - 0.15, f"{lost} of {lost + len(values)} not finite", color=WARNING,
             transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=9,
         )  # fmt: skip

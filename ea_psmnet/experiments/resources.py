@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -16,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ea_psmnet.attention import (
@@ -31,44 +28,208 @@ from ea_psmnet.attention import (
 from ea_psmnet.attention.resources import Resources
 from ea_psmnet.attention.volume import split_heads
 from ea_psmnet.ops.attention import dot_product_attention, efficient_attention
+from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.ops.external import external_attention
 from ea_psmnet.ops.focused_linear import focused_features, focused_linear_attention
 from ea_psmnet.ops.hydra import hydra_attention
 from ea_psmnet.tables import format_bytes, markdown_table
+from ea_psmnet.training.memory import LiveBytes
 
 __all__ = [
-    "CASES",
-    "DTYPES",
-    "PAPER_VOLUMES",
-    "TABLE_1",
-    "Case",
-    "Measured",
-    "Row",
-    "VolumeReport",
-    "case_module",
-    "case_resources",
-    "check_name",
-    "decimal",
-    "measure",
-    "operation_counter",
-    "parse_volume",
-    "volume_markdown",
+    "CASES", "DTYPES", "PAPER_VOLUMES", "TABLE_1", "Measured", "Row", "VolumeReport", "case_module",
+    "case_resources", "decimal", "measure", "operation_counter", "parse_volume", "volume_markdown",
     "volume_report",
-]
+]  # fmt: skip
+
+# What can be measured -----------------------------------------------------------------------------
+
+TABLE_1 = ("table1-efficient", "table1-non-local", "table1-residual")
+"""Rows of Table 1 of Shen et al., WACV 2021."""
+
+
+class Case(NamedTuple):
+    """A name of `closed_form`, and options of the module."""
+
+    form: str
+    options: Mapping[str, Any]
+
+
+CASES: dict[str, Case] = {
+    **{name: Case(name, {}) for name in (*TABLE_1, *MECHANISMS)},
+    **{
+        f"{name}-published": Case(name, {"published_order": True})
+        for name in ("efficient", "focused_linear", "external", "hydra")
+    },
+    "dot_product-sdpa": Case("dot_product", {"backend": "sdpa"}),
+}
+"""All cases by name."""
+
+_WITH_KEY_CHANNELS = ("table1-efficient", "table1-non-local", "efficient", "dot_product")
+"""Cases that take d_k; the others keep that of their publication, d."""
+
+
+def case_resources(name: str, size: Sequence[int], channels: int, key_channels: int) -> Resources:
+    """Return the closed form of a case on one volume."""
+    return closed_form(CASES[name].form, size, channels, **_options(name, key_channels))
+
+
+def case_module(name: str, channels: int, key_channels: int) -> nn.Module:
+    """Build the module to measure for a case, from (1, C, D, H, W) to the same shape."""
+    options = _options(name, key_channels)
+    if name in _PUBLISHED:
+        return _PUBLISHED[name](channels)
+    if name not in TABLE_1:
+        return build_attention(CASES[name].form, channels, **options)
+    if name == "table1-residual":
+        return _ResidualBlock(channels)
+    kernels = {"table1-efficient": efficient_attention, "table1-non-local": dot_product_attention}
+    return _AttentionBlock(kernels[name], channels, key_channels)
+
+
+def _options(name: str, key_channels: int) -> dict[str, Any]:
+    form, options = CASES[name]
+    return {**options, **({"key_channels": key_channels} if form in _WITH_KEY_CHANNELS else {})}
+
+
+class _PublishedExternal(ExternalAttention):
+    """External attention with all weights between positions and memory rows at once."""
+
+    def attend(self, volume: Tensor) -> Tensor:
+        queries = self.queries(volume).flatten(2)  # (B, C, n)
+        gathered = external_attention(queries, self.key_memory, self.value_memory)
+        return self.projection(gathered.reshape(volume.shape).to(volume.dtype))
+
+
+class _PublishedHydra(HydraAttention):
+    """Hydra attention, convolution by convolution."""
+
+    def attend(self, volume: Tensor) -> Tensor:
+        layers = (self.queries, self.keys, self.values)
+        queries, keys, values = (layer(volume).flatten(2) for layer in layers)  # (B, C, n)
+        gathered = hydra_attention(queries, keys, values, self.reduction)
+        return self.projection(gathered.reshape(volume.shape).to(volume.dtype))
+
+
+class _PublishedFocusedLinear(FocusedLinearAttention):
+    """Focused linear attention with phi of all queries and keys at once."""
+
+    def attend(self, volume: Tensor) -> Tensor:
+        layers = (self.queries, self.keys)
+        queries, keys = (
+            focused_features(layer(volume).flatten(2), self.scale, self.focusing_power)
+            for layer in layers
+        )  # (B, k, n)
+        values = self.values(volume)
+        q, k, v = (split_heads(t, self.heads) for t in (queries, keys, values))
+        gathered = focused_linear_attention(q, k, v, self.denominator)
+        return self._project(gathered.reshape(values.shape).to(volume.dtype), values)
+
+
+_PUBLISHED = {
+    "external-published": _PublishedExternal,
+    "focused_linear-published": _PublishedFocusedLinear,
+    "hydra-published": _PublishedHydra,
+}
+
+
+class _AttentionBlock(nn.Module):
+    """x + A(W_q x, W_k x, W_v x) with d_v = d and without projection, as Table 1 counts."""
+
+    def __init__(self, kernel: Callable[..., Tensor], channels: int, key_channels: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.queries = nn.Conv3d(channels, key_channels, kernel_size=1)
+        self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
+        self.values = nn.Conv3d(channels, channels, kernel_size=1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        layers = (self.queries, self.keys, self.values)
+        heads = (layer(volume).flatten(2).unsqueeze(1) for layer in layers)  # (B, 1, k or C, n)
+        return volume + self.kernel(*heads).reshape(volume.shape).to(volume.dtype)
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each with batch normalisation and an in-place ReLU, and the sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Sequential(
+                nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), bias=False),
+                nn.BatchNorm3d(channels),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        return F.relu_(volume + self.second(F.relu_(self.first(volume))))
+
+
+# Measurement --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of a forward pass that records gradients."""
+
+    kept_bytes: int
+    """Bytes held at the end: the output, and what the backward pass needs."""
+    peak_bytes: int
+    """Most bytes held at one time, without the input and the parameters."""
+    products: int
+    """Operations of convolutions and matrix products."""
+
+
+def measure(module: nn.Module, volume: Tensor) -> Measured:
+    """Run a module once on a volume, and count bytes and operations.
+
+    Memory is that of the storages that torch's operators return, until they are freed; tensors
+    inside an operator are not counted. Operations are counted by torch's `FlopCounterMode`, two for
+    every multiply-add of a convolution, a matrix product or `scaled_dot_product_attention`;
+    elementwise operations, softmax, normalisations and biases are not counted.
+
+    Args:
+        module: The module; set to training mode, in float32, or float64 for such a volume.
+        volume: Volume (B, C, D, H, W); for half precision the module runs under autocast.
+    """
+    half = volume.element_size() < 4
+    module.to(torch.float32 if half else volume.dtype).train()
+    volume = volume.detach().requires_grad_()
+    live = LiveBytes()
+    autocast = torch.autocast(volume.device.type, volume.dtype if half else None, enabled=half)
+    with autocast, operation_counter() as counter, live:
+        output = module(volume)
+    kept = live.held
+    del output  # alive until here, with everything that its backward pass needs
+    return Measured(kept, live.peak, counter.get_total_flops())
+
+
+def operation_counter() -> FlopCounterMode:
+    """Return torch's counter; it counts `scaled_dot_product_attention` on CPUs, too."""
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={on_cpu: _attention_operations})
+
+
+def _attention_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Count from shapes (B, heads, n, channels)."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+# The report ---------------------------------------------------------------------------------------
 
 PAPER_VOLUMES = ("64x64", "128x128", "256x256", "28x28x4", "64x64x32")
-"""Those of the paper's Figure 3."""
+"""Volumes of the paper's Figure 3."""
 
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")
 }
-"""Types to measure in, by name."""
+"""Types of volumes by name."""
 
 _PAPER_CHANNELS = (64, 32)
 """d and d_k of the paper's Figure 3."""
 
 _MEASURED_OPERATIONS = 10**11
-"""A forward of more takes seconds to minutes on a CPU."""
+"""Largest number of operations to measure; more take seconds to minutes on a CPU."""
 
 _MISSING = "not measured"
 
@@ -81,12 +242,12 @@ _PAPER_TEXT = {
     (64, 64, 32): "over 68 GB and 3.2 T operations: agrees; 1/32 of the memory does not follow; "
     "1025 times only without the residual sum",
 }
-"""What the paper's text says of Figure 3, and whether its formulas say the same."""
+"""Statements of the paper's text on Figure 3, and whether they agree with its formulas."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case on one volume."""
+    """A case on one volume."""
 
     volume: str
     positions: int
@@ -94,28 +255,28 @@ class Row:
     resources: Resources
     bytes: int
     measured: Measured | None
-    """None where the closed form exceeds the limits."""
+    """None if the closed form exceeds the limits."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         values = asdict(self)
         values["resources"]["operations"] = self.resources.operations
         return values
 
 
 class Ratio(NamedTuple):
-    """Non-local over efficient, by Table 1."""
+    """Ratio of non-local to efficient attention, by Table 1."""
 
     volume: str
     memory: float
     operations: float
     paper: str | None
-    """What the paper's text says, where it speaks of this case."""
+    """Statement of the paper's text on this case, if there is one."""
 
 
 @dataclass(frozen=True)
 class VolumeReport:
-    """All cases on all volumes."""
+    """Costs of all cases on all volumes."""
 
     channels: int
     key_channels: int
@@ -125,7 +286,7 @@ class VolumeReport:
     ratios: list[Ratio]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self) | {
             "rows": [row.to_dict() for row in self.rows],
             "ratios": [ratio._asdict() for ratio in self.ratios],
@@ -142,27 +303,26 @@ def volume_report(
     dtype: str = "float32",
     limit: int = 2**30,
 ) -> VolumeReport:
-    """Cost of attention on volumes of several sizes, for one sample.
+    """Compute and measure the cost of attention on volumes of several sizes, for one sample.
 
     Args:
-        volumes: sides joined by x, as 64x64 or 48x136x240.
-        channels: d.
-        key_channels: d_k of efficient and dot-product attention; None for d / 2. The others keep
-            the key channels they were published with.
-        cases: keys of `CASES`; none for all.
-        dtype: a key of `DTYPES`.
-        limit: measure where the closed form needs no more bytes than this, and at most 100 G
-            operations.
+        volumes: Sizes, with sides joined by x, as 64x64 or 48x136x240.
+        channels: Channels d of the volumes.
+        key_channels: Key channels d_k of efficient and dot-product attention; None for d / 2. The
+            other mechanisms keep the key channels they were published with.
+        cases: Keys of `CASES`; empty for all.
+        dtype: Type of the volumes, a key of `DTYPES`.
+        limit: Largest closed form to measure, in bytes; also at most 100 G operations are measured.
 
     Raises:
-        ValueError: an unknown case or type, or something that is no volume or number of channels.
+        ValueError: A case or type is unknown, or a volume or number of channels is impossible.
     """
     key_channels = channels // 2 if key_channels is None else key_channels
     if channels < 1 or key_channels < 1:
         raise ValueError(f"{channels} channels with {key_channels} key channels: too few to attend")
-    check_name("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, list(DTYPES))
     for name in cases:
-        check_name("mechanism", name, CASES)
+        check_choice("mechanism", name, list(CASES))
     sizes = {volume: parse_volume(volume) for volume in volumes}
     rows = [
         _row(volume, size, case, (channels, key_channels), dtype, limit)
@@ -176,13 +336,13 @@ def volume_report(
 
 
 def parse_volume(text: str) -> tuple[int, ...]:
-    """`48x136x240` as (48, 136, 240); two sides or three.
+    """Read `48x136x240` as (48, 136, 240), with two sides or three.
 
     Raises:
-        ValueError: it is no such text, or has fewer than two positions.
+        ValueError: The text is no volume, or the volume has fewer than two positions.
     """
     if not re.fullmatch(r"\d+(x\d+){1,2}", text) or math.prod(_sides(text)) < 2:
-        raise ValueError(f"'{text}' is no volume: write its sides as 64x64 or 48x136x240")
+        raise ValueError(f"'{text}' is no volume: give its sides as 64x64 or 48x136x240")
     return _sides(text)
 
 
@@ -221,32 +381,32 @@ def _ratio(volume: str, size: tuple[int, ...], channels: tuple[int, int], told: 
 # As text ------------------------------------------------------------------------------------------
 
 _COUNTED = (
-    "Memory and operations are closed forms in Table 1's counting: every tensor once, "
-    "normalisations in place, a multiply or an add is one operation, softmax is free "
-    "(ea_psmnet/attention/resources.py derives each).",
-    "Kept and peak are measured in a forward that records gradients: the storages that torch's "
-    "operators return, held at its end and at most. What the backward does not need, as the "
-    "branch before the residual sum, is not kept; a normalisation has input and output at once, "
-    "so the peak of dot-product attention holds two n x n maps, and focused_linear-published "
-    "keeps every step of its phi.",
-    "Counted are two operations for each multiply-add of convolutions and matrix products, by "
-    "torch's FlopCounterMode: the column before it, without sums, gates, normalisations, biases.",
+    "Memory and operations are closed forms, counted as in Table 1: every tensor once, "
+    "normalisations in place, a multiplication or an addition is one operation, softmax is free "
+    "(derived in ea_psmnet/attention/resources.py).",
+    "Kept and peak are measured in a forward pass that records gradients: bytes of the storages "
+    "that torch's operators return, at its end and at most. Tensors that the backward pass does "
+    "not need, such as the branch before the residual sum, are not kept. A normalisation has input "
+    "and output at once, so the peak of dot-product attention has two n x n maps, and "
+    "focused_linear-published keeps every step of its phi.",
+    "Counted are two operations for every multiply-add of convolutions and matrix products, by "
+    "torch's FlopCounterMode: as the column before, without sums, gates, normalisations, biases.",
 )
 _MODULES = (
-    "Rows of Table 1 have no output projection (d_v = d). The modules have theirs, and "
+    "Rows of Table 1 have no output projection (d_v = d). The modules have one, and "
     "dot_product has d_k value channels. efficient, focused_linear, external and hydra are this "
-    "project's exact forms, whose peak has some MiB of chunks at any size; -published is the "
-    "textbook order."
+    "project's exact forms, whose peak includes some MiB for chunks at any size; -published is "
+    "the textbook order."
 )
 _HALF = (
-    "Measured as trained: weights in float32, convolutions under autocast. Attention itself is "
-    "computed in float32 whatever the type, so weights between pairs of positions take four bytes "
-    "in the closed form, and more of what is measured does."
+    "Measured as in training: weights in float32, convolutions under autocast. Attention itself is "
+    "computed in float32 for every type, so weights between pairs of positions take four bytes in "
+    "the closed form, and further tensors do in the measurements."
 )
 
 
 def volume_markdown(report: VolumeReport) -> str:
-    """A table with a row a volume and case, the ratios of Table 1, and what is counted."""
+    """A table with a row for every volume and case, the ratios of Table 1, and notes."""
     title = (
         f"One volume of d = {report.channels} channels, d_k = {report.key_channels}, "
         f"{report.dtype}, forward in training:"
@@ -267,7 +427,7 @@ def volume_markdown(report: VolumeReport) -> str:
 
 
 def decimal(count: float, unit: str = "") -> str:
-    """Three digits in decimal units, as the paper writes them: `4.20 MB`, `101 M`."""
+    """Format with three digits in decimal units, as the paper does: `4.20 MB`, `101 M`."""
     exponent = min(5, max(0, math.floor(math.log10(float(f"{count:.2e}"))) // 3)) if count else 0
     value = count / 1000**exponent
     digits = 0 if exponent == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
@@ -306,207 +466,3 @@ def _notes(report: VolumeReport) -> Iterator[str]:
             f"Not measured: closed forms above {format_bytes(report.limit)} or "
             f"{decimal(_MEASURED_OPERATIONS)} operations."
         )
-
-
-TABLE_1 = ("table1-efficient", "table1-non-local", "table1-residual")
-"""Rows of Table 1 of Shen et al., WACV 2021."""
-
-
-class Case(NamedTuple):
-    """A name of `closed_form`, and the options of the module."""
-
-    form: str
-    options: Mapping[str, Any]
-
-
-CASES: dict[str, Case] = {
-    **{name: Case(name, {}) for name in (*TABLE_1, *MECHANISMS)},
-    **{
-        f"{name}-published": Case(name, {"published_order": True})
-        for name in ("efficient", "focused_linear", "external", "hydra")
-    },
-    "dot_product-sdpa": Case("dot_product", {"backend": "sdpa"}),
-}
-"""Every case by its name."""
-
-_WITH_KEY_CHANNELS = ("table1-efficient", "table1-non-local", "efficient", "dot_product")
-"""Those that take d_k; the others keep what they were published with, d."""
-
-
-def check_name(kind: str, name: str, choices: Sequence[str] | Mapping[str, object]) -> None:
-    """Raise a ValueError that lists the choices when `name` is not among them."""
-    if name not in choices:
-        raise ValueError(f"unknown {kind} '{name}': choose from {', '.join(choices)}")
-
-
-def case_resources(name: str, size: Sequence[int], channels: int, key_channels: int) -> Resources:
-    """The closed form of a case on one volume."""
-    return closed_form(CASES[name].form, size, channels, **_options(name, key_channels))
-
-
-def case_module(name: str, channels: int, key_channels: int) -> nn.Module:
-    """What to measure for it, (1, C, D, H, W) to the same."""
-    options = _options(name, key_channels)
-    if name in _PUBLISHED:
-        return _PUBLISHED[name](channels)
-    if name not in TABLE_1:
-        return build_attention(CASES[name].form, channels, **options)
-    if name == "table1-residual":
-        return _ResidualBlock(channels)
-    kernels = {"table1-efficient": efficient_attention, "table1-non-local": dot_product_attention}
-    return _AttentionBlock(kernels[name], channels, key_channels)
-
-
-def _options(name: str, key_channels: int) -> dict[str, Any]:
-    form, options = CASES[name]
-    return {**options, **({"key_channels": key_channels} if form in _WITH_KEY_CHANNELS else {})}
-
-
-class _PublishedExternal(ExternalAttention):
-    """With all weights between positions and memory rows at once."""
-
-    def attend(self, volume: Tensor) -> Tensor:
-        queries = self.queries(volume).flatten(2)  # (B, C, n)
-        gathered = external_attention(queries, self.key_memory, self.value_memory)
-        return self.projection(gathered.reshape(volume.shape).to(volume.dtype))
-
-
-class _PublishedHydra(HydraAttention):
-    """Convolution by convolution."""
-
-    def attend(self, volume: Tensor) -> Tensor:
-        layers = (self.queries, self.keys, self.values)
-        queries, keys, values = (layer(volume).flatten(2) for layer in layers)  # (B, C, n)
-        gathered = hydra_attention(queries, keys, values, self.reduction)
-        return self.projection(gathered.reshape(volume.shape).to(volume.dtype))
-
-
-class _PublishedFocusedLinear(FocusedLinearAttention):
-    """With phi of all queries and keys at once, and the values made once."""
-
-    def attend(self, volume: Tensor) -> Tensor:
-        layers = (self.queries, self.keys)
-        queries, keys = (
-            focused_features(layer(volume).flatten(2), self.scale, self.focusing_power)
-            for layer in layers
-        )  # (B, k, n)
-        values = self.values(volume)
-        q, k, v = (split_heads(t, self.heads) for t in (queries, keys, values))
-        gathered = focused_linear_attention(q, k, v, self.denominator)
-        return self._project(gathered.reshape(values.shape).to(volume.dtype), values)
-
-
-_PUBLISHED = {
-    "external-published": _PublishedExternal,
-    "focused_linear-published": _PublishedFocusedLinear,
-    "hydra-published": _PublishedHydra,
-}
-
-
-class _AttentionBlock(nn.Module):
-    """x + A(W_q x, W_k x, W_v x) with d_v = d and no projection: what Table 1 counts."""
-
-    def __init__(self, kernel: Callable[..., Tensor], channels: int, key_channels: int) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.queries = nn.Conv3d(channels, key_channels, kernel_size=1)
-        self.keys = nn.Conv3d(channels, key_channels, kernel_size=1)
-        self.values = nn.Conv3d(channels, channels, kernel_size=1)
-
-    def forward(self, volume: Tensor) -> Tensor:
-        layers = (self.queries, self.keys, self.values)
-        heads = (layer(volume).flatten(2).unsqueeze(1) for layer in layers)  # (B, 1, k or C, n)
-        return volume + self.kernel(*heads).reshape(volume.shape).to(volume.dtype)
-
-
-class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch normalisation and a ReLU in place, and the sum."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first, self.second = (
-            nn.Sequential(
-                nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), bias=False),
-                nn.BatchNorm3d(channels),
-            )
-            for _ in range(2)
-        )
-
-    def forward(self, volume: Tensor) -> Tensor:
-        return F.relu_(volume + self.second(F.relu_(self.first(volume))))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One forward with gradients recorded."""
-
-    kept_bytes: int
-    """Still held when it ends: the output, and what the backward will need."""
-    peak_bytes: int
-    """Most held at one time in between, without the input and the parameters."""
-    products: int
-    """Operations of convolutions and matrix products."""
-
-
-def measure(module: nn.Module, volume: Tensor) -> Measured:
-    """Run a module once on a volume and count.
-
-    Memory is the sizes of all storages that torch's operators return, from their birth until they
-    are freed: tensors that live inside one operator do not show. Operations are those that torch's
-    `FlopCounterMode` counts, two for each multiply-add of a convolution, a matrix product or
-    `scaled_dot_product_attention`: nothing element by element, no softmax, normalisation or bias.
-
-    Args:
-        module: put into training mode; in float32, or float64 for a volume of that type.
-        volume: (B, C, D, H, W); in half precision the module runs under autocast, as in training.
-    """
-    half = volume.element_size() < 4
-    module.to(torch.float32 if half else volume.dtype).train()
-    volume = volume.detach().requires_grad_()
-    allocations = _Allocations()
-    autocast = torch.autocast(volume.device.type, volume.dtype if half else None, enabled=half)
-    with autocast, operation_counter() as counter, allocations:
-        output = module(volume)
-    kept = allocations.held
-    del output  # alive until here, with all that its backward needs
-    return Measured(kept, allocations.peak, counter.get_total_flops())
-
-
-def operation_counter() -> FlopCounterMode:
-    """Torch's counter, that of 2.11 too with `scaled_dot_product_attention` on CPUs."""
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={on_cpu: _attention_operations})
-
-
-def _attention_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """From shapes (B, heads, n, channels)."""
-    return int(sdpa_flop_count(query, key, value))
-
-
-class _Allocations(TorchDispatchMode):
-    """Bytes of the storages that operators make while this is active."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = self.peak = 0
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        known = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(result):
-            if storage._cdata not in known and storage._cdata not in self._sizes:
-                self._sizes[storage._cdata] = storage.nbytes()
-                self.held += storage.nbytes()
-                weakref.finalize(storage, self._free, storage._cdata)
-        self.peak = max(self.peak, self.held)
-        return result
-
-    def _free(self, key: int) -> None:
-        self.held -= self._sizes.pop(key)
-
-
-def _storages(tree: object) -> Iterator[torch.UntypedStorage]:
-    return (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

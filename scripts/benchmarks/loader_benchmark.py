@@ -1,16 +1,23 @@
-"""DOC"""
+"""How fast training samples are read from files.
+
+    .venv/bin/python scripts/benchmarks/loader_benchmark.py [OUT] [--help]
+
+Renders a few 540 x 960 frames as PNG and PFM into a temporary folder, reads them again and again
+through worker processes into 256 x 512 samples, and writes OUT.json and OUT.md. The system caches
+the files, so the figures are of decoding and cropping, not of a disk. Run nothing beside it.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
+from benchmarking import machine, run, worker_counts, write_results
+
+# isort: split
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import cv2
@@ -25,41 +32,40 @@ from datasets.frames import FrameDataset
 from datasets.sceneflow import SceneFlow
 from datasets.synthetic import SyntheticScenes, write_sceneflow
 from datasets.workers import loaded
-from ea_psmnet.console import exit_code
-from ea_psmnet.files import read_disparity, read_image, write_json, write_text
+from ea_psmnet.experiments.measure import median_seconds
+from ea_psmnet.files import read_disparity, read_image
 from ea_psmnet.machine import single_opencv_thread
 from ea_psmnet.tables import markdown_table
-
-__all__ = ["Rate", "Stage", "loader_report", "measure_rate", "measure_stages"]
 
 _IMAGE, _CROP = (540, 960), (256, 512)
 _FRAMES = 4
 _BATCH = 8
 _WARM_UP, _COUNTED = 32, 160
-"""Samples; before the first are counted, all workers have started and filled their queues."""
+"""Numbers of samples; during the warm-up workers start and fill their queues."""
 _REPEATS = 25
+_OPENCV = f"OpenCV {cv2.__version__}"
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What a loader delivers."""
+    """Speed of a loader."""
 
     recipe: str
     workers: int
-    """Processes; 0 reads in the process that trains."""
+    """Number of worker processes; 0 reads in the main process."""
     samples_per_second: float
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of making a sample, alone on one thread."""
+    """A step of making a sample, on one thread."""
 
     name: str
     milliseconds: float
 
 
 class _Samples(Dataset[tuple[np.ndarray, ...]]):
-    """Position to the arrays of a training sample."""
+    """From an index to the arrays of a training sample."""
 
     def __init__(self, frames: FrameDataset, recipe: Recipe, crop: tuple[int, int]) -> None:
         self.frames, self.recipe, self.crop = frames, recipe, crop
@@ -71,7 +77,7 @@ class _Samples(Dataset[tuple[np.ndarray, ...]]):
 
 
 def _stacked(samples: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """A batch that comes from its worker as those of training do."""
+    """Make a batch, as in training."""
     return tuple(map(np.stack, zip(*samples, strict=True)))
 
 
@@ -84,15 +90,15 @@ def measure_rate(
     warm_up: int = _WARM_UP,
     counted: int = _COUNTED,
 ) -> Rate:
-    """Samples a second that a loader delivers.
+    """Measure the samples per second of a loader.
 
     Args:
         frames: Read again and again, in order.
         recipe: A key of `datasets.augment.AUGMENTATIONS`.
-        workers: Processes; 0 reads in this one.
+        workers: Number of worker processes; 0 reads in this one.
         crop: Height and width of the samples.
-        warm_up: Samples before the clock starts.
-        counted: Samples on the clock.
+        warm_up: Number of samples before the measurement.
+        counted: Number of samples to time.
     """
     samples = _Samples(frames, AUGMENTATIONS[recipe], crop)
     options = {"batch_size": _BATCH, "sampler": range(warm_up + counted), "collate_fn": _stacked}
@@ -106,7 +112,7 @@ def measure_rate(
 
 
 def measure_stages(frames: FrameDataset, crop: tuple[int, int] = _CROP) -> list[Stage]:
-    """Time the steps that make up a sample of the first frame, each alone; medians."""
+    """Time the steps of making a sample of the first frame, each alone; medians."""
     frame, sample = frames.frames[0], frames[0]
     rng = np.random.default_rng(0)
     window = np.s_[: crop[0], : crop[1]]
@@ -119,20 +125,14 @@ def measure_stages(frames: FrameDataset, crop: tuple[int, int] = _CROP) -> list[
     }
     for name, recipe in AUGMENTATIONS.items():
         steps[f"crop and change by recipe {name}"] = partial(augment, sample, crop, recipe, rng)
-    return [Stage(name, _milliseconds(step)) for name, step in steps.items()]
-
-
-def _milliseconds(step: Callable[[], object]) -> float:
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return 1e3 * median(times)
+    return [
+        Stage(name, 1e3 * median_seconds(step, torch.device("cpu"), _REPEATS))
+        for name, step in steps.items()
+    ]
 
 
 def loader_report(rates: Sequence[Rate], stages: Sequence[Stage]) -> str:
-    """The figures as Markdown."""
+    """Return the results as Markdown."""
     rows = [
         {"recipe": r.recipe, "workers": r.workers, "samples/s": r.samples_per_second} for r in rates
     ]
@@ -140,22 +140,9 @@ def loader_report(rates: Sequence[Rate], stages: Sequence[Stage]) -> str:
     return (
         "# Training samples from files\n\n"
         f"PNG and PFM at {_IMAGE[0]} x {_IMAGE[1]} to samples of {_CROP[0]} x {_CROP[1]}, batches "
-        f"of {_BATCH}, files cached by the system; {_machine()}.\n\n"
+        f"of {_BATCH}, files cached by the system; {machine(_OPENCV)}.\n\n"
         f"{markdown_table(rows)}\n\n{markdown_table(parts)}\n"
     )
-
-
-def _machine() -> str:
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{cores} cores, {platform.machine()}, OpenCV {cv2.__version__}, torch {torch.__version__}"
-    )
-
-
-def _worker_counts() -> list[int]:
-    """0, 1, 2, 4... up to the cores."""
-    cores = len(os.sched_getaffinity(0))
-    return [0, *(2**k for k in range(cores.bit_length()) if 2**k <= cores)]
 
 
 def _frames(folder: Path) -> FrameDataset:
@@ -164,26 +151,25 @@ def _frames(folder: Path) -> FrameDataset:
     return SceneFlow(folder)
 
 
-def main(out: tyro.conf.Positional[Path]) -> None:
+def main(out: tyro.conf.Positional[Path] = Path("docs/results/loader-benchmark")) -> None:
     """Measure, and write OUT.json and OUT.md.
 
     Args:
-        out: of the files to write, without their endings.
+        out: Path of the files to write, without endings.
     """
     single_opencv_thread()
     with TemporaryDirectory() as folder:
         frames = _frames(Path(folder))
         stages = measure_stages(frames)
-        cases = [(recipe, workers) for recipe in AUGMENTATIONS for workers in _worker_counts()]
+        cases = [(recipe, workers) for recipe in AUGMENTATIONS for workers in worker_counts()]
         rates = [measure_rate(frames, *case) for case in tqdm(cases, unit="case")]
     record = {
-        "machine": _machine(),
+        "machine": machine(_OPENCV),
         "rates": [asdict(rate) for rate in rates],
         "stages": [asdict(stage) for stage in stages],
     }
-    write_json(out.with_suffix(".json"), record)
-    write_text(out.with_suffix(".md"), loader_report(rates, stages))
+    write_results(out, record, loader_report(rates, stages))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: tyro.cli(main)))
+    run(lambda: tyro.cli(main))

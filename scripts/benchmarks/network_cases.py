@@ -1,112 +1,107 @@
-"""One measurement of a network, and what the machine can do."""
+"""Measurements of a network in several forms, of their accuracy, and of the machine."""
 
 from __future__ import annotations
+
+import benchmarking  # noqa: F401  before torch
+
+# isort: split
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_psmnet.experiments.measure import held_bytes, peak_bytes, reset_peak
+from datasets.synthetic import SyntheticScenes
+from ea_psmnet.experiments.measure import (
+    held_bytes,
+    median_seconds,
+    peak_bytes,
+    reset_peak,
+    synchronize,
+    timed,
+)
 from ea_psmnet.experiments.networks import forecast
+from ea_psmnet.experiments.trial import TrainingSteps
+from ea_psmnet.files import read_disparity, read_image
 from ea_psmnet.inference.graphs import GraphedForward, GraphRecorder
-from ea_psmnet.losses import stereo_loss
-from ea_psmnet.machine import keep_freed_memory
+from ea_psmnet.machine import choose_device, keep_freed_memory
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import PSMNet, build_model
-
-__all__ = [
-    "STEPS",
-    "Form",
-    "LayerClock",
-    "NetworkCase",
-    "NetworkFloor",
-    "NetworkMeasurement",
-    "measure_floor",
-    "measure_network",
-]
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet, build_model
+from ea_psmnet.models.weights import load_model
+from ea_psmnet.sample import StereoSample
 
 Form = Literal["plain", "exact", "fast", "graphs"]
-"""As published; rearranged in float32; rearranged in bfloat16; the same replayed on a card."""
+"""As published; rearranged in float32; rearranged in bfloat16; the latter as a CUDA graph."""
 
 _WARM_UP = (16, 32)
-"""A pair that loads code and starts threads, too small for its memory to show."""
+"""Size of a pair that loads code and starts threads, too small for its memory to matter."""
 
 STEPS = ("features", "volume", "aggregation", "head")
-"""Of a forward: `volume` is the cost volume and the first convolution over it."""
+"""Steps of a forward pass; `volume` is the cost volume and the first convolution on it."""
 
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """What to measure."""
+    """A network, its form, and its input."""
 
     form: Form
     size: tuple[int, int]
     """Height and width of the images."""
     max_disparity: int = 192
     network: str = "psmnet"
-    """A preset."""
+    """Preset of the network."""
     batch: int = 1
     training: bool = False
     keep_memory: bool = True
-    """Whether the C library keeps freed memory, as the program's commands ask of it."""
+    """Whether the C library is told to keep freed memory, as by all commands."""
 
     @property
     def half(self) -> bool:
-        """Whether convolutions are in bfloat16."""
+        """Whether convolutions are computed in bfloat16."""
         return self.form in ("fast", "graphs")
 
 
 @dataclass(frozen=True)
 class NetworkMeasurement:
-    """What it took."""
+    """Time and memory of a case."""
 
     seconds: float
-    """Of one forward of the batch, or of one training step."""
+    """Seconds of one forward pass of the batch, or of one training step."""
     peak: int
-    """Bytes above the loaded network and its inputs."""
+    """Peak bytes in addition to the loaded network and its inputs."""
     layers: dict[str, float] = field(default_factory=dict)
-    """Seconds by `step/layer` of the forward; not in training, nor of graphs."""
+    """Seconds by `step/layer` of the forward pass; empty for training and for graphs."""
     peaks: dict[str, int] = field(default_factory=dict)
-    """Bytes by step, above what was held when it began."""
-
-
-def device_of_choice() -> torch.device:
-    """A card where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what has been launched."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Peak bytes by step, in addition to what was held when the step began."""
 
 
 def measure_network(case: NetworkCase) -> NetworkMeasurement:
-    """Measure in this process: one run that warms up, one for time and one for memory."""
+    """Measure in this process: one run to warm up, others for memory and time."""
     if case.keep_memory:
         keep_freed_memory()
-    device = device_of_choice()
+    device = torch.device(choose_device("auto"))
     torch.manual_seed(0)
     network = _network(case, device)
     _run(network, replace(case, size=_WARM_UP, batch=2), device)()
     run = _run(network, case, device)
     if case.training:
         return NetworkMeasurement(peak=_peak(run, device), seconds=_seconds(run, device))
-    if case.form == "graphs":  # whose layers are called no more once they are recorded
+    if case.form == "graphs":  # whose layers are not called once they are recorded
         recorded = _peak(lambda: (run(), run()), device)
         return NetworkMeasurement(peak=recorded, seconds=_seconds(run, device))
-    # First, while freed memory that is kept does not hide what a step takes.
+    # First, before freed memory that is kept hides what a step takes.
     with LayerClock(network, _Peaks(device)) as memory:
         peak = _highest(run, memory)
     seconds = _seconds(run, device)
@@ -117,16 +112,16 @@ def measure_network(case: NetworkCase) -> NetworkMeasurement:
 
 
 def _peak(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes above what is held before."""
+    """Return the peak bytes of a run in addition to what was held before."""
     before = held_bytes(device)
     reset_peak(device)
     run()
-    finish(device)
+    synchronize(device)
     return peak_bytes(device) - before
 
 
 def _highest(run: Callable[[], object], memory: LayerClock) -> int:
-    """The same of a run whose layers are looked at, which resets the peak."""
+    """As `_peak`, of a run whose layers are measured, which resets the peak."""
     assert isinstance(memory.meter, _Peaks)
     before = held_bytes(memory.meter.device)
     run()
@@ -140,14 +135,10 @@ def _of_step(
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """The median of so many runs as fit into two seconds: one at least, five at most."""
+    """Return the median of as many runs as fit into two seconds: one to five."""
     times: list[float] = []
     while not times or (len(times) < 5 and sum(times) < 2):
-        finish(device)
-        start = time.perf_counter()
-        run()
-        finish(device)
-        times.append(time.perf_counter() - start)
+        times.append(timed(run, device))
     return statistics.median(times)
 
 
@@ -164,83 +155,60 @@ def _network(case: NetworkCase, device: torch.device) -> PSMNet:
 
 
 def _run(network: PSMNet, case: NetworkCase, device: torch.device) -> Callable[[], object]:
+    if case.training:
+        dtype = torch.bfloat16 if case.half else torch.float32
+        return TrainingSteps(network, (case.batch, *case.size), device, dtype)
     shape = (case.batch, 3, *case.size)
     left, right = (torch.rand(shape, device=device) for _ in range(2))
     predict = GraphedForward(network, GraphRecorder()) if case.form == "graphs" else network
 
-    @contextmanager
-    def precision() -> Iterator[None]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=case.half):
-            yield
-
     def forward() -> object:
-        with torch.inference_mode(), precision():
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, case.half):
             return predict(left, right)
 
-    return _training_step(network, (left, right), case, precision) if case.training else forward
-
-
-def _training_step(
-    network: PSMNet,
-    images: tuple[Tensor, Tensor],
-    case: NetworkCase,
-    precision: Callable[[], Any],
-) -> Callable[[], object]:
-    """Forward, loss, backward and Adam, as the training loop takes them."""
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    truth = torch.rand(images[0][:, 0].shape, device=images[0].device) * (case.max_disparity - 1)
-    known = torch.ones_like(truth, dtype=torch.bool)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with precision():
-            predictions = network(*images).disparities
-        stereo_loss(predictions, truth, known, case.max_disparity).backward()
-        optimizer.step()
-
-    return step
+    return forward
 
 
 # Layers -------------------------------------------------------------------------------------------
 
 
 class _Seconds:
-    """Time since the last look."""
+    """Measures the time since the last reading."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._last = math.nan
 
     def begin(self) -> None:
-        """Start here."""
-        finish(self.device)
+        """Begin to measure."""
+        synchronize(self.device)
         self._last = time.perf_counter()
 
     def look(self) -> float:
-        """What has passed; starts anew."""
+        """Return the seconds since the last reading, and begin again."""
         before = self._last
         self.begin()
         return self._last - before
 
 
 class _Peaks:
-    """Peak of memory since the last look, above what was held then."""
+    """Measures the peak of memory since the last reading, in addition to what was held then."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.highest = 0
-        """Bytes held at the worst moment so far."""
+        """Most bytes held so far."""
         self._held = 0
 
     def begin(self) -> None:
-        """Start here."""
-        finish(self.device)
+        """Begin to measure."""
+        synchronize(self.device)
         reset_peak(self.device)
         self._held = held_bytes(self.device)
 
     def look(self) -> float:
-        """What has been taken; starts anew."""
-        finish(self.device)
+        """Return the bytes taken since the last reading, and begin again."""
+        synchronize(self.device)
         peak = peak_bytes(self.device)
         self.highest = max(self.highest, peak)
         taken = peak - self._held
@@ -249,10 +217,10 @@ class _Peaks:
 
 
 class LayerClock:
-    """Charges what happens in a forward to the layer at whose end it is looked.
+    """Measures the layers of a forward pass, by hooks at their ends.
 
-    What a network does between its modules, as filling the volume or the head, goes to the module
-    that ends next.
+    Work between modules, such as filling the volume or the head, counts for the module that ends
+    next.
     """
 
     def __init__(self, network: PSMNet, meter: _Seconds | _Peaks) -> None:
@@ -281,7 +249,7 @@ class LayerClock:
 
 
 def _layers(network: PSMNet) -> Iterator[tuple[str, nn.Module]]:
-    """What is looked at, by `step/layer`."""
+    """Yield the modules to measure as `step/layer`."""
     features, aggregation = network.features, network.aggregation
     yield "features/stem", features.stem
     for number, stage in enumerate(features.stages, start=1):
@@ -298,23 +266,25 @@ def _layers(network: PSMNet) -> Iterator[tuple[str, nn.Module]]:
     yield "head/soft-argmin", network
 
 
+# What the machine can do --------------------------------------------------------------------------
+
 _REPEATS = 5
 _MATRIX, _VOLUME = 2048, (1, 32, 48, 64, 128)
 
 
 @dataclass(frozen=True)
 class NetworkFloor:
-    """Rates of this run."""
+    """Rates of the machine, measured in the same run."""
 
     bytes_per_second: float
-    """Read and written, of a copy."""
+    """Bytes read and written per second by a copy."""
     matmul: dict[str, float]
-    """Multiplies and adds a second of a matrix product, by type."""
+    """Multiplications and additions per second of a matrix product, by type."""
     conv3d: dict[str, float]
-    """The same of a 3 x 3 x 3 convolution of 32 channels, channels-last."""
+    """The same for a 3 x 3 x 3 convolution of 32 channels, channels-last."""
 
     def arithmetic(self, case: NetworkCase) -> float:
-        """Seconds of the published convolutions at the better rate; a backward is two forwards."""
+        """Seconds of the published convolutions at the better rate; a backward counts twice."""
         dtype = "bfloat16" if case.half else "float32"
         config = replace(preset(case.network), max_disparity=case.max_disparity)
         shape = (case.batch, *case.size)
@@ -324,10 +294,10 @@ class NetworkFloor:
         )
 
     def traffic(self, case: NetworkCase) -> float:
-        """Seconds to write the aggregation's ten volumes at a quarter of the image and read them.
+        """Seconds to write and read the aggregation's ten volumes at a quarter of the image size.
 
-        Those that no fusion spares: one behind each convolution at that resolution, and the three
-        hourglasses' inputs once more.
+        No fusion avoids these: the output of each convolution at that resolution, and the inputs of
+        the three hourglasses once more.
         """
         width = preset(case.network).width
         cells = case.batch * case.max_disparity * case.size[0] * case.size[1] / 64
@@ -337,11 +307,11 @@ class NetworkFloor:
 
 
 def measure_floor() -> NetworkFloor:
-    """Measure in this process."""
-    device = device_of_choice()
+    """Measure the machine in this process."""
+    device = torch.device(choose_device("auto"))
     source = torch.randn(2**26, device=device)
     target = torch.empty_like(source)
-    copy = _median(lambda: target.copy_(source), device)
+    copy = median_seconds(lambda: target.copy_(source), device, _REPEATS)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return NetworkFloor(
         2 * 4 * source.numel() / copy,
@@ -352,23 +322,99 @@ def measure_floor() -> NetworkFloor:
 
 def _matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     matrix = torch.randn(_MATRIX, _MATRIX, device=device).to(dtype)
-    return 2 * _MATRIX**3 / _median(lambda: matrix @ matrix, device)
+    return 2 * _MATRIX**3 / median_seconds(lambda: matrix @ matrix, device, _REPEATS)
 
 
 def _conv_rate(dtype: torch.dtype, device: torch.device) -> float:
     layout = torch.channels_last_3d
     volume = torch.randn(_VOLUME, device=device).to(dtype, memory_format=layout)
     weight = torch.randn(32, 32, 3, 3, 3, device=device).to(dtype, memory_format=layout)
-    seconds = _median(lambda: F.conv3d(volume, weight, padding=1), device)
+    seconds = median_seconds(lambda: F.conv3d(volume, weight, padding=1), device, _REPEATS)
     return 2 * volume.numel() * 32 * 27 / seconds
 
 
-def _median(call: Callable[[], object], device: torch.device) -> float:
-    seconds = []
-    for _ in range(1 + _REPEATS):
-        finish(device)
-        start = time.perf_counter()
-        call()
-        finish(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+# Accuracy -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Differences of the forms on one pair, in pixels; EPE over valid pixels in the range."""
+
+    name: str
+    exact_max: float
+    """Largest difference between the rearranged and the published form in float32."""
+    fast_mean: float
+    """Mean difference of the form in bfloat16."""
+    epe_plain: float
+    epe_exact: float
+    epe_fast: float
+
+
+def measure_accuracy(checkpoint: Path, pairs: Path | None) -> list[Accuracy]:
+    """Compare the forms on pairs `NAME/left.png, right.png, disp.npy` of a folder, or on scenes.
+
+    Args:
+        checkpoint: Trained weights.
+        pairs: Folder of pairs; None for scenes that are rendered here.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or there are no pairs in the folder.
+    """
+    model = load_model(checkpoint).eval().to(choose_device("auto"))
+    networks = (
+        PlainPSMNet(model),
+        arrange_for_inference(model),
+        arrange_for_inference(model, torch.bfloat16),
+    )
+    samples = _scenes() if pairs is None else _pairs(pairs)
+    return [_compare(sample, networks) for sample in samples]
+
+
+def _scenes() -> Iterator[StereoSample]:
+    scenes = SyntheticScenes(split="test", size=(256, 512), count=3)
+    return (scenes[index] for index in range(len(scenes)))
+
+
+def pair_folders(folder: Path) -> list[Path]:
+    """List the pairs in a folder.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    found = sorted(path.parent for path in folder.glob("*/disp.npy"))
+    if not found:
+        raise FileNotFoundError(f"{folder}: no pairs: expected NAME/left.png, right.png, disp.npy")
+    return found
+
+
+def _pairs(folder: Path) -> Iterator[StereoSample]:
+    for pair in pair_folders(folder):
+        left, right = (read_image(pair / f"{view}.png") for view in ("left", "right"))
+        disparity = read_disparity(pair / "disp.npy")[0]
+        yield StereoSample(left, right, disparity, np.isfinite(disparity), pair.name)
+
+
+def _compare(sample: StereoSample, networks: tuple[PSMNet, ...]) -> Accuracy:
+    height, width = (side // SIZE_MULTIPLE * SIZE_MULTIPLE for side in sample.disparity.shape)
+    window = np.s_[:height, :width]
+    views = (sample.left, sample.right)
+    images = [_tensor(view[window]).to(networks[0].mean.device) for view in views]
+    plain, exact, fast = (
+        _predict(network, images, fast=index == 2) for index, network in enumerate(networks)
+    )
+    ground_truth = sample.disparity[window]
+    known = sample.valid[window] & (ground_truth > 0)
+    known &= ground_truth < networks[0].config.max_disparity
+    epes = (float(np.abs(p - ground_truth)[known].mean()) for p in (plain, exact, fast))
+    differences = float(np.abs(exact - plain).max()), float(np.abs(fast - plain).mean())
+    return Accuracy(sample.name, *differences, *epes)
+
+
+def _tensor(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def _predict(network: PSMNet, images: list[Tensor], *, fast: bool) -> NDArray[np.float32]:
+    kind = images[0].device.type
+    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=fast):
+        return network(*images).disparity[0].float().cpu().numpy()

@@ -9,22 +9,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
-from network_benchmark import Accuracy
-from network_cases import STEPS, NetworkCase, NetworkFloor, NetworkMeasurement
+from network_cases import STEPS, Accuracy, NetworkCase, NetworkFloor, NetworkMeasurement
 from numpy.typing import NDArray
 
+from ea_psmnet.figures import dress, new_figure, to_image
 from ea_psmnet.tables import format_bytes, markdown_table
-
-__all__ = ["NetworkResults", "Record", "Target", "benchmark_markdown", "growth_plot", "layer_plot"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """A case and what it took: medians."""
+    """A case and the medians of its measurements."""
 
     case: NetworkCase
     measured: NetworkMeasurement
@@ -35,7 +31,7 @@ class Record:
 
     @classmethod
     def of(cls, case: NetworkCase, rounds: list[NetworkMeasurement]) -> Record:
-        """A case from what it took in each round, of which there is one at least."""
+        """Summarise the measurements of all rounds of a case, at least one."""
         seconds = sorted(m.seconds for m in rounds)
         middle = NetworkMeasurement(
             statistics.median(seconds),
@@ -52,23 +48,23 @@ def _medians(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """Something to reach."""
+    """A target."""
 
     name: str
     wanted: float
     found: float
     at_least: bool
-    """Whether more is better."""
+    """Whether a larger value is better."""
 
     @property
     def met(self) -> bool:
-        """Whether it was reached."""
+        """Whether the target was reached."""
         return self.found >= self.wanted if self.at_least else self.found <= self.wanted
 
 
 @dataclass(frozen=True)
 class NetworkResults:
-    """One run."""
+    """Results of a benchmark."""
 
     machine: str
     rounds: int
@@ -76,14 +72,14 @@ class NetworkResults:
     records: list[Record]
     accuracy: list[Accuracy]
     sittings: int = 1
-    """How often it was started until it was done."""
+    """How often the benchmark was started until it was done."""
 
     def find(self, case: NetworkCase) -> NetworkMeasurement | None:
-        """What a case took; None where it was not measured or failed."""
+        """Return the measurement of a case; None if it was not measured or failed."""
         return next((r.measured for r in self.records if r.case == case), None)
 
     def plain(self, case: NetworkCase, *, keep_memory: bool | None = None) -> NetworkCase:
-        """The published form of a case; by default with the default allocator where it has one."""
+        """Return the published form of a case, by default with the default allocator."""
         kept = replace(case, form="plain", network=case.network, keep_memory=True)
         default = replace(kept, keep_memory=False)
         if keep_memory is None:
@@ -91,17 +87,17 @@ class NetworkResults:
         return kept if keep_memory else default
 
     def faster(self, case: NetworkCase, *, keep_memory: bool | None = None) -> float:
-        """Times faster than the published form; NaN where either is missing."""
+        """Return the ratio of the published form's time; NaN if a measurement is missing."""
         fast, plain = self.find(case), self.find(self.plain(case, keep_memory=keep_memory))
         return plain.seconds / fast.seconds if fast and plain else float("nan")
 
     def lighter(self, case: NetworkCase) -> float:
-        """Peak memory over the published form's; NaN where either is missing."""
+        """Return the ratio to the published form's peak memory; NaN if a measurement is missing."""
         fast, plain = self.find(case), self.find(self.plain(case))
         return fast.peak / max(1, plain.peak) if fast and plain else float("nan")
 
     def targets(self) -> list[Target]:
-        """What was to be reached, of what was measured."""
+        """Return the targets of what was measured."""
         on_card = all(r.case.keep_memory for r in self.records) and bool(self.records)
         found = [*self._speed(on_card), *self._training(on_card), *self._attention()]
         return [t for t in [*found, *self._accuracy()] if t.found == t.found]
@@ -153,36 +149,37 @@ class NetworkResults:
         yield Target("fast, change of EPE, worst pair, px", 0.005, max(epes), False)
 
     def verdict(self) -> str:
-        """How many of the targets are met."""
+        """Say how many of the targets are met."""
         targets = self.targets()
         return f"{sum(t.met for t in targets)} of {len(targets)} targets met"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         targets = [asdict(target) | {"met": target.met} for target in self.targets()]
         return asdict(self) | {"targets": targets}
 
 
 _READING = """\
-Each case runs in processes of its own, after a small pair that loads code and starts threads; all
-cases one after the other, and so several times over: medians, and the best and worst round. In a
-round what takes less than two seconds runs up to five times; what takes over half a minute is
-measured in the first round alone. Inputs and weights are random, but for accuracy.
+Every case runs in a process of its own, after a small pair that loads code and starts threads; all
+cases in turn, in several rounds: medians, and the best and worst round. In a round, a case of less
+than two seconds runs up to five times; a case of over half a minute is measured only in the first
+round. Inputs and weights are random, except for accuracy.
 
-- **form**: `plain` is the published one (eager float32, contiguous, volume filled by a loop, one
-  image after the other, head on the full volume); `exact` the rearranged one in float32; `fast`
-  the same in bfloat16 (in training autocast); `graphs` that as a CUDA graph, replayed.
-- **allocator**: `kept` is glibc told to keep freed memory, as the program's commands do.
-- **peak** is above the loaded network and its inputs; that of a step above what was held when it
-  began, so that steps compare alone.
-- **arithmetic** is the published multiply-adds (twice that for a backward) at the better rate of a
-  matrix product and a 3 x 3 x 3 convolution in this run; a form that multiplies less can be
-  faster. **traffic** is writing and reading ten volumes of the aggregation at a copy's bandwidth.
+- **form**: `plain` is the published form (eager float32, contiguous, volume filled by a loop, one
+  image after the other, head on the full volume); `exact` is the rearranged form in float32; `fast`
+  the same in bfloat16 (in training autocast); `graphs` is `fast` replayed as a CUDA graph.
+- **allocator**: `kept` is glibc told to keep freed memory, as by all commands.
+- **peak** is in addition to the loaded network and its inputs; for a step, in addition to what was
+  held when it began.
+- **arithmetic** is the time of the published multiply-adds (twice that for a backward pass) at the
+  better rate of a matrix product and a 3 x 3 x 3 convolution in this run; a form that multiplies
+  less can be faster. **traffic** is the time to write and read ten volumes of the aggregation at
+  the bandwidth of a copy.
 """
 
 
 def benchmark_markdown(results: NetworkResults, name: str) -> str:
-    """The whole report; `name` is that of its files, without endings."""
+    """Return the report as Markdown; `name` is that of its files, without endings."""
     parts = ["# The network: published form and fast forms", _machine(results), _READING]
     if results.targets():
         parts += ["## Targets", _targets(results), f"{results.verdict()}."]
@@ -288,28 +285,28 @@ _SHADES = {
     "aggregation": ("#00441b", "#41ab5d", "#c7e9c0"),
     "head": ("#cc79a7", "#cc79a7"),
 }
-"""From the first to the last layer of a step."""
+"""Colours from the first to the last layer of a step."""
 _LINES = {"plain": ("#d55e00", "plain"), "fast": ("#0072b2", "fast")}
 
 
 def layer_plot(results: NetworkResults) -> NDArray[np.uint8]:
-    """A bar a case of inference, stacked by layer, grouped by size; (h, w, 3) uint8 RGB."""
+    """Draw a bar for every case of inference, stacked by layer; (h, w, 3) uint8 RGB."""
     records = [r for r in results.records if r.measured.layers]
     largest = max(r.case.max_disparity for r in records)
     records = [r for r in records if r.case.max_disparity == largest]
     sizes = sorted({r.case.size for r in records}, key=lambda size: -size[0] * size[1])[:2]
-    figure = Figure(figsize=(15, 6.5), dpi=100, facecolor="white")
+    figure = new_figure(15, 6.5)
     panels = np.atleast_1d(figure.subplots(1, len(sizes)))
     for axes, size in zip(panels, sizes, strict=True):
-        _bars(axes, [r for r in records if r.case.size == size])
-        axes.set_title(f"{size[0]} x {size[1]}, D = {largest}", loc="left")
+        title = f"{size[0]} x {size[1]}, D = {largest}"
+        _bars(axes, [r for r in records if r.case.size == size], title)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="center right", frameon=False, reverse=True)
     figure.subplots_adjust(left=0.05, right=0.82, top=0.93, bottom=0.14, wspace=0.15)
-    return _drawn(figure)
+    return to_image(figure)
 
 
-def _bars(axes: Axes, records: Sequence[Record]) -> None:
+def _bars(axes: Axes, records: Sequence[Record], title: str) -> None:
     names = [
         f"{r.case.form}\n{'kept' if r.case.keep_memory else 'default'}\n{r.case.network}"
         for r in records
@@ -319,12 +316,11 @@ def _bars(axes: Axes, records: Sequence[Record]) -> None:
         heights = np.array([r.measured.layers.get(layer, 0.0) for r in records])
         axes.bar(names, heights, bottom=bottom, color=colour, label=layer, width=0.7)
         bottom += heights
-    axes.set_ylabel("seconds")
-    _undress(axes)
+    dress(axes, title=title, y="seconds", grid="y")
 
 
 def _colours(layers: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Shades of its step's colours for each layer."""
+    """Choose a shade of its step's colours for every layer."""
     found: dict[str, NDArray[np.float64]] = {}
     for step, shades in _SHADES.items():
         own = [layer for layer in layers if layer.startswith(f"{step}/")]
@@ -334,8 +330,8 @@ def _colours(layers: Sequence[str]) -> dict[str, NDArray[np.float64]]:
 
 
 def growth_plot(results: NetworkResults) -> NDArray[np.uint8]:
-    """Time and memory against pixels and against disparities, log-log; (h, w, 3) uint8 RGB."""
-    figure = Figure(figsize=(13, 9), dpi=100, facecolor="white")
+    """Draw time and memory against pixels and disparities; (h, w, 3) uint8 RGB."""
+    figure = new_figure(13, 9)
     records = [r for r in results.records if not r.case.training and r.case.network == "psmnet"]
     deepest = max(r.case.max_disparity for r in records)
     size = max(
@@ -350,18 +346,19 @@ def growth_plot(results: NetworkResults) -> NDArray[np.uint8]:
     ]
     panels = figure.subplots(2, 2)
     for column, (label, chosen, place) in enumerate(across):
-        _lines(panels[0, column], chosen, place, "seconds", lambda r: r.measured.seconds)
-        _lines(panels[1, column], chosen, place, "peak, bytes", lambda r: max(1, r.measured.peak))
-        panels[1, column].set_xlabel(label)
+        upper, lower = panels[:, column]
+        _lines(upper, chosen, place, "", "seconds", lambda r: r.measured.seconds)
+        _lines(lower, chosen, place, label, "peak, bytes", lambda r: max(1, r.measured.peak))
     panels[0, 0].legend(frameon=False)
     figure.subplots_adjust(left=0.08, right=0.98, top=0.97, bottom=0.07, wspace=0.2, hspace=0.15)
-    return _drawn(figure)
+    return to_image(figure)
 
 
 def _lines(
     axes: Axes,
     records: Sequence[Record],
     place: Callable[[NetworkCase], int],
+    across: str,
     label: str,
     value: Callable[[Record], float],
 ) -> None:
@@ -378,21 +375,8 @@ def _lines(
                     color=colour,
                     label=f"{name}, {allocator}",
                 )
-    axes.set(xscale="log", yscale="log", ylabel=label)
+    dress(axes, x=across, y=label)
+    axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(EngFormatter(sep=" "))
         axis.set_minor_formatter(NullFormatter())
-    axes.grid(True, which="both", color="#eeeeee", linewidth=0.8)
-    _undress(axes)
-
-
-def _undress(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _drawn(figure: Figure) -> NDArray[np.uint8]:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()

@@ -1,6 +1,6 @@
 """Generated scenes beside other frames: disparity, edges, occlusion and texture.
 
-    .venv/bin/python scripts/benchmarks/scene_statistics.py --frames FOLDER --out OUT
+    .venv/bin/python scripts/benchmarks/scene_statistics.py --frames FOLDER [--out OUT] [--help]
 
 Renders scenes at the size of a training crop, reads the frames of FOLDER (any dataset that is
 recognised) and writes OUT.json, OUT.md and OUT.png.
@@ -8,7 +8,10 @@ recognised) and writes OUT.json, OUT.md and OUT.png.
 
 from __future__ import annotations
 
-import sys
+from benchmarking import run, write_results
+
+# isort: split
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,63 +19,51 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datasets.builder import build_dataset
 from datasets.synthetic import SyntheticScenes
-from ea_psmnet.console import exit_code
-from ea_psmnet.files import write_image, write_json, write_text
+from ea_psmnet.figures import COLOURS, dress, new_figure, to_image
+from ea_psmnet.files import write_image
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import markdown_table
 
-__all__ = [
-    "DISPARITY_BINS",
-    "GRADIENT_BINS",
-    "Statistics",
-    "measure",
-    "statistics",
-    "statistics_plot",
-]
-
 Grey = NDArray[np.float32]
 DISPARITY_BINS = np.arange(0, 257, 8.0)
-"""Edges in pixels; what is larger counts in the last bin."""
+"""Edges in pixels; larger values count in the last bin."""
 GRADIENT_BINS = np.geomspace(0.25, 128, 37)
-"""Edges in grey levels a pixel; what is smaller or larger counts in the outermost bins."""
+"""Edges in grey levels per pixel; smaller and larger values count in the outermost bins."""
 _FLAT = 2.0
-"""Grey levels a pixel below which a gradient counts as none."""
+"""Grey levels per pixel below which a pixel counts as flat."""
 _JUMP = 3.0
-"""Pixels of disparity between neighbours from which on there is an edge."""
+"""Difference of disparity between neighbours, in pixels, above which there is an edge."""
 _LEVELS = 16
-"""Grey levels that the local entropy tells apart."""
+"""Number of grey levels of the local entropy."""
 _WINDOW = (9, 9)
-"""Pixels around each that its entropy is of."""
+"""Window of the local entropy, in pixels."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Measures of a set of pairs; every pair weighs the same."""
+    """Means of a set of pairs; every pair has the same weight."""
 
     pairs: int
     disparity: list[float]
-    """Share of the known pixels in each of `DISPARITY_BINS`."""
+    """Fraction of the valid pixels in each of `DISPARITY_BINS`."""
     gradient: list[float]
-    """Share of the left image's pixels in each of `GRADIENT_BINS`."""
+    """Fraction of the left image's pixels in each of `GRADIENT_BINS`."""
     scalars: dict[str, float]
-    """Means over the pairs, by the name of the measure."""
+    """Means over the pairs, by name."""
 
 
 def measure(
     sample: StereoSample,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, float]]:
-    """One pair's two histograms, as shares, and its single measures by name.
+    """Measure a pair: two histograms, as fractions, and numbers by name.
 
     Raises:
-        ValueError: it has no pixel of known disparity.
+        ValueError: It has no valid pixel.
     """
     if not sample.valid.any():
         raise ValueError(f"{sample.name}: no disparity is known")
@@ -96,10 +87,10 @@ def measure(
 
 
 def statistics(samples: Iterable[StereoSample]) -> Statistics:
-    """The means over some pairs.
+    """Compute means over pairs.
 
     Raises:
-        ValueError: there are none, or one has no pixel of known disparity.
+        ValueError: There are no pairs, or one has no valid pixel.
     """
     found = [measure(sample) for sample in samples]
     if not found:
@@ -117,13 +108,13 @@ def _shares(values: NDArray, edges: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _gradient(grey: Grey) -> Grey:
-    """Length of the gradient by Sobel's masks, in grey levels a pixel."""
+    """Magnitude of the Sobel gradient, in grey levels per pixel."""
     across, down = (cv2.Sobel(grey, cv2.CV_32F, x, 1 - x, scale=1 / 8) for x in (1, 0))
     return np.hypot(across, down)
 
 
 def _entropy(grey: Grey) -> float:
-    """Mean over the picture of the entropy of the grey levels around a pixel."""
+    """Mean entropy of the grey levels around every pixel."""
     level = np.minimum(grey * (_LEVELS / 256), _LEVELS - 1).astype(np.int32)
     total = np.zeros_like(grey)
     for one in range(_LEVELS):
@@ -133,7 +124,7 @@ def _entropy(grey: Grey) -> float:
 
 
 def _edge_share(sample: StereoSample) -> float:
-    """Share of the pixels whose disparity jumps to that of the right or lower neighbour."""
+    """Fraction of pixels with a jump of disparity to the right or lower neighbour."""
     disparity = np.where(sample.valid, sample.disparity, np.nan)
     jumps = np.zeros(disparity.shape, bool)
     jumps[:, :-1] |= np.abs(np.diff(disparity, axis=1)) > _JUMP
@@ -142,9 +133,9 @@ def _edge_share(sample: StereoSample) -> float:
 
 
 def _occluded_share(sample: StereoSample) -> float:
-    """Share of the known left pixels that leave the right picture or land behind nearer ones.
+    """Fraction of valid pixels that leave the right image or lie behind nearer ones there.
 
-    By the left disparity alone, so that every set is measured alike.
+    Only the left disparity is used, so that all sets are measured alike.
     """
     rows, columns = np.nonzero(sample.valid)
     disparity = sample.disparity[rows, columns]
@@ -167,9 +158,38 @@ def _markdown(sets: dict[str, Statistics]) -> str:
     return f"{title}\n\n{markdown_table(rows)}\n"
 
 
+def statistics_plot(
+    sets: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    disparity_bins: NDArray[np.float64],
+    gradient_bins: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """Draw the disparity and gradient histograms of some sets.
+
+    Args:
+        sets: Fractions of pixels in the bins of disparity and of gradient, by label.
+        disparity_bins: Edges of the bins in pixels.
+        gradient_bins: Edges of the bins in grey levels per pixel.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    figure = new_figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    for (label, (disparity, gradient)), colour in zip(sets.items(), COLOURS[1:], strict=False):
+        left.stairs(np.array(disparity) * 100, disparity_bins, label=label, color=colour, lw=1.6)
+        right.stairs(np.array(gradient) * 100, gradient_bins, label=label, color=colour, lw=1.6)
+    dress(left, x="disparity in pixels", y="% of pixels")
+    dress(right, x="gradient of the left image, grey levels per pixel", y="% of pixels")
+    left.set_yscale("log")
+    right.set_xscale("log")
+    left.legend(frameon=False)
+    figure.tight_layout()
+    return to_image(figure)
+
+
 def main(
     *,
-    out: Path,
+    out: Path = Path("docs/results/scene-statistics"),
     frames: Path | None = None,
     only: str = "",
     scenes: int = 200,
@@ -179,12 +199,12 @@ def main(
     """Compare generated scenes with frames of a folder.
 
     Args:
-        out: Where to write; .json, .md and .png are added.
-        frames: Folder of a dataset to compare with; none measures the scenes alone.
-        only: Take only pairs whose names begin like this.
-        scenes: How many scenes to render.
+        out: Path of the files to write, without endings.
+        frames: Folder of a dataset to compare with; default: scenes alone.
+        only: Beginning of the names of the pairs to use.
+        scenes: Number of scenes to render.
         size: Height and width of the scenes.
-        textures: Folder of photographs that cover surfaces beside the procedural textures.
+        textures: Folder of photographs for surfaces, besides the procedural textures.
     """
     sets: dict[str, Statistics] = {}
     if frames is not None:
@@ -193,55 +213,11 @@ def main(
         sets[f"{only or frames.name}"] = statistics(chosen)
     series = SyntheticScenes(size=size, count=scenes, textures=textures)
     sets["generated"] = statistics(tqdm(series, unit="scene"))
-    write_json(out.with_suffix(".json"), {label: asdict(found) for label, found in sets.items()})
-    write_text(out.with_suffix(".md"), _markdown(sets))
+    record = {label: asdict(found) for label, found in sets.items()}
+    write_results(out, record, _markdown(sets))
     shares = {label: (found.disparity, found.gradient) for label, found in sets.items()}
     write_image(out.with_suffix(".png"), statistics_plot(shares, DISPARITY_BINS, GRADIENT_BINS))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: tyro.cli(main)))
-
-
-_INK = "#222222"
-_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
-
-
-def statistics_plot(
-    sets: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    disparity_bins: NDArray[np.float64],
-    gradient_bins: NDArray[np.float64],
-) -> NDArray[np.uint8]:
-    """Draw the disparity and gradient histograms of some sets.
-
-    Args:
-        sets: For each label the shares of the pixels in the bins of disparity and of gradient.
-        disparity_bins: Edges of the bins in pixels.
-        gradient_bins: Edges of the bins in grey levels a pixel.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
-    figure = Figure(figsize=(11, 4), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for (label, (disparity, gradient)), colour in zip(sets.items(), _COLOURS, strict=False):
-        left.stairs(np.array(disparity) * 100, disparity_bins, label=label, color=colour, lw=1.6)
-        right.stairs(np.array(gradient) * 100, gradient_bins, label=label, color=colour, lw=1.6)
-    left.set_yscale("log")
-    right.set_xscale("log")
-    _label(left, "disparity in pixels")
-    _label(right, "gradient of the left image, grey levels a pixel")
-    left.legend(frameon=False)
-    figure.tight_layout()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
-
-
-def _label(axes: Axes, name: str) -> None:
-    axes.set_xlabel(name, color=_INK)
-    axes.set_ylabel("% of pixels", color=_INK)
-    axes.grid(True, color="#eeeeee")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    run(lambda: tyro.cli(main))

@@ -268,7 +268,7 @@ def test_sites_are_those_of_the_configuration():
         ("none", "volume", None, "no attention"),
         ("efficient", "volume", None, "it at hourglass1.encoder, hourglass2.encoder"),
         ("efficient", "hourglass1.encoder", (0, 0), "same for all pixels"),
-        ("dot_product", "hourglass1.encoder", None, "say which"),
+        ("dot_product", "hourglass1.encoder", None, "name one"),
         ("dot_product", "hourglass1.encoder", (60, 0), "x goes from 0 to 59, y from 0 to 29"),
         ("dot_product", "hourglass1.encoder", (0, -1), "outside the image"),
         ("external", "hourglass1.encoder", None, "efficient and dot_product have"),

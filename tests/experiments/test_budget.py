@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ea_psmnet.experiments import measure as module
-from ea_psmnet.experiments.measure import CARDS, Budget, limited, parse_budget
+from ea_psmnet.experiments.measure import GPUS, Budget, limited, parse_budget
 
 GIB = 2**30
 
@@ -36,7 +36,7 @@ def test_physical_memory_is_what_the_machine_says_is_free(monkeypatch):
 def test_no_budget_is_refused(text):
     with pytest.raises(ValueError, match=r"GTX 1080 Ti|leaves nothing"):
         parse_budget(text, "cpu")
-    assert CARDS["GTX 1080 Ti"] == 11
+    assert GPUS["GTX 1080 Ti"] == 11
 
 
 def test_a_limit_refuses_what_exceeds_it_and_is_lifted_again():

@@ -17,19 +17,11 @@ from ea_psmnet.experiments.compare import (
     curves,
 )
 from ea_psmnet.experiments.measure import Budget
-from ea_psmnet.experiments.networks import forecast, parse_variant
-from ea_psmnet.experiments.plots import _looks, comparison_plot
-from ea_psmnet.experiments.trial import (
-    Load,
-    Network,
-    Outcome,
-    Trial,
-    attention_site,
-    named_networks,
-    plan,
-    run_trial,
-)
+from ea_psmnet.experiments.networks import Network, forecast, named_networks, parse_variant
+from ea_psmnet.experiments.plots import comparison_plot, line_styles
+from ea_psmnet.experiments.trial import Load, Outcome, Trial, attention_site, plan, run_trial
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.store import Store
 
 GIB = 2**30
 BUDGET = Budget("2GiB", 2 * GIB)
@@ -74,7 +66,7 @@ def test_a_workload_that_fits_is_measured(work, text):
 
 def test_an_error_of_another_kind_is_not_called_out_of_memory():
     with pytest.raises(ValueError, match="multiples of 16"):
-        run_trial(trial("baseline", size=(30, 48)))
+        run_trial(trial("baseline", size=(30, 48), work="training"))
 
 
 REFUSALS = [
@@ -179,7 +171,7 @@ def test_a_comparison_that_was_stopped_goes_on(interpreter, tmp_path):
     weights = tmp_path / "weights"
     weights.write_bytes(b"first")
     trained = trial("hydra", checkpoint=str(weights))
-    trials, kept = [trial("baseline"), trial("efficient"), trained], tmp_path / "kept"
+    trials, kept = [trial("baseline"), trial("efficient"), trained], Store(tmp_path / "kept")
     interpreter(f"if grep -q efficient {tmp_path}/request.json; then exit 1; fi\n{answer}")
     ends = [r.outcome.end for r in compare(trials, BUDGET, kept=kept).results]
     assert ends == ["fits", "failed", "fits"]
@@ -213,11 +205,11 @@ def test_a_damaged_outcome_is_named(interpreter, tmp_path, text, told):
         f"""path=$(sed 's/.*"outcome": "\\([^"]*\\)".*/\\1/' {tmp_path}/request.json)
         echo '{{"end": "fits"}}' > $path"""
     )
-    compare([trial("baseline")], BUDGET, kept=tmp_path / "kept")
+    compare([trial("baseline")], BUDGET, kept=Store(tmp_path / "kept"))
     (path,) = (tmp_path / "kept").iterdir()
     path.write_text(text)
     with pytest.raises(ValueError, match="damaged: delete it, and its trial runs again") as caught:
-        compare([trial("baseline")], BUDGET, kept=tmp_path / "kept")
+        compare([trial("baseline")], BUDGET, kept=Store(tmp_path / "kept"))
     assert str(caught.value).startswith(f"{path}: {told}")
 
 
@@ -366,11 +358,11 @@ def test_crossings_are_told_as_found_extrapolated_or_below_all_that_was_tried():
 
 def test_colours_tell_mechanisms_and_styles_their_places():
     labels = ["baseline", "hydra@encoder", "hydra@bottleneck", "efficient@encoder,heads=2"]
-    looks = _looks(labels)
+    looks = line_styles(labels)
     assert len(set(looks.values())) == len(labels)
     assert looks["hydra@encoder"][0] == looks["hydra@bottleneck"][0]
     assert len({colour for colour, _ in looks.values()}) == 3
-    many = _looks([f"run-{index}" for index in range(12)])
+    many = line_styles([f"run-{index}" for index in range(12)])
     assert len(set(many.values())) == 12
 
 

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PARENT = """
 import sys
-from ea_psmnet.experiments.own_process import run_module
+from ea_psmnet.experiments.own_process import run_program
 code = "import os, time; print(os.getpid(), flush=True); time.sleep(120)"
-run_module("timeit", ["-n", "1", "-r", "1", code], stdout=sys.stdout)
+run_program("timeit", ["-n", "1", "-r", "1", code], stdout=sys.stdout)
 """
 
 

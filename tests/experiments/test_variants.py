@@ -40,10 +40,10 @@ def test_every_variant_is_a_network(name):
     [
         ("magic", "unknown variant 'magic': choose from baseline, efficient"),
         ("efficient@attic", "unknown attention site 'attic'"),
-        ("efficient,heads", "'efficient,heads' is no variant: write it as"),
+        ("efficient,heads", "'efficient,heads' is no variant: examples are"),
         ("efficient@", "is no variant"),
-        ("baseline@encoder", "no attention to place"),
-        ("baseline,heads=2", "no attention to place"),
+        ("baseline@encoder", "has no attention"),
+        ("baseline,heads=2", "has no attention"),
     ],
 )
 def test_what_is_no_variant_is_refused(text, message):

@@ -8,12 +8,12 @@ import attention_benchmark as benchmark
 import pytest
 import torch
 from attention_benchmark import Case, Floor, Measurement
+from benchmarking import run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ea_psmnet.attention import EfficientAttention
-from ea_psmnet.experiments.own_process import run_or_answer
-from ea_psmnet.experiments.resources import _Allocations
 from ea_psmnet.ops import streaming
+from ea_psmnet.training.memory import LiveBytes
 
 CPU = torch.device("cpu")
 LARGE = Case(32, (48, 136, 240), 16, backward=True, keep_memory=False)
@@ -28,7 +28,7 @@ def test_output_and_gradient_are_never_held_at_once(monkeypatch):
     monkeypatch.setattr(streaming, "_CHUNK_FLOATS", 1)
     case = small(backward=True)
     step = benchmark._step(EfficientAttention(8, key_channels=4), case, CPU)
-    with _Allocations() as allocations:
+    with LiveBytes() as allocations:
         step()
     assert case.tensor_bytes <= allocations.peak < 1.3 * case.tensor_bytes
 
@@ -102,10 +102,10 @@ def test_a_child_answers_with_what_it_measured(monkeypatch):
         answer = io.StringIO()
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
         monkeypatch.setattr("sys.stdout", answer)
-        run_or_answer(pytest.fail, benchmark._answer)
+        run(pytest.fail, benchmark.answer)
         return json.loads(answer.getvalue())
 
-    monkeypatch.setattr(benchmark, "_ask", converse)
+    monkeypatch.setattr(benchmark, "measured", converse)
     record = benchmark._measure_pair(small(backward=True))
     assert Case(**record["case"]) == small(backward=True)
     for form in ("published", "fast"):

@@ -1,15 +1,19 @@
 """The network benchmark at tiny sizes, in one process; never its times."""
 
+import gzip
 import json
 from dataclasses import asdict
 
 import network_benchmark as benchmark
 import pytest
 import torch
-from network_benchmark import Accuracy, BenchmarkOptions, Sizes
-from network_cases import STEPS, NetworkCase, NetworkFloor, NetworkMeasurement
+from network_benchmark import BenchmarkOptions, Sizes
+from network_cases import STEPS, Accuracy, NetworkCase, NetworkFloor, NetworkMeasurement
 from network_report import NetworkResults, Record, benchmark_markdown
 
+from ea_psmnet.machine import choose_device
+
+DEVICE = torch.device(choose_device("auto"))
 FLOOR = NetworkFloor(1e9, {"float32": 1e9, "bfloat16": 2e9}, {"float32": 3e9, "bfloat16": 1e9})
 TINY = Sizes(
     inference=((16, 64),),
@@ -29,11 +33,11 @@ def test_a_whole_run_measures_every_case_and_writes_all(monkeypatch, tmp_path):
             return {"bytes_per_second": 1e9, "matmul": FLOOR.matmul, "conv3d": FLOOR.conv3d}
         return json.loads(json.dumps(benchmark.answer(json.loads(json.dumps(request)))))
 
-    monkeypatch.setattr(benchmark, "ask", here)
+    monkeypatch.setattr(benchmark, "measured", here)
     out = tmp_path / "network-benchmark"
     for part in ("inference", "training"):
         results = benchmark.benchmark(BenchmarkOptions(out, only=part, rounds=1), TINY)
-        cases = benchmark.cases(TINY, part, torch.device(benchmark.device_of_choice()))
+        cases = benchmark.cases(TINY, part, DEVICE)
         assert [record.case for record in results.records] == cases
         assert all(record.measured.seconds > 0 for record in results.records)
         if part == "inference":
@@ -70,32 +74,32 @@ def stand_in(asked, *, until=10_000):
 
 def test_a_benchmark_that_was_killed_goes_on(monkeypatch, tmp_path):
     options = BenchmarkOptions(tmp_path / "b", only="inference", rounds=2)
-    whole = 1 + 2 * len(benchmark.cases(TINY, "inference", benchmark.device_of_choice()))
+    whole = 1 + 2 * len(benchmark.cases(TINY, "inference", DEVICE))
     first, second = [], []
-    monkeypatch.setattr(benchmark, "ask", stand_in(first, until=7))
+    monkeypatch.setattr(benchmark, "measured", stand_in(first, until=7))
     with pytest.raises(KeyboardInterrupt):
         benchmark.benchmark(options, TINY)
-    journal = tmp_path / "b.partial.jsonl"
-    journal.write_text(journal.read_text()[:-5])  # killed while it wrote
+    kept = tmp_path / "b.unfinished"
+    assert kept.is_dir()
 
-    monkeypatch.setattr(benchmark, "ask", stand_in(second))
+    monkeypatch.setattr(benchmark, "measured", stand_in(second))
     found = benchmark.benchmark(options, TINY)
     assert len(first) == 7
-    assert len(second) == whole - 6
+    assert len(second) == whole - 7
     assert found.sittings == 2
     assert "in 2 sittings" in (tmp_path / "b.md").read_text()
-    assert not journal.exists()
+    assert not kept.exists()
 
 
 def test_what_takes_long_is_measured_once(monkeypatch, tmp_path):
-    wanted = benchmark.cases(TINY, "inference", benchmark.device_of_choice())
+    wanted = benchmark.cases(TINY, "inference", DEVICE)
 
     def slow_plain(request):
         answer = stand_in([])(request)
         return answer | {"seconds": 31.0} if request.get("form") == "plain" else answer
 
     asked = []
-    monkeypatch.setattr(benchmark, "ask", lambda r: (asked.append(r), slow_plain(r))[1])
+    monkeypatch.setattr(benchmark, "measured", lambda r: (asked.append(r), slow_plain(r))[1])
     benchmark.benchmark(BenchmarkOptions(tmp_path / "b", only="inference", rounds=3), TINY)
     plain = sum(case.form == "plain" for case in wanted)
     assert len(asked) == 1 + plain + 3 * (len(wanted) - plain)
@@ -112,25 +116,24 @@ def test_what_takes_long_is_measured_once(monkeypatch, tmp_path):
 )
 def test_damaged_answers_are_named(monkeypatch, tmp_path, answer, told):
     options = BenchmarkOptions(tmp_path / "b", only="inference", rounds=1)
-    monkeypatch.setattr(benchmark, "ask", stand_in([], until=3))
+    monkeypatch.setattr(benchmark, "measured", stand_in([], until=3))
     with pytest.raises(KeyboardInterrupt):
         benchmark.benchmark(options, TINY)
-    journal = tmp_path / "b.partial.jsonl"
-    *kept, last = journal.read_text().splitlines()
-    line = json.dumps(json.loads(last) | {"answer": json.loads(answer)})
-    journal.write_text("\n".join([*kept, "null", "[]", "5", line]))  # what is no record is left out
-    with pytest.raises(ValueError, match="is damaged: delete the file to begin anew") as caught:
+    files = (tmp_path / "b.unfinished").glob("*.gz")
+    path = next(p for p in files if b"peak" in gzip.decompress(p.read_bytes()))
+    path.write_bytes(gzip.compress(answer.encode()))
+    with pytest.raises(ValueError, match="is damaged: delete the file to measure again") as caught:
         benchmark.benchmark(options, TINY)
-    assert str(caught.value).startswith(f"{journal}: {told}")
+    assert str(caught.value).startswith(f"{path}: {told}")
 
 
 def test_other_code_does_not_go_on(monkeypatch, tmp_path):
     options = BenchmarkOptions(tmp_path / "b", only="inference", rounds=1)
-    monkeypatch.setattr(benchmark, "ask", stand_in([], until=3))
+    monkeypatch.setattr(benchmark, "measured", stand_in([], until=3))
     with pytest.raises(KeyboardInterrupt):
         benchmark.benchmark(options, TINY)
     monkeypatch.setattr(benchmark, "code_hash", lambda: "another")
-    with pytest.raises(ValueError, match=r"b\.partial\.jsonl: .* of other code"):
+    with pytest.raises(ValueError, match=r"b\.unfinished: .* has code \w+, not another"):
         benchmark.benchmark(options, TINY)
 
 
