@@ -21,7 +21,6 @@ __all__ = [
     "INK",
     "WARNING",
     "Bar",
-    "Canvas",
     "GridStyle",
     "Row",
     "dress",
@@ -109,7 +108,7 @@ class Bar(NamedTuple):
     ticks: Sequence[float] | None = None
 
 
-class Canvas:
+class _Canvas:
     """A figure addressed in pixels from its top left corner."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -203,7 +202,7 @@ def panel_grid(
     top = (style.title if title else 0) + (style.line if columns else 0)
     height = top + sum(steps) + (_BAR_STRIP if bars else 0)
     places = [style.gap + column * (style.width + style.gap) for column in range(count)]
-    canvas = Canvas(style.gap + count * (style.width + style.gap), height)
+    canvas = _Canvas(style.gap + count * (style.width + style.gap), height)
     if title:
         middle = style.title * (1 / 3 if details else 0.6)
         canvas.text(style.gap, middle, title, size=style.title_size, weight="bold")
@@ -225,7 +224,7 @@ def _row_height(row: Row, style: GridStyle) -> int:
     return lines * style.line + row.images[0].shape[0] + style.row_gap
 
 
-def _draw_row(canvas: Canvas, row: Row, style: GridStyle, places: Sequence[int], y: int) -> None:
+def _draw_row(canvas: _Canvas, row: Row, style: GridStyle, places: Sequence[int], y: int) -> None:
     for texts, weight in ((row.headings, "bold"), (row.captions, "normal")):
         for x, text in zip(places, texts, strict=False):
             canvas.text(x, y + style.line / 2, text, size=style.size, weight=weight)

@@ -25,7 +25,7 @@ __all__ = ["Pictures", "sheet_row", "worst_sheet"]
 
 _WORST = 10
 Predict = Callable[[str, int], tuple[StereoSample, NDArray[np.float32]]]
-"""From a predictor's label and an index in the dataset to the pair and its disparity."""
+"""Returns pair and disparity for a predictor's label and an index in the dataset."""
 
 
 class Pictures:

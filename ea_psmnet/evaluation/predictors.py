@@ -1,4 +1,4 @@
-"""What can be evaluated: networks, OpenCV's matchers, and predictions that another system saved."""
+"""Predictors to evaluate: networks, OpenCV's matchers, and predictions that any system saved."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class Predictor:
 
     label: str
     predict: Callable[[StereoSample], NDArray[np.float32]]
-    """From a sample to disparity (H, W) in pixels, NaN where there is none; must not use the ground
-    truth."""
+    """Predicts disparity (H, W) in pixels, NaN where there is none; must not use ground truth."""
     timed: bool = True
     """Whether the time of `predict` is that of the prediction; not so for files."""
     together: Callable[[Sequence[StereoSample]], list[NDArray[np.float32]]] | None = None
@@ -149,7 +148,7 @@ _KITTI = re.compile(r"(?:.*/)?(\d{6}_10)")
 _MIDDLEBURY = re.compile(r"disp0(?!gt$).*", re.IGNORECASE)
 
 Listing = Callable[[Path], dict[str, dict[str, Path]]]
-"""From a folder to its disparity files: paths by printable stem, then by suffix."""
+"""Lists the disparity files of a folder: paths by printable stem, then by suffix."""
 
 
 def _listing(folder: Path) -> dict[str, dict[str, Path]]:

@@ -1,4 +1,4 @@
-"""How research communities compute their figures, by name: why published figures do not compare.
+"""Protocols of research communities: why published figures are not comparable.
 
 Each protocol chooses the pixels of an image, drops images, and averages. The rules are those of the
 code that each community publishes; where this program must differ, the rule says so.
@@ -49,12 +49,11 @@ class Protocol:
     rule: str
     """Description of what is counted and averaged, and the source, for the report."""
     measure: Callable[[StereoSample, Disparity, float], Score]
-    """From sample, disparity and limit to the image's score; ground truth from `limit` on is not
-    counted."""
+    """Scores an image, given sample, disparity and limit of the ground truth."""
     average: Callable[[Sequence[Score], int], Figures]
-    """From the scores of all images, in order, and the batch size to the published figures."""
+    """Averages the scores of all images, in order, as published; also takes the batch size."""
     chosen: Callable[[int], frozenset[int]] = lambda count: frozenset(range(count))
-    """From the number of images in the dataset to the indices of those that count."""
+    """Returns the indices of the images that count, given their number."""
 
 
 def find_protocols(names: Sequence[str]) -> list[Protocol]:

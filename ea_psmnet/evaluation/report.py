@@ -255,7 +255,7 @@ def protocol_section(evaluations: Sequence[Evaluation]) -> str:
 
 
 def protocol_rules(evaluation: Evaluation) -> str:
-    """What every protocol counts and averages, and its source."""
+    """List what every protocol counts and averages, and its source."""
     rules = {protocol.name: protocol.rule for protocol in PROTOCOLS}
     names = dict.fromkeys(result.name for result in evaluation.protocols)
     return "\n".join(f"- **{name}**: {rules[name]}." for name in names)
@@ -336,7 +336,7 @@ def _count(dropped: Mapping[str, Sequence[str]]) -> int:
 
 
 def _dropped_lines(evaluation: Evaluation) -> list[str]:
-    """What every protocol drops; the same for all predictors, as only the ground truth decides."""
+    """List what every protocol drops; the same for all predictors: only ground truth decides."""
     lines = []
     for result in evaluation.protocols:
         for reason, names in result.dropped.items():

@@ -1,4 +1,4 @@
-"""What every prediction adds to an evaluation: measured, kept on disk, gathered from processes."""
+"""Parts of an evaluation: measured batch by batch, kept on disk, gathered from processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Histograms = dict[str, ErrorHistogram]
 
 @dataclass(frozen=True)
 class ImageShare:
-    """Everything that is kept of one prediction; small enough to send between processes."""
+    """Measurements of one prediction; small enough to send between processes."""
 
     index: int
     """Index of the pair in the dataset."""
@@ -61,7 +61,7 @@ class ImageShare:
 
 @dataclass(frozen=True)
 class Share:
-    """What a batch of pairs adds to the evaluation of one predictor."""
+    """Measurements of a batch of pairs by one predictor."""
 
     images: list[ImageShare]
     histograms: Histograms
@@ -179,7 +179,7 @@ def add_histograms(parts: Sequence[Histograms]) -> Histograms:
 
 
 class Journal:
-    """What an unfinished evaluation has measured: a `Store` with a record for every batch of pairs.
+    """Measurements of an unfinished evaluation: a `Store` with a record for every batch of pairs.
 
     Whichever process has a batch to measure looks here first, so an evaluation goes on with any
     number of processes.

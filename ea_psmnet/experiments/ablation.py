@@ -198,6 +198,9 @@ def _rendered(config: AblationConfig) -> list[Any]:
 TestSets = Mapping[str, Sequence[StereoSample]]
 """Test pairs by the name of the set."""
 
+_RESULT = "result.json"
+"""File of a run's result."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -251,9 +254,6 @@ def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) 
         result = _measured(result, run, config, missing)
     store.write(_RESULT, asdict(result))
     return result
-
-
-_RESULT = "result.json"
 
 
 def _kept(store: Store, run: Run) -> RunResult | None:

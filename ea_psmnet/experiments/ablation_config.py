@@ -16,8 +16,8 @@ RENDERED = "rendered"
 """The name of the test set that every ablation has."""
 
 Question = Literal["normalisation", "sites", "key-channels", "mechanism", "heads", "positions"]
-"""What is varied: the first three are Tables 8, 9 and 10 of Shen et al.; the others the mechanism,
-its heads, and the positions that its keys know."""
+"""What is varied. The first three are Tables 8, 9 and 10 of Shen et al.; the others vary the
+mechanism, its heads, and the positions that its keys know."""
 
 MAY_CHANGE = frozenset({"out", "device", "workers", "seeds", "variants", "eval_roots"})
 """Settings that may change when an ablation is continued."""

@@ -1,4 +1,4 @@
-"""What the attention at one place of a network looks at, for one pair: as numbers and pictures."""
+"""Attention maps of one place in a network, for one pair: as numbers and pictures."""
 
 from __future__ import annotations
 

@@ -492,7 +492,7 @@ def _case(result: Result) -> str:
 
 
 def _roughly(count: int) -> str:
-    """For GPUs, whose allocator rounds what it reports."""
+    """Format a size that the allocator of a GPU has rounded."""
     return f"about {format_bytes(count)}"
 
 

@@ -1,4 +1,4 @@
-"""What attention costs on volumes: closed forms beside measurements.
+"""Costs of attention on volumes: closed forms beside measurements.
 
 After Table 1 and Figure 3 of Shen et al., "Efficient Attention: Attention with Linear
 Complexities", WACV 2021.

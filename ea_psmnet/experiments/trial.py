@@ -129,9 +129,8 @@ def run_trial(trial: Trial) -> Outcome:
         end=end,
         shape=workload.trace.largest,
         seconds=seconds,
-        peak=max(
-            0, peak_bytes(workload.device) - before
-        ),  # memory that was free within the process may suffice
+        # Negative if memory that was free within the process sufficed.
+        peak=max(0, peak_bytes(workload.device) - before),
         figures=_finite(figures) if trial.checkpoint and figures else None,
         requested=requested,
         module=workload.trace.current if end == "out of memory" else None,
@@ -341,10 +340,10 @@ class TrainingSteps:
         arithmetic = Arithmetic(dtype, device.type)
         self._step = OptimiserStep(config, accelerator, network, network, arithmetic)
         self._rate = config.lr
-        images = torch.from_numpy(_random_images(shape)).permute(0, 1, 4, 2, 3).contiguous()
+        left, right = torch.from_numpy(_random_images(shape)).permute(0, 1, 4, 2, 3).contiguous()
         disparity = torch.full(shape, config.max_disparity / 2)
         valid = torch.ones(shape, dtype=torch.bool)
-        self._batch = StereoBatch(*images, disparity, valid)
+        self._batch = StereoBatch(left, right, disparity, valid)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes that answer requests, result files, the machine.
+"""Helpers of the benchmarks: fresh processes that answer requests, result files, the machine.
 
 Import it before torch: it makes the packages importable and settings of threads take effect.
 """
@@ -37,7 +37,7 @@ _ANSWER = "--answer"
 # Processes ----------------------------------------------------------------------------------------
 
 
-def ask(script: str, request: Request, env: dict[str, str] | None = None) -> Request:
+def ask(script: str | Path, request: Request, env: dict[str, str] | None = None) -> Request:
     """Let a fresh process of a script answer a request.
 
     Args:

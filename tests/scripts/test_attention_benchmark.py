@@ -65,7 +65,7 @@ def test_unavoidable_traffic_and_arithmetic():
 
 
 def test_a_card_multiplies_float32_in_parts_and_recomputes_more():
-    floor = Floor(bytes_per_second=1e9, operations_per_second=1e9, on_card=True)
+    floor = Floor(bytes_per_second=1e9, operations_per_second=1e9, on_gpu=True)
     product = 2 * 32 * 16 * 48 * 136 * 240 / 1e9
     assert floor.arithmetic(LARGE) == pytest.approx((3 * 4 + 1.5 * 12) * product)
     half = Case(**asdict(LARGE) | {"dtype": "bfloat16"})
@@ -134,8 +134,8 @@ def test_the_table_holds_ratios_and_floors():
 
 
 def test_on_a_card_there_is_one_allocator_and_half_precision():
-    on_cpu, on_card = (benchmark._cases(torch.device(name)) for name in ("cpu", "cuda"))
+    on_cpu, on_gpu = (benchmark._cases(torch.device(name)) for name in ("cpu", "cuda"))
     assert {(c.dtype, c.keep_memory) for c in on_cpu} == {("float32", False), ("float32", True)}
-    assert {(c.dtype, c.keep_memory) for c in on_card} == {("float32", False), ("bfloat16", False)}
-    for cases in (on_cpu, on_card):
+    assert {(c.dtype, c.keep_memory) for c in on_gpu} == {("float32", False), ("bfloat16", False)}
+    for cases in (on_cpu, on_gpu):
         assert len(cases) == len(set(cases)) == 24

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ea_psmnet.experiments import measure as module
-from ea_psmnet.experiments.measure import GPUS, Budget, limited, parse_budget
+from ea_psmnet.experiments.measure import GPUS, Budget, limited, median_seconds, parse_budget
 
 GIB = 2**30
 
@@ -78,3 +78,11 @@ def test_a_cards_limit_refuses_refuses_what_exceeds_it_and_is_lifted_again():
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(2**29, dtype=torch.uint8, device=card)
     assert torch.empty(2**29, dtype=torch.uint8, device=card).numel() == 2**29
+
+
+def test_the_median_leaves_out_the_first_run(monkeypatch):
+    clock = iter([0, 100, 100, 101, 101, 104, 104, 106])  # 100, 1, 3 and 2 seconds
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    runs = []
+    assert median_seconds(lambda: runs.append(0), torch.device("cpu"), 3) == 2
+    assert len(runs) == 4
