@@ -10,7 +10,7 @@ normalisations and activations work in place, the residual sum makes one more. O
 - The residual sum is one a channel and position, a ReLU one, a batch normalisation four.
 
 Each mechanism tells its own cost (`VolumeAttention.cost`); Table 1 has v = d and no output
-projection. Nothing is run here: `ea_psmnet.reports.resources` measures.
+projection. Nothing is run here: `ea_psmnet.experiments.resources` measures.
 
 Letters: n positions, d channels, k key and v value channels over all heads, h heads.
 """
