@@ -9,11 +9,12 @@ from typing import Any, get_args, overload
 
 from datasets.names import Split
 from datasets.synthetic.draw import draw_scene
+from datasets.synthetic.kinds import KINDS
 from datasets.synthetic.render import Look, RenderedScene, render
 from datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
 
-GENERATOR = 5
+GENERATOR = 6
 """Version of the generator; incremented by changes that alter the scene of a seed and number."""
 
 _WORD = 2**32
@@ -52,6 +53,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         noise: bool = True,
         supersample: int = 2,
         textures: Path | None = None,
+        kind: str | None = None,
         device: str = "cpu",
     ) -> None:
         """Describe the scenes without rendering any.
@@ -67,6 +69,7 @@ class SyntheticScenes(Sequence[StereoSample]):
             noise: Whether to simulate the camera's sensor.
             supersample: Rays per side of a pixel at edges; 1 is off.
             textures: Folder of photographs to add to the procedural textures.
+            kind: Key of `KINDS`, for scenes of that kind only; all kinds by default.
             device: Torch device on which rays are cast.
 
         Raises:
@@ -80,7 +83,9 @@ class SyntheticScenes(Sequence[StereoSample]):
         self.size = _check("height", height, 16, _MOST_SIDE), _check("width", width, 16, _MOST_SIDE)
         self.numbers = range(_check("count", count, 0, _WORD))
         self.look = Look(lighting, noise, _check("supersample", supersample, 1, 16))
-        self.textures, self.device = textures, device
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        self.textures, self.kind, self.device = textures, kind, device
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,6 +97,7 @@ class SyntheticScenes(Sequence[StereoSample]):
             "max_disparity": self.max_disparity,
             **vars(self.look),
             "textures": None if self.textures is None else str(self.textures.resolve()),
+            "kind": self.kind,
         }
 
     def __len__(self) -> int:
@@ -147,10 +153,11 @@ class SyntheticScenes(Sequence[StereoSample]):
 
         Args:
             number: Number of the scene, 0 or more; it may exceed the length of the sequence.
-            kind: A key of `KINDS` to force a kind of scene; random by default.
+            kind: A key of `KINDS` to force a kind of scene; by default that of the sequence.
         """
         if not 0 <= number < _WORD:
             raise IndexError(f"scene {number}: expected a number from 0 to {_WORD - 1}")
+        kind = kind or self.kind
         scene = draw_scene(self.seed, number, self.size, self.max_disparity, kind, split=self.split)
         return render(scene, load_atlas(self.textures, self.device), self.look, self.device)
 

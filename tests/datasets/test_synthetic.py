@@ -305,8 +305,10 @@ def is_thin(solid: Solid) -> bool:
 
 
 def test_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="flying, stage, layers, room, street, garden"):
+    with pytest.raises(ValueError, match="flying, stage, layers, room, street, garden, bare"):
         draw_scene(0, 0, SIZE, 192, "moon")
+    with pytest.raises(ValueError, match="expected one of flying"):
+        SyntheticScenes(kind="moon")
 
 
 def test_shadows_are_cast() -> None:

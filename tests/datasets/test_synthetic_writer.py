@@ -89,6 +89,7 @@ def test_the_command_writes_both_splits(tmp_path: Path) -> None:
         ({"seed": 1}, "seed 0, not 1"),
         ({"size": (48, 32)}, r"size \[32, 48\], not \[48, 32\]"),
         ({"max_disparity": 64}, "max_disparity 32, not 64"),
+        ({"kind": "bare"}, "kind None, not bare"),
         ({"noise": False, "seed": 2}, "seed 0, not 2 and noise True, not False"),
     ],
 )

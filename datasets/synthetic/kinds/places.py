@@ -1,4 +1,8 @@
-"""Scenes of places in metres: a room, a street between houses, and a garden on uneven ground."""
+"""Scenes of places in metres: rooms, a street between houses, and a garden on uneven ground.
+
+Two kinds of rooms: `room` is furnished; `bare` has plain or repeating surfaces and wide occlusions,
+whose depth is decided by their surroundings.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,18 @@ from datasets.synthetic.palette import (
     card,
     draw_ambient,
     draw_haze,
+    draw_lights,
+    floating,
     lit_from,
     looking_at,
     moved,
     seen_from,
+    slanted,
+    turn_x,
     turn_y,
 )
-from datasets.synthetic.scene import Array, Light, Solid
+from datasets.synthetic.patterns import SIZE
+from datasets.synthetic.scene import Array, Light, Material, Solid
 from datasets.synthetic.things import (
     bush,
     cables,
@@ -144,6 +153,58 @@ def _lamps(palette: Palette, half: Array, eye: Array, pose: Array) -> list[Light
         place = half * palette.rng.uniform((-0.8, -0.95, -0.8), (0.8, -0.3, 0.8))
         lamps.append(palette.lamp(pose @ (place - eye), palette.between(0.7, 5), shadows))
     return lamps
+
+
+_BARE_NEAREST = 1.0
+"""Smallest depth of what stands in a bare room."""
+_SURFACES = {"paint": 0.4, "weak": 0.25, "repeating": 0.35}
+"""Probabilities of the surfaces of a bare room."""
+_PERIOD = (12, 90)
+"""Range of the distance in pixels after which a repeating surface looks the same."""
+
+
+def bare(palette: Palette) -> Layout:
+    """Draw a hall, often a wall across it, two to five large blocks and a few small things."""
+    far = palette.spread(2.5, 8)
+    half = far * palette.rng.uniform(0.6, 1.2, 3)
+    pose = turn_y(palette.between(-0.6, 0.6)) @ turn_x(palette.between(-0.35, 0.35))
+    hall = Solid("box", np.zeros(3), pose, half, _surface(palette, far), NO_CUTS)
+    solids = [backdrop(hall)]
+    if palette.chance(0.5):
+        turn = slanted(palette, 0.5, 0.2, most=0.7)
+        place = np.array([palette.between(-0.5, 0.5) * far, 0, 0.6 * far])
+        solids.append(card(place, turn, (0.6 * far, 0.6 * far), _surface(palette, far)))
+    solids += [_block(palette, far) for _ in range(palette.count(2, 5))]
+    solids += [floating(palette, _BARE_NEAREST, 0.7 * far) for _ in range(palette.count(2, 8))]
+    lights = draw_lights(palette, far, palette.chance(0.6))
+    return Layout(solids, lights, draw_ambient(palette), CLEAR)
+
+
+def _block(palette: Palette, far: float) -> Solid:
+    """Draw a box or a column, 15 to 50 % of the image wide."""
+    depth = palette.spread(1.3 * _BARE_NEAREST, 0.6 * far)
+    wide = palette.extent(palette.spread(0.15, 0.5), depth) / 2
+    x, y = palette.rng.uniform((-0.55, -0.2), (0.55, 0.2)) * palette.extent(1, depth)
+    half = wide * np.array([1, palette.spread(0.5, 3), palette.between(0.05, 0.8)])
+    if palette.chance(0.25):
+        shape, turn, half = "cylinder", UPRIGHT, half[[0, 0, 1]]
+    else:
+        shape, turn = "box", slanted(palette, 0.5, 0.1, most=0.9)
+    block = Solid(shape, np.zeros(3), turn, half, _surface(palette, depth), NO_CUTS)
+    depth = max(depth, _BARE_NEAREST + block.depth_reach)
+    return replace(block, centre=np.array([x, y, depth]))
+
+
+def _surface(palette: Palette, depth: float) -> Material:
+    """Draw a surface without texture, with little of it, or with a repeating one."""
+    name = str(palette.rng.choice(list(_SURFACES), p=list(_SURFACES.values())))
+    if name == "paint":
+        return palette.paint(depth)
+    material = palette.material(depth, weak=float(name == "weak"))
+    if name == "weak":
+        return material
+    density = SIZE / palette.spread(*_PERIOD) * palette.focal / depth
+    return replace(material, density=density, turn=0.0, detail_strength=0.0)
 
 
 _STREET_NEAREST = 3.0
