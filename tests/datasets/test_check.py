@@ -335,6 +335,7 @@ def one_pair(root: Path, truth: np.ndarray) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_zeros_that_stand_for_unknown_are_told(tmp_path):
     truth = textured_pair().disparity
     truth[:10] = 0

@@ -283,6 +283,7 @@ def test_disparities_keep_to_the_limit(max_disparity: int) -> None:
     assert max(peaks) > 1.5 * min(peaks)
 
 
+@pytest.mark.slow
 def test_every_kind_has_its_contents() -> None:
     shapes = set()
     for kind in KINDS:
@@ -381,6 +382,7 @@ def test_sequence_ends_and_stream_does_not() -> None:
     assert scenes.render(10**6).left.shape == (*SIZE, 3)
 
 
+@pytest.mark.slow
 def test_indices_and_slices_are_those_of_a_list() -> None:
     scenes = SyntheticScenes(size=SIZE, count=5)
     assert scenes[-1].name == "synthetic/0/000004"
@@ -419,6 +421,7 @@ def test_whole_numbers_of_numpys_are_recorded_as_pythons() -> None:
     assert json.dumps(SyntheticScenes(**given).settings) == json.dumps(plain)
 
 
+@pytest.mark.slow
 def test_splits_of_a_seed_share_no_scene() -> None:
     train, test = (SyntheticScenes(seed=3, split=split, size=SIZE) for split in ("train", "test"))
     assert test.name(3) == "synthetic/test/3/000003"
@@ -433,6 +436,7 @@ def test_splits_of_a_seed_share_no_scene() -> None:
     np.testing.assert_array_equal(built[0].left, test.render(0).left)
 
 
+@pytest.mark.slow
 def test_workers_stream_the_same_samples() -> None:
     scenes = pickle.loads(pickle.dumps(SyntheticScenes(size=SIZE, count=4)))
     atlas()  # forked workers share it

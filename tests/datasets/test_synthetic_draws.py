@@ -34,6 +34,7 @@ def disparities(scene: Scene, bodies: list[Body]) -> tuple[np.ndarray, np.ndarra
     ("kind", "numbers"),
     [(kind, [*range(30)]) for kind in KINDS] + [("room", [*range(100, 220), WALLED_OUT])],
 )
+@pytest.mark.slow
 def test_both_eyes_stand_in_the_scene(kind: str, numbers: list[int]) -> None:
     baselines = []
     for number in numbers:
@@ -48,6 +49,7 @@ def test_both_eyes_stand_in_the_scene(kind: str, numbers: list[int]) -> None:
     assert max(baselines) > 5 * min(baselines)
 
 
+@pytest.mark.slow
 def test_nothing_stands_between_the_eyes_of_a_room() -> None:
     for number in [*range(60), WALLED_OUT]:
         scene = draw_scene(11, number, SIZE, 192, "room")
@@ -58,6 +60,7 @@ def test_nothing_stands_between_the_eyes_of_a_room() -> None:
         assert from_walls.min() > 0, f"{number}: the right eye is beyond a wall"
 
 
+@pytest.mark.slow
 def test_backdrops_fill_the_picture() -> None:
     leaning = 124  # of seed 3: once a wall whose end was in the picture
     for number in [*range(60), leaning]:
@@ -66,6 +69,7 @@ def test_backdrops_fill_the_picture() -> None:
         assert min(left.min(), right.min()) > 0, number
 
 
+@pytest.mark.slow
 def test_sky_is_at_infinity() -> None:
     for number in range(40):
         rig = (scene := draw_scene(2, number, (540, 960), 192, "street")).rig
