@@ -59,9 +59,6 @@ class EvaluationOptions:
     """Where sgbm and bm search to, and no truth counts beyond; kitti, middlebury count all."""
     batch: int = 1
     """Pairs in a row that a network predicts at once, where their sizes and memory allow."""
-    cuda_graphs: bool = False
-    """Record what networks do for a size that comes again, and replay it: for a CUDA device that
-    waits for Python, in half of its memory. Not yet run on one."""
     protocol_batch: int = 8
     """Images that psmnet and gwcnet, the protocols, average over before they average again."""
     out: Path | None = None
@@ -197,7 +194,7 @@ def _journal(
 def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.models.weight_files import find_weights
+    from ea_psmnet.models.weights import find_weights
     from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
@@ -209,7 +206,7 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
     search = -(-options.limit // 16) * 16  # a multiple of 16, as OpenCV asks
     return [
         *(
-            _network(replace(options.matcher, checkpoint=path), path, label, options.cuda_graphs)
+            _network(replace(options.matcher, checkpoint=path), path, label)
             for path, label in zip(weights, labels, strict=False)
         ),
         *(
@@ -224,11 +221,11 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str, cuda_graphs: bool) -> Method:
+def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
     from ea_psmnet.files import content_hash
     from ea_psmnet.reports.methods import network
 
-    matcher = options.load(cuda_graphs=cuda_graphs)
+    matcher = options.load()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
     return network(matcher, label, f"{identity}, {overridden}")

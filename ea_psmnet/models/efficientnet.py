@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
-from ea_psmnet.ops.depthwise import depthwise_conv
+from ea_psmnet.ops.convolutions import depthwise_conv
 
 __all__ = ["EfficientNetFeatures"]
 

@@ -15,9 +15,13 @@ from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.ops.choices import build_choice
-from ea_psmnet.ops.convex_upsampling import convex_upsampling
 from ea_psmnet.ops.precision import widen
-from ea_psmnet.ops.soft_argmin import near_peak, soft_argmin, soft_argmin_reference
+from ea_psmnet.ops.regression import (
+    convex_upsampling,
+    near_peak,
+    soft_argmin,
+    soft_argmin_reference,
+)
 
 __all__ = ["HEADS", "DisparityHead", "build_head"]
 

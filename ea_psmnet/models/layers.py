@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_psmnet.attention import VolumeAttention
-from ea_psmnet.ops.factored_volume import PairVolume, volume_conv
-from ea_psmnet.ops.score_conv import score_conv, score_conv_reference
+from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
+from ea_psmnet.ops.cost_volume import PairVolume, volume_conv
 
 __all__ = [
     "ScoreConv3d",

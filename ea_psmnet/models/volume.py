@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.ops.choices import build_choice
-from ea_psmnet.ops.cost_volume import concat_volume_reference
-from ea_psmnet.ops.factored_volume import PairVolume
-from ea_psmnet.ops.group_correlation import group_correlation, group_correlation_reference
+from ea_psmnet.ops.cost_volume import (
+    PairVolume,
+    concat_volume_reference,
+    group_correlation,
+    group_correlation_reference,
+)
 
 __all__ = ["VOLUMES", "CostVolume", "build_volume"]
 

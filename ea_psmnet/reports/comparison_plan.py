@@ -10,8 +10,7 @@ from typing import Any
 
 from datasets.builder import build_dataset
 from ea_psmnet.models.config import PSMNetConfig, preset
-from ea_psmnet.models.weight_files import find_weights
-from ea_psmnet.models.weights import load_state
+from ea_psmnet.models.weights import find_weights, load_state
 from ea_psmnet.reports.resources import parse_volume
 from ea_psmnet.reports.trial import Trial, Work
 from ea_psmnet.reports.variants import at_sites, parse_variant

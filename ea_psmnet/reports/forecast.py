@@ -11,8 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.models.config import Aggregation, PSMNetConfig
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import SIZE_MULTIPLE, build_model
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, build_model
 from ea_psmnet.reports.network_resources import Site, network_report
 
 __all__ = ["Forecast", "count_parameters", "forecast"]

@@ -15,8 +15,7 @@ from datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import read_disparity, read_image
 from ea_psmnet.machine import choose_device
 from ea_psmnet.models.deploy import arrange_for_inference
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, PSMNet
 from ea_psmnet.models.weights import load_model
 from ea_psmnet.sample import StereoSample
 

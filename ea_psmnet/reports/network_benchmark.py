@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ea_psmnet.files import content_hash, write_image, write_json, write_text
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.machine import device_name
-from ea_psmnet.models.weight_files import find_weights
+from ea_psmnet.models.weights import find_weights
 from ea_psmnet.reports.benchmark_journal import BenchmarkJournal, code_hash
 from ea_psmnet.reports.network_accuracy import Accuracy, measure_accuracy, pair_folders
 from ea_psmnet.reports.network_benchmark_plot import growth_plot, layer_plot
@@ -108,8 +108,6 @@ def _forms(case: NetworkCase, forms: Sequence[Form], device: torch.device) -> li
 def _inference(sizes: Sizes, device: torch.device) -> list[NetworkCase]:
     most = sizes.disparities[-1]
     forms: tuple[Form, ...] = ("plain", "exact", "fast")
-    if device.type == "cuda":
-        forms += ("graphs",)
     made: list[NetworkCase] = []
     for size in sizes.inference:
         made += _forms(NetworkCase("plain", size, most), forms, device)

@@ -16,7 +16,7 @@ measured in the first round alone. Inputs and weights are random, but for accura
 
 - **form**: `plain` is the published one (eager float32, contiguous, volume filled by a loop, one
   image after the other, head on the full volume); `exact` the rearranged one in float32; `fast`
-  the same in bfloat16 (in training autocast); `graphs` that as a CUDA graph, replayed.
+  the same in bfloat16 (in training autocast).
 - **allocator**: `kept` is glibc told to keep freed memory, as the program's commands do.
 - **peak** is above the loaded network and its inputs; that of a step above what was held when it
   began, so that steps compare alone.

@@ -13,20 +13,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ea_psmnet.inference.graphs import GraphedForward, GraphRecorder
 from ea_psmnet.losses import stereo_loss
 from ea_psmnet.machine import keep_freed_memory
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import PSMNet, build_model
+from ea_psmnet.models.psmnet import PlainPSMNet, PSMNet, build_model
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 
 __all__ = ["STEPS", "Form", "LayerClock", "NetworkCase", "NetworkMeasurement", "measure_network"]
 
-Form = Literal["plain", "exact", "fast", "graphs"]
-"""As published; rearranged in float32; rearranged in bfloat16; the same replayed on a card."""
+Form = Literal["plain", "exact", "fast"]
+"""As published; rearranged in float32; rearranged in bfloat16."""
 
 _WARM_UP = (16, 32)
 """A pair that loads code and starts threads, too small for its memory to show."""
@@ -53,7 +51,7 @@ class NetworkCase:
     @property
     def half(self) -> bool:
         """Whether convolutions are in bfloat16."""
-        return self.form in ("fast", "graphs")
+        return self.form == "fast"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class NetworkMeasurement:
     peak: int
     """Bytes above the loaded network and its inputs."""
     layers: dict[str, float] = field(default_factory=dict)
-    """Seconds by `step/layer` of the forward; not in training, nor of graphs."""
+    """Seconds by `step/layer` of the forward; not in training."""
     peaks: dict[str, int] = field(default_factory=dict)
     """Bytes by step, above what was held when it began."""
 
@@ -92,9 +90,6 @@ def measure_network(case: NetworkCase) -> NetworkMeasurement:
     run = _run(network, case, device)
     if case.training:
         return NetworkMeasurement(peak=_peak(run, device), seconds=_seconds(run, device))
-    if case.form == "graphs":  # whose layers are called no more once they are recorded
-        recorded = _peak(lambda: (run(), run()), device)
-        return NetworkMeasurement(peak=recorded, seconds=_seconds(run, device))
     # First, while freed memory that is kept does not hide what a step takes.
     with LayerClock(network, _Peaks(device)) as memory:
         peak = _highest(run, memory)
@@ -155,7 +150,6 @@ def _network(case: NetworkCase, device: torch.device) -> PSMNet:
 def _run(network: PSMNet, case: NetworkCase, device: torch.device) -> Callable[[], object]:
     shape = (case.batch, 3, *case.size)
     left, right = (torch.rand(shape, device=device) for _ in range(2))
-    predict = GraphedForward(network, GraphRecorder()) if case.form == "graphs" else network
 
     @contextmanager
     def precision() -> Iterator[None]:
@@ -164,7 +158,7 @@ def _run(network: PSMNet, case: NetworkCase, device: torch.device) -> Callable[[
 
     def forward() -> object:
         with torch.inference_mode(), precision():
-            return predict(left, right)
+            return network(left, right)
 
     return _training_step(network, (left, right), case, precision) if case.training else forward
 

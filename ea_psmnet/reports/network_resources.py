@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ea_psmnet.attention import closed_form
-from ea_psmnet.attention.resources import Resources
+from ea_psmnet.attention.base import Resources
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE
 from ea_psmnet.reports.resource_cases import check_name

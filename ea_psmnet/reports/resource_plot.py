@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ea_psmnet.attention.resources import Resources
+from ea_psmnet.attention.base import Resources
 from ea_psmnet.reports.resource_cases import case_resources
 from ea_psmnet.reports.resource_meter import Measured
 from ea_psmnet.reports.resources import DTYPES, VolumeReport

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ea_psmnet.attention.resources import Resources
+from ea_psmnet.attention.base import Resources
 from ea_psmnet.reports.resource_cases import (
     CASES,
     TABLE_1,

@@ -37,8 +37,7 @@ from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.losses import stereo_loss
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.tables import markdown_table
 

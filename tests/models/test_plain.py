@@ -9,9 +9,8 @@ import torch
 
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.ops.factored_volume import PairVolume
+from ea_psmnet.models.psmnet import PlainPSMNet, build_model
+from ea_psmnet.ops.cost_volume import PairVolume
 
 
 def network(**options):

@@ -6,7 +6,7 @@ import torch
 from ea_psmnet import PSMNet, PSMNetConfig, build_model
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
 from ea_psmnet.models.config import PRESETS, SITES
-from ea_psmnet.ops.soft_argmin import soft_argmin
+from ea_psmnet.ops.regression import soft_argmin
 
 
 def images(height=32, width=64, batch=1):

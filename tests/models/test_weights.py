@@ -9,9 +9,8 @@ import safetensors.torch
 import torch
 
 from ea_psmnet import PSMNetConfig, build_model
-from ea_psmnet.models import weight_files
-from ea_psmnet.models.weight_files import find_weights
-from ea_psmnet.models.weights import load_into, load_model, save_model
+from ea_psmnet.models import weights
+from ea_psmnet.models.weights import find_weights, load_into, load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = PSMNetConfig(
@@ -238,7 +237,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_bundled_weights_go_by_their_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_files, "BUNDLED", tmp_path)
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
     for name in ("small", "large"):
         save_model(tmp_path / f"{name}.safetensors", build_model(CONFIG))
     assert find_weights("small") == tmp_path / "small.safetensors"

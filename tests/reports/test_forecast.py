@@ -3,8 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.attention import closed_form
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 from ea_psmnet.reports.forecast import count_parameters, forecast
 from ea_psmnet.reports.variants import parse_variant
 
