@@ -5,7 +5,6 @@ Shapes: B batch, H and W of the images, D the maximum disparity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,7 +33,7 @@ SIZE_MULTIPLE = 4 * SCALE
 """Image sides must be multiples of this, because the volume at 1/4 of them is halved twice."""
 
 Features = FeatureNetwork | EfficientNetFeatures
-FEATURES: dict[str, Callable[[PSMNetConfig], Features]] = {
+FEATURES: dict[str, type[Features]] = {
     "psmnet": FeatureNetwork,
     "efficientnet-lite0": EfficientNetFeatures,
 }
