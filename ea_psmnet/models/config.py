@@ -82,7 +82,7 @@ class PSMNetConfig:
     hourglass_channels: int | None = None
     """Channels inside the hourglasses; None for twice the channels outside, as published."""
     residuals: int | None = None
-    """Residual blocks before the hourglasses; None for 1, or 4 without hourglasses, as published."""
+    """Residual blocks before hourglasses; None for 1, or 4 without hourglasses, as published."""
     excitation: bool = False
     """Whether image features scale the channels of the hourglasses (CoEx)."""
     head: str = "trilinear"

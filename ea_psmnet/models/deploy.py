@@ -25,6 +25,7 @@ from ea_psmnet.ops.convolutions import (
     score_in_slabs,
 )
 from ea_psmnet.ops.cost_volume import PairVolume, VolumeKernels, convolve_factored, volume_kernels
+from ea_psmnet.ops.native.narrow_conv3d import is_narrow, narrow_conv3d
 from ea_psmnet.ops.native.winograd import (
     compiled_conv2d,
     compiled_conv3d,
@@ -243,6 +244,9 @@ class DirectConv3d(_Replacing, nn.Conv3d):
         return self._convolve(volume, (0, 1, 1))
 
     def _convolve(self, volume: Tensor, padding: tuple[int, ...]) -> Tensor:
+        taps, steps = set(self.kernel_size), set(self.stride)
+        if (taps, steps) == ({3}, {1}) and is_narrow(volume, self.weight):
+            return narrow_conv3d(volume, self.weight, self.bias, padded=padding[0] == 1)
         kernel, rest = (self.weight, self.bias), (self.dilation, self.groups)
         if not (volume.device.type == "cpu" and volume.dtype == torch.float32 and _has_onednn()):
             return F.conv3d(volume, *kernel, self.stride, padding, *rest)

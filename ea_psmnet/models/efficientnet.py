@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
+from ea_psmnet.models.normalisation import BatchNorm2d
 from ea_psmnet.ops.convolutions import depthwise_conv
 
 __all__ = ["EfficientNetFeatures"]
@@ -52,7 +53,7 @@ class _SameConv2d(nn.Conv2d):
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
     return nn.Sequential(
         _SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3, momentum=_MOMENTUM),
+        BatchNorm2d(outputs, eps=1e-3, momentum=_MOMENTUM),
     )
 
 

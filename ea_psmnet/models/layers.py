@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_psmnet.attention import VolumeAttention
+from ea_psmnet.models.normalisation import BatchNorm2d, BatchNorm3d
 from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
 from ea_psmnet.ops.cost_volume import PairVolume, volume_conv
+from ea_psmnet.ops.native.narrow_conv3d import narrow_conv3d
 
 __all__ = [
     "ScoreConv3d",
@@ -27,10 +29,10 @@ __all__ = [
 
 
 class _PointConv2d(nn.Conv2d):
-    """A strided 1x1 convolution, as one of stride 1 of every so many pixels.
+    """A strided 1x1 convolution, computed as one of stride 1 of a subsampled image.
 
-    In oneDNN the backward of the strided one, channels-last, can write outside of its memory where
-    channels are few: 8 to 16 at stride 2 end the process, with torch 2.15.
+    oneDNN's backward of the strided convolution, channels-last, can write outside of its memory if
+    channels are few: with torch 2.15, 8 to 16 channels at stride 2 crash the process.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,10 +42,10 @@ class _PointConv2d(nn.Conv2d):
 
 
 class VolumeConv3d(nn.Conv3d):
-    """A 3x3x3 convolution of a cost volume in parts, concatenations by their factors or in full.
+    """A 3x3x3 convolution of a cost volume in parts; concatenations may be given by their factors.
 
     Args:
-        channels: Of each part; of a concatenation those of both images.
+        channels: Channels of each part; for a concatenation those of both images together.
         outputs: Channels of the result.
     """
 
@@ -62,9 +64,20 @@ class VolumeConv3d(nn.Conv3d):
 
     def _convolve(self, part: PairVolume | Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if isinstance(part, Tensor):
-            return self._conv_forward(part, weight, bias)
+            return narrow_conv3d(part, weight, bias)
         volume = volume_conv(part, weight)
         return volume if bias is None else volume + bias.view(-1, 1, 1, 1)
+
+
+class _Conv3d(nn.Conv3d):
+    """A padded 3x3x3 convolution of stride 1 without a bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
+        return narrow_conv3d(volume, self.weight)
 
 
 class ScoreConv3d(nn.Conv3d):
@@ -88,34 +101,35 @@ def conv2d_bn(
     convolution = _PointConv2d if kernel == 1 and stride > 1 else nn.Conv2d
     return nn.Sequential(
         convolution(inputs, outputs, kernel, stride, padding, dilation, bias=False),
-        nn.BatchNorm2d(outputs),
+        BatchNorm2d(outputs),
     )
 
 
 def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm3d(outputs)
-    )
+    if stride == 1:
+        return nn.Sequential(_Conv3d(inputs, outputs), BatchNorm3d(outputs))
+    strided = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(strided, BatchNorm3d(outputs))
 
 
 def volume_conv_bn(channels: Sequence[int], outputs: int) -> nn.Sequential:
-    """A volume in parts of so many channels to (B, outputs, K, H, W)."""
-    return nn.Sequential(VolumeConv3d(channels, outputs), nn.BatchNorm3d(outputs))
+    """A volume in parts with these numbers of channels to (B, outputs, K, H, W)."""
+    return nn.Sequential(VolumeConv3d(channels, outputs), BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, 2D, 2H, 2W)."""
     return nn.Sequential(
         nn.ConvTranspose3d(inputs, outputs, 3, 2, padding=1, output_padding=1, bias=False),
-        nn.BatchNorm3d(outputs),
+        BatchNorm3d(outputs),
     )
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation over the fan out, as PSMNet's code does.
+    """Initialise convolutions as PSMNet's code does: He initialisation over the fan out.
 
-    Transposed convolutions keep torch's default, as there; attention modules keep their own.
+    Transposed convolutions keep torch's default, as in that code; attention modules keep their own.
     """
     for child in module.children():
         if isinstance(child, nn.Conv2d | nn.Conv3d):
@@ -126,7 +140,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Store convolution weights channels-last, 2D and 3D alike; activations then follow."""
+    """Store convolution weights channels-last, so that activations become channels-last, too."""
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in module.parameters():
         if parameter.dim() in layouts:
