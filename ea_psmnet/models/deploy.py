@@ -113,8 +113,13 @@ def _compile(model: PSMNet, *, narrow: bool) -> None:
     for module in set(_outside_attention(model)):
         for name, conv in module.named_children():
             if _is_three_wide(conv) and is_compiled_for(conv.in_channels, conv.out_channels):
-                kind = CompiledConv3d if isinstance(conv, DirectConv3d) else CompiledConv2d
-                setattr(module, name, kind(conv, narrow=narrow and module not in first))
+                half = narrow and module not in first
+                compiled = (
+                    CompiledConv3d(conv, narrow=half)
+                    if isinstance(conv, DirectConv3d)
+                    else CompiledConv2d(conv, narrow=half)
+                )
+                setattr(module, name, compiled)
 
 
 def _modules(*parts: nn.Module) -> set[nn.Module]:
