@@ -1,4 +1,4 @@
-"""`StereoMatcher`: two images in, disparity out, whatever their size, the device or precision."""
+"""`StereoMatcher`: from two images of any size to disparity."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Tile(NamedTuple):
         return slice(self.row.start, self.row.stop), slice(self.column.start, self.column.stop)
 
     def own(self, volume: Tensor) -> Tensor:
-        """Of a volume (..., h', w') of the window, at whatever scale, what no other tile owns."""
+        """Crop a volume (..., h', w') of the window, at any scale, to what only this tile owns."""
         scale = self.row.length // volume.shape[-2]
         rows, columns = (
             slice((span.first - span.start) // scale, (span.last - span.start) // scale)
@@ -105,7 +105,7 @@ class Tile(NamedTuple):
         return volume[..., rows, columns]
 
     def shares(self, height: int, width: int) -> Tensor:
-        """(h, w) of the window: how much it counts in the whole map's height and width."""
+        """Weights (h, w) of the window in the blended map, whose height and width are given."""
         return self.row.weights(height)[:, None] * self.column.weights(width)
 
 
@@ -141,7 +141,7 @@ def predict_in_tiles(
 
 
 def _score(model: PSMNet, features: PairFeatures, tile: Tile) -> Tensor:
-    """The best score (1, K, h', w') of a window."""
+    """Score (1, K, h', w') of the last classifier for a window."""
     window = features.window(*tile.window)
     return model.aggregate(model.build(window), window.guides)[-1]
 

@@ -261,7 +261,7 @@ class BasicAggregation(Aggregation):
 def build_aggregation(
     config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
 ) -> Aggregation:
-    """The aggregation that a configuration names; arguments as of `Aggregation`."""
+    """Build the aggregation that a configuration names; arguments as in `Aggregation`."""
     kinds = {"hourglass": HourglassAggregation, "basic": BasicAggregation}
     return kinds[config.aggregation](config, parts, guides)
 

@@ -1,10 +1,10 @@
-"""The efficient-attention block as Triton kernels, the forward: x is read twice, written once.
+"""Forward passes of the efficient-attention block as Triton kernels: x is read twice.
 
-A program takes a span of one sample's positions, a block at a time, and holds the weights
-meanwhile. The backward is `ea_psmnet.ops.triton.efficient_backward`.
+A program processes a span of one sample's positions, a block at a time, and keeps the weights in
+registers and shared memory. The backward is `ea_psmnet.ops.triton.efficient_backward`.
 
-Shapes: B batch, C channels, k key channels, n positions, S spans that n is cut into. In the kernels
-C, K and N are what these and a block's positions are padded to.
+Shapes: B batch, C channels, k key channels, n positions, S spans that n is split into. In kernels
+C, K and N are the padded numbers of channels, key channels and positions of a block.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ea_psmnet.ops.efficient_passes import merge_pieces
 __all__ = ["gather", "is_supported", "spread"]
 
 _PROGRAMS = 512
-"""Spans over all samples: a few for each multiprocessor."""
+"""Number of spans over all samples: a few for each multiprocessor."""
 _WIDEST = 64
-"""Channels up to which weights and sums fit into a program's registers and shared memory."""
+"""Largest number of channels whose weights and sums fit into registers and shared memory."""
 
 
 def is_supported(x: Tensor, keys: int, heads: int) -> bool:
-    """Whether the kernels can take x, (B, C, n): on CUDA, not in float64, narrow enough."""
+    """Whether the kernels support x, (B, C, n): on CUDA, not float64, few enough channels."""
     splits_evenly = heads == 1 or padded(keys) == keys
     narrow = max(x.shape[1], keys) <= _WIDEST
     return x.is_cuda and x.dtype != torch.float64 and narrow and splits_evenly
@@ -89,17 +89,17 @@ def spread(
 def plan(
     x: Tensor, keys: int, block: int, precision: str
 ) -> tuple[tuple[int, int], int, dict[str, Any]]:
-    """How a kernel goes over x, (B, C, n), in blocks of positions.
+    """Grid and constants of a kernel that processes x, (B, C, n), in blocks of positions.
 
     Args:
-        x: the input.
+        x: The input.
         keys: k.
-        block: positions that a program holds at a time, beside small weights; by the compiler's
-            figures, registers are left for half as many beside larger ones.
-        precision: of the products of float32; half-precision values fit tf32 exactly.
+        block: Positions that a program processes at a time if weights are small; with larger ones
+            registers suffice for half as many, according to the compiler.
+        precision: Precision of float32 products; half-precision values fit tf32 exactly.
 
     Returns:
-        The grid (S, B), the positions of a span, and the kernel's constants.
+        The grid (S, B), the number of positions of a span, and the kernel's constants.
     """
     batch, _, positions = x.shape
     C, K = padded(x.shape[1]), padded(keys)
@@ -110,24 +110,24 @@ def plan(
     constants = {
         **{"C": C, "K": K, "N": block},
         "PRECISION": precision if x.dtype == torch.float32 else "tf32",
-        "num_stages": 2 if block > 16 else 1,  # no registers to hold the next block as well
+        "num_stages": 2 if block > 16 else 1,  # no registers for the next block
     }
     return (spans, batch), span, constants
 
 
 def padded(count: int) -> int:
-    """A size that a matrix unit takes: a power of two, at least 16."""
+    """A size that matrix units support: a power of two, at least 16."""
     return max(16, triton.next_power_of_2(count))
 
 
 def _plan(x: Tensor, keys: int) -> tuple[tuple[int, int], int, dict[str, Any]]:
-    # Float32 as three products of tf32 parts: fast units do them, and one exact product others.
+    # Float32 products as three of tf32 parts, which matrix units compute.
     return plan(x, keys, 64, "tf32x3")
 
 
 @triton.jit
 def _block_at(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Pointers to (C, N) values from position `first` on, and which of them exist."""
+    """Pointers to (C, N) values from position `first` on, and a mask of those that exist."""
     c = tl.arange(0, C).to(tl.int64)
     p = first + tl.arange(0, N).to(tl.int64)
     inside = (c < channels)[:, None] & (p < stop)[None, :]
@@ -136,7 +136,7 @@ def _block_at(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: 
 
 @triton.jit
 def load_block(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(C, N) values from position `first` on in float32, zero where there are none."""
+    """Load (C, N) values from position `first` on, upcast to float32 and padded with zeros."""
     at, inside = _block_at(x, first, stop, channels, stride_c, stride_n, C, N)
     return tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
@@ -145,14 +145,14 @@ def load_block(x, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N:
 def store_block(  # type: ignore[no-untyped-def]
     x, values, first, stop, channels, stride_c, stride_n, C: tl.constexpr, N: tl.constexpr
 ):  # fmt: skip
-    """Those of (C, N) values that exist, to where `load_block` takes them from."""
+    """Store (C, N) values at the positions that `load_block` reads."""
     at, inside = _block_at(x, first, stop, channels, stride_c, stride_n, C, N)
     tl.store(at, values.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def load_matrix(start, rows, columns, R: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A row-major (rows, columns) matrix padded with zeros to (R, C)."""
+    """Load a row-major (rows, columns) matrix, padded with zeros to (R, C)."""
     r = tl.arange(0, R)[:, None]
     c = tl.arange(0, C)[None, :]
     return tl.load(start + r * columns + c, mask=(r < rows) & (c < columns), other=0.0)
@@ -160,7 +160,7 @@ def load_matrix(start, rows, columns, R: tl.constexpr, C: tl.constexpr):  # type
 
 @triton.jit
 def store_matrix(start, values, rows, columns, R: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The (rows, columns) part of (R, C) values, row-major."""
+    """Store the (rows, columns) part of (R, C) values, row-major."""
     r = tl.arange(0, R)[:, None]
     c = tl.arange(0, C)[None, :]
     tl.store(start + r * columns + c, values, mask=(r < rows) & (c < columns))
@@ -168,14 +168,14 @@ def store_matrix(start, values, rows, columns, R: tl.constexpr, C: tl.constexpr)
 
 @triton.jit
 def load_vector(start, count, C: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A vector padded with zeros to C."""
+    """Load a vector, padded with zeros to C."""
     c = tl.arange(0, C)
     return tl.load(start + c, mask=c < count, other=0.0)
 
 
 @triton.jit
 def store_vector(start, values, count, C: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The first `count` of C values."""
+    """Store the first `count` of C values."""
     c = tl.arange(0, C)
     tl.store(start + c, values, mask=c < count)
 
@@ -189,7 +189,7 @@ def span_of_program(span, positions):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def row_of_program():  # type: ignore[no-untyped-def]
-    """Where this program's sums lie in an array (B, S, ...)."""
+    """Row of this program's sums in an array (B, S, ...)."""
     return tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
 
 

@@ -1,14 +1,14 @@
-"""The backward of `ea_psmnet.ops.triton.efficient`: x and the arriving gradient read twice each.
+"""Backward passes of `ea_psmnet.ops.triton.efficient`: x and the gradient are read twice each.
 
-The input's gradient at a position needs the contexts' gradient, a sum over all positions of the
-arriving gradient times the queries. So both are read once for the sums and once more for the
-input's gradient, which is then written once: five tensors of x's size, where nothing else of that
-size exists. (One pass that wrote a first part of the gradient, and a second one that added the
-rest, would move six, and round half precision twice.) Queries, keys and logits are recomputed in
-both passes from x, the contexts and the log-sum-exps, with 12 C k multiply-adds a position.
+The gradient of x at a position needs the gradient of the contexts, a sum over all positions of the
+output's gradient times the queries. So both tensors are read once for the sums and once more for
+the gradient of x, which is written once: five transfers of a tensor of x's size. (A pass that
+writes one part of the gradient and a second that adds the rest would need six, and round half
+precision twice.) Queries, keys and logits are recomputed in both passes from x, the contexts and
+the log-sum-exps, with 12 C k multiply-adds a position.
 
 Gradients of weights and contexts are summed in float32, in each program over its span of positions
-and then over the programs in a fixed order, so that a run repeats to the last bit.
+and then over the programs in a fixed order, so that runs are reproducible bit by bit.
 
 Shapes: as in `ea_psmnet.ops.triton.efficient`.
 """
@@ -38,7 +38,8 @@ from ea_psmnet.ops.triton.efficient import (
 __all__ = ["input_gradient", "spread_sums"]
 
 _PRECISION = "bf16x3"
-"""Of float32 products: three of bfloat16 parts, 16 bits of mantissa; tf32's parts do not fit."""
+"""Precision of float32 products: three of bfloat16 parts, with 16 bits of mantissa; parts of tf32
+do not fit."""
 
 
 def spread_sums(
@@ -48,11 +49,11 @@ def spread_sums(
 
     Args:
         x: (B, C, n) in float32 or half precision, any strides.
-        grad: of the output, (B, C, n), any strides.
+        grad: Gradient of the output, (B, C, n), any strides.
         query: (k, C).
         bias: (k,).
         fold: (B, C, k).
-        heads: as of `spread`.
+        heads: See `spread`.
 
     Returns:
         Gradients of query, bias, fold and offset, float32.
@@ -91,7 +92,7 @@ def input_gradient(
 
     Args:
         x: (B, C, n) in float32 or half precision, any strides.
-        grad: of the output, (B, C, n), any strides.
+        grad: Gradient of the output, (B, C, n), any strides.
         query: (k, C).
         bias: (k,).
         fold: (B, C, k).
@@ -99,7 +100,7 @@ def input_gradient(
         context: (B, k, C), by `gather`.
         lse: (B, k), by `gather`.
         grad_context: (B, k, C).
-        heads: as of `spread`.
+        heads: See `spread`.
 
     Returns:
         Gradients of x, of its type and strides, and of key, (k, C), float32.
@@ -147,7 +148,7 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, C: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What one span of one sample's positions adds to the gradients of weights and fold."""
+    """Contribution of a span of one sample's positions to the gradients of weights and fold."""
     batch = tl.program_id(1).to(tl.int64)
     x += batch * stride_b
     grad += batch * grad_b
@@ -184,7 +185,7 @@ def _input_kernel(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, C: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The input's gradient at one span of one sample's positions, and what it adds to the key's."""
+    """Gradient of x in a span of positions, and its contribution to the gradient of key."""
     batch = tl.program_id(1).to(tl.int64)
     x += batch * stride_b
     grad += batch * grad_b
