@@ -1,1 +1,1 @@
-"""Stereo pairs with truth: readers of datasets on disk, rendered scenes, crops."""
+"""Stereo pairs with ground truth: dataset readers, rendered scenes, augmentation, checks."""

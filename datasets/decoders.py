@@ -1,6 +1,6 @@
-"""How data sets store truth and masks, where it is none of the forms of `ea_psmnet.files`.
+"""Formats of ground truth and masks that `ea_psmnet.files` does not cover.
 
-Disparities come out in pixels, NaN where unknown, for `ea_psmnet.files.read_disparity`.
+Disparities are returned in pixels, NaN where unknown, for `ea_psmnet.files.read_disparity`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = [
 
 
 def scaled_png(path: Path, steps: float) -> NDArray[np.float32]:
-    """Disparity from a 16-bit PNG of `steps` values a pixel; 0 is unknown."""
+    """Read disparity from a 16-bit PNG that stores `steps` times the disparity; 0 is unknown."""
     stored = _values(path, np.uint16)
     return np.where(stored == 0, np.nan, stored / steps).astype(np.float32)
 
 
 def depth_png(path: Path, scale: float) -> NDArray[np.float32]:
-    """Disparity from the depth in a 16-bit PNG: `scale` / depth.
+    """Read depth from a 16-bit PNG and convert it to disparity: `scale` / depth.
 
-    The largest value is all that is farther than the format can tell, so it is unknown, as is 0.
+    0 and the largest value, which stands for everything beyond the format's range, are unknown.
 
     Args:
         path: The file.
@@ -52,31 +52,31 @@ def depth_png(path: Path, scale: float) -> NDArray[np.float32]:
 
 
 def depth_npy(path: Path, scale: float) -> NDArray[np.float32]:
-    """Disparity from depth saved by numpy: `scale` / depth.
+    """Read depth from a NumPy file and convert it to disparity: `scale` / depth.
 
-    Depth that is not positive gives what is no disparity, so unknown; infinite depth gives 0.
+    Pixels whose depth is not positive are unknown; infinite depth gives disparity 0.
     """
     with np.errstate(divide="ignore"):
         return np.asarray(scale / read_npy(path), np.float32)
 
 
 def depth_float_png(path: Path, scale: float) -> NDArray[np.float32]:
-    """Disparity from depth, as `depth_npy`, whose floats are the bytes of a PNG's four channels.
+    """Read float32 depth from the bytes of a four-channel PNG and convert it as `depth_npy` does.
 
-    In the order blue, green, red, alpha, which is OpenCV's: TartanAir V2's own tools read it so.
+    Byte order is blue, green, red, alpha (OpenCV's), as in TartanAir V2's own tools.
     """
     stored = _decoded(path)
     if stored.dtype != np.uint8 or stored.shape[2:] != (4,):
         raise ValueError(
-            f"{path}: {stored.dtype} {stored.shape}, expected 8 bits of four channels, a float's "
-            "bytes; it was converted, fetch it again"
+            f"{path}: {stored.dtype} {stored.shape}, expected four channels of 8 bits that "
+            "hold a float; the file was converted, download it again"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(scale / stored.view("<f4")[..., 0], np.float32)
 
 
 def sintel_png(path: Path) -> NDArray[np.float32]:
-    """Disparity from Sintel's colours: 4 R + G / 2^6 + B / 2^14, of its own tools' two depths."""
+    """Read Sintel's disparity encoded in colours: 4 R + G / 2^6 + B / 2^14."""
     stored = _decoded(path)
     if stored.ndim != 3 or stored.dtype != np.uint8:
         raise ValueError(f"{path}: expected disparity in the colours of an 8-bit PNG (Sintel)")
@@ -85,16 +85,16 @@ def sintel_png(path: Path) -> NDArray[np.float32]:
 
 
 def negated_pfm(path: Path) -> NDArray[np.float32]:
-    """Disparity from a PFM that holds it with a minus sign.
+    """Read disparity from a PFM that stores it negated.
 
     Raises:
-        ValueError: no pixel is negative though some are positive: the sign is another than stated.
+        ValueError: some pixels are positive and none is negative.
     """
     stored = read_pfm(path)
     if not (stored <= 0).any() and (stored > 0).any():
         raise ValueError(
-            f"{path}: positive disparity, which this layout holds with a minus sign; "
-            "these are another set's files"
+            f"{path}: positive disparity, but this layout stores it negated; "
+            "the files belong to another dataset"
         )
     return -stored
 
@@ -103,23 +103,23 @@ def negated_pfm(path: Path) -> NDArray[np.float32]:
 
 
 def is_set(path: Path) -> NDArray[np.bool_]:
-    """Where an image is not 0."""
+    """Return where an image is not 0."""
     return _plane(path) != 0
 
 
 def is_unset(path: Path) -> NDArray[np.bool_]:
-    """Where an image is 0."""
+    """Return where an image is 0."""
     return _plane(path) == 0
 
 
 def is_full(path: Path) -> NDArray[np.bool_]:
-    """Where an image has the largest value of its type: 255 for 8 bits."""
+    """Return where an image has the largest value of its type, such as 255 for 8 bits."""
     plane = _plane(path)
     return plane == np.iinfo(plane.dtype).max
 
 
 def neither_set(path: Path, other: Path) -> NDArray[np.bool_]:
-    """Where two images of one size are 0.
+    """Return where two images of the same size are both 0.
 
     Raises:
         ValueError: their sizes differ.
@@ -137,7 +137,7 @@ def neither_set(path: Path, other: Path) -> NDArray[np.bool_]:
 def _plane(path: Path) -> NDArray[Any]:
     stored = _decoded(path)
     if stored.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: a mask of {stored.dtype} values, expected 8 or 16 bits")
+        raise ValueError(f"{path}: mask of {stored.dtype} values, expected 8 or 16 bits")
     return stored if stored.ndim == 2 else stored[..., 0]
 
 
@@ -146,7 +146,7 @@ def _values(path: Path, dtype: type) -> NDArray[Any]:
     if stored.ndim != 2 or stored.dtype != dtype:
         raise ValueError(
             f"{path}: {stored.dtype} {stored.shape}, expected one channel of 16 bits; "
-            "it was converted, fetch it again"
+            "the file was converted, download it again"
         )
     return stored
 

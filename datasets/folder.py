@@ -1,4 +1,4 @@
-"""A folder of pairs: the simplest layout there is, for one's own data."""
+"""A folder per pair: the simplest layout, for your own data."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ _LAYOUT = "expected ROOT/NAME/{left.png, right.png, disp.npy|disp.pfm|disp.png},
 
 
 class PairFolder(FrameDataset):
-    """Pairs with truth, one a folder, sorted by the folders' names.
+    """Pairs with ground truth, one per folder, sorted by the folders' names.
 
     ```
     ROOT/NAME/left.png     or .jpg, ..., any of `ea_psmnet.files.IMAGE_SUFFIXES`
-    ROOT/NAME/right.png    likewise
+    ROOT/NAME/right.png    the same
     ROOT/NAME/disp.npy     or .pfm, .png, as `ea_psmnet.files.read_disparity` reads them
-    ROOT/NAME/nonocc.png   optional: not 0 where the left pixel is visible in the right image
-    ROOT/NAME/disp_right.npy  optional: truth of the right view, with positive values too
+    ROOT/NAME/nonocc.png   optional: not 0 where the left pixel is non-occluded
+    ROOT/NAME/disp_right.npy  optional: ground truth of the right view, positive
     ```
 
-    `ROOT` may itself be one such pair. Folders with none of these files, and other files, are left
-    alone; a folder with some must have the first three, and each in one format only. Suffixes may
-    be in capitals.
+    `ROOT` may itself be such a pair. Other files, and folders with none of these files, are
+    ignored; a folder with any of them must have the first three, each in one format only. Suffixes
+    may be in upper case.
 
-    Data: your own, or any benchmark's pairs copied so; the licence is that of their source.
+    Data: your own, or pairs of any dataset in this layout; licence: that of the source.
     """
 
     def __init__(self, root: str | Path, *, require_truth: bool = True) -> None:
-        """Find the pairs; they are read on use.
+        """Find the pairs; they are read on access.
 
         Args:
-            root: The folder of the pairs, or of one.
-            require_truth: Whether a pair without truth is an error; otherwise no pixel of it is
-                known.
+            root: The folder of the pairs, or of one pair.
+            require_truth: Whether a pair without ground truth is an error; otherwise it has no
+                valid pixels.
 
         Raises:
-            FileNotFoundError: there is no pair, or one lacks an image or its truth.
-            ValueError: a pair has one of its files in two formats.
+            FileNotFoundError: there is no pair, or a pair lacks an image or its ground truth.
+            ValueError: a file of a pair exists in two formats.
         """
         root = Path(root)
         folders = _pair_folders(root)
@@ -53,7 +53,7 @@ class PairFolder(FrameDataset):
 
 
 def is_pair_folder(root: str | Path) -> bool:
-    """Whether `root` is or holds a pair in the layout `PairFolder` reads."""
+    """Return whether `root` is or holds a pair in the layout that `PairFolder` reads."""
     return bool(_pair_folders(Path(root)))
 
 
@@ -69,7 +69,7 @@ def _holds_pair(folder: Path) -> bool:
 
 
 def _frames(folder: Path, require_truth: bool) -> Iterator[Frame]:
-    """The one frame of a folder."""
+    """Yield the one frame of a folder."""
     truth = _only if require_truth else _at_most_one
     visible = _at_most_one(folder, "nonocc", (".png",))
     yield Frame(
@@ -90,7 +90,7 @@ def _frames(folder: Path, require_truth: bool) -> Iterator[Frame]:
 def _only(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
     found = _at_most_one(folder, stem, suffixes)
     if found is None:
-        what = "no truth" if stem == "disp" else f"no {stem} image"
+        what = "no ground truth" if stem == "disp" else f"no {stem} image"
         names = ", ".join(f"{stem}{suffix}" for suffix in suffixes)
         raise MissingFilesError([(folder, f"{what} (one of {names})")], 1, _LAYOUT)
     return found
@@ -100,7 +100,7 @@ def _at_most_one(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | N
     found = _candidates(folder, stem, suffixes)
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
-        raise ValueError(f"{folder}: both {names}; keep the one that is meant")
+        raise ValueError(f"{folder}: both {names}; keep only one of them")
     return next(iter(found), None)
 
 

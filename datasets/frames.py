@@ -1,4 +1,4 @@
-"""What all readers of files share: a frame's files, and a sequence of frames read on use."""
+"""Base of all dataset readers: the files of a frame, and a sequence of frames read on access."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ __all__ = ["Frame", "FrameDataset", "Mask", "View"]
 
 @dataclass(frozen=True)
 class Mask:
-    """A file that tells which pixels of a view are of one kind."""
+    """A file that marks some pixels of a view, such as the non-occluded ones."""
 
     path: Path
     read: Callable[[Path], NDArray[np.bool_]]
-    """Gives (H, W), true where a pixel is of that kind."""
+    """Reads the file as (H, W) booleans."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One camera's files of a frame."""
+    """The files of one camera in a frame."""
 
     image: Path
     disparity: Path | None = None
-    """Truth with this view as the reference, where there is one."""
+    """Ground truth with this view as the reference, if there is one."""
     decode: Callable[[Path], NDArray[np.float32]] | None = None
-    """Gives the pixels to `ea_psmnet.files.read_disparity` where the suffix does not tell how."""
+    """Passed to `ea_psmnet.files.read_disparity` if the suffix does not determine the format."""
     masks: Mapping[str, Mask] = field(default_factory=dict)
-    """What becomes `StereoSample.masks`."""
+    """Masks by name; they become `StereoSample.masks`."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The files of one rectified pair; readers leave the truth out only where they are told to."""
+    """The files of one rectified pair; ground truth is missing only where a reader allows it."""
 
     left_view: View
     right_view: View
     name: str
-    """Unique within the dataset; what no terminal takes in it becomes an escape."""
+    """Unique within the dataset; unprintable characters are escaped."""
     part: str = ""
-    """What to count it under, where a dataset has parts."""
+    """The part of the dataset that it belongs to, if the dataset has parts."""
     calibration: Path | None = None
-    """Camera file, where the set has one for each pair: Middlebury's `calib.txt`."""
+    """Camera file of the pair, such as Middlebury's `calib.txt`."""
     flipped: bool = False
-    """Whether all is flipped from left to right when it is read."""
+    """Whether everything is flipped horizontally on reading."""
     layout: str = ""
-    """How the tree was understood, for messages."""
+    """Description of the folder layout, for error messages."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -72,23 +72,23 @@ class Frame:
 
     @property
     def disparity(self) -> Path:
-        """The truth of the left view, which there must be."""
+        """The ground truth of the left view, which must exist."""
         assert self.left_view.disparity is not None
         return self.left_view.disparity
 
     def mirror(self) -> Frame:
-        """The frame as a mirror shows it: a correct pair again, with the other eye's truth.
+        """Return the mirrored frame: views swapped and flipped, ground truth of the right view.
 
-        What was on the right is on the left in a mirror, so the views change places. The camera
-        file is left out: it tells nothing of mirrored cameras.
+        The result is a correct rectified pair. The camera file is dropped, because it does not
+        describe the mirrored cameras.
 
         Raises:
-            ValueError: there is no truth of the right view.
+            ValueError: the right view has no ground truth.
         """
         if self.right_view.disparity is None:
             raise ValueError(
-                f"{self.name}/mirrored: no truth with this view as the reference; "
-                "the set tells the other view's only"
+                f"{self.name}/mirrored: no ground truth with this view as the reference; "
+                "the dataset has it for the other view only"
             )
         return replace(
             self,
@@ -103,8 +103,8 @@ class Frame:
         """Read the files.
 
         Raises:
-            OSError: one of them is not there, or cannot be read.
-            ValueError: one is damaged, or another than the left image's size.
+            OSError: a file is missing or cannot be read.
+            ValueError: a file is damaged, or its size differs from the left image's.
         """
         try:
             return self._read()
@@ -139,7 +139,7 @@ class Frame:
 
 
 class FrameDataset(Sequence[StereoSample]):
-    """Frames in a fixed order; each is read anew when it is asked for. A slice reads nothing."""
+    """Frames in a fixed order, each read from disk on every access; slicing reads nothing."""
 
     def __init__(self, frames: Iterable[Frame]) -> None:
         self.frames = tuple(frames)
@@ -160,19 +160,19 @@ class FrameDataset(Sequence[StereoSample]):
 
     @cached_property
     def has_right_truth(self) -> bool:
-        """Whether `mirrored` works for every frame."""
+        """Whether every frame has ground truth of the right view, which `mirrored` needs."""
         return all(frame.right_view.disparity is not None for frame in self.frames)
 
     @property
     def parts(self) -> dict[str, int]:
-        """Frames in each part of the set, in the order of the frames."""
+        """Number of frames in each part of the dataset, in the order of the frames."""
         return dict(Counter(frame.part for frame in self.frames))
 
     def mirrored(self, index: int) -> StereoSample:
-        """The pair with the views swapped and flipped, and the right view's truth.
+        """Read the pair with views swapped and flipped, and the right view's ground truth.
 
         Raises:
-            ValueError: the set has no truth of that frame's right view.
+            ValueError: the frame has no ground truth of the right view.
         """
         return self.frames[index].mirror().read()
 

@@ -8,32 +8,30 @@ from typing import get_args
 
 from datasets.decoders import scaled_png
 from datasets.frames import FrameDataset
-from datasets.names import Split
-from datasets.pairs import both_views, frames_of_views
-from datasets.splits import check_choice
-from datasets.templates import Files, home
+from datasets.names import Split, check_choice
+from datasets.templates import Files, both_views, frames_of_views, home
 
 __all__ = ["InStereo2k", "is_instereo2k"]
 
 
 class InStereo2k(FrameDataset):
-    """InStereo2K: 2,050 real indoor pairs, truth of both views from structured light.
+    """InStereo2K: 2,050 real indoor pairs, ground truth of both views from structured light.
 
     ```
     {train,test}/.../000000/{left,right}.png             train has parts: train/part1/000000
-    {train,test}/.../000000/{left_disp,right_disp}.png   16 bits, 100 steps a pixel, 0 unknown
+    {train,test}/.../000000/{left_disp,right_disp}.png   16 bits, 100 * disparity, 0 unknown
     ```
 
-    `ROOT` may hold the tree in a folder called `InStereo2K` or the like.
+    The tree may also lie in a subfolder of `ROOT` named `InStereo2K` or similar.
 
-    Data: the links in the readme of github.com/YuhuaXu/StereoDataset; licence: it states none.
+    Data: the links in the readme of github.com/YuhuaXu/StereoDataset; licence: none is stated.
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
         """Find the frames of a split.
 
         Raises:
-            FileNotFoundError: the split is not there, or a file of a frame is missing.
+            FileNotFoundError: the split does not exist, or a file of a frame is missing.
             ValueError: `split` is neither `train` nor `test`.
         """
         check_choice("split", split, get_args(Split))
@@ -47,7 +45,7 @@ class InStereo2k(FrameDataset):
 
 
 def is_instereo2k(root: str | Path) -> bool:
-    """Whether `root` holds a split of InStereo2K."""
+    """Return whether `root` holds a split of InStereo2K."""
     base = _base(Path(root))
     return any(Files(base / split, "{scene}/left_disp").exist() for split in get_args(Split))
 

@@ -1,4 +1,4 @@
-"""Pairs named in a text file, as GwcNet, OpenStereo and many others keep their splits."""
+"""Pairs listed in a text file, as in the split files of GwcNet, OpenStereo and others."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
 _SUFFIXES = (".txt", ".lst", ".csv")
 _PATH_SUFFIXES = (*IMAGE_SUFFIXES, *DISPARITY_SUFFIXES)
 _SHOWN = 200
-"""Characters of a name that a message tells."""
-_FORM = "expected 'LEFT RIGHT DISPARITY' a line, or a .csv whose first line names the columns"
+"""Number of characters of a name to show in messages."""
+_FORM = "expected 'LEFT RIGHT DISPARITY' on each line, or a .csv whose first line names the columns"
 
 _Row = tuple[int, dict[str, str]]
-"""Line number and names by column."""
+"""Line number, and paths by column."""
 
 
 class PairList(FrameDataset):
     """Pairs listed in a file, in its order.
 
-    Text: `left right disparity` a line with blanks between, the form of GwcNet's and OpenStereo's
-    lists; further columns are ignored, as are empty lines and those that begin with `#`. Paths may
-    hold blanks: one ends at a suffix of an image or a disparity map. CSV: a first line with the
-    names of the columns: left, right, disparity, and optionally nonocc (an image, not 0 where the
-    pixel is visible in the right image) and disparity_right.
+    Text: `left right disparity` on each line, separated by spaces, as in the lists of GwcNet and
+    OpenStereo. Further columns, empty lines and lines that start with `#` are ignored. Paths may
+    contain spaces: a path ends at the suffix of an image or disparity map. CSV: the first line
+    names the columns: left, right, disparity, and optionally nonocc (an image that is not 0 where
+    the pixel is non-occluded) and disparity_right.
 
     ```
     training/image_2/000000_10.png training/image_3/000000_10.png training/disp_occ_0/000000_10.png
     ```
 
-    Disparities are `.pfm`, `.png` (KITTI) or `.npy`, as `ea_psmnet.files.read_disparity` reads
-    them; lists of test images without truth are refused, as are pairs of an image with itself.
+    Disparities are `.pfm`, `.png` (KITTI) or `.npy` files for `ea_psmnet.files.read_disparity`.
+    Lists of test images without ground truth are rejected, as are pairs of an image with itself.
 
-    Data: your own, or lists that come with others' code; the licence is that of the pairs.
+    Data: your own, or lists published with the code of other projects; licence: that of the pairs.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class PairList(FrameDataset):
         base: str | Path | None = None,
         require_truth: bool = True,
     ) -> None:
-        """Read the list; the pairs are read on use.
+        """Read the list; the pairs are read on access.
 
         Args:
-            root: The list.
-            base: What its paths are relative to; default: the folder of the list, or the one that
-                the program runs in if the first image lies there instead.
-            require_truth: Whether a pair without truth is an error; otherwise no pixel of it is
-                known.
+            root: The list file.
+            base: Folder that the paths are relative to; by default the folder of the list, or the
+                working directory if the first image exists only there.
+            require_truth: Whether a pair without ground truth is an error; otherwise it has no
+                valid pixels.
 
         Raises:
-            FileNotFoundError: there is no list, or a file named in it is not there.
-            ValueError: a line is not of that form, or none is there.
+            FileNotFoundError: the list or a file named in it does not exist.
+            ValueError: a line has a different format, or the list is empty.
         """
         path = Path(root)
         needed = _COLUMNS[: 3 if require_truth else 2]
@@ -75,19 +75,19 @@ class PairList(FrameDataset):
 
 
 def is_pair_list(root: str | Path) -> bool:
-    """Whether `root` is a file that may be a list."""
+    """Return whether `root` is a file that may be a list."""
     return Path(root).is_file() and Path(root).suffix.lower() in _SUFFIXES
 
 
 def _base(path: Path, rows: list[_Row]) -> Path:
-    """Where the first image lies: lists often come with code, far from the data."""
+    """Return the folder of the first image: lists often come with code, far from the data."""
     here, first = Path.cwd(), rows[0][1].get("left", "") if rows else ""
     is_here = _is_file(here / first) and not _is_file(path.parent / first)
     return here if is_here else path.parent
 
 
 def _is_file(path: Path) -> bool:
-    """As `Path.is_file`; a name that no file system takes is none's."""
+    """Return `path.is_file()`, and False if the name is too long for the file system."""
     try:
         return path.is_file()
     except OSError as error:
@@ -106,14 +106,14 @@ def _frames(path: Path, folder: Path, rows: list[_Row], needed: tuple[str, ...])
         for column, file in files.items():
             if not _is_file(file):
                 raise FileNotFoundError(
-                    f"{place}: {folder / _shown(row[column])} is not there; run in the folder that "
-                    "the paths are relative to, or name it by base="
+                    f"{place}: {folder / _shown(row[column])} does not exist; run in the folder "
+                    "that the paths are relative to, or give it as base="
                 )
         name = Path(row["left"]).with_suffix("").as_posix().lstrip("/")
         if name in names:
-            raise ValueError(f"{place}: {row['left']} a second time; keep one of the lines")
+            raise ValueError(f"{place}: {row['left']} is listed twice; keep one of the lines")
         if row["left"] == row["right"]:
-            raise ValueError(f"{place}: {row['left']} is both left and right; name the right image")
+            raise ValueError(f"{place}: {row['left']} is both left and right; give the right image")
         names.add(name)
         masks = {"nonocc": Mask(files["nonocc"], is_set)} if "nonocc" in files else {}
         yield Frame(
@@ -132,7 +132,7 @@ def _rows(path: Path, needed: int) -> Iterator[_Row]:
         with readable(path):
             text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no list of pairs, it is no UTF-8 text ({error})") from error
+        raise ValueError(f"{path}: not a list of pairs, not UTF-8 text ({error})") from error
     if path.suffix.lower() == ".csv":
         yield from _csv_rows(path, text)
         return
@@ -145,7 +145,7 @@ _PATH = re.compile(rf"\s*(\S.*?(?:{'|'.join(map(re.escape, _PATH_SUFFIXES))}))(?
 
 
 def _paths(line: str, needed: int) -> list[str]:
-    """The first paths of a line: what ends at a known suffix, or else what blanks divide."""
+    """Return the first paths of a line, split after known suffixes, or else at spaces."""
     found: list[str] = []
     place = 0
     while len(found) < 3 and (match := _PATH.match(line, place)):
@@ -168,5 +168,5 @@ def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
             yield table.line_num, {name.strip(): (value or "").strip() for name, value in cells}
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {table.line_num + 1}: no row of a table ({error})"
+            f"{path}, line {table.line_num + 1}: not a row of a table ({error})"
         ) from None

@@ -1,10 +1,19 @@
-"""The datasets' names, without importing their readers: command lines need nothing else."""
+"""Names of datasets, splits and render passes, without the readers, and checks of them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ["DatasetName", "RenderPass", "Split"]
+__all__ = [
+    "RENDERINGS",
+    "DatasetName",
+    "RenderPass",
+    "Rendering",
+    "Split",
+    "check_choice",
+    "render_passes",
+    "train_only",
+]
 
 DatasetName = Literal[
     "auto",
@@ -26,9 +35,38 @@ DatasetName = Literal[
     "list",
     "synthetic",
 ]
-"""Keys of `datasets.builder.DATASETS`, and `auto` for whichever lies there."""
+"""Keys of `datasets.builder.DATASETS`, and `auto` to detect the dataset."""
 
 Split = Literal["train", "test"]
 
+Rendering = Literal["clean", "final"]
+"""A rendering of a scene; `final` has motion blur, depth of field and fog."""
+
+RENDERINGS: tuple[Rendering, ...] = get_args(Rendering)
+
 RenderPass = Literal["clean", "final", "both"]
-"""Which of two renderings of a scene: `final` has motion blur, depth of field and fog."""
+"""Which renderings of the scenes to read."""
+
+
+def check_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise a ValueError that lists the choices if `value` is not one of them."""
+    if value not in choices:
+        raise ValueError(f"{field}={value!r}; choose one of {', '.join(map(str, choices))}")
+
+
+def train_only(split: Split, why: str) -> None:
+    """Raise a ValueError that gives the reason `why` if `split` is not `train`."""
+    check_choice("split", split, get_args(Split))
+    if split != "train":
+        raise ValueError(f"split={split!r}: {why}; choose train")
+
+
+def render_passes(render_pass: RenderPass) -> dict[str, str]:
+    """Return the passes to read, keyed by the prefix of their frames' names.
+
+    The prefix is empty unless both passes are read.
+    """
+    check_choice("render_pass", render_pass, get_args(RenderPass))
+    if render_pass == "both":
+        return {"clean": "clean", "final": "final"}
+    return {"": render_pass}

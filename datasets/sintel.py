@@ -1,4 +1,4 @@
-"""MPI Sintel's stereo set (Butler et al., ECCV 2012)."""
+"""MPI Sintel's stereo dataset (Butler et al., ECCV 2012)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 from datasets.decoders import is_unset, neither_set, sintel_png
 from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import RenderPass, Split
-from datasets.splits import render_passes, train_only
+from datasets.names import RenderPass, Split, render_passes, train_only
 from datasets.templates import Files, every_part, home, matched
 
 __all__ = ["Sintel", "is_sintel"]
@@ -18,17 +17,17 @@ _LAYOUT = "understood as Sintel: training/{clean,final}_{left,right} and trainin
 
 
 class Sintel(FrameDataset):
-    """Sintel: 1064 frames of an animated film, dense truth of the left view.
+    """Sintel: 1064 frames of an animated film, dense ground truth of the left view.
 
     ```
     training/{clean,final}_{left,right}/alley_1/frame_0001.png
     training/disparities/alley_1/frame_0001.png    4 R + G / 64 pixels, every pixel known
-    training/occlusions/alley_1/frame_0001.png     not 0: hidden in the right image
-    training/outofframe/alley_1/frame_0001.png     not 0: beyond the right image's border
+    training/occlusions/alley_1/frame_0001.png     not 0: occluded in the right image
+    training/outofframe/alley_1/frame_0001.png     not 0: outside the right image
     ```
 
-    `ROOT` may hold the tree in a folder called `Sintel` or the like. Masks: `in_frame`, which is
-    what the authors evaluate on, and `nonocc`, in frame and not hidden.
+    The tree may also lie in a subfolder of `ROOT` named `Sintel` or similar. Masks: `in_frame`, the
+    pixels that the authors evaluate, and `nonocc`, those that are in frame and not occluded.
 
     Data: "stereo" at sintel.is.tue.mpg.de; licence: see that site, cite Butler et al. 2012; the
     film itself is CC BY 3.0.
@@ -46,16 +45,16 @@ class Sintel(FrameDataset):
 
         Raises:
             FileNotFoundError: a folder or a file of a frame is missing.
-            ValueError: an argument is none of those named.
+            ValueError: an argument is not one of those listed.
         """
-        train_only(split, "there is truth for the training scenes only")
+        train_only(split, "only the training scenes have ground truth")
         base = _base(Path(root))
         passes = render_passes(render_pass).items()
         super().__init__(every_part(_frames(base, images, label) for label, images in passes))
 
 
 def is_sintel(root: str | Path) -> bool:
-    """Whether `root` holds Sintel's stereo set."""
+    """Return whether `root` holds Sintel's stereo dataset."""
     return (_base(Path(root)) / "disparities").is_dir()
 
 

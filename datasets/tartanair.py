@@ -7,16 +7,15 @@ from pathlib import Path
 
 from datasets.decoders import depth_float_png, depth_npy
 from datasets.frames import FrameDataset
-from datasets.names import Split
-from datasets.pairs import both_views, frames_of_views
-from datasets.splits import train_only
+from datasets.names import Split, train_only
+from datasets.templates import both_views, frames_of_views
 
 __all__ = ["TartanAir", "TartanAirV2", "is_tartanair", "is_tartanair_v2"]
 
 FOCAL_LENGTH = 320.0
-"""In pixels, of both cameras."""
+"""Focal length of both cameras in pixels."""
 BASELINE = 0.25
-"""In metres, the files' unit of depth."""
+"""Distance of the cameras in metres, the files' unit of depth."""
 
 _CAMERAS = ("lcam_front", "rcam_front")
 
@@ -25,13 +24,13 @@ class TartanAir(FrameDataset):
     """TartanAir: a drone's flights through 30 rendered places, 640x480 pixels.
 
     ```
-    PLACE/{Easy,Hard}/P000/image_left/000000_left.png        PLACE may be twice, as unpacked
+    PLACE/{Easy,Hard}/P000/image_left/000000_left.png        PLACE may be nested twice, as unpacked
     PLACE/{Easy,Hard}/P000/image_right/000000_right.png
     PLACE/{Easy,Hard}/P000/depth_left/000000_left_depth.npy  metres; depth_right is optional
     ```
 
-    Disparity is 320 pixels times 0.25 m by depth. The sky is told as some kilometres, so it is
-    known. The published test set has no depth: all that is here is `train`.
+    Disparity is 320 pixels * 0.25 m / depth. The depth of the sky is stored as some kilometres, so
+    it is known. The published test set has no depth: everything is `train`.
 
     Data: download_training.py of github.com/castacks/tartanair_tools (--rgb --depth); licence: see
     theairlab.org/tartanair-dataset (that of version 2 is CC BY 4.0), cite Wang et al. 2020.
@@ -41,8 +40,8 @@ class TartanAir(FrameDataset):
         """Find the frames.
 
         Raises:
-            FileNotFoundError: there are no frames, or a file of one is missing.
-            ValueError: another split than `train`.
+            FileNotFoundError: there are no frames, or a file of a frame is missing.
+            ValueError: `split` is not `train`.
         """
         train_only(split, "TartanAir's test set has no depth")
         images = both_views(Path(root), "{scene}/image_VIEW/{frame}_VIEW")
@@ -53,18 +52,18 @@ class TartanAir(FrameDataset):
 
 
 class TartanAirV2(FrameDataset):
-    """TartanAir V2: flights through 65 rendered places, 640x640 pixels, its cameras to the front.
+    """TartanAir V2: flights through 65 rendered places, 640x640 pixels, front cameras.
 
     ```
     PLACE/Data_{easy,hard}/P000/image_lcam_front/000000_lcam_front.png        left
     PLACE/Data_{easy,hard}/P000/image_rcam_front/000000_rcam_front.png        right
-    PLACE/Data_{easy,hard}/P000/depth_lcam_front/000000_lcam_front_depth.png  metres: the four bytes
-                                                        of a float a pixel; of the right: optional
+    PLACE/Data_{easy,hard}/P000/depth_lcam_front/000000_lcam_front_depth.png  metres, float32
+                                        in the four bytes of a pixel; depth of the right is optional
     ```
 
-    Disparity is 320 pixels times 0.25 m by depth. The sky is told as some kilometres, so it is
-    known. The cameras to the other sides are left alone: their pairs do not lie side by side. There
-    are no splits: all of it is `train`.
+    Disparity is 320 pixels * 0.25 m / depth. The depth of the sky is stored as some kilometres, so
+    it is known. Only the front cameras are read: the others do not form rectified pairs. The
+    dataset has no splits: everything is `train`.
 
     Data: the package `tartanair` (github.com/castacks/tartanairpy); licence: CC BY 4.0, see
     tartanair.org.
@@ -74,8 +73,8 @@ class TartanAirV2(FrameDataset):
         """Find the frames.
 
         Raises:
-            FileNotFoundError: there are no frames, or a file of one is missing.
-            ValueError: another split than `train`.
+            FileNotFoundError: there are no frames, or a file of a frame is missing.
+            ValueError: `split` is not `train`.
         """
         train_only(split, "TartanAir V2 has no test split")
         images, truths = (
@@ -91,12 +90,12 @@ class TartanAirV2(FrameDataset):
 
 
 def is_tartanair(root: str | Path) -> bool:
-    """Whether `root` holds flights of TartanAir."""
+    """Return whether `root` holds flights of TartanAir."""
     return _has_flights(Path(root), ("Easy", "Hard"), "left")
 
 
 def is_tartanair_v2(root: str | Path) -> bool:
-    """Whether `root` holds flights of TartanAir V2."""
+    """Return whether `root` holds flights of TartanAir V2."""
     return _has_flights(Path(root), ("Data_easy", "Data_hard"), _CAMERAS[0])
 
 

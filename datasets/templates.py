@@ -1,19 +1,34 @@
-"""Files of a tree, found by a template of their paths and matched by name: never by order."""
+"""Files of a folder tree, found by a path template and matched by name, never by order."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import TypeVar
 
-__all__ = ["Files", "Key", "MissingFilesError", "every_part", "home", "matched"]
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.frames import Frame, View
+
+__all__ = [
+    "Files",
+    "Key",
+    "MissingFilesError",
+    "both_views",
+    "every_part",
+    "frames_of_parts",
+    "frames_of_views",
+    "home",
+    "matched",
+]
 
 Key = tuple[str, ...]
-"""What a template's fields stand for in a path: `("A/0000", "0006")`."""
+"""Values of a template's fields in a path, such as `("A/0000", "0006")`."""
 _Row = TypeVar("_Row")
 _MISSING = (
     "missing, though other files of the frame are there; unpack the archive again or remove the "
@@ -22,15 +37,15 @@ _MISSING = (
 
 
 class MissingFilesError(FileNotFoundError):
-    """Frames lack some of their files. The message tells the first; `missing` has them all."""
+    """Files of frames are missing. The message names the first; `missing` lists all of them."""
 
     def __init__(self, missing: Sequence[tuple[Path, str]], frames: int, layout: str) -> None:
-        """Tell of files that are not there.
+        """Describe the missing files.
 
         Args:
-            missing: Where they should be, and what to say of each.
-            frames: How many frames there are, these included.
-            layout: How the tree was understood.
+            missing: Expected path and description of each missing file.
+            frames: Number of frames, including the incomplete ones.
+            layout: Description of the folder layout.
         """
         self.missing, self.frames, self.layout = tuple(missing), frames, layout
         path, what = missing[0]
@@ -40,7 +55,7 @@ class MissingFilesError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Files:
-    """Files of one kind, one a frame.
+    """Files of one kind, one per frame.
 
     Example:
         >>> Files(Path("disparity/TRAIN"), "{scene}/left/{frame}", (".pfm",)).path(("A/0000", "6"))
@@ -48,20 +63,20 @@ class Files:
     """
 
     folder: Path
-    """Where they lie."""
+    """Folder that holds the files."""
     template: str
-    """Path below `folder` without the suffix. `{frame}` stands for one name or a piece of it, any
-    other field for one or more folders and the like."""
+    """Path below `folder` without the suffix. `{frame}` matches a name or part of one, any other
+    field matches across folders."""
     suffixes: tuple[str, ...] = (".png",)
-    """In order of preference, should a file be there in two formats."""
+    """Allowed suffixes, in order of preference if a file exists in two formats."""
     within: tuple[str, ...] = ()
-    """Names of the only folders to look into, below `folder`; all if none is given."""
+    """Names of the folders below `folder` to search; empty for all."""
 
     def find(self) -> dict[Key, Path]:
-        """All files there are, by key. A folder that does not exist has none.
+        """Return all files by key; empty if the folder does not exist.
 
-        Keys come from the path below `folder`: what lies above may itself contain `left`. Hidden
-        files (`._0006.png`, which some systems leave) are no frames.
+        Keys come from the path below `folder`, as the path above may itself contain `left`. Hidden
+        files are ignored, such as `._0006.png`, which some systems create.
         """
         found: dict[Key, Path] = {}
         for key, path in self._matches():
@@ -70,11 +85,11 @@ class Files:
         return found
 
     def exist(self) -> bool:
-        """Whether there is one at least, without looking for all."""
+        """Return whether there is at least one file, without searching for all."""
         return any(True for _ in self._matches())
 
     def path(self, key: Key) -> Path:
-        """Where the file of a frame lies or should."""
+        """Return the path at which a frame's file is expected."""
         return self.folder / f"{self._filled(key)}{self.suffixes[0]}"
 
     def _filled(self, key: Key) -> str:
@@ -92,7 +107,7 @@ class Files:
     def _matches(self) -> Iterator[tuple[Key, Path]]:
         pattern = self._pattern()
         for top in [self.folder / name for name in self.within] or [self.folder]:
-            # Links are followed: data sets are often put together from them.
+            # Links are followed: datasets are often assembled from them.
             for folder, below, names in os.walk(top, onerror=_unless_absent, followlinks=True):
                 below[:] = [name for name in below if not _leads_back(folder, name)]
                 above = Path(folder).relative_to(self.folder).parts
@@ -109,13 +124,13 @@ class Files:
 
 
 def _unless_absent(error: OSError) -> None:
-    """Raise what keeps a folder from being read: its files are not missing."""
+    """Raise an OSError if a folder exists but cannot be read; its files are not missing."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise OSError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _leads_back(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one of those above: following it would never end."""
+    """Return whether a folder is a link to one of its parents; following it would never end."""
     path = Path(folder, name)
     return path.is_symlink() and any(path.samefile(above) for above in path.parents)
 
@@ -123,19 +138,21 @@ def _leads_back(folder: str, name: str) -> bool:
 def matched(
     reference: Files, partner: Files, truth: Files, layout: str
 ) -> Iterator[tuple[Key, Path, Path, Path]]:
-    """Frames of which at least one image is there, sorted by key: alike on every file system.
+    """Match the files of frames by key; frames are sorted by key on every file system.
+
+    A frame is a key for which at least one image exists.
 
     Args:
-        reference: Images that the truth belongs to.
-        partner: The other view's images, with the same keys.
-        truth: Files with the same keys; those without images are no frames.
-        layout: How the tree was understood, for messages.
+        reference: Images that the ground truth belongs to.
+        partner: Images of the other view, with the same keys.
+        truth: Ground truth with the same keys; files without images are ignored.
+        layout: Description of the folder layout, for error messages.
 
     Yields:
-        A frame's key and its three files.
+        The key and the three files of a frame.
 
     Raises:
-        FileNotFoundError: there are no images at all, or files of frames are missing.
+        FileNotFoundError: there are no images, or files of frames are missing.
     """
     kinds = (reference, partner, truth)
     for files in kinds:
@@ -159,10 +176,10 @@ def matched(
 
 
 def every_part(parts: Iterable[Iterable[_Row]]) -> Iterator[_Row]:
-    """Frames of all parts; where files are missing, those of all parts are told at once.
+    """Chain the frames of all parts, and report the missing files of all parts at once.
 
     Raises:
-        MissingFilesError: after all parts were looked at.
+        MissingFilesError: files are missing; raised after all parts have been searched.
     """
     lacking: list[MissingFilesError] = []
     whole = 0
@@ -180,17 +197,89 @@ def every_part(parts: Iterable[Iterable[_Row]]) -> Iterator[_Row]:
 
 
 def home(root: Path, names: tuple[str, ...], *markers: str) -> Path:
-    """The folder of a data set: the first of `root` and `root/NAME` that holds a marker.
+    """Find the folder of a dataset: the first of `root` and `root/NAME` that contains a marker.
 
     Args:
-        root: What the user named.
-        names: What the folder of the data set is usually called.
-        *markers: Paths, one of which exists inside it.
+        root: The folder given by the user.
+        names: Usual names of the dataset's folder.
+        *markers: Relative paths, at least one of which exists in the dataset's folder.
 
     Returns:
-        `root` itself if none does: messages should name what the user named.
+        The folder; `root` if there is none, so that messages name the folder given by the user.
     """
     for folder in (root, *(root / name for name in names)):
         if any((folder / marker).exists() for marker in markers):
             return folder
     return root
+
+
+Views = tuple[Files, Files]
+"""Files of the left and the right view."""
+
+
+def both_views(
+    folder: Path,
+    template: str,
+    suffix: str = ".png",
+    names: tuple[str, str] = ("left", "right"),
+) -> Views:
+    """Return the files of both views; `VIEW` in the template is replaced by each view's name."""
+    left, right = (Files(folder, template.replace("VIEW", view), (suffix,)) for view in names)
+    return left, right
+
+
+def frames_of_parts(
+    base: Path,
+    parts: Iterable[str],
+    templates: tuple[str, str],
+    decode: Callable[[Path], NDArray[np.float32]],
+    layout: str,
+) -> Iterator[Frame]:
+    """Find the frames of all existing parts: folders of JPEG images with PNG ground truth.
+
+    Args:
+        base: Folder that holds the parts.
+        parts: Names of the parts' folders.
+        templates: Path templates of images and ground truth, containing `VIEW`.
+        decode: Reads the ground truth, as `View.decode`.
+        layout: Description of the folder layout, for error messages.
+
+    Raises:
+        FileNotFoundError: no part exists, or files of frames are missing.
+    """
+    there = [part for part in parts if (base / part).is_dir()]
+    if not there:
+        raise FileNotFoundError(f"{base}: no {' or '.join(parts)} folder; {layout}")
+    return every_part(
+        frames_of_views(
+            both_views(base / part, templates[0], ".jpg"),
+            both_views(base / part, templates[1]),
+            decode,
+            layout,
+            part,
+        )
+        for part in there
+    )
+
+
+def frames_of_views(
+    images: Views,
+    truths: Views,
+    decode: Callable[[Path], NDArray[np.float32]],
+    layout: str,
+    prefix: str = "",
+) -> Iterator[Frame]:
+    """Match the files of frames, sorted by key; the right view's ground truth is optional.
+
+    Args:
+        images: Images of both views.
+        truths: Ground truth of both views.
+        decode: Reads the ground truth, as `View.decode`.
+        layout: Description of the folder layout, for error messages.
+        prefix: Prefix of the frames' names. The part of a frame is the first piece of its name.
+    """
+    right_truth = truths[1].find()
+    for key, left, right, truth in matched(*images, truths[0], layout):
+        name = "/".join((*filter(None, (prefix,)), *key))
+        partner = View(right, right_truth.get(key), decode)
+        yield Frame(View(left, truth, decode), partner, name, name.split("/")[0], layout=layout)

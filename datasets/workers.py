@@ -1,4 +1,4 @@
-"""Samples from worker processes, whose errors, signals and deaths are met in this one."""
+"""Load samples in worker processes, and handle their errors, signals and crashes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["ErrorsAsValues", "loaded", "raise_errors"]
 
 
 class ErrorsAsValues(Dataset[Any]):
-    """A dataset that returns what a user can mend instead of raising it.
+    """A dataset that returns errors that a user can fix instead of raising them.
 
-    Raised in a worker, it would reach them as that worker's traceback.
+    Raised in a worker, an error would be shown as that worker's traceback.
     """
 
     def __init__(self, base: Any) -> None:
@@ -35,7 +35,7 @@ class ErrorsAsValues(Dataset[Any]):
 
 
 def raise_errors(values: Iterable[Any]) -> Generator[Any, None, None]:
-    """Pass values on and raise the first that is an exception; closing it ends the iteration."""
+    """Yield the values, and raise the first one that is an exception."""
     for value in values:
         if isinstance(value, Exception):
             raise value
@@ -44,25 +44,25 @@ def raise_errors(values: Iterable[Any]) -> Generator[Any, None, None]:
 
 @contextmanager
 def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]]:
-    """The samples of a dataset as a `DataLoader` with these options gives them.
+    """Iterate over the samples of a dataset with a `DataLoader`.
 
-    Workers leave signals to this process, and none is left when the block ends, however it does.
-    What they send should hold NumPy arrays, which come through a pipe: tensors would take shared
-    memory, of which containers have little, and an open file each.
+    Workers ignore signals, which this process handles, and all have ended when the block ends.
+    Samples should hold NumPy arrays, which are sent through a pipe: tensors need shared memory, of
+    which containers have little, and an open file each.
 
     Args:
-        dataset: anything with `__getitem__`.
-        workers: processes; 0 loads in this one.
-        options: of the `DataLoader`.
+        dataset: Any object with `__getitem__`.
+        workers: Number of worker processes; 0 loads in this process.
+        **options: Further arguments of the `DataLoader`.
 
     Raises:
-        OSError: workers cannot be started, or one has died; anywhere in the block.
+        OSError: workers cannot be started, or one has died; may be raised anywhere in the block.
     """
     loader: DataLoader[Any] = DataLoader(
         ErrorsAsValues(dataset),
         num_workers=workers,
         worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # else it would draw from the program's
+        generator=torch.Generator(),  # otherwise it would draw from the global one
         **options,
     )
     others, iterator = set(active_children()), None
@@ -70,43 +70,43 @@ def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]
         iterator = _started(loader)
         with closing(raise_errors(iterator)) as values:
             yield values
-    except RuntimeError as error:  # which torch's handler of SIGCHLD raises wherever we are
-        if "DataLoader worker (pid" not in str(error):  # but a worker's own error
+    except RuntimeError as error:  # raised anywhere by torch's SIGCHLD handler
+        if "DataLoader worker (pid" not in str(error):  # an error of our own
             raise
         raise ChildProcessError(_told(str(error))) from error
     finally:
         if workers and iterator is not None:
-            # Not left to its last reference: a traceback may hold that to the end of the program.
+            # Explicit, because a traceback may keep the last reference until the program ends.
             iterator._shutdown_workers()
         for worker in set(active_children()) - others:
-            worker.kill()  # stuck, and deaf to the signal that the program would wait with
+            worker.kill()  # stuck, and ignoring SIGTERM
             worker.join()
 
 
 def _started(loader: DataLoader[Any]) -> Any:
     try:
         if loader.num_workers:
-            Queue().close()  # first: a half-made iterator would end in a traceback of its own
+            Queue().close()  # first, as an incomplete iterator would print a traceback
         return iter(loader)
     except OSError as error:
         raise OSError(
-            f"processes that load samples cannot be started ({error.strerror or error}): give "
-            f"fewer --workers than {loader.num_workers}, 0 for none; they need a little room in "
-            "/dev/shm, and open files (ulimit -n)"
+            f"processes that load samples cannot be started ({error.strerror or error}): use "
+            f"fewer --workers than {loader.num_workers}, or 0 for none; they need some space in "
+            "/dev/shm and open files (ulimit -n)"
         ) from error
 
 
 def _ignore_signals(worker: int) -> None:
-    """Let only the main process answer: Ctrl-C and SLURM signal its workers, too."""
+    """Leave signals to the main process, as Ctrl-C and SLURM also signal its workers."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _told(message: str) -> str:
-    """What torch says of a worker's death, in a line with the likely cause and the remedy."""
-    found = re.search(r"by signal: ([^.]+)", message)  # not told where its pipe closed first
+    """Turn torch's message about a worker's death into one line with likely cause and remedy."""
+    found = re.search(r"by signal: ([^.]+)", message)  # missing if the worker's pipe closed first
     how = f" ({found[1].strip()})" if found else ""
     return (
-        f"a process that loads samples has died{how}, most likely because memory ran out: the same "
-        "command goes on; give it fewer --workers, or 0 for none, if it happens again"
+        f"a process that loads samples has died{how}, most likely because memory ran out: run the "
+        "same command again to continue, with fewer --workers, or 0 for none, if it happens again"
     )

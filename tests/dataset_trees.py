@@ -1,8 +1,8 @@
-"""Writes a tiny tree in each dataset's layout: what its authors' archives unpack to.
+"""Writes a tiny tree in the layout of each dataset, as unpacked from its authors' archives.
 
-Frame k has a left image of shade 10 (k + 1), a right one of that plus 1, and the disparity
-8.5 (k + 1) with the pixel (0, 0) unknown, where the set can tell it. The right view's truth is
-half a pixel more. Pixel (0, 1) is hidden in the right image, where the set has a mask for it.
+Frame k has a left image of shade 10 (k + 1), a right image of that plus 1, and the disparity
+8.5 (k + 1), with pixel (0, 0) unknown if the format allows it. The right view's disparity is half a
+pixel more. Pixel (0, 1) is occluded in the right image if the dataset has masks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def shade(k: int, view: str = "left") -> int:
 
 
 def truth(k: int, view: str = "left", unknown: float = np.nan) -> np.ndarray:
-    """Disparity of a frame, (H, W) float32."""
+    """Return the disparity of a frame, (H, W) float32."""
     values = np.full(SIZE, 8.5 * (k + 1) + 0.5 * (view == "right"), np.float32)
     values[0, 0] = unknown
     return values
@@ -72,7 +72,7 @@ def kitti2015(root: Path, order: Order = FRAMES) -> Path:
 
 
 def scene(images: Path, known: Path, k: int, names: tuple[str, str]) -> None:
-    """A folder in Middlebury's manner."""
+    """Write a scene in the format of Middlebury."""
     for name, view in (("im0", "left"), ("im1", "right")):
         write_shades(images / f"{name}.png", k, view)
     for name, view in zip(names, ("left", "right"), strict=True):
@@ -208,7 +208,7 @@ def folder(root: Path, order: Order = FRAMES) -> Path:
 
 
 def pair_list(root: Path, order: Order = FRAMES) -> Path:
-    """The list keeps its own order, so only the pairs are written in the order asked for."""
+    """Write pairs in the given order; the list has an order of its own."""
     folder(root, order)
     columns = ("left.png", "right.png", "disp.npy", "nonocc.png", "disp_right.npy")
     rows = [",".join(f"pair{k}/{name}" for name in columns) for k in FRAMES]
@@ -247,4 +247,4 @@ TREES: dict[str, Callable[..., Path]] = {
     "folder": folder,
     "list": pair_list,
 }
-"""Writers by the datasets' names; each returns what the reader is to be given."""
+"""Writers by name of the dataset; each returns the root for the reader."""

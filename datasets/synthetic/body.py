@@ -1,4 +1,4 @@
-"""Solids made ready for casting: their tensors on the device, and where rays meet them."""
+"""Solids prepared for ray casting: their tensors on the device, and intersections with rays."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.mesh import Sight
 from datasets.synthetic.outlines import covers
 from datasets.synthetic.scene import Array, Rig, Solid
-from datasets.synthetic.shapes import first_hit, gradient
+from datasets.synthetic.shapes import Sight, first_hit, float32, gradient
 
 _NEAR = 1e-3
-"""An object that reaches behind this depth has no box on the screen and is tried everywhere."""
+"""Objects that reach closer than this depth have no bounds on the screen."""
 TOUCH = 1e-5
-"""Share of the distance within which two surfaces touch rather than hide one another."""
+"""Share of the distance within which two surfaces touch and do not occlude one another."""
 _SLACK = 1e-4
-"""Share of a distance on the screen by which float32 may place a ray aside."""
+"""Rounding error of float32 on the screen, as a share of the distance."""
 _FOLD = 0.01
-"""Share of its radius within which the skin of a mesh touches itself."""
+"""Share of its radius within which a mesh touches itself and does not occlude itself."""
 
 
 class Body:
-    """A solid made ready for casting: its tensors on the device.
+    """A solid prepared for ray casting: its tensors on the device.
 
-    What is small is worked out in float64; the many rays are float32.
+    Per-solid values are computed in float64; rays are float32.
     """
 
     def __init__(self, solid: Solid, device: torch.device | str) -> None:
         half = solid.half.copy()
         if solid.shape == "card":
-            half[2] = 1.0  # its thickness is nought: any scale will do
+            half[2] = 1.0  # its thickness is zero: any scale will do
         self.solid = solid
         self.flat = solid.shape == "card"
         self._to_unit = solid.rotation.T / half[:, None]
-        self.to_unit = _tensor(self._to_unit, device)  # (3, 3)
-        self.to_world = _tensor(solid.rotation / half[None, :], device)  # (3, 3), for normals
-        self.centre = _tensor(solid.centre[:, None], device)  # (3, 1)
-        self.half = _tensor(half[:, None], device)  # (3, 1)
-        self.cuts = _tensor(solid.cuts, device)  # (F, 4)
+        self.to_unit = float32(self._to_unit, device)  # (3, 3)
+        self.to_world = float32(solid.rotation / half[None, :], device)  # (3, 3), for normals
+        self.centre = float32(solid.centre[:, None], device)  # (3, 1)
+        self.half = float32(half[:, None], device)  # (3, 1)
+        self.cuts = float32(solid.cuts, device)  # (F, 4)
         reach = half * np.array([1, 1, not self.flat])
         unit = np.array(list(product((-1, 1), repeat=3)))
         if solid.mesh is not None:
@@ -50,23 +49,26 @@ class Body:
         self.corners = solid.centre + from_centre  # (8 or V, 3)
         self.radius = float(np.linalg.norm(from_centre, axis=1).max())
         self.own = np.inf if solid.mesh is None else _FOLD * self.radius
-        """How far before a point of its own its surface must be to hide it: a convex one cannot."""
+        """Smallest distance at which it occludes a point of its own; infinite if convex."""
         self._eyes: dict[float, Tensor] = {}
         self._sights: dict[tuple[float, ...], Sight | None] = {}
 
     def seen(self, eye: float, directions: Tensor) -> Tensor:
-        """(N,) parameters at which rays (3, N) from x = `eye` first hit it; inf for a miss."""
+        """Return (N,) parameters of first hits of rays (3, N) from x = `eye`; inf for a miss."""
         if self.solid.mesh is not None:
             x, y, z = directions
             sight = self._from_eye(eye)
             return (sight.depth + sight.heights(x / z, y / z)) / z
         if eye not in self._eyes:
             start = self._to_unit @ (np.array([eye, 0.0, 0.0]) - self.solid.centre)
-            self._eyes[eye] = _tensor(start[:, None], directions.device)  # (3, 1)
+            self._eyes[eye] = float32(start[:, None], directions.device)  # (3, 1)
         return self._hit(self._eyes[eye], self.to_unit @ directions)
 
     def shades(self, points: Tensor, light: Tensor) -> Tensor:
-        """(N,) from which of the points (3, N), not of its own if it is convex, it hides (3, 1)."""
+        """Return (N,) whether it hides the light (3, 1) from the points (3, N).
+
+        Points of its own must be left out if it is convex.
+        """
         if self.solid.mesh is not None:
             return self._shades_by_folds(points, light)
         start = self.to_unit @ (points - self.centre)
@@ -74,12 +76,12 @@ class Body:
         return self._hit(start, step) < 1 - TOUCH
 
     def outward(self, eye: float, directions: Tensor, position: Tensor) -> Tensor:
-        """(3, N) outward directions in the unit shape's space, not normalised.
+        """Return (3, N) outward directions in the space of the unit shape, not normalised.
 
         Args:
-            eye: x of the eye that sees the points.
-            directions: (3, N) rays to them.
-            position: (3, N) the points in the unit shape's space.
+            eye: Position of the camera on the x axis.
+            directions: (3, N) rays to the points.
+            position: (3, N) points in the space of the unit shape.
         """
         if self.solid.mesh is not None:
             x, y, z = directions
@@ -100,7 +102,7 @@ class Body:
         return sight
 
     def _shades_by_folds(self, points: Tensor, light: Tensor) -> Tensor:
-        """A lamp among the folds of a mesh is kept from nothing by it."""
+        """Return `shades` for a mesh; a light inside its bounds is never hidden by it."""
         position = light[:, 0].cpu().numpy().astype(np.float64)
         ahead = self.solid.centre - position
         sight = self._sight(tuple(position.tolist()), position, _axes(ahead))
@@ -111,7 +113,7 @@ class Body:
         return sight.heights(x / z, y / z) < height - self.own
 
     def _sight(self, key: tuple[float, ...], point: Array, frame: Array) -> Sight | None:
-        """The mesh as seen from the point, with the rows of `frame` as axes; none if beside it."""
+        """Return the mesh seen from the point along the axes `frame`; None if not in front."""
         mesh = self.solid.mesh
         if key not in self._sights and mesh is not None:
             vertices = (self.corners - point) @ frame.T
@@ -123,10 +125,10 @@ class Body:
 
 
 def screen_bounds(bodies: Sequence[Body], rig: Rig, eye: float) -> Array:
-    """(K, 8) where on the screen of the camera at x = `eye` each body is at most, in pixels.
+    """Return (K, 8) bounds of the bodies on the screen of the camera at x = `eye`, in pixels.
 
-    Its box, x from, x to, y from, y to, and a strip along its longer axis, of the points (x, y)
-    whose product with the unit vector (nx, ny) is in a range: nx, ny, from, to.
+    The columns are a box (x from, x to, y from, y to) and a strip along the longer axis: the points
+    (x, y) whose dot product with the unit vector (nx, ny) is in a range (nx, ny, from, to).
     """
     starts = np.cumsum([0, *(len(body.corners) for body in bodies[:-1])])
     x, y, z = np.concatenate([body.corners for body in bodies]).T
@@ -137,7 +139,7 @@ def screen_bounds(bodies: Sequence[Body], rig: Rig, eye: float) -> Array:
     middle = np.add.reduceat(corners, starts, 1) / counts
     u, v = corners - middle.repeat(counts, 1)
     uu, uv, vv = np.add.reduceat(np.stack([u * u, u * v, v * v]), starts, 1)
-    angle = np.arctan2(2 * uv, uu - vv) / 2  # of the axis along which the corners spread most
+    angle = np.arctan2(2 * uv, uu - vv) / 2  # of the axis with the largest spread of the corners
     normal = np.stack([-np.sin(angle), np.cos(angle)])
     spread = np.stack([*corners, (normal.repeat(counts, 1) * corners).sum(0)])
     low, high = np.minimum.reduceat(spread, starts, 1), np.maximum.reduceat(spread, starts, 1)
@@ -148,12 +150,8 @@ def screen_bounds(bodies: Sequence[Body], rig: Rig, eye: float) -> Array:
 
 
 def _axes(ahead: Array) -> Array:
-    """(3, 3) whose rows are two axes across `ahead`, and its direction."""
+    """Return (3, 3) rows: two axes orthogonal to `ahead`, and its direction."""
     z = ahead / np.linalg.norm(ahead)
     x = np.cross(np.eye(3)[np.abs(z).argmin()], z)
     x /= np.linalg.norm(x)
     return np.stack([x, np.cross(z, x), z])
-
-
-def _tensor(array: Array, device: torch.device | str) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32, device=device)

@@ -1,28 +1,157 @@
-"""Ray casting: which object each pixel sees, at what depth, and whether another view sees it too.
+"""Ray casting: the object and depth that each pixel sees, occlusion between views, and shadows.
 
-Each object is tried only with the rays that pass its box on the screen, so the cost grows with
-what is drawn, not with objects times pixels.
+Each object is intersected only with the rays that pass its bounds on the screen, so the cost grows
+with the area drawn rather than with objects times pixels. Rays that do not form a full image are
+handled in blocks of neighbours: a block is skipped if its bounds and those of the object are
+disjoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datasets.synthetic.body import TOUCH, Body, screen_bounds
-from datasets.synthetic.rays import BLOCK, Rays, blocks, members, others, pixels
+from datasets.synthetic.scene import Array, Rig
+
+BLOCK = 64
+"""Number of rays in a block."""
+_TILE = 8
+"""Side of the tiles of pixels that `neighbours_first` keeps together."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread, which is faster for tensors as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True, eq=False)
+class Rays:
+    """Rays of a camera through image positions (x, y), which need not be pixel centres.
+
+    Directions have z = 1, so that the parameter of a ray is the depth.
+    """
+
+    rig: Rig
+    eye: float
+    """Position of the camera on the x axis."""
+    x: Tensor
+    """(N,) float32 columns in pixels."""
+    y: Tensor
+    """(N,) float32 rows in pixels."""
+
+    @property
+    def origin(self) -> Tensor:
+        """(3, 1) position of the camera."""
+        return self.x.new_tensor([[self.eye], [0.0], [0.0]])
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """(3, N) directions with z = 1."""
+        x = (self.x - self.rig.centre[0]) / self.rig.focal
+        y = (self.y - self.rig.centre[1]) / self.rig.focal
+        return torch.stack([x, y, torch.ones_like(x)])
+
+    def part(self, index: Tensor) -> Rays:
+        """Return the rays with these indices."""
+        return Rays(
+            self.rig, self.eye, self.x.index_select(0, index), self.y.index_select(0, index)
+        )
+
+    def near(self, bounds: Array) -> Tensor:
+        """Return (K, B) whether blocks of the rays may pass the bounds (K, 8) of bodies."""
+        (left, right), (top, bottom) = (blocks(v).aminmax(dim=1) for v in (self.x, self.y))
+        x0, x1, y0, y1, nx, ny, first, last = self.x.new_tensor(bounds).T[:, :, None]  # (K, 1)
+        in_box = (right >= x0) & (left <= x1) & (bottom >= y0) & (top <= y1)
+        across = nx * ((left + right) / 2) + ny * ((top + bottom) / 2)
+        reach = nx.abs() * ((right - left) / 2) + ny.abs() * ((bottom - top) / 2)
+        return in_box & (across + reach >= first) & (across - reach <= last)
+
+
+def pixel_rays(rig: Rig, eye: float, device: torch.device | str) -> Rays:
+    """Return the rays through the centres of all pixels, row by row."""
+    height, width = rig.size
+    y = torch.arange(height, dtype=torch.float32, device=device)
+    x = torch.arange(width, dtype=torch.float32, device=device)
+    return Rays(rig, eye, x.repeat(height), y.repeat_interleave(width))
+
+
+def pixels(bounds: Array, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Return rows and columns of the pixels whose centres are in the box of the bounds (8,)."""
+    height, width = size
+    x0, x1, y0, y1 = bounds[:4]
+    return _whole(y0, y1, height), _whole(x0, x1, width)
+
+
+def _whole(first: float, last: float, size: int) -> slice:
+    """Return the integers in [first, last] that are also in [0, size)."""
+    start = int(np.clip(np.ceil(first), 0, size))
+    return slice(start, int(np.clip(np.floor(last) + 1, start, size)))
+
+
+def neighbours_first(rays: Rays, number: Tensor) -> Tensor:
+    """Return (M,) indices of the rays that hit a body, sorted by body, then by tile of the image.
+
+    The points of a body are then a slice, and those of a block are close together.
+
+    Args:
+        rays: N rays.
+        number: (N,) index of the body hit; below 0 for none.
+    """
+    across = rays.rig.size[1] // _TILE + 2
+    tile = (rays.y / _TILE).to(torch.int32) * across + (rays.x / _TILE).to(torch.int32)
+    tiles = (rays.rig.size[0] // _TILE + 2) * across
+    order = (number.to(torch.int32) * tiles + tile).argsort(stable=True)
+    return order[int((number < 0).sum()) :]
+
+
+def blocks(values: Tensor) -> Tensor:
+    """Reshape (..., N) to (..., B, BLOCK), padding the last block with the last value."""
+    short = -values.shape[-1] % BLOCK
+    if short:
+        filling = values[..., -1:].expand(*values.shape[:-1], short)
+        values = torch.cat([values, filling], -1)
+    return values.unflatten(-1, (-1, BLOCK))
+
+
+def others(chosen: Tensor, number: Tensor, convex: Tensor) -> Tensor:
+    """Remove from `chosen` (K, B) the blocks with points of the row's own convex body only.
+
+    Args:
+        chosen: (K, B) blocks of points to try for each body.
+        number: (N,) index of the body of each point.
+        convex: (K,) whether a body is convex and so never occludes its own points.
+    """
+    low, high = blocks(number).aminmax(dim=1)
+    row = torch.arange(len(chosen), device=number.device)[:, None]
+    return chosen & ((low != row) | (high != row) | ~convex[:, None])
+
+
+def members(chosen: Tensor) -> list[Tensor]:
+    """Return the indices of the chosen blocks for each row of `chosen` (K, B)."""
+    return list(chosen.nonzero()[:, 1].split(chosen.sum(1).tolist()))
+
 
 _SLACK = 1.01
-"""Factor on the size of bodies, which float32 may place a little aside."""
+"""Factor on the size of bodies that covers rounding errors of float32."""
 _FAR_SLACK = 1e-5
-"""Share of the distance by which it may, of what is far away."""
+"""Rounding error of float32 far away, as a share of the distance."""
 
 
 def nearest_on_grid(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
-    """What the rays of all pixels, row by row, meet first: as `nearest`, and faster."""
+    """Return the same as `nearest` for the rays of all pixels, row by row; faster."""
     size = rays.rig.size
     directions = rays.directions.view(3, *size)
     depth = torch.full_like(directions[0], torch.inf)
@@ -40,11 +169,10 @@ def nearest_on_grid(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]
 
 
 def nearest(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
-    """What each ray meets first.
+    """Find the first body that each ray hits.
 
     Returns:
-        The depth (N,), infinite where nothing is met, and the number (N,) of the body,
-        -1 where nothing is met.
+        Depth (N,), infinite for a miss, and index (N,) of the body, -1 for a miss.
     """
     directions = blocks(rays.directions)  # (3, B, BLOCK)
     depth = torch.full_like(directions[0], torch.inf)
@@ -60,14 +188,14 @@ def nearest(bodies: Sequence[Body], rays: Rays) -> tuple[Tensor, Tensor]:
 
 
 def _tries(bodies: Sequence[Body], near: Tensor) -> Iterator[tuple[int, Body, Tensor]]:
-    """Number, body and the blocks of rays (C,) that `near` (K, B) has it tried on, if any."""
+    """Yield index, body and chosen blocks of rays (C,) for each body with blocks in `near`."""
     for k, (body, chosen) in enumerate(zip(bodies, members(near), strict=True)):
         if chosen.numel():
             yield k, body, chosen
 
 
 def _tried(body: Body, eye: float, directions: Tensor, chosen: Tensor) -> Tensor:
-    """(C, BLOCK) parameters at which the rays of the chosen blocks hit the body."""
+    """Return (C, BLOCK) parameters at which the rays of the chosen blocks hit the body."""
     through = directions.index_select(1, chosen)
     return body.seen(eye, through.flatten(1)).view(-1, BLOCK)
 
@@ -75,27 +203,27 @@ def _tried(body: Body, eye: float, directions: Tensor, chosen: Tensor) -> Tensor
 def occluded(
     bodies: Sequence[Body], rays: Rays, depth: Tensor, number: Tensor, away: Tensor, eye: float
 ) -> Tensor:
-    """Which of the points seen along `rays` the camera at x = `eye` does not see.
+    """Return which of the points seen along `rays` are occluded for the camera at x = `eye`.
 
-    A point is hidden if it projects outside that camera's picture, if its own surface faces the
-    other way there, or if another body stands between. The front of a convex body never hides a
-    point of it; that of a mesh may, and also hides what faces the other way.
+    A point is occluded if it projects outside the image, if its surface faces away, or if another
+    body is in between. The front of a convex body never occludes its own points; that of a mesh
+    may, and also occludes its surfaces that face away.
 
     Args:
-        bodies: all bodies.
-        rays: the N rays of the camera that saw the points.
+        bodies: All bodies.
+        rays: The N rays of the camera that saw the points.
         depth: (N,) depths of the points.
-        number: (N,) bodies of the points.
-        away: (N,) the dot product of surface normal and viewing direction at `eye` times that
-            at the rays' own camera; negative where one sees the front and the other the back.
-        eye: where the other camera stands on the x axis.
+        number: (N,) index of the body of each point.
+        away: (N,) dot product of surface normal and viewing direction at `eye`; negative if that
+            camera sees the back of the surface.
+        eye: Position of the other camera on the x axis.
 
     Returns:
         (N,) booleans.
     """
     width = rays.rig.size[1]
     column = rays.x + rays.rig.focal * (rays.eye - eye) / depth
-    # The outermost pixels reach half a pixel further than their centres.
+    # The outermost pixels extend half a pixel beyond their centres.
     hidden = (column < -0.5) | (column > width - 0.5)
     convex = _convex(bodies, number)
     hidden |= (away < 0) & convex.index_select(0, number)
@@ -117,21 +245,21 @@ def occluded(
 
 
 def _convex(bodies: Sequence[Body], number: Tensor) -> Tensor:
-    """(K,) which bodies never hide themselves, on the device of `number`."""
+    """Return (K,) whether bodies are convex, on the device of `number`."""
     return number.new_tensor([np.isinf(body.own) for body in bodies], dtype=torch.bool)
 
 
 def shaded(
     bodies: Sequence[Body], points: Tensor, number: Tensor, wanted: Tensor, light: Tensor
 ) -> Tensor:
-    """Which points the light does not reach.
+    """Return which points are in the shadow of a light.
 
     Args:
-        bodies: all bodies.
-        points: (3, N).
-        number: (N,) bodies that they lie on.
-        wanted: (N,) which of them matter; others may be left out.
-        light: (3, 1).
+        bodies: All bodies.
+        points: (3, N) positions.
+        number: (N,) index of the body of each point.
+        wanted: (N,) points to compute; the result is arbitrary for others.
+        light: (3, 1) position of the light.
 
     Returns:
         (N,) booleans.
@@ -152,10 +280,10 @@ def shaded(
 
 
 def _between(bodies: Sequence[Body], points: Tensor, goal: Tensor) -> Tensor:
-    """(K, B) whether a body may stand between the goal (3, 1) and some point of a block.
+    """Return (K, B) whether a body may be between the goal (3, 1) and a point of a block.
 
-    The ways from a block's points to the goal are no further from the way of the block's middle
-    than the points are from the middle: it must meet the body's own box, made larger by as much.
+    Lines from the points of a block to the goal are no further from the line of the block's centre
+    than the points are from the centre. So that line must hit the body's box enlarged by as much.
     """
     low, high = blocks(points).aminmax(dim=2)  # (3, B)
     to_unit = torch.cat([body.to_unit for body in bodies])  # (3 K, 3)
@@ -168,5 +296,5 @@ def _between(bodies: Sequence[Body], points: Tensor, goal: Tensor) -> Tensor:
     middle, half = -start * inverse, reach * inverse.abs()
     enter = (middle - half).unflatten(0, (-1, 3)).amax(1)  # (K, B)
     leave = (middle + half).unflatten(0, (-1, 3)).amin(1)
-    # Whatever is no number, as along a side of the box, is tried.
+    # NaN, as along a side of the box, counts as a hit.
     return ~((enter > leave) | (enter > 1) | (leave < 0))

@@ -1,4 +1,4 @@
-"""Renders a scene: both views, each from its own rays, with exact disparity and occlusion."""
+"""Renders both views of a scene, each from its own rays, with exact disparity and occlusion."""
 
 from __future__ import annotations
 
@@ -12,49 +12,55 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.synthetic.body import Body
-from datasets.synthetic.cast import nearest, nearest_on_grid, occluded
-from datasets.synthetic.light import DISPLAY_GAMMA, lit
-from datasets.synthetic.rays import Rays, neighbours_first, one_thread, pixel_rays
+from datasets.synthetic.cast import (
+    Rays,
+    nearest,
+    nearest_on_grid,
+    neighbours_first,
+    occluded,
+    one_thread,
+    pixel_rays,
+)
 from datasets.synthetic.scene import Scene
 from datasets.synthetic.sensor import encoded, exposure, sensed
-from datasets.synthetic.surface import Surface, surface
+from datasets.synthetic.shading import DISPLAY_GAMMA, Surface, lit, surface
 from datasets.synthetic.textures import Atlas
 from ea_psmnet.sample import StereoSample
 
 _T = TypeVar("_T", bound=np.generic)
 _FOLD = 0.005
-"""Share of 1 / depth by which it may leave the straight line from pixel to pixel."""
+"""Largest bend of 1 / depth between neighbouring pixels of a surface, as a share of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedScene:
-    """A rendered pair and all that is known of it."""
+    """A rendered pair with dense ground truth."""
 
     left: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
+    """(H, W, 3) RGB image."""
     right: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
+    """(H, W, 3) RGB image."""
     disparity_left: NDArray[np.float32]
-    """(H, W) in pixels: left (x, y) shows what right (x - disparity, y) shows."""
+    """(H, W) in pixels: left (x, y) matches right (x - disparity, y)."""
     disparity_right: NDArray[np.float32]
-    """(H, W) in pixels: right (x, y) shows what left (x + disparity, y) shows."""
+    """(H, W) in pixels: right (x, y) matches left (x + disparity, y)."""
     occluded_left: NDArray[np.bool_]
-    """(H, W), true where the right view does not show the point, out of its picture included."""
+    """(H, W), true where the right view does not show the point, or it is outside that image."""
     occluded_right: NDArray[np.bool_]
-    """(H, W) likewise."""
+    """(H, W), the same for the right view."""
     object_left: NDArray[np.int32]
-    """(H, W) number of the solid in the scene; -1 where there is none."""
+    """(H, W) index of the solid in the scene; -1 for none."""
     object_right: NDArray[np.int32]
-    """(H, W) likewise."""
+    """(H, W), the same for the right view."""
 
     def sample(self, name: str) -> StereoSample:
-        """The left view's sample; a pixel that sees no solid has no known disparity."""
+        """Return the sample of the left view; pixels without a solid are invalid."""
         valid = self.object_left >= 0
         masks = {"nonocc": valid & ~self.occluded_left}
         return StereoSample(self.left, self.right, self.disparity_left, valid, name, masks)
 
     def mirrored(self) -> RenderedScene:
-        """The scene in a mirror: the flipped right view is then the left one, and vice versa."""
+        """Return the mirrored scene: views flipped and swapped."""
         return RenderedScene(
             _flipped(self.right),
             _flipped(self.left),
@@ -73,19 +79,19 @@ def _flipped(array: NDArray[_T]) -> NDArray[_T]:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What of the appearance is rendered; the geometry never depends on it."""
+    """Options of the appearance; the geometry never depends on them."""
 
     lighting: bool = True
-    """False leaves the surfaces' own colours."""
+    """Whether to render light; otherwise surfaces have their own colours."""
     noise: bool = True
-    """False leaves out what the sensor does: noise, blur, colour balance and gamma."""
+    """Whether to simulate the sensor: noise, blur, colour balance and gamma."""
     supersample: int = 2
-    """Rays a side of a pixel at the edges of objects, faces and shadows; 1 is off."""
+    """Rays per side of a pixel at the edges of objects, faces and shadows; 1 is off."""
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """One camera's picture before the sensor."""
+    """The image of a camera before the sensor."""
 
     linear: NDArray[np.float32]  # (H, W, 3)
     disparity: NDArray[np.float32]
@@ -99,10 +105,10 @@ def render(
     """Render both views of a scene.
 
     Args:
-        scene: its parameters.
-        atlas: the textures, on the same device.
-        look: what to render; everything by default.
-        device: where the rays are cast.
+        scene: The scene.
+        atlas: The textures, on the same device.
+        look: Options of the appearance; everything is rendered by default.
+        device: Device on which rays are cast.
     """
     look = look or Look()
     with torch.inference_mode(), one_thread():
@@ -130,7 +136,7 @@ def render(
 def _view(
     scene: Scene, bodies: Sequence[Body], atlas: Atlas, look: Look, eyes: tuple[float, float]
 ) -> _View:
-    """The view of the camera at the first of `eyes`; the other decides what is occluded."""
+    """Render the view of the camera at the first of `eyes`, with occlusion for the second."""
     rig = scene.rig
     rays = pixel_rays(rig, eyes[0], bodies[0].centre.device)
     depth, number = nearest_on_grid(bodies, rays)
@@ -157,7 +163,7 @@ def _view(
 def _colours(
     scene: Scene, bodies: Sequence[Body], rays: Rays, seen: Surface, atlas: Atlas, look: Look
 ) -> tuple[Tensor, Tensor]:
-    """(3, N) linear colours, and (N,) numbers that differ across edges of what is seen."""
+    """Return (3, N) linear colours, and (N,) keys that differ across visible edges."""
     key = 4 * seen.number + seen.face
     if not look.lighting:
         return seen.albedo**DISPLAY_GAMMA, key
@@ -166,7 +172,7 @@ def _colours(
 
 
 def _edges(keys: Tensor) -> Tensor:
-    """(H, W) where the key differs from that of one of a pixel's four neighbours."""
+    """Return (H, W) where the key differs from that of one of the four neighbours."""
     edge = torch.zeros_like(keys, dtype=torch.bool)
     across = keys[:, 1:] != keys[:, :-1]
     down = keys[1:] != keys[:-1]
@@ -178,10 +184,10 @@ def _edges(keys: Tensor) -> Tensor:
 
 
 def _folds(depth: Tensor) -> Tensor:
-    """(H, W) where a surface passes before another part of itself.
+    """Return (H, W) where a surface occludes another part of itself.
 
-    1 / depth is linear along a row or a column of any plane; where it bends sharply, there is an
-    edge, though what is seen on both sides may be of one body and one face.
+    1 / depth is linear along rows and columns of a plane. A sharp bend is an edge, even if both
+    sides belong to the same face of a body.
     """
     near = depth.reciprocal()
     bend = torch.zeros_like(near)
@@ -202,7 +208,7 @@ def _supersample(
     """Replace the colours of edge pixels in `linear` (3, H*W) by means over several rays."""
     if not len(edges):
         return
-    # Those of one tile together, so that blocks of rays are small.
+    # Sorted by tile, so that blocks of rays are compact.
     around = rays.part(edges)
     around = around.part(neighbours_first(around, torch.zeros_like(edges)))
     side = look.supersample

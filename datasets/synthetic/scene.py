@@ -1,8 +1,8 @@
-"""What a synthetic scene is: plain parameters, before anything is rendered.
+"""Parameters of a synthetic scene.
 
-Coordinates are those of the left camera: x right, y down, z forward, in units that are roughly
-metres. The right camera stands `Rig.baseline` further along x and looks the same way, so that a
-point at depth z has the disparity `focal * baseline / z` in both views.
+Coordinates are those of the left camera: x right, y down, z forward, in units of roughly a metre.
+The right camera is shifted by `Rig.baseline` along x and has the same orientation, so that a point
+at depth z has the disparity `focal * baseline / z` in both views.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rig:
-    """Two equal pinhole cameras side by side; pixel (x, y) is seen through its centre."""
+    """Two identical pinhole cameras side by side; rays pass through the pixel centres."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -26,39 +26,39 @@ class Rig:
     centre: tuple[float, float]
     """Principal point (x, y) in pixels, the same for both cameras."""
     baseline: float
-    """Distance between the cameras."""
+    """Distance of the cameras."""
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """How a surface looks: two textures of the atlas, a colour map and a highlight."""
+    """Appearance of a surface: two textures of the atlas, a colour map and reflections."""
 
     texture: int
-    """Number of the main texture, taken modulo the atlas's length."""
+    """Index of the main texture, taken modulo the number of textures."""
     density: float
-    """Texels of the main texture a unit of length."""
+    """Texels of the main texture per unit of length."""
     turn: float
-    """Angle of the texture on the surface, in radians."""
+    """Rotation of the texture on the surface in radians."""
     shift: tuple[float, float]
-    """Offset of the texture, in texels."""
+    """Offset of the texture in texels."""
     colours: Array
-    """(3, 4), the affine map from texture colour (RGB, 1) to surface colour, both in [0, 1]."""
+    """(3, 4) affine map from texture colour (RGB, 1) to surface colour, both in [0, 1]."""
     detail: int
-    """Number of a second, fine texture that modulates the first."""
+    """Index of the detail texture, which modulates the main texture."""
     detail_density: float
-    """Texels of the second texture a unit of length."""
+    """Texels of the detail texture per unit of length."""
     detail_strength: float
-    """0 leaves the main texture alone."""
+    """Strength of the modulation; 0 is off."""
     highlight: float
     """Strength of the Blinn-Phong highlight; 0 is matt."""
     shininess: float
     """Exponent of the highlight."""
     mirror: float = 0.0
-    """Share of the surroundings' light that it sends back, seen straight on."""
+    """Share of the light of the surroundings that is mirrored at perpendicular view."""
     surroundings: int = 0
-    """Number of the texture that is mirrored, as if printed on a sphere far away."""
+    """Index of the mirrored texture, as if printed on a distant sphere."""
     glows: bool = False
-    """True for the sky: no light changes it, and it neither casts nor receives shadows."""
+    """True for the sky: it is not affected by light and shadows, and casts none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Outline:
     kind: str
     """One of `OUTLINES`."""
     coefficients: Array
-    """(N, 4), read by the kind in its own way; see `outlines.py`."""
+    """(N, 4), with a meaning that depends on the kind; see `outlines.py`."""
 
 
 OUTLINES = ("rectangle", "disc", "blob", "foliage", "lattice", "stencil")
@@ -77,100 +77,100 @@ SHAPES = ("box", "ellipsoid", "cylinder", "card", "mesh")
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """A closed skin of triangles within [-1, 1]³, of any form."""
+    """A closed triangle mesh within [-1, 1]³."""
 
     vertices: Array
-    """(V, 3)."""
+    """(V, 3) positions."""
     faces: NDArray[np.int64]
-    """(F, 3) vertices of each triangle, with outward normals (b - a) x (c - a)."""
+    """(F, 3) vertex indices of the triangles, with outward normals (b - a) x (c - a)."""
     normals: Array
-    """(V, 3) outward directions, of any length, between which the shading bends evenly."""
+    """(V, 3) outward directions of any length, interpolated for shading."""
 
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """One object: a unit shape, scaled, turned and moved, perhaps cut by planes.
+    """An object: a unit shape, scaled, rotated and moved, optionally cut by planes.
 
-    The unit shapes fill [-1, 1]³: the cube, the sphere, the cylinder along z, for a card the
-    square at z = 0, and any mesh. All but meshes are convex, and a camera may be inside one, as in
-    a room or under the sky; a mesh lies wholly before the cameras and is never cut.
+    The unit shapes fill [-1, 1]³: the cube, the sphere, the cylinder along z, the square at z = 0
+    (card), and any mesh. All but meshes are convex, and a camera may be inside, as in a room or
+    under the sky. A mesh is entirely in front of the cameras and never cut.
     """
 
     shape: str
     """One of `SHAPES`."""
     centre: Array
-    """(3,)."""
+    """(3,) position."""
     rotation: Array
-    """(3, 3); its columns are the shape's own axes."""
+    """(3, 3) whose columns are the axes of the shape."""
     half: Array
-    """(3,) half extents along the shape's own axes."""
+    """(3,) half extents along the axes of the shape."""
     material: Material
     cuts: Array
-    """(N, 4) rows (a, b, c, d) that keep ax + by + cz <= d of the unit shape; N may be 0."""
+    """(N, 4) rows (a, b, c, d): half spaces ax + by + cz <= d of the unit shape; N may be 0."""
     outline: Outline | None = None
-    """For cards only; none is the full rectangle."""
+    """Silhouette of a card; None is the full rectangle."""
     casts_shadow: bool = True
     mesh: Mesh | None = None
-    """For meshes only."""
+    """The mesh, if the shape is `mesh`."""
 
     @property
     def depth_reach(self) -> float:
-        """How far it can extend along z from its centre."""
+        """Largest extent along z from its centre."""
         return float(np.abs(self.rotation[2]) @ self.half)
 
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """A point light; one that stands very far away is a sun."""
+    """A point light; a very distant one is a sun."""
 
     position: Array
-    """(3,)."""
+    """(3,) position."""
     colour: Array
-    """(3,) linear intensity at the distance zero."""
+    """(3,) linear intensity at distance zero."""
     reach: float
-    """Distance at which it has lost half of its intensity; infinite for a sun."""
+    """Distance at which the intensity is halved; infinite for a sun."""
     shadows: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Sensor:
-    """What the two cameras do to the light they receive."""
+    """Parameters of exposure, optics, noise and encoding of the two cameras."""
 
     target: float
-    """Median of the exposed picture, linear in [0, 1]."""
+    """Median of the exposed image, linear in [0, 1]."""
     headroom: float
-    """Upper limit of the brightest parts after exposure; what is above 1 is burnt out."""
+    """Upper limit of the brightest parts after exposure; values above 1 are overexposed."""
     gamma: tuple[float, float]
-    """Exponents of the left and right camera's encoding, near 2.2."""
+    """Gamma of the encoding of the left and right camera, near 2.2."""
     balance: Array
     """(2, 3) gains of the colour channels of the left and right camera."""
     blur: tuple[float, float]
     """Standard deviation of the blur of each camera in pixels; 0 is none."""
     focus: float
-    """Share of the pixels that lie behind the distance in focus."""
+    """Share of the pixels that are behind the focal distance."""
     aperture: float
-    """Standard deviation of the blur a pixel of disparity from that in focus; 0 is sharp."""
+    """Standard deviation of the blur per pixel of disparity from the focus; 0 is sharp."""
     shake: tuple[float, float]
-    """How far, in pixels (x, y), the picture moves during the exposure; the same for both."""
+    """Motion (x, y) in pixels during the exposure, the same for both cameras."""
     read_noise: float
-    """Standard deviation of the noise in the dark, of a full scale of 1."""
+    """Standard deviation of the noise without light, for a full scale of 1."""
     shot_noise: float
-    """Variance of the noise a unit of light."""
+    """Variance of the noise per unit of light."""
     seed: int
-    """Start the generator of the noise."""
+    """Seed of the noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything that decides a rendered pair."""
+    """All parameters of a rendered pair."""
 
     kind: str
-    """One of the kinds of `draw.KINDS`."""
+    """A key of `kinds.KINDS`."""
     rig: Rig
     solids: tuple[Solid, ...]
     lights: tuple[Light, ...]
     ambient: Array
-    """(3,) linear light that comes from everywhere."""
+    """(3,) linear ambient light."""
     haze: Array
-    """(4,): colour of the haze and its density a unit of length; density 0 is clear air."""
+    """(4,): colour of the haze, and its density per unit of length; 0 is clear air."""
     sensor: Sensor

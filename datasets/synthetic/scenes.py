@@ -1,4 +1,4 @@
-"""The scenes as a dataset: an endless stream cut off at a count."""
+"""The dataset of synthetic scenes, rendered on access."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from copy import copy
 from pathlib import Path
 from typing import Any, get_args, overload
 
-from datasets.sceneflow import Split
+from datasets.names import Split
 from datasets.synthetic.draw import draw_scene
 from datasets.synthetic.render import Look, RenderedScene, render
 from datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
 
 GENERATOR = 5
-"""Raised by every change that shows other scenes under the same seed and number."""
+"""Version of the generator; incremented by changes that alter the scene of a seed and number."""
 
 _WORD = 2**32
-"""Seeds and numbers are below this: each is one word of what starts a random generator."""
+"""Upper limit of seeds and numbers: each is one 32-bit word of a generator's seed."""
 
 _MOST_SIDE, _MOST_DISPARITY = 2**14, 4096
-"""In pixels; beyond them rendering would take days, or more memory than there is."""
+"""Largest side and disparity in pixels, to limit time and memory."""
 
 
 class SyntheticScenes(Sequence[StereoSample]):
-    """Rendered stereo pairs, made when they are asked for. A slice renders nothing.
+    """Rendered stereo pairs, made on access; slicing renders nothing.
 
-    A seed, a split and a number decide a scene wholly; nothing is stored, so any number of workers
-    may share the work. The textures are built once a process, at the first scene.
+    A seed, a split and a number determine a scene; nothing is stored, so any number of workers can
+    share the work. Textures are built once per process, at the first scene.
 
     Example:
         >>> scenes = SyntheticScenes(seed=0, size=(256, 512), count=1000)
@@ -36,9 +36,9 @@ class SyntheticScenes(Sequence[StereoSample]):
     """
 
     numbers: range
-    """The numbers of the scenes of this sequence."""
+    """Numbers of the scenes in this sequence."""
     has_right_truth = True
-    """Whether `mirrored` can be asked for."""
+    """Whether `mirrored` is supported."""
 
     def __init__(
         self,
@@ -54,22 +54,23 @@ class SyntheticScenes(Sequence[StereoSample]):
         textures: Path | None = None,
         device: str = "cpu",
     ) -> None:
-        """Describe the scenes; render nothing yet.
+        """Describe the scenes without rendering any.
 
         Args:
-            seed: of the series.
-            split: `train` or `test`: two series of the same seed without a common scene.
-            size: height and width in pixels.
-            count: length of the sequence; `render` goes on beyond it.
-            max_disparity: less than one percent of a picture lies above it, in pixels.
-            lighting: false leaves the surfaces' own colours.
-            noise: false leaves out what a camera's sensor does.
-            supersample: rays a side of a pixel at edges; 1 is off.
-            textures: folder of photographs to use beside the procedural textures.
-            device: where rays are cast, as torch names it.
+            seed: Seed of the series of scenes.
+            split: `train` or `test`; the two splits of a seed have no scene in common.
+            size: Height and width in pixels.
+            count: Length of the sequence; `render` accepts larger numbers.
+            max_disparity: Largest disparity in pixels; less than one percent of an image exceeds
+                it.
+            lighting: Whether to render light; otherwise surfaces have their own colours.
+            noise: Whether to simulate the camera's sensor.
+            supersample: Rays per side of a pixel at edges; 1 is off.
+            textures: Folder of photographs to add to the procedural textures.
+            device: Torch device on which rays are cast.
 
         Raises:
-            ValueError: an argument is out of its range.
+            ValueError: an argument is out of range.
         """
         if split not in get_args(Split):
             raise ValueError(f"split is {split!r}, expected {' or '.join(get_args(Split))}")
@@ -83,7 +84,7 @@ class SyntheticScenes(Sequence[StereoSample]):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the scenes but split and numbers, as plain values."""
+        """All parameters of the scenes except split and numbers, as plain values."""
         return {
             "generator": GENERATOR,
             "seed": self.seed,
@@ -103,10 +104,10 @@ class SyntheticScenes(Sequence[StereoSample]):
     def __getitem__(self, index: slice) -> SyntheticScenes: ...
 
     def __getitem__(self, index: int | slice) -> StereoSample | SyntheticScenes:
-        """The sample at this place, counted from the end if negative; or some of the scenes.
+        """Return the sample at an index, which may be negative, or a slice of the sequence.
 
         Raises:
-            IndexError: the sequence is shorter.
+            IndexError: the index is out of range.
         """
         if isinstance(index, slice):
             part = copy(self)
@@ -116,10 +117,10 @@ class SyntheticScenes(Sequence[StereoSample]):
         return self.render(number).sample(self.name(number))
 
     def mirrored(self, index: int) -> StereoSample:
-        """The sample at this place as a mirror shows it, with the right view's truth.
+        """Return the mirrored sample at an index, with the ground truth of the right view.
 
         Raises:
-            IndexError: the sequence is shorter.
+            IndexError: the index is out of range.
         """
         number = self._number(index)
         return self.render(number).mirrored().sample(f"{self.name(number)}/mirrored")
@@ -137,16 +138,16 @@ class SyntheticScenes(Sequence[StereoSample]):
         load_atlas(self.textures, self.device)
 
     def name(self, number: int) -> str:
-        """The name of a scene's sample."""
+        """Return the name of a scene's sample."""
         series = f"{self.seed}" if self.split == "train" else f"{self.split}/{self.seed}"
         return f"synthetic/{series}/{number:06d}"
 
     def render(self, number: int, kind: str | None = None) -> RenderedScene:
-        """Both views and all truth of a scene; any number from 0 on.
+        """Render both views of a scene with all ground truth.
 
         Args:
-            number: of the scene.
-            kind: forces a kind of scene; drawn with the scene if none.
+            number: Number of the scene, 0 or more; it may exceed the length of the sequence.
+            kind: A key of `KINDS` to force a kind of scene; random by default.
         """
         if not 0 <= number < _WORD:
             raise IndexError(f"scene {number}: expected a number from 0 to {_WORD - 1}")
@@ -155,7 +156,7 @@ class SyntheticScenes(Sequence[StereoSample]):
 
 
 def _check(name: str, value: int, low: int, high: int) -> int:
-    """A number from `low` to `high`, NumPy's too, as Python's own; raises if it is none."""
+    """Return `value` as a Python int; raise a ValueError if it is out of range."""
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, expected {low} to {high}")
     return int(value)

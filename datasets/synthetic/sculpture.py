@@ -1,7 +1,7 @@
-"""Bodies that are neither flat nor convex: rings, knots, coils, vases, horns, lumps, statues.
+"""Random meshes that are not convex: rings, knots, coils, vases, horns, lumps, statues.
 
-Each is a skin of rings along a spine. The spine bends, the rings grow and shrink, turn, and are
-round, ribbed or lumpy: a few draws make things that look nothing alike.
+Each is a surface of rings along a spine. The spine bends; the rings vary in radius, twist, and are
+round, ribbed or lumpy, so that few random draws give very different objects.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from datasets.synthetic.scene import Array, Mesh
 
 _SPOKES = (24, 14)
-"""Points a ring, of thick bodies and of thin ones."""
+"""Points per ring, of thick and of thin meshes."""
 _RINGS = 28
-"""Rings of a short spine."""
+"""Number of rings of a short spine."""
 _THIN = 40
-"""Bodies of more rings are thin ones."""
+"""Meshes with more rings are thin."""
 
 _Rings = tuple[Array, Array, Array, Array]
 """Centres (R, 3), the two axes (R, 3) of each ring's plane, and radii (R,)."""
 
 
 def draw_sculpture(rng: np.random.Generator) -> Mesh:
-    """A random body that fills [-1, 1]³."""
+    """Draw a random mesh that fills [-1, 1]³."""
     names = list(_FORMS)
     name = str(rng.choice(names, p=[_SHARES[name] for name in names]))
     closed, rings = _FORMS[name](rng)
@@ -43,7 +43,7 @@ def draw_sculpture(rng: np.random.Generator) -> Mesh:
 
 
 def _section(rng: np.random.Generator, along: Array, around: Array, closed: bool) -> Array:
-    """Factors on the radius, (R, S): flattened, ribbed and lumpy by chance, and perhaps twisted."""
+    """Draw factors on the radius, (R, S): randomly flattened, ribbed, lumpy and twisted."""
     turns = int(rng.integers(-2, 3)) if rng.random() < 0.4 else 0
     angle = around + 2 * np.pi * turns * along
     factor = np.ones_like(angle)
@@ -59,7 +59,7 @@ def _section(rng: np.random.Generator, along: Array, around: Array, closed: bool
 
 
 def _ring(rng: np.random.Generator) -> tuple[bool, _Rings]:
-    """A ring, or a knot that runs several times around a ring."""
+    """A ring, or a knot that winds several times around a ring."""
     windings = int(rng.choice([1, 1, 2, 3]))
     waves = int(rng.integers(1, 5)) if windings == 1 else int(rng.choice([3, 5, 7]))
     wobble = rng.uniform(0, 0.3) if windings == 1 else rng.uniform(0.3, 0.45)
@@ -84,7 +84,7 @@ def _coil(rng: np.random.Generator) -> tuple[bool, _Rings]:
 
 
 def _bar(rng: np.random.Generator) -> tuple[bool, _Rings]:
-    """A bent club, a statue, a root, a lump: thick and thin along a line that waves."""
+    """A wavy bar of varying thickness, like a club, a statue or a root."""
     along = np.linspace(0, 1, _RINGS)
     spine = np.zeros((_RINGS, 3))
     spine[:, 2] = 2 * along
@@ -97,7 +97,7 @@ def _bar(rng: np.random.Generator) -> tuple[bool, _Rings]:
 
 
 def _lump(rng: np.random.Generator) -> tuple[bool, _Rings]:
-    """A ball to begin with: what the section makes of it are stones, fruit and blobs."""
+    """A ball, which the section turns into stones, fruit and blobs."""
     along = np.linspace(0, 1, _RINGS)
     spine = np.zeros((_RINGS, 3))
     spine[:, 2] = -np.cos(np.pi * along)
@@ -105,7 +105,7 @@ def _lump(rng: np.random.Generator) -> tuple[bool, _Rings]:
 
 
 def _vessel(rng: np.random.Generator) -> tuple[bool, _Rings]:
-    """A vase, a bowl, a cup or a bell: up its outside, over the rim and down its inside."""
+    """A vase, bowl, cup or bell: up the outside, over the rim and down the inside."""
     height = np.linspace(0, 1, _RINGS // 2)
     swell = sum(rng.normal(0, 0.3) * np.cos(np.pi * k * height) for k in (1, 2, 3))
     outer = np.exp(swell) * rng.uniform(0.3, 0.9)
@@ -131,15 +131,15 @@ _SHARES = {"ring": 0.2, "coil": 0.15, "bar": 0.3, "lump": 0.2, "vessel": 0.15}
 
 
 def _rounded(along: Array, end: float) -> Array:
-    """1, but round to 0 at both ends within this share of the length."""
+    """Return 1, falling to 0 on a circle at both ends, within the share `end` of the length."""
     gap = (np.minimum(along, 1 - along) / end).clip(0, 1)
     return np.sqrt(1 - (1 - gap) ** 2)
 
 
 def _framed(spine: Array, closed: bool) -> tuple[Array, Array, Array]:
-    """The spine (R, 3) with two axes across it; it nowhere runs along both z and the second axis.
+    """Return the spine (R, 3) and two axes orthogonal to it.
 
-    A spine around z is framed by z, one along z by x: so the rings never turn over.
+    The axes follow z for a spine around z, and x for a spine along z, so that rings never flip.
     """
     around = np.roll(spine, -1, 0) - np.roll(spine, 1, 0)
     ahead = around if closed else np.gradient(spine, axis=0)
@@ -151,7 +151,7 @@ def _framed(spine: Array, closed: bool) -> tuple[Array, Array, Array]:
 
 
 def _faces(rings: int, spokes: int, closed: bool) -> NDArray[np.int64]:
-    """(F, 3) triangles between each ring and the next, and between the last and the first."""
+    """Return (F, 3) triangles between successive rings, and from last to first if closed."""
     ring = np.arange(rings if closed else rings - 1)[:, None]
     spoke = np.arange(spokes)[None]
     after, beside = (ring + 1) % rings, (spoke + 1) % spokes
@@ -161,7 +161,7 @@ def _faces(rings: int, spokes: int, closed: bool) -> NDArray[np.int64]:
 
 
 def _outwards(vertices: Array, faces: NDArray[np.int64]) -> Mesh:
-    """The mesh with the mean normals of the faces around each vertex."""
+    """Return the mesh with outward faces, and the mean normals of the faces at each vertex."""
     a, b, c = vertices[faces].transpose(1, 0, 2)
     facing = np.cross(b - a, c - a)
     if (facing * a).sum() < 0:  # six times the volume

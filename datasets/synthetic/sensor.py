@@ -1,6 +1,6 @@
-"""From linear light to the bytes of a picture: exposure, colour, blur, noise and encoding.
+"""Camera sensor: exposure, colour, blur, noise and encoding turn linear light into 8-bit images.
 
-None of it changes the truth, which is that of the pixels' centres.
+The ground truth is unaffected; it belongs to the pixel centres.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.synthetic.light import DISPLAY_GAMMA
 from datasets.synthetic.scene import Sensor
+from datasets.synthetic.shading import DISPLAY_GAMMA
 
 Linear = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 _BLURS = (1.0, 2.0, 4.0)
-"""Standard deviations of the blurred pictures that what is out of focus is mixed from."""
+"""Standard deviations of the blurred images that defocus is interpolated from."""
 
 
 def encoded(linear: Linear, gamma: float = DISPLAY_GAMMA) -> Picture:
-    """(H, W, 3) linear light in [0, 1] as bytes; what is brighter is clipped."""
+    """Encode (H, W, 3) linear light in [0, 1] as bytes; brighter values are clipped."""
     return np.round(linear.clip(0, 1) ** (1 / gamma) * 255).astype(np.uint8)
 
 
 def exposure(sensor: Sensor, left: Linear) -> float:
-    """The gain that brings the left picture's median to the target and burns out little of it.
+    """Return the gain that brings the median of the left image to the sensor's target.
 
-    How little, the sensor's headroom tells.
+    It is limited by the sensor's headroom, so that only few pixels are overexposed.
     """
     brightness = left.mean(2)
     middle, bright = np.percentile(brightness[::2, ::2], (50, 95))
@@ -38,13 +38,13 @@ def exposure(sensor: Sensor, left: Linear) -> float:
 def sensed(
     sensor: Sensor, left: Linear, right: Linear, disparities: tuple[Linear, Linear]
 ) -> tuple[Picture, Picture]:
-    """Both pictures as their cameras record them.
+    """Return both images as the cameras record them.
 
     Args:
-        sensor: its parameters.
-        left: (H, W, 3) linear light, exposed.
-        right: (H, W, 3) likewise.
-        disparities: (H, W) of the left and the right view, for what is out of focus.
+        sensor: Parameters of the sensor.
+        left: (H, W, 3) linear light after exposure.
+        right: (H, W, 3) linear light after exposure.
+        disparities: (H, W) disparities of the left and the right view, for defocus.
     """
     left, right = _lens(sensor, left, right, disparities)
     rng = np.random.Generator(np.random.PCG64(sensor.seed))
@@ -64,7 +64,7 @@ def sensed(
 def _lens(
     sensor: Sensor, left: Linear, right: Linear, disparities: tuple[Linear, Linear]
 ) -> tuple[Linear, Linear]:
-    """Both pictures with what is out of focus blurred, and moved during the exposure."""
+    """Apply defocus and motion blur to both images."""
     if sensor.aperture > 0:
         focused = float(np.quantile(disparities[0][::4, ::4], sensor.focus))
         left = _out_of_focus(left, sensor.aperture * np.abs(disparities[0] - focused))
@@ -82,8 +82,8 @@ def _filtered(linear: Linear, kernel: Linear) -> Linear:
 def _out_of_focus(linear: Linear, deviation: Linear) -> Linear:
     """Blur each pixel by its own standard deviation (H, W), at most the last of `_BLURS`.
 
-    A thin lens's circle of confusion grows with the difference of inverse depths, which is that of
-    disparities.
+    The circle of confusion of a thin lens is proportional to the difference of inverse depths, and
+    so of disparities.
     """
     sharper, result = linear, linear.copy()
     for low, high in pairwise((0.0, *_BLURS)):
@@ -95,7 +95,7 @@ def _out_of_focus(linear: Linear, deviation: Linear) -> Linear:
 
 
 def _line(x: float, y: float) -> Linear:
-    """The kernel of a movement by (x, y) pixels: symmetric, so that nothing is displaced."""
+    """Return the kernel of a motion by (x, y) pixels; symmetric, so that it shifts nothing."""
     reach = int(np.ceil(max(abs(x), abs(y)) / 2)) + 1
     steps = np.linspace(-0.5, 0.5, 8 * reach + 1)
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)

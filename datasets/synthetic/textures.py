@@ -1,8 +1,9 @@
-"""The atlas: all textures with their mip levels in one tensor, and the filtered look-up in it."""
+"""The texture atlas: all textures and mip levels in one tensor, with filtered look-up."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -13,22 +14,21 @@ import torch
 from torch import Tensor
 
 from datasets.synthetic.patterns import PATTERNS, SIZE, Picture, spectral_noise
-from datasets.synthetic.prints import PRINTS
-from ea_psmnet.files import IMAGE_SUFFIXES
+from ea_psmnet.files import IMAGE_SUFFIXES, read_image
 
 _SEED = 20210105
-"""Every process builds the same pictures."""
+"""Fixed, so that every process builds the same textures."""
 _GRAINS = 8
-"""Different grains; each picture has one of them, shifted at random."""
+"""Number of different grains; each texture has one of them, shifted at random."""
 _LEVELS = SIZE.bit_length()
-"""Sides 512, 256, ... 1."""
+"""Number of mip levels, with sides 512, 256, ..., 1."""
 
 
 class Atlas:
-    """Textures of equal size, each repeating endlessly, with trilinear filtering.
+    """Textures of equal size that repeat, with trilinear filtering.
 
     A texel is four bytes (RGB and their mean) in one int32, so that a look-up gathers one number
-    where it would gather three.
+    instead of three.
     """
 
     def __init__(self, pictures: Iterable[Picture], device: torch.device | str) -> None:
@@ -43,13 +43,13 @@ class Atlas:
         self._count = len(pyramids)
 
     def look_up(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
-        """Colour at texel positions.
+        """Look up colours at texel positions.
 
         Args:
-            texture: (N,) texture numbers, taken modulo the number of textures.
-            u: (N,) columns in texels of the finest level; any number.
+            texture: (N,) texture indices, taken modulo the number of textures.
+            u: (N,) columns in texels of the finest level, of any size.
             v: (N,) rows in texels.
-            level: (N,) base-2 logarithm of the texels that one sample should cover.
+            level: (N,) mip level: base-2 logarithm of the number of texels that a sample covers.
 
         Returns:
             (3, N) float32 in [0, 1].
@@ -57,7 +57,7 @@ class Atlas:
         return torch.stack(self._trilinear(texture, u, v, level, (0, 1, 2)))
 
     def look_up_grey(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
-        """(N,) means of the three colours at texel positions: as `look_up`, and faster."""
+        """Look up the (N,) means of the three colours; faster than `look_up`."""
         return self._trilinear(texture, u, v, level, (3,))[0]
 
     def _trilinear(
@@ -97,7 +97,7 @@ class Atlas:
 
 
 def _pyramid(picture: Picture) -> np.ndarray:
-    """All levels of a picture, one after the other, as (M, 4) bytes."""
+    """Return all mip levels of an image, concatenated as (M, 4) bytes."""
     levels = []
     for level in range(_LEVELS):
         side = SIZE >> level
@@ -108,7 +108,7 @@ def _pyramid(picture: Picture) -> np.ndarray:
 
 
 def _coloured(picture: Picture, rng: np.random.Generator) -> Picture:
-    """A grey picture in two to four random colours; every picture with a little fine grain."""
+    """Map a grey image to two to four random colours, and add fine grain to any image."""
     if picture.ndim == 2:
         count = int(rng.integers(2, 5))
         stops = np.linspace(0, 1, count)
@@ -117,7 +117,7 @@ def _coloured(picture: Picture, rng: np.random.Generator) -> Picture:
         palette[[0, -1]] = np.sort(palette[[0, -1]], 0)[:: rng.choice([-1, 1])]
         picture = np.stack([np.interp(picture, stops, ink) for ink in palette.T], -1)
     grain = np.roll(_grains()[rng.integers(_GRAINS)], rng.integers(SIZE, size=2), (0, 1))
-    # Stretched to full contrast: a material narrows it again where it wants less.
+    # Stretched to full contrast, which materials reduce where needed.
     low, high = np.percentile(picture[::4, ::4], (2, 98))
     picture = 0.05 + 0.9 * (picture - low) / max(high - low, 0.1)
     return (picture + rng.uniform(0.02, 0.25) * grain[..., None]).astype(np.float32)
@@ -125,19 +125,19 @@ def _coloured(picture: Picture, rng: np.random.Generator) -> Picture:
 
 @lru_cache(maxsize=1)
 def _grains() -> list[Picture]:
-    """Fine to coarse noise around 0; drawn once, for the Fourier transforms take their time."""
+    """Return fine to coarse noise around 0, drawn once because Fourier transforms are slow."""
     rng = np.random.Generator(np.random.PCG64([_SEED, _GRAINS]))
     return [spectral_noise(rng, slope) - 0.5 for slope in np.linspace(0.2, 1.4, _GRAINS)]
 
 
 def _procedural() -> Iterator[Picture]:
-    """Each pattern as often as its table says, one picture at a time: all would fill the memory."""
+    """Yield the textures of `PATTERNS` one at a time, to save memory."""
     every = [
         (pattern, number, copy)
-        for number, (pattern, count) in enumerate((PATTERNS | PRINTS).items())
+        for number, (pattern, count) in enumerate((PATTERNS).items())
         for copy in range(count)
     ]
-    # Interleaved, so that neighbouring numbers are different patterns.
+    # Shuffled, so that neighbouring indices are different patterns.
     for k in np.random.Generator(np.random.PCG64(_SEED)).permutation(len(every)):
         pattern, number, copy = every[k]
         rng = np.random.Generator(np.random.PCG64([_SEED, number, copy]))
@@ -145,14 +145,15 @@ def _procedural() -> Iterator[Picture]:
 
 
 def _photographs(folder: Path) -> list[Picture]:
-    """The image files of `folder`, in the order of their names.
+    """Read the images below `folder`, sorted by path; files that cannot be read are skipped.
 
     Raises:
-        FileNotFoundError: the folder has no readable image.
+        FileNotFoundError: no image can be read.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    images = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
-    pictures = [_square(np.asarray(image)) for image in images if image is not None]
+    pictures = []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
+        with suppress(OSError, ValueError):
+            pictures.append(_square(read_image(path, lambda _: None)))
     if not pictures:
         raise FileNotFoundError(
             f"{folder}: expected image files to use as textures "
@@ -171,11 +172,11 @@ def _square(image: np.ndarray) -> Picture:
 
 @lru_cache(maxsize=2)
 def load_atlas(textures: Path | None, device: str) -> Atlas:
-    """The atlas of this process, built at the first call (a few seconds).
+    """Return the atlas of this process, built on the first call (a few seconds).
 
     Args:
-        textures: folder of photographs to use beside the procedural pictures; none for these only.
-        device: where it lies.
+        textures: Folder of photographs to add to the procedural textures; None for no photographs.
+        device: Device of the atlas.
     """
     photographs = [] if textures is None else _photographs(textures)
     return Atlas(chain(_procedural(), photographs), device)

@@ -1,4 +1,8 @@
-"""Things that people make: tables, chairs, shelves, cars. Each stands on y = 0 at the origin."""
+"""Objects made of several solids: furniture, vehicles, people, plants, stones.
+
+Each stands on the plane y = 0 at the origin; y points down, so it has negative y. `depth` is the
+depth that textures are scaled for, `size` the length or height.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,11 @@ from datasets.synthetic.palette import (
     turn_x,
     turn_y,
 )
-from datasets.synthetic.scene import Array, Material, Solid
+from datasets.synthetic.scene import Array, Material, Outline, Solid
 
 
 def thing(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A single solid that stands on the floor; y points down, so it is at negative y."""
+    """A single solid of any shape."""
     half = size * palette.rng.uniform(0.3, 1, 3) / 2
     material = palette.material(depth)
     rotation = turn_y(palette.between(0, np.pi))
@@ -34,12 +38,12 @@ def thing(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def table(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A board on four thin legs, often with things on it."""
+    """A board on four thin legs, sometimes with a back, often with objects on it."""
     wide, deep = size * palette.between(0.4, 1) / 2, size * palette.between(0.4, 1) / 2
     tall, thick = size * palette.between(0.3, 0.8), size * palette.spread(0.01, 0.05)
     wood = palette.material(depth)
     solids = [box(np.array([0, -tall, 0]), np.array([wide, thick, deep]), wood)]
-    # Faces of two solids never lie in one plane: which of them is seen would be left to chance.
+    # Faces of two solids must not coincide, as it would be random which of them is visible.
     leg = size * palette.spread(0.01, 0.04)
     for x in (1.2 * leg - wide, wide - 1.2 * leg):
         for z in (1.2 * leg - deep, deep - 1.2 * leg):
@@ -56,7 +60,7 @@ def table(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def _slats(palette: Palette, wood: Material, size: tuple[float, float], foot: Array) -> list[Solid]:
-    """A chair's back of upright or level boards: `size` is (half its width, its height)."""
+    """The back of a chair, of upright or horizontal boards; `size` is (half width, height)."""
     wide, tall = size
     lean = turn_x(palette.between(-0.3, 0.05))
     count, share = palette.count(2, 7), palette.between(0.2, 0.9)
@@ -74,7 +78,7 @@ def _slats(palette: Palette, wood: Material, size: tuple[float, float], foot: Ar
 
 
 def shelf(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """Boards between two sides, with books or boxes in a row."""
+    """A shelf of boards between two sides, with rows of books or boxes."""
     wide, deep, tall = size * palette.between(0.3, 0.8) / 2, size * 0.15, size
     thick = size * 0.012
     wood = palette.material(depth)
@@ -118,7 +122,7 @@ def car(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def post(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A thin pole, with a sign, a lamp or nothing on top."""
+    """A thin pole with a sign, an arm or nothing on top."""
     metal = palette.material(depth, weak=0.4)
     radius = size * palette.spread(0.006, 0.02)
     solids = [column(np.array([0, -size / 2, 0]), radius, size, metal)]
@@ -161,7 +165,7 @@ def fence(palette: Palette, depth: float, size: float) -> list[Solid]:
 
 
 def rack(palette: Palette, depth: float, size: float) -> list[Solid]:
-    """A frame of thin bars along all three axes: scaffolding, a cage, a climbing frame."""
+    """A frame of thin bars along all three axes, like scaffolding or a cage."""
     metal = palette.material(depth, weak=0.5)
     half = size * palette.rng.uniform(0.25, 0.5, 3)
     bar = size * palette.spread(0.006, 0.025)
@@ -197,3 +201,113 @@ def lamp(palette: Palette, depth: float, size: float) -> list[Solid]:
     shade = np.array([0.13, 0.13, 0.1]) * size
     solids.append(Solid("ellipsoid", end, palette.rotation(), shade, metal, palette.facets(1)))
     return solids
+
+
+def _leaf_card(palette: Palette, material: Material, middle: Array, half: float) -> Solid:
+    """A square card of leaves with a random lean, but not edge-on to the front."""
+    lean = turn_y(palette.between(-1.1, 1.1)) @ turn_x(palette.between(-0.9, 0.9))
+    family = palette.rng.choice(["foliage", "foliage", "frond", "twigs", "waves"])
+    plate = card(middle, lean, (half, half), material)
+    return replace(plate, outline=_leafy(palette, str(family)))
+
+
+def _leafy(palette: Palette, family: str) -> Outline:
+    if family == "waves":
+        return draw_outline(palette.rng, "foliage")
+    return draw_stencil(palette.rng, family)
+
+
+def _green(palette: Palette, depth: float) -> Material:
+    """A material that is mostly green to brown."""
+    hue = palette.rng.uniform((0.1, 0.25, 0.02), (0.5, 0.6, 0.25))
+    return palette.material(depth, base=hue if palette.chance(0.8) else None)
+
+
+def bush(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """Cards of leaves at many depths within a ball of diameter `size`."""
+    green = [_green(palette, depth) for _ in range(2)]
+    solids = []
+    for k in range(palette.count(4, 9)):
+        shift = palette.rng.uniform((-0.3, -0.75, -0.35), (0.3, -0.3, 0.35)) * size
+        half = size * palette.between(0.15, 0.35)
+        solids.append(_leaf_card(palette, green[k % 2], shift, half))
+    return solids
+
+
+def grass(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """Cards of grass behind one another; `size` is their width."""
+    green = _green(palette, depth)
+    solids = []
+    for _ in range(palette.count(2, 5)):
+        half = size * np.array([palette.between(0.2, 0.5), palette.between(0.1, 0.35)])
+        foot = np.array([palette.between(-0.3, 0.3), 0, palette.between(-0.5, 0.5)]) * size
+        plate = card(foot - (0, half[1], 0), turn_y(palette.between(-0.8, 0.8)), half, green)
+        solids.append(replace(plate, outline=draw_stencil(palette.rng, "grass")))
+    return solids
+
+
+def tree(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A trunk with cards of leaves, or with crossing cards of bare branches."""
+    bark, green = palette.material(depth), _green(palette, depth)
+    tall = size * palette.between(0.4, 0.7)
+    solids = [column(np.array([0, -tall / 2, 0]), size * palette.spread(0.01, 0.05), tall, bark)]
+    if palette.chance(0.3):  # bare: crossing cards of one crown
+        half = size - tall
+        for _ in range(palette.count(1, 3)):
+            turn = turn_y(palette.between(-1.2, 1.2))
+            crown = card(np.array([0, -tall - half, 0]), turn, (half, half), bark)
+            solids.append(replace(crown, outline=draw_stencil(palette.rng, "twigs")))
+        return solids
+    for _ in range(palette.count(3, 6)):
+        shift = palette.rng.uniform(-0.14, 0.14, 3) * size
+        reach = size * palette.between(0.2, 0.4)
+        solids.append(_leaf_card(palette, green, shift - (0, tall + 0.2 * size, 0), reach))
+    return solids
+
+
+def stones(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A heap of rocks: ellipsoids and boxes cut by many planes."""
+    rock = palette.material(depth, base=np.full(3, palette.between(0.15, 0.7)))
+    solids = []
+    for _ in range(palette.count(1, 4)):
+        half = size * palette.rng.uniform(0.2, 0.5, 3)
+        foot = palette.rng.uniform(-0.4, 0.4, 3) * size * (1, 0, 1)
+        shape = "ellipsoid" if palette.chance(0.6) else "box"
+        middle = foot - (0, half[1] * palette.between(0.2, 0.9), 0)
+        corners = palette.facets(palette.count(8, 18))
+        solids.append(Solid(shape, middle, palette.rotation(), half, rock, corners))
+    return solids
+
+
+def sticks(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """Thin upright or leaning bars, like canes or a tripod."""
+    wood = palette.material(depth)
+    solids = []
+    for _ in range(palette.count(2, 7)):
+        lean = turn_y(palette.between(0, 2 * np.pi)) @ turn_x(palette.between(0.9, 1.57))
+        length = size * palette.between(0.5, 1)
+        foot = np.array([palette.between(-0.3, 0.3), 0, palette.between(-0.3, 0.3)]) * size
+        rise = abs(lean[1, 2]) * length / 2
+        bar = palette.rod(foot - (0, rise, 0), lean, length, wood)
+        solids.append(bar)
+    return solids
+
+
+def cables(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """Bent wires in one or two planes."""
+    metal = palette.material(depth, weak=0.6)
+    solids = []
+    for _ in range(palette.count(1, 2)):
+        half = size * palette.rng.uniform(0.25, 0.6, 2)
+        plate = card(np.array([0, -half[1], 0]), turn_y(palette.between(-1, 1)), half, metal)
+        solids.append(replace(plate, outline=draw_stencil(palette.rng, "wires")))
+    return solids
+
+
+def sign(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A single stencil: letters, a wheel, a mesh, a tool."""
+    families = ("letters", "wheel", "mesh", "gadget", "shard", "perforated")
+    half = size * palette.rng.uniform(0.25, 0.5, 2)
+    plate = card(np.array([0, -half[1], 0]), FACING, half, palette.material(depth))
+    family = str(palette.rng.choice(families))
+    return [replace(plate, outline=draw_stencil(palette.rng, family))]

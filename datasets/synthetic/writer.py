@@ -1,4 +1,4 @@
-"""Writes scenes to disk as Scene Flow's FlyingThings3D is released, or as folders of pairs."""
+"""Writes scenes to disk in the layout of FlyingThings3D, or as a folder per pair."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.sceneflow import Split
+from datasets.names import Split
 from datasets.synthetic.render import RenderedScene
 from datasets.synthetic.scenes import SyntheticScenes
 from datasets.workers import loaded
@@ -19,14 +19,14 @@ from ea_psmnet.files import write_image, write_json, write_pfm
 from ea_psmnet.records import read_record
 
 _FRAME = "0006"
-"""The number of the first frame of FlyingThings3D's sequences."""
+"""Number of the first frame of FlyingThings3D's sequences."""
 _PART = "FlyingThings3D"
 Layout = Literal["sceneflow", "folder"]
-"""`sceneflow`: both views' truth, for every loader of Scene Flow; `folder`: a folder a pair."""
+"""`sceneflow` has ground truth of both views, as Scene Flow; `folder` is a folder per pair."""
 _TOPS = {"sceneflow": (_PART,), "folder": ("train", "test")}
 _MOST_WORKERS = 1024
 _SETTINGS = "scenes.json"
-"""What the scenes of the folder have in common; written before the first of them."""
+"""File with the settings that the scenes of a folder share; written before the first scene."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Task:
     right: Path
     right_truth: Path | None
     mark: Path
-    """The left view's truth, which is written last: where it exists, the frame is complete."""
+    """The left view's ground truth, which is written last: if it exists, the frame is complete."""
 
     def run(self) -> None:
         """Render the scene and write its frame."""
@@ -53,14 +53,14 @@ class _Task:
 
 
 def _stored(rendered: RenderedScene) -> tuple[np.ndarray, np.ndarray]:
-    """Both disparities, infinite where a pixel sees no solid: in a PFM, 0 would be known."""
+    """Return both disparities, infinite (unknown) for pixels without a solid."""
     left = np.where(rendered.object_left < 0, np.inf, rendered.disparity_left)
     right = np.where(rendered.object_right < 0, np.inf, rendered.disparity_right)
     return left, right
 
 
 class _Frames(Dataset[None]):
-    """Write a frame when it is asked for, so that a DataLoader's workers share the work."""
+    """Writes a frame on access, so that the workers of a DataLoader share the work."""
 
     def __init__(self, tasks: list[_Task]) -> None:
         self.tasks = tasks
@@ -102,25 +102,25 @@ def write_sceneflow(
 ) -> int:
     """Write scenes as `ROOT/FlyingThings3D/{frames_cleanpass,disparity}/{TRAIN,TEST}/A/NUMBER`.
 
-    Each scene is one folder, called by its number, with the single frame 0006. Frames that are
-    complete already are left alone, so that a stopped run can be taken up again, or more scenes of
-    the same settings added; `ROOT/scenes.json` tells the settings. The layout `folder` makes
-    `ROOT/{train,test}/NUMBER/{left.png,right.png,disp.pfm}` of them instead.
+    Each scene is a folder named by its number, with the single frame 0006. Complete frames are
+    skipped, so that an interrupted run can be resumed, or more scenes of the same settings added;
+    `ROOT/scenes.json` stores the settings. The layout `folder` writes
+    `ROOT/{train,test}/NUMBER/{left.png,right.png,disp.pfm}` instead.
 
     Args:
-        root: folder to write into; it is made.
-        train: what goes to TRAIN, of the train split; may be empty.
-        test: what goes to TEST, of the test split and otherwise the same settings; may be empty.
-        layout: how the files are arranged.
-        workers: processes that render, each with one thread; 0 renders in this one.
-        progress: whether to show a bar.
+        root: Folder to write to; created if necessary.
+        train: Scenes of the train split for TRAIN; may be empty.
+        test: Scenes of the test split for TEST, with the same settings; may be empty.
+        layout: Layout of the files.
+        workers: Number of rendering processes, each with one thread; 0 renders in this process.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The number of frames that were written now.
+        The number of frames written by this call.
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: an argument is none of those described, or the folder holds other scenes.
+        ValueError: an argument is not as described, or the folder holds other scenes.
     """
     if not 0 <= workers <= _MOST_WORKERS:
         raise ValueError(f"workers is {workers}, expected 0 to {_MOST_WORKERS}")
@@ -134,9 +134,9 @@ def write_sceneflow(
     every = (*_tasks(root, train, layout), *_tasks(root, test, layout))
     tasks = [task for task in every if not task.mark.exists()]
     if tasks:
-        train.prepare()  # first: where it fails, nothing is written
+        train.prepare()  # first: if it fails, nothing is written
         write_json(root / _SETTINGS, train.settings)
-    # Workers start with one torch thread each, which is the efficient number for small tensors.
+    # Workers use one torch thread each, which is fastest for small tensors.
     with (
         loaded(_Frames(tasks), workers, batch_size=None) as frames,
         tqdm(total=len(tasks), desc=str(root), unit="frame", disable=not progress) as bar,
@@ -152,7 +152,7 @@ def _check_split(expected: Split, scenes: SyntheticScenes) -> None:
 
 
 def _check_folder(root: Path, settings: dict[str, Any], layout: Layout) -> None:
-    """Raise ValueError if `root` holds scenes of other settings, layout or origin."""
+    """Raise a ValueError if `root` holds scenes of other settings, layout or origin."""
     path = root / _SETTINGS
     there = {name: top for name in _TOPS for top in _TOPS[name] if (root / top).exists()}
     if other := [name for name in there if name != layout]:
@@ -160,7 +160,7 @@ def _check_folder(root: Path, settings: dict[str, Any], layout: Layout) -> None:
     if not path.exists():
         if there:
             raise ValueError(
-                f"{root}: holds {there[layout]} of other origin ({_SETTINGS} is not there); "
+                f"{root}: holds {there[layout]} of other origin ({_SETTINGS} is missing); "
                 "choose another folder"
             )
         return
@@ -172,7 +172,7 @@ def _check_folder(root: Path, settings: dict[str, Any], layout: Layout) -> None:
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """What differs, as `seed 0, not 1`."""
+    """Describe the differences, such as `seed 0, not 1`."""
     return " and ".join(
         f"{name} {found.get(name)}, not {value}"
         for name, value in expected.items()

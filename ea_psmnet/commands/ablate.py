@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ea_psmnet.reports.ablation_config import AblationConfig, Question
+from ea_psmnet.experiments.ablation_config import AblationConfig, Question
 
 __all__ = ["ablate"]
 
@@ -17,23 +17,24 @@ def ablate(
     *,
     threads: int | None = None,
 ) -> None:
-    """Train and measure every variant from several seeds: mean, deviation, paired differences.
+    """Train and evaluate variants with several seeds: mean, deviation, paired differences.
 
     normalisation is Table 8 of Shen et al., WACV 2021 (none, scaling, softmax), sites Table 9,
-    key-channels Table 10; mechanism puts other attention in the same place, heads splits it. The
-    same command continues: finished runs are kept, an interrupted one goes on. A run that diverges
-    is an outcome. Writes ablation.json, ablation.md and ablation.png after every run.
+    key-channels Table 10; mechanism compares attention mechanisms at the same place, heads and
+    positions vary options of efficient attention. The same command continues after an interruption.
+    A run that diverges is a result, too. Writes ablation.json, ablation.md and ablation.png after
+    every run.
 
     Args:
         question: What is varied.
-        config: How it is trained and measured.
-        threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
+        config: Configuration of training and evaluation.
+        threads: Number of CPU threads; default: one for each core, or OMP_NUM_THREADS.
     """
+    from ea_psmnet.experiments.ablation import ablate as run
+    from ea_psmnet.experiments.ablation import ablation_markdown
+    from ea_psmnet.experiments.plots import ablation_plot
     from ea_psmnet.files import write_image, write_json, write_text
     from ea_psmnet.machine import use_threads
-    from ea_psmnet.reports.ablation import ablate as run
-    from ea_psmnet.reports.ablation_plot import ablation_plot
-    from ea_psmnet.reports.ablation_text import ablation_markdown
 
     use_threads(threads)
     text = ""

@@ -23,23 +23,23 @@ def attention_maps(
 ) -> None:
     """Draw the attention maps of one site over the left image.
 
-    Efficient attention has a global map for every key channel; dot-product attention one for every
-    pixel: give --pixel. Every map is shown by its maximum and its mean over disparity, and by the
-    disparity at which it peaks. Writes `sheet.png` with all maps, `map_00.png` and so on with one
-    each, and `maps.npz` with the maps as numbers. Tells how much the site adds to its input, and
-    how much of that is a mere constant.
+    Efficient attention has a global map for every key channel; dot-product attention has a map for
+    every pixel and needs --pixel. A map is drawn as its maximum and its mean over disparity, and as
+    the disparity of its maximum. Writes `sheet.png` with all maps, `map_00.png` and so on with one
+    each, and `maps.npz` with the numbers. Prints how much the site adds to its input, and how much
+    of that is constant over all positions.
 
     Args:
         left: Left image.
         right: Right image, of the same size.
-        site: Which attention module, as hourglass1.encoder.
+        site: Attention module, as hourglass1.encoder.
         out: Folder for the results.
-        pixel: x and y in the left image, from 0 at the top left; for dot-product attention.
-        options: Which network predicts, and how.
+        pixel: Column and row in the left image, from 0 at the top left; for dot-product attention.
+        options: Network, and how it predicts.
     """
+    from ea_psmnet.experiments.attention_maps import attention_maps as run
+    from ea_psmnet.experiments.attention_maps import write_maps
     from ea_psmnet.files import printable, read_image
-    from ea_psmnet.reports.attention_maps import attention_maps as run
-    from ea_psmnet.reports.map_sheet import write_maps
 
     images = read_image(left), read_image(right)
     maps = run(options.load(), *images, site, pixel)
@@ -47,5 +47,5 @@ def attention_maps(
         print(printable(path))
     print(
         f"{site} adds {maps.added:.0%} of its input's size, and {maps.constant:.0%} of the square "
-        "sum of that is alike at every position"
+        "sum of that is equal at every position"
     )

@@ -36,57 +36,58 @@ def compare(
     threads: int | None = None,
     out: Path | None = None,
 ) -> None:
-    """Memory and time of several networks, and errors where they are trained: the paper's Table 5.
+    """Compare networks in memory and time, and trained ones in errors, as the paper's Table 5.
 
-    Each workload runs in a process of its own under the same budget. One that runs out of memory
-    is reported as such, with the bytes it asked for, the module that asked and its closed form; one
-    that dies or hangs is reported and does not hold up the others.
+    Every workload runs in a process of its own under the same memory budget. If one runs out of
+    memory, the report has the bytes that were refused, the module and its closed form; one that
+    dies or hangs is reported, too, and does not stop the others.
 
     A variant is NAME[@SITE+SITE][,OPTION=VALUE]: baseline, efficient, non-local (the textbook
     form), non-local-sdpa (the same function with linear memory), focused, external or hydra, as
     efficient@bottleneck or non-local@volume+decoder,key_channels=16. Without variants, presets and
-    checkpoints the paper's three are compared: baseline, efficient and non-local. What it takes is
-    estimated first.
+    checkpoints, the paper's three networks are compared: baseline, efficient and non-local. The
+    time that the comparison takes is estimated first.
 
     Args:
-        variants: Untrained networks, at --sites where they name none.
+        variants: Untrained networks, with attention at --sites if they name no site.
         presets: Untrained networks by name, as nonlocal-psmnet-small.
-        checkpoints: Trained weights; their errors are measured on --root.
-        sites: Where attention is placed: volume, encoder, bottleneck, decoder, output, or several
-            joined as encoder+decoder; each is a network of its own.
-        sizes: Of random images, as 256x512; default: 256x512, or none with --root.
-        batches: Pairs at once.
-        works: What to do with random images.
+        checkpoints: Trained networks; their errors are measured on --root.
+        sites: Places of attention: volume, encoder, bottleneck, decoder, output, or several as
+            encoder+decoder; each makes a network of its own.
+        sizes: Sizes of random images, as 256x512; default: 256x512, or none with --root.
+        batches: Numbers of pairs at once.
+        works: Work on random images.
         width: Channels of the variants relative to the published network's.
-        max_disparity: Disparities searched by all, in pixels.
-        root: Folder of a dataset; its test split is predicted by all networks.
-        data: Kind of dataset; auto looks at what lies there.
-        budget: Memory above the loaded network: 11GiB, a card (GTX 1080 Ti is the paper's), or
-            physical for what is free now.
+        max_disparity: Disparities that all networks search, in pixels.
+        root: Folder of a dataset, whose test split all networks predict.
+        data: Kind of the dataset; auto recognises it by its files.
+        budget: Memory in addition to the loaded network: a size as 11GiB, a GPU (GTX 1080 Ti is
+            the paper's), or physical for the memory that is free.
         device: Where to compute.
-        precision: Float32 (exact), or bfloat16 where the processor is fast at it.
-        allocator: Of the CPU's memory: kept is told to keep what is freed, as all commands do,
-            which is faster and holds more; default is glibc's own.
-        repeats: Runs that are timed; their median counts.
-        timeout: Seconds until a process counts as hanging.
-        threads: Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS.
-        out: Folder for comparison.json, comparison.md and, where memory was measured at random
-            images, comparison.png. Outcomes are kept there too until all are known: the same
-            command goes on where one was stopped.
+        precision: Float32 (exact), or bfloat16 if the device is fast at it.
+        allocator: Allocator of the CPU: kept is told to keep freed memory, as by all commands,
+            which is faster and has a higher peak; default is glibc's own.
+        repeats: Number of runs that are timed; the median is reported.
+        timeout: Seconds after which a process is ended.
+        threads: Number of CPU threads; default: one for each core, or OMP_NUM_THREADS.
+        out: Folder for comparison.json, comparison.md and, if memory was measured on random
+            images, comparison.png. Results are kept there, too, until all are there: after an
+            interruption the same command goes on.
     """
-    from ea_psmnet.files import remove_own, write_image, write_json, write_text
+    from ea_psmnet.experiments.compare import compare as run
+    from ea_psmnet.experiments.compare import comparison_markdown, expected_seconds
+    from ea_psmnet.experiments.measure import parse_budget
+    from ea_psmnet.experiments.networks import named_networks
+    from ea_psmnet.experiments.plots import comparison_plot
+    from ea_psmnet.experiments.trial import Load, plan
+    from ea_psmnet.files import write_image, write_json, write_text
     from ea_psmnet.machine import choose_device, use_threads
-    from ea_psmnet.reports.budget import parse_budget
-    from ea_psmnet.reports.comparison import KEPT_FILES, expected_seconds
-    from ea_psmnet.reports.comparison import compare as run
-    from ea_psmnet.reports.comparison_plan import Load, Network, named_networks, plan
-    from ea_psmnet.reports.comparison_plot import comparison_plot
-    from ea_psmnet.reports.comparison_text import comparison_markdown
+    from ea_psmnet.store import Store
     from ea_psmnet.tables import check_range
 
     use_threads(threads)
     check_range("timeout", timeout, 1, _MOST_SECONDS)
-    networks: list[Network] = named_networks(
+    networks = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )
     load = Load(sizes=sizes, batches=batches, works=works, root=root, data=data)
@@ -96,9 +97,9 @@ def compare(
         allocator=allocator, repeats=repeats,
     )  # fmt: skip
     minutes = max(1, round(expected_seconds(trials, timeout) / 60))
-    told = f"{len(trials)} trials of {len(networks)} networks: about {minutes} min"
-    print(f"{told} at most, less where memory runs out", file=sys.stderr)
-    kept = None if out is None else out / "unfinished"
+    expected = f"{len(trials)} trials of {len(networks)} networks: about {minutes} min"
+    print(f"{expected} at most, less if memory runs out", file=sys.stderr)
+    kept = None if out is None else Store(out / "unfinished")
     comparison = run(trials, limit, timeout=timeout, kept=kept)
     text = comparison_markdown(comparison)
     print(text)
@@ -111,4 +112,4 @@ def compare(
         else:
             write_image(out / "comparison.png", picture)
     if kept is not None:
-        remove_own(kept, KEPT_FILES)
+        kept.clear()

@@ -16,89 +16,89 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ea_psmnet.reports.evaluation_journal import Journal
-    from ea_psmnet.reports.evaluation_report import EvaluationReport
-    from ea_psmnet.reports.methods import Method
+    from ea_psmnet.evaluation.predictors import Predictor
+    from ea_psmnet.evaluation.report import EvaluationReport
+    from ea_psmnet.evaluation.shares import Journal
     from ea_psmnet.sample import StereoSample
 
 __all__ = ["EvaluationOptions", "evaluate"]
 
 _UNFINISHED = "unfinished"
-"""Where in `--out` measurements are until there is a report."""
+"""Folder in `--out` for measurements until the report is written."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to evaluate, on what, and what to write."""
+    """Options of `evaluate`."""
 
     root: Path | None = None
     """Folder of the dataset."""
     data: DatasetName = "auto"
-    """Kind of dataset; auto looks at what lies there."""
+    """Kind of the dataset; auto recognises it by its files."""
     split: Split = "test"
-    """Of Scene Flow: FlyingThings3D's TEST, or all training frames; of others their own."""
+    """Split of the dataset; for Scene Flow, test is FlyingThings3D's TEST."""
     render_pass: RenderPass = "clean"
-    """Of Scene Flow and Sintel."""
+    """Rendering of Scene Flow and Sintel."""
     matcher: Annotated[MatcherOptions, tyro.conf.arg(name="")] = field(
         default_factory=MatcherOptions
     )
-    """How networks predict."""
+    """Network, and how networks predict."""
     checkpoints: tuple[Path, ...] = ()
-    """Several networks; with --checkpoint, it comes first."""
+    """Several networks; that of --checkpoint comes first."""
     method: tuple[Literal["network", "sgbm", "bm"], ...] = ()
-    """Also OpenCV's matchers, or the bundled network: the default where nothing is named."""
+    """OpenCV's matchers, or the bundled network, which is the default if no predictor is named."""
     fill: bool = True
-    """Fill the holes of sgbm and bm with the background beside them, or leave them."""
+    """Fill the holes of sgbm and bm with the background beside them."""
     pad: bool = True
-    """Let sgbm and bm search the left border too, where OpenCV alone gives no result."""
+    """Let sgbm and bm search the left border, too, where OpenCV alone gives no result."""
     predictions: tuple[Path, ...] = ()
-    """Folders with any other system's disparity maps: NAME.pfm, .png (as KITTI's) or .npy."""
+    """Folders of disparity maps from any system: NAME.pfm, .png (as KITTI's) or .npy."""
     protocols: tuple[str, ...] = ()
-    """Of psmnet, gwcnet, raft, pooled, kitti, middlebury; default: all."""
+    """Protocols: psmnet, gwcnet, raft, pooled, kitti, middlebury; default: all."""
     limit: int = 192
-    """Where sgbm and bm search to, and no truth counts beyond; kitti, middlebury count all."""
+    """Disparity up to which sgbm and bm search, and from which on only kitti and middlebury count
+    ground truth."""
     batch: int = 1
-    """Pairs in a row that a network predicts at once, where their sizes and memory allow."""
+    """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
     protocol_batch: int = 8
-    """Images that psmnet and gwcnet, the protocols, average over before they average again."""
+    """Number of images over which the protocols psmnet and gwcnet average first."""
     out: Path | None = None
-    """Folder for report.json, report.md, images.csv and pictures. What is measured is kept there
-    too until all is: the same command goes on where one was killed."""
+    """Folder for report.json, report.md, images.csv and pictures. Measurements are kept there, too,
+    until the report is written: after an interruption the same command goes on."""
     sheets: bool = False
-    """Draw a sheet a pair: left image, disparity, truth and error map."""
+    """Draw a sheet of every pair: left image, disparity, ground truth and error map."""
     error_maps: bool = False
-    """Draw an error map a pair."""
+    """Draw an error map of every pair."""
     worst: bool = False
-    """Draw the ten worst pairs of each method on a sheet."""
+    """Draw a sheet of the ten worst pairs of every predictor."""
     report: Path | None = None
-    """Take this report.json instead of evaluating."""
+    """Read this report.json instead of evaluating."""
     against: Path | None = None
-    """An earlier report.json to compare with: differences and their intervals."""
+    """Earlier report.json to compare with: differences and their intervals."""
 
 
 def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> None:
-    """Report errors of networks, baselines and saved predictions, by every protocol at once.
+    """Measure errors of networks, OpenCV's matchers and saved predictions, by every protocol.
 
-    All methods are measured in one pass over the dataset. Under torchrun the processes share the
-    pairs, and the figures stay the same.
+    All predictors are measured in one pass over the dataset. Under torchrun the processes share the
+    pairs, with the same results.
     """
-    from ea_psmnet.files import remove_own
-    from ea_psmnet.reports.evaluation_journal import JOURNAL_FILES
-    from ea_psmnet.reports.evaluation_report import EvaluationReport
-    from ea_psmnet.reports.processes import process_index
+    from ea_psmnet.evaluation.report import EvaluationReport
+    from ea_psmnet.evaluation.shares import process_index
+    from ea_psmnet.store import Store
 
     pictures = options.sheets or options.error_maps or options.worst
     if pictures and (options.out is None or options.report is not None):
-        raise ValueError("pictures need --out, a folder to write them to, and pairs to draw")
+        raise ValueError("pictures need --out, a folder for them, and pairs, not --report")
     earlier = EvaluationReport.read(options.against) if options.against else None
     report = EvaluationReport.read(options.report) if options.report else _measure(options)
     if process_index() > 0:
         return
     print(report.to_text())
     if options.out is not None:
-        report.write(options.out)  # first: a comparison that is refused must not cost the rest
+        report.write(options.out)  # now: if the comparison is refused, the report is there
         if options.report is None:
-            remove_own(options.out / _UNFINISHED, JOURNAL_FILES)
+            Store(options.out / _UNFINISHED).clear()
     if earlier is not None:
         report = replace(report, comparisons=tuple(report.against(earlier)))
         print(f"\n{report.comparisons_text()}")
@@ -108,14 +108,14 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
     from datasets.builder import build_dataset
+    from ea_psmnet.evaluation.evaluation import evaluate_predictors
+    from ea_psmnet.evaluation.pictures import Pictures
+    from ea_psmnet.evaluation.predictors import sample_names
+    from ea_psmnet.evaluation.protocols import find_protocols
+    from ea_psmnet.evaluation.report import EvaluationReport
+    from ea_psmnet.evaluation.shares import join
     from ea_psmnet.files import printable
     from ea_psmnet.machine import use_threads
-    from ea_psmnet.reports.evaluation import evaluate_methods
-    from ea_psmnet.reports.evaluation_pictures import Pictures
-    from ea_psmnet.reports.evaluation_report import EvaluationReport
-    from ea_psmnet.reports.methods import sample_names
-    from ea_psmnet.reports.processes import join
-    from ea_psmnet.reports.protocols import find_protocols
     from ea_psmnet.tables import check_range
 
     check_range("limit", options.limit, 1, 4096)
@@ -129,29 +129,29 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     dataset = build_dataset(
         options.data, options.root, split=options.split, render_pass=options.render_pass
     )
-    methods, settings = _methods(options, dataset), _settings(options)
+    predictors, settings = _predictors(options, dataset), _settings(options)
     pictures = Pictures(
         options.out or Path(),
-        [each.label for each in methods],
+        [each.label for each in predictors],
         sample_names(dataset),
         sheets=options.sheets,
         error_maps=options.error_maps,
         worst=options.worst,
     )
-    evaluations = evaluate_methods(
-        methods,
+    evaluations = evaluate_predictors(
+        predictors,
         dataset,
         limit=options.limit,
         protocols=protocols,
         protocol_batch=options.protocol_batch,
         batch=options.batch,
-        journal=_journal(options, settings, methods, dataset),
+        journal=_journal(options, settings, predictors, dataset),
         observer=pictures,
     )
 
     def predict(label: str, place: int) -> tuple[StereoSample, NDArray[np.float32]]:
         sample = dataset[place]
-        return sample, next(each for each in methods if each.label == label).predict(sample)
+        return sample, next(each for each in predictors if each.label == label).predict(sample)
 
     return EvaluationReport(
         title=printable(options.root.resolve().name or options.root),
@@ -164,16 +164,17 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
 def _journal(
     options: EvaluationOptions,
     settings: Mapping[str, str],
-    methods: Sequence[Method],
+    predictors: Sequence[Predictor],
     dataset: Sequence[StereoSample],
 ) -> Journal | None:
-    """Where measurements are kept, with all that they depend on; none without `--out`.
+    """Return the journal with everything that measurements depend on; None without `--out`.
 
     Raises:
-        ValueError: it has measurements of other settings.
+        ValueError: The folder has measurements of other settings.
     """
-    from ea_psmnet.reports.evaluation_journal import Journal
-    from ea_psmnet.reports.methods import digest, sample_names
+    from ea_psmnet.evaluation.predictors import sample_names
+    from ea_psmnet.evaluation.shares import Journal
+    from ea_psmnet.store import digest
 
     if options.out is None or options.root is None:
         return None
@@ -186,16 +187,16 @@ def _journal(
         "protocols": " ".join(options.protocols) or "all",
         "pictures": " ".join(drawn) or "none",
     }
-    identities = {f"method {each.label}": each.identity for each in methods}
+    identities = {f"method {each.label}": each.identity for each in predictors}
     merged = {name: value for name, value in settings.items() if name != "protocol batch"}
     return Journal(options.out / _UNFINISHED, merged | depends | identities)
 
 
-def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Method]:
+def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Predictor]:
+    from ea_psmnet.evaluation.predictors import baseline, saved_predictions
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
     from ea_psmnet.models.weights import find_weights
-    from ea_psmnet.reports.methods import baseline, saved_predictions
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
     weights = [find_weights(path) for path in (*named, *options.checkpoints)]
@@ -203,7 +204,7 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
         weights.append(find_weights(DEFAULT))
     folders = [folder.resolve() for folder in options.predictions]
     labels = _labels([*(path.with_suffix("") for path in weights), *folders])
-    search = -(-options.limit // 16) * 16  # a multiple of 16, as OpenCV asks
+    search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
         *(
             _network(replace(options.matcher, checkpoint=path), path, label)
@@ -221,9 +222,9 @@ def _methods(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> lis
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
+def _network(options: MatcherOptions, weights: Path, label: str) -> Predictor:
+    from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
-    from ea_psmnet.reports.methods import network
 
     matcher = options.load()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
@@ -232,10 +233,10 @@ def _network(options: MatcherOptions, weights: Path, label: str) -> Method:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The paths' last parts, as many as it takes to tell them apart.
+    """Return the last parts of the paths, as many as it takes to tell the paths apart.
 
     Raises:
-        ValueError: two are the same.
+        ValueError: Two paths are the same.
     """
     from ea_psmnet.files import printable
 

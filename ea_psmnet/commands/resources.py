@@ -24,33 +24,33 @@ def resources(
     sites: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
-    """Memory and operations of attention: on volumes, or in a network.
+    """Measure memory and operations of attention, on volumes or in a network.
 
-    On volumes, each mechanism's closed form stands next to what is measured, as in Table 1 and
-    Figure 3 of Shen et al., WACV 2021. With --preset, the report is of that network's attention
-    modules, and of volumes only where they are named.
+    On volumes, the closed form of every mechanism is compared with measurements, as in Table 1 and
+    Figure 3 of Shen et al., WACV 2021. With --preset, the report is about that network's attention
+    modules, and about volumes only if --volumes names some.
 
     Args:
-        volumes: Sizes, as 64x64 or 48x136x240; default: the five of the paper.
+        volumes: Sizes of volumes, as 64x64 or 48x136x240; default: the five of the paper.
         channels: Channels d of the volumes.
         key_channels: Key channels d_k of efficient and dot-product attention; default: d / 2.
-        mechanisms: Which; default: all. An unknown name lists them.
-        dtype: float32, bfloat16, float16 or float64.
-        limit: Measure where the closed form needs no more memory than this.
-        preset: A network, as ea-psmnet or nonlocal-psmnet.
+        mechanisms: Mechanisms; default: all. An unknown name lists them.
+        dtype: Type of the volumes: float32, bfloat16, float16 or float64.
+        limit: Largest closed form to measure, in bytes.
+        preset: Network, as ea-psmnet or nonlocal-psmnet.
         size: Height and width of the network's images.
-        batch: Pairs the network takes at once.
-        max_disparity: Disparities the network searches, in pixels.
-        sites: Where attention is placed instead of at the preset's sites, as bottleneck.
+        batch: Number of pairs at once.
+        max_disparity: Disparities that the network searches, in pixels.
+        sites: Places of attention instead of the preset's own, as bottleneck.
         out: Folder for resources.json, resources.md and resources.png.
     """
     from dataclasses import replace
 
+    from ea_psmnet.experiments.networks import network_markdown, network_report
+    from ea_psmnet.experiments.plots import resource_plot
+    from ea_psmnet.experiments.resources import PAPER_VOLUMES, volume_markdown, volume_report
     from ea_psmnet.files import write_image, write_json, write_text
     from ea_psmnet.models.config import preset as find_preset
-    from ea_psmnet.reports.network_resources import network_markdown, network_report
-    from ea_psmnet.reports.resource_plot import resource_plot
-    from ea_psmnet.reports.resources import PAPER_VOLUMES, volume_markdown, volume_report
     from ea_psmnet.tables import check_range, parse_bytes
 
     for name, value in (("channels", channels), ("batch", batch)):
@@ -91,7 +91,7 @@ def resources(
 
 
 def _refuse(options: Mapping[str, object], reason: str) -> None:
-    """Raise a ValueError for the first option that is not left as it is by default."""
+    """Raise a ValueError for the first option that does not have its default."""
     defaults = inspect.signature(resources).parameters
     for name, value in options.items():
         if value != defaults[name].default:

@@ -8,14 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.inference.canvas import Canvas
+from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
 from ea_psmnet.inference.outputs import colour_range, colourise
 from ea_psmnet.sample import StereoSample, at_columns
 
 __all__ = ["contact_sheet", "warp_difference"]
 
-_WIDTH = 320  # of a picture; all lengths in pixels
-_GAP, _LINE = 12, 26
+_STYLE = GridStyle(320, 12, 12, line=26, size=10, title=26, title_size=12)
 _GAIN = 6
 """Grey levels of the drawn difference for one of the images: well matched pixels differ by 3 to 5,
 which would look black."""
@@ -41,20 +40,8 @@ def contact_sheet(samples: Sequence[StereoSample], title: str) -> NDArray[np.uin
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    rows = [[_fitted(picture) for picture in _pictures(sample)] for sample in samples]
-    heights = [row[0].shape[0] + _LINE + _GAP for row in rows]
-    canvas = Canvas(_GAP + 4 * (_WIDTH + _GAP), 2 * _LINE + sum(heights) + _GAP)
-    canvas.text(_GAP, _LINE / 2 + 2, title, size=12, weight="bold")
-    starts = [_GAP + column * (_WIDTH + _GAP) for column in range(4)]
-    for x, caption in zip(starts, _COLUMNS, strict=True):
-        canvas.text(x, 1.5 * _LINE, caption, size=10)
-    y = 2 * _LINE
-    for sample, row, height in zip(samples, rows, heights, strict=True):
-        canvas.text(_GAP, y + _LINE / 2, _told(sample), size=10)
-        for x, picture in zip(starts, row, strict=True):
-            canvas.image(x, y + _LINE, picture)
-        y += height
-    return canvas.pixels()
+    rows = [Row(_pictures(sample), headings=(_described(sample),)) for sample in samples]
+    return panel_grid(rows, _STYLE, title=title, columns=_COLUMNS)
 
 
 def warp_difference(sample: StereoSample) -> NDArray[np.float32]:
@@ -70,12 +57,13 @@ def warp_difference(sample: StereoSample) -> NDArray[np.float32]:
 
 def _pictures(sample: StereoSample) -> list[NDArray[np.uint8]]:
     known = np.where(sample.valid, sample.disparity, np.nan)
-    return [
+    pictures = (
         sample.left,
         sample.right,
         colourise(known, *colour_range(known)),
         _drawn(warp_difference(sample)),
-    ]
+    )
+    return [fitted(picture, _STYLE.width, interpolation=cv2.INTER_AREA) for picture in pictures]
 
 
 def _drawn(difference: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -83,12 +71,7 @@ def _drawn(difference: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.where(np.isnan(difference)[..., None], _NOT_COMPARED, grey)
 
 
-def _fitted(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height = max(1, round(picture.shape[0] * _WIDTH / picture.shape[1]))
-    return np.asarray(cv2.resize(picture, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _told(sample: StereoSample) -> str:
+def _described(sample: StereoSample) -> str:
     known = sample.disparity[sample.valid]
     height, width = sample.disparity.shape
     told = f"{known.min():.1f} to {known.max():.1f} pixels" if known.size else "no truth"

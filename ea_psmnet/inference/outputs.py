@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from numpy.typing import NDArray
 
-from ea_psmnet.inference.canvas import Bar, Canvas
+from ea_psmnet.figures import Bar, GridStyle, Row, fitted, panel_grid
 
 __all__ = [
     "colour_range",
@@ -112,17 +109,16 @@ def sheet(
     """
     known = np.where(valid, truth, np.nan)
     low, high = colour_range(known if valid.any() else disparity)
-    panels = [
-        [
-            _Panel("Left image", left, cv2.INTER_AREA),
-            _Panel("Predicted disparity", colourise(disparity, low, high)),
-        ],
-        [
-            _Panel("Absolute error", error_map(disparity, truth, valid)),
-            _Panel("True disparity", colourise(known, low, high)),
-        ],
+    image = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA)
+    rows = [
+        Row((image, _panel(colourise(disparity, low, high))), captions=_CAPTIONS[:2]),
+        Row(
+            (_panel(error_map(disparity, truth, valid)), _panel(colourise(known, low, high))),
+            captions=_CAPTIONS[2:],
+        ),
     ]
-    return _draw(panels, [error_bar(), disparity_bar(low, high)], title)
+    bars = [error_bar(), disparity_bar(low, high)]
+    return panel_grid(rows, _style(image), title=title, bars=bars)
 
 
 def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -136,29 +132,25 @@ def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
     low, high = colour_range(disparity)
-    panels = [
-        [
-            _Panel("Left image", left, cv2.INTER_AREA),
-            _Panel("Disparity", colourise(disparity, low, high)),
-        ],
-    ]
-    return _draw(panels, [None, disparity_bar(low, high)])
+    image = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA)
+    row = Row(
+        (image, _panel(colourise(disparity, low, high))), captions=("Left image", "Disparity")
+    )
+    return panel_grid([row], _style(image), bars=[None, disparity_bar(low, high)])
 
 
-# Drawing: panels in a grid, a colour bar under each column; all lengths in pixels -----------------
+_SIDE = 960
+"""Pixels of a panel's longer side."""
 
-_SIDE = 960  # a panel's longer side
-_GAP, _CAPTION, _TITLE, _BAR_STRIP = 24, 44, 56, 92
+_CAPTIONS = ("Left image", "Predicted disparity", "Absolute error", "True disparity")
 
 
-class _Panel(NamedTuple):
-    caption: str
-    image: NDArray[np.uint8]
-    interpolation: int = cv2.INTER_NEAREST  # averages would turn sparse ground truth black
+def _panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return fitted(image, _SIDE, _SIDE)
 
-    def resized(self, height: int, width: int) -> NDArray[np.uint8]:
-        image = cv2.resize(self.image, (width, height), interpolation=self.interpolation)
-        return np.asarray(image, np.uint8)
+
+def _style(panel: NDArray[np.uint8]) -> GridStyle:
+    return GridStyle(panel.shape[1], 24, 0, line=44, size=14, title=56, title_size=18)
 
 
 def disparity_bar(low: float, high: float) -> Bar:
@@ -189,31 +181,3 @@ def colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
     short = max(0, _LEAST_RANGE - (high - low))
     low = max(low - short // 2, min(low, 0))
     return float(low), float(max(high, low + _LEAST_RANGE))
-
-
-def _draw(
-    panels: list[list[_Panel]], bars: Sequence[Bar | None], title: str = ""
-) -> NDArray[np.uint8]:
-    height, width = _panel_size(panels[0][0].image.shape)
-    top = _TITLE if title else 0
-    canvas = Canvas(
-        width=_GAP + len(bars) * (width + _GAP),
-        height=top + len(panels) * (height + _CAPTION) + _BAR_STRIP,
-    )
-    if title:
-        canvas.text(_GAP, top / 2 + 6, title, size=18, weight="bold")
-    for column, bar in enumerate(bars):
-        x = _GAP + column * (width + _GAP)
-        y = top
-        for row in panels:
-            canvas.text(x, y + _CAPTION / 2 + 2, row[column].caption, size=14)
-            canvas.image(x, y + _CAPTION, row[column].resized(height, width))
-            y += _CAPTION + height
-        if bar is not None:
-            canvas.bar(x, y + 18, width, bar)
-    return canvas.pixels()
-
-
-def _panel_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    scale = _SIDE / max(shape[:2])
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))

@@ -4,23 +4,22 @@
 
 Run nothing beside it. Every round measures every method once, so that a machine that slows down
 slows all of them; figures are medians over the rounds, with the best and the worst. Peak memory is
-that of a process of its own, above what it held after a first small pair. Training steps are of one
-sample in the arithmetic that `train` takes; freed memory is kept, as by every command.
+that of a process of its own, in addition to what it held after a small pair. Training steps are of
+one sample, as `train` takes them; freed memory is kept, as by all commands.
 """
 
 from __future__ import annotations
 
+from benchmarking import Request, ask, run, write_results
+
+# isort: split
 import argparse
 import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ea_psmnet.machine import has_fast_bfloat16, keep_freed_memory
 
@@ -31,39 +30,34 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ea_psmnet.files import write_json, write_text
+from ea_psmnet.experiments.measure import held_bytes, peak_bytes, reset_peak, timed
+from ea_psmnet.experiments.trial import TrainingSteps
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.losses import stereo_loss
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model
-from ea_psmnet.reports.memory import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.tables import markdown_table
 
 NETWORKS = ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")
 PREDICTED, TRAINED = (544, 960), (256, 512)
 SGBM = "StereoSGBM, padded and filled"
+_CPU = torch.device("cpu")
 
 
 def main() -> None:
-    """Measure, or answer for the peak memory of one method."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     parser.add_argument("--out", type=Path, default=Path("docs/results/stereo"))
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peak:
-        print(_peak(arguments.peak))
-        return
     report = _measured(arguments.rounds)
-    write_json(arguments.out.with_suffix(".json"), report)
-    write_text(arguments.out.with_suffix(".md"), _markdown(report))
+    write_results(arguments.out, report, _markdown(report))
     print(_markdown(report))
 
 
 def _pair(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Noise that matches at 20 pixels: times do not depend on what images show."""
+    """Noise with a disparity of 20 pixels: times do not depend on what images show."""
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 256, (size[0], size[1] + 20, 3), dtype=np.uint8)
     return wide[:, 20:].copy(), wide[:, :-20].copy()
@@ -76,24 +70,12 @@ def _predictor(name: str) -> Callable[[np.ndarray, np.ndarray], Any]:
     return StereoMatcher(build_model(name).eval(), device="cpu")
 
 
-def _training_step(name: str) -> Callable[[], None]:
+def _training_step(name: str) -> Callable[[], object]:
     torch.manual_seed(0)
-    network = build_model(name).train()
+    network = build_model(name)
     to_channels_last(network)
-    optimizer = torch.optim.Adam(network.parameters())
-    images = torch.rand(2, 1, 3, *TRAINED)
-    truth = 190 * torch.rand(1, *TRAINED)
-    half = has_fast_bfloat16("cpu")
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, half):
-            outputs = network(*images)
-        disparities = [disparity.float() for disparity in outputs.disparities]
-        stereo_loss(disparities, truth, truth > 0, 192).backward()
-        optimizer.step()
-
-    return step
+    dtype = torch.bfloat16 if has_fast_bfloat16("cpu") else torch.float32
+    return TrainingSteps(network, (1, *TRAINED), _CPU, dtype)
 
 
 def _measured(rounds: int) -> dict[str, Any]:
@@ -108,10 +90,9 @@ def _measured(rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
+            taken = timed(call, _CPU)
             if number:  # the first one compiles, allocates and fills caches
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
         print(f"round {number} of {rounds}", file=sys.stderr)
     return {
         "machine": _machine(),
@@ -119,7 +100,7 @@ def _measured(rounds: int) -> dict[str, Any]:
             name: {"median": statistics.median(s), "best": min(s), "worst": max(s)}
             for name, s in seconds.items()
         },
-        "peak_bytes": {name: _peak_elsewhere(name) for name in (*NETWORKS, SGBM)},
+        "peak_bytes": {name: ask(__file__, {"method": name})["peak"] for name in (*NETWORKS, SGBM)},
         "networks": {name: _arithmetic(name) for name in NETWORKS},
         "rate_operations": _RATE_OPERATIONS,
     }
@@ -130,7 +111,7 @@ _RATE_OPERATIONS = 2 * 27 * 32 * 32 * 48 * 64 * 128
 
 
 def _convolution(dtype: str) -> Callable[[], Any]:
-    """What the machine can do: a 3 x 3 x 3 convolution of 32 channels, channels-last."""
+    """The machine's rate: a 3 x 3 x 3 convolution of 32 channels, channels-last."""
     layout, kind = torch.channels_last_3d, getattr(torch, dtype)
     volume = torch.randn(_RATE_VOLUME).to(kind, memory_format=layout)
     weight = torch.randn(32, 32, 3, 3, 3).to(kind, memory_format=layout)
@@ -165,20 +146,15 @@ def _arithmetic(name: str) -> dict[str, Any]:
     }
 
 
-def _peak_elsewhere(name: str) -> int:
-    command = [sys.executable, __file__, "--peak", name]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def _peak(name: str) -> int:
-    """Bytes that a pair takes above what was held before."""
-    predict, device = _predictor(name), torch.device("cpu")
+def answer(request: Request) -> Request:
+    """Measure the bytes that a pair takes in addition to what was held before."""
+    predict = _predictor(request["method"])
     predict(*_pair((64, 256)))
     left, right = _pair(PREDICTED)
-    before = held_bytes(device)
-    reset_peak(device)
+    before = held_bytes(_CPU)
+    reset_peak(_CPU)
     predict(left, right)
-    return peak_bytes(device) - before
+    return {"peak": peak_bytes(_CPU) - before}
 
 
 def _markdown(report: dict[str, Any]) -> str:
@@ -210,7 +186,7 @@ def _markdown(report: dict[str, Any]) -> str:
             f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, "
             f"bfloat16 {'used' if machine['bfloat16'] else 'not used'}; 192 disparities, batch 1. "
             "Median (best to worst) of rounds that measure every method in turn. MiB: peak of a "
-            "process of its own above what it held before the pair. GMAC: convolutions and matrix "
+            "process of its own in addition to what it held before. GMAC: convolutions and matrix "
             "products of the plain form. Floor: those at the rate of a large convolution in the "
             f"same run, {rate / 1e9:.0f} GFLOP/s; a backward counts as two forwards.",
             markdown_table(rows),
@@ -224,4 +200,4 @@ def _spread(seconds: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, answer)

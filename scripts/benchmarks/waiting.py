@@ -8,6 +8,9 @@ own: the best of its pairs. Every round takes all settings in turn; figures are 
 
 from __future__ import annotations
 
+from benchmarking import Request, ask, run, write_results
+
+# isort: split
 import argparse
 import os
 import statistics
@@ -19,9 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from ea_psmnet.files import write_json, write_text
 from ea_psmnet.tables import markdown_table
 
 NETWORKS = ("ea-light", "ea-psmnet-small")
@@ -36,24 +36,19 @@ SETTINGS: dict[str, dict[str, str]] = {
 
 
 def main() -> None:
-    """Measure, or answer for one setting."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     parser.add_argument("--out", type=Path, default=Path("docs/results/waiting"))
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.measure:
-        print(_best(arguments.measure))
-        return
     rows = [_row(network, busy, arguments.rounds) for network in NETWORKS for busy in (0, BUSY)]
     text = _markdown(rows)
-    write_json(arguments.out.with_suffix(".json"), {"processors": os.cpu_count(), "rows": rows})
-    write_text(arguments.out.with_suffix(".md"), text)
+    write_results(arguments.out, {"processors": os.cpu_count(), "rows": rows}, text)
     print(text)
 
 
-def _best(network: str, pairs: int = 4) -> float:
-    """The least seconds that a pair takes."""
+def answer(request: Request, pairs: int = 4) -> Request:
+    """Measure the shortest time of a pair."""
     from ea_psmnet.machine import keep_freed_memory
 
     keep_freed_memory()
@@ -64,7 +59,7 @@ def _best(network: str, pairs: int = 4) -> float:
     from ea_psmnet.models.psmnet import build_model
 
     torch.manual_seed(0)
-    matcher = StereoMatcher(build_model(network).eval(), device="cpu")
+    matcher = StereoMatcher(build_model(request["network"]).eval(), device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (540, 960, 3), dtype=np.uint8)
     matcher(image, image)
     seconds = []
@@ -72,30 +67,25 @@ def _best(network: str, pairs: int = 4) -> float:
         start = time.perf_counter()
         matcher(image, image)
         seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return {"seconds": min(seconds)}
 
 
 def _row(network: str, busy: int, rounds: int) -> dict[str, object]:
     seconds: dict[str, list[float]] = defaultdict(list)
+    env = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
     with _busy(busy):
         for number in range(rounds):
             for name, variables in SETTINGS.items():
-                seconds[name].append(_elsewhere(network, variables))
+                found = ask(__file__, {"network": network}, env | variables)
+                seconds[name].append(found["seconds"])
             print(f"{network}, {busy} busy: round {number + 1} of {rounds}", file=sys.stderr)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {"network": network, "busy processes": busy, **medians}
 
 
-def _elsewhere(network: str, variables: dict[str, str]) -> float:
-    env = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
-    command = [sys.executable, __file__, "--measure", network]
-    ran = subprocess.run(command, env=env | variables, check=True, capture_output=True, text=True)
-    return float(ran.stdout)
-
-
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """So many processes that do nothing but compute."""
+    """Run processes that only compute."""
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -126,4 +116,4 @@ def _markdown(rows: list[dict[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, answer)

@@ -7,8 +7,8 @@ import torch
 
 from ea_psmnet.attention import MECHANISMS, build_attention, closed_form
 from ea_psmnet.attention.base import Resources
+from ea_psmnet.experiments.resources import operation_counter
 from ea_psmnet.ops.efficient_block import folding_is_cheaper
-from ea_psmnet.reports.resource_meter import operation_counter
 
 # Volume: bytes and operations of efficient and non-local attention, d = 64, d_k = 32, float32.
 TABLE_1 = {

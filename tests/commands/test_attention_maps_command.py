@@ -6,9 +6,9 @@ import torch
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
+from ea_psmnet.experiments.attention_maps import attention_maps
 from ea_psmnet.files import read_image, write_image
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.reports.attention_maps import attention_maps
 
 SIZE = (40, 72)
 
@@ -76,7 +76,7 @@ def test_dot_product_map_of_a_pixel(checkpoints, pair, tmp_path):
         ("none", "volume", (), "no attention"),
         ("efficient", "volume", (), "hourglass1.encoder, hourglass2.bottleneck"),
         ("efficient", "hourglass1.encoder", ("--pixel", 1, 1), "same for all pixels"),
-        ("dot_product", "hourglass1.encoder", (), "say which"),
+        ("dot_product", "hourglass1.encoder", (), "name one"),
         ("dot_product", "hourglass1.encoder", ("--pixel", 72, 0), "(72, 0) lies outside"),
         ("hydra", "hourglass1.encoder", (), "efficient and dot_product have"),
     ],

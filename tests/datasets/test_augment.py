@@ -9,8 +9,8 @@ import pytest
 from stereo_pairs import textured_pair, warp_correlation, warp_error
 
 from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
-from datasets.augment_photometric import Photometric
-from datasets.transforms import random_crop
+from datasets.augment.geometric import random_crop
+from datasets.augment.photometric import Photometric
 from ea_psmnet.sample import StereoSample
 
 SIZE = (64, 144)

@@ -1,4 +1,4 @@
-"""Scaled and tilted pairs: the truth still brings the right image onto the left one."""
+"""Crops, scaled and tilted pairs: the ground truth still aligns the right image with the left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from stereo_pairs import FRONT, NEAR, far, matched, seen, textured_pair, warp_error
 
-from datasets import augment_geometric
-from datasets.augment_geometric import Geometric, Tilt, geometric_crop, resized, tilted
-from datasets.transforms import cut
+from datasets.augment import geometric as augment_geometric
+from datasets.augment.geometric import (
+    Geometric,
+    Tilt,
+    cut,
+    geometric_crop,
+    random_crop,
+    resized,
+    tilted,
+)
 from ea_psmnet.sample import StereoSample
 
 SIZES = [(96, 300), (150, 200), (48, 100), (64, 128), (130, 120), (70, 260)]
@@ -221,3 +228,47 @@ def test_tilts_are_as_frequent_and_as_strong_as_told(pair):
     assert 0.3 < (np.abs(found) > 0.05).mean() < 0.7
     assert 1.1 < found.max() < 1.6
     assert -1.6 < found.min() < -1.1
+
+
+@pytest.fixture
+def places() -> StereoSample:
+    """Every pixel tells its own place: red is the row, green the column."""
+    rows, columns = np.mgrid[:6, :9]
+    left = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
+    disparity = (10 * rows + columns).astype(np.float32)
+    return StereoSample(left, left + np.uint8(100), disparity, disparity % 2 == 0, "place")
+
+
+def test_all_arrays_share_the_window(places):
+    crop = random_crop(places, (3, 4), np.random.default_rng(0))
+    rows, columns = crop.left[..., 0].astype(int), crop.left[..., 1].astype(int)
+    assert crop.left.shape == (3, 4, 3)
+    assert np.array_equal(rows - rows[0, 0], np.mgrid[:3, :4][0])
+    assert np.array_equal(columns - columns[0, 0], np.mgrid[:3, :4][1])
+    assert np.array_equal(crop.right, crop.left + np.uint8(100))
+    assert np.array_equal(crop.disparity, 10 * rows + columns)
+    assert np.array_equal(crop.valid, (10 * rows + columns) % 2 == 0)
+    assert crop.name == "place"
+
+
+def test_every_position_occurs_edges_included(places):
+    rng = np.random.default_rng(0)
+    corners = {tuple(random_crop(places, (5, 7), rng).left[0, 0, :2].tolist()) for _ in range(200)}
+    assert corners == {(y, x) for y in range(2) for x in range(3)}
+
+
+def test_the_seed_decides(places):
+    first, second = (random_crop(places, (2, 2), np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(first.left, second.left)
+
+
+def test_the_whole_image_is_a_crop_with_memory_of_its_own(places):
+    crop = random_crop(places, (6, 9), np.random.default_rng(0))
+    assert np.array_equal(crop.disparity, places.disparity)
+    assert not np.shares_memory(crop.disparity, places.disparity)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (6, 10), (0, 3)])
+def test_a_window_that_does_not_fit(places, size):
+    with pytest.raises(ValueError, match=rf"place: .*{size[0]}x{size[1]} .* 6x9"):
+        random_crop(places, size, np.random.default_rng(0))

@@ -8,8 +8,7 @@ import pytest
 from dataset_trees import SIZE, eth3d, middeval3, middlebury2014, shade, sintel, write_png
 
 from datasets.builder import build_dataset, detect_dataset
-from datasets.eth3d import Eth3d
-from datasets.middlebury import MiddEval3, Middlebury2014
+from datasets.middlebury import Eth3d, MiddEval3, Middlebury2014
 from datasets.sintel import Sintel
 from ea_psmnet.files import write_image
 
@@ -151,5 +150,5 @@ def test_masks_of_two_sizes_are_told_with_both_paths(tmp_path):
 def test_a_mask_of_floats_is_told(tmp_path):
     path = middeval3(tmp_path) / "MiddEval3/trainingQ/Adirondack/mask0nocc.png"
     path.write_bytes(cv2.imencode(".tiff", np.ones(SIZE, np.float32))[1].tobytes())
-    with pytest.raises(ValueError, match=r"mask0nocc\.png: a mask of float32 values, expected 8"):
+    with pytest.raises(ValueError, match=r"mask0nocc\.png: mask of float32 values, expected 8"):
         MiddEval3(tmp_path)[0]

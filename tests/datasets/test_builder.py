@@ -81,7 +81,7 @@ def test_mirrored_pairs_have_the_right_views_truth(tmp_path, name):
     dataset = build_dataset(name, TREES[name](tmp_path))
     assert dataset.has_right_truth == (name in RIGHT_TRUTH)
     if name not in RIGHT_TRUTH:
-        with pytest.raises(ValueError, match=r"mirrored: no truth with this view"):
+        with pytest.raises(ValueError, match=r"mirrored: no ground truth with this view"):
             dataset.mirrored(0)
         return
     k = NUMBERS.get(name, FRAMES)[1]

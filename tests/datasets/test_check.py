@@ -12,10 +12,11 @@ import pytest
 from dataset_trees import instereo2k, middeval3
 from stereo_pairs import textured_pair
 
-from datasets import check_frames, check_pairs, check_series
-from datasets.check import check_dataset, spread
-from datasets.check_frames import values_of
-from datasets.check_report import CheckReport
+from datasets.check import CheckReport, check_dataset, spread
+from datasets.check import files as check_frames
+from datasets.check import pairs as check_pairs
+from datasets.check import series as check_series
+from datasets.check.files import values_of
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import (
     disparity_values,
@@ -131,7 +132,7 @@ def test_all_missing_files_of_all_parts_are_told_at_once(tree, capsys):
     report = checked(tree)
     first, *others = report.problems
     assert (first.kind, first.where) == ("incomplete", "train, clean")
-    assert first.what == "4 files of 6 frames are missing, 22.22%; it is not looked at further"
+    assert first.what == "4 files of 6 frames are missing, 22.22%; it is not checked further"
     assert [(p.kind, p.where) for p in others] == [("missing", str(file)) for file in gone]
     assert main(["data", "check", str(tree), "--no-whole"]) == 1
     told = capsys.readouterr().out
@@ -269,6 +270,11 @@ def test_the_maximum_is_a_number_of_pixels(tree, wrong):
         checked(tree, max_disparity=wrong)
 
 
+def test_an_unknown_dataset_is_told(tree):
+    with pytest.raises(ValueError, match="no dataset 'kitty'; choose one of"):
+        checked(tree, name="kitty")
+
+
 def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
     pair = textured_pair()
     for name in ("a", "b"):
@@ -283,7 +289,7 @@ def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
     report = check_dataset(tmp_path, progress=False)
     assert [problem.kind for problem in report.problems] == ["incomplete", "missing", "missing"]
     assert [problem.what.split(" (")[0] for problem in report.problems[1:]] == [
-        "no truth",
+        "no ground truth",
         "no right image",
     ]
 
@@ -295,7 +301,7 @@ def test_pairs_without_truth_are_checked(tmp_path):
         write_image(tmp_path / name / "right.png", pair.right)
     report = check_dataset(tmp_path, progress=False)
     assert (report.frames, report.truths, report.without_truth, report.problems) == (2, 0, 2, ())
-    assert "2 frames opened, 0 of their truth files read, 2 frames have none" in report.to_text()
+    assert "2 frames opened, 0 ground truth files read, 2 frames have none" in report.to_text()
     assert [pair.errors for pair in report.pairs] == [{}, {}]
     write_image(tmp_path / "b" / "right.png", np.roll(pair.right, 6, axis=0))
     assert kinds(check_dataset(tmp_path, progress=False)) == [("unrectified", "b")]
@@ -334,7 +340,7 @@ def test_zeros_that_stand_for_unknown_are_told(tmp_path):
     truth[:10] = 0
     (problem,) = check_dataset(one_pair(tmp_path, truth), progress=False).problems
     assert (problem.kind, Path(problem.where).name) == ("zeros", "disp.npy")
-    assert problem.what.startswith("10.4% of its pixels are exactly 0, and no other is under 5.0")
+    assert problem.what.startswith("10.4% of its pixels are exactly 0, and all others at least 5.0")
     truth[10:20] = 0.3  # what is far away
     report = check_dataset(one_pair(tmp_path, truth), progress=False, pairs=0)
     assert report.problems == ()
@@ -349,11 +355,12 @@ def test_truth_wholly_beyond_the_range_is_told(tmp_path):
     truth[0] = np.nan
     (problem,) = check_dataset(one_pair(tmp_path, truth), progress=False, pairs=0).problems
     assert (problem.kind, Path(problem.where).name) == ("beyond", "disp.npy")
-    assert "every known disparity is over 192 pixels (500.0 to 3000.0)" in problem.what
+    assert "every valid disparity is over 192 pixels (500.0 to 3000.0)" in problem.what
     report = check_dataset(tmp_path, progress=False, pairs=0, max_disparity=3000)
     assert report.problems == ()
 
 
+@pytest.mark.slow
 def test_a_dark_image_is_told_and_read(tmp_path):
     root = one_pair(tmp_path, textured_pair().disparity)
     (root / "a" / "left.png").unlink()
@@ -400,6 +407,7 @@ def test_a_listing_that_fails_is_a_finding(tree, monkeypatch, capsys):
     assert "missing: 1\n  train, clean: UnforeseenError\n1 problem\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_wider_than_opencv_bears_are_compared(tmp_path):
     pair = textured_pair()
     wide = one_pair(tmp_path, np.tile(pair.disparity, 200)) / "a"
@@ -411,6 +419,7 @@ def test_images_wider_than_opencv_bears_are_compared(tmp_path):
     assert main(["data", "show", str(tmp_path), "--out", str(tmp_path / "sheet.png")]) == 0
 
 
+@pytest.mark.slow
 def test_names_that_no_terminal_takes(tmp_path, capsys):
     root = one_pair(tmp_path / os.fsdecode(b"caf\xe9"), textured_pair().disparity)
     (root / "a").rename(root / "line\nbreak")

@@ -57,7 +57,11 @@ def test_root_may_be_one_pair(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("file", "told"),
-    [("disp.npy", "no truth"), ("right.png", "no right image"), ("left.png", "no left image")],
+    [
+        ("disp.npy", "no ground truth"),
+        ("right.png", "no right image"),
+        ("left.png", "no left image"),
+    ],
 )
 def test_a_missing_file_is_told(tmp_path, file, told):
     write_pair(tmp_path / "a")
@@ -86,9 +90,9 @@ def test_pairs_without_truth_where_they_are_asked_for(tmp_path):
     without, with_truth = build_dataset("auto", tmp_path, require_truth=False)
     assert (without.name, without.disparity.any(), without.valid.any()) == ("a", False, False)
     assert with_truth.valid.all()
-    with pytest.raises(FileNotFoundError, match="a: no truth"):
+    with pytest.raises(FileNotFoundError, match="a: no ground truth"):
         build_dataset("auto", tmp_path)
-    with pytest.raises(ValueError, match="a/mirrored: no truth"):
+    with pytest.raises(ValueError, match="a/mirrored: no ground truth"):
         PairFolder(tmp_path, require_truth=False).mirrored(0)
 
 

@@ -91,7 +91,7 @@ def test_entries_that_are_no_files_are_one_line(tmp_path, entry, suffix):
     row = [entry, "pair0/right.png", "pair0/disp.npy"]
     text = " ".join(row) if suffix == ".txt" else "left,right,disparity\n" + ",".join(row)
     write_text(tmp_path / f"a{suffix}", text)
-    told = rf"a\{suffix}, line [12]: .* is not there; run in"
+    told = rf"a\{suffix}, line [12]: .* does not exist; run in"
     with pytest.raises(FileNotFoundError, match=told) as error:
         PairList(tmp_path / f"a{suffix}")
     assert len(str(error.value)) < 500
@@ -101,13 +101,13 @@ def test_entries_that_are_no_files_are_one_line(tmp_path, entry, suffix):
 @pytest.mark.parametrize("column", ["", "left,right,disparity\n"])
 def test_a_huge_field_is_one_line(tmp_path, column):
     write_text(tmp_path / "a.csv", f"{column}{'x' * 200_000}")
-    with pytest.raises(ValueError, match=r"a\.csv, line [12]: no row of a table \(field larger"):
+    with pytest.raises(ValueError, match=r"a\.csv, line [12]: not a row of a table \(field larger"):
         PairList(tmp_path / "a.csv")
 
 
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ValueError, match=r"a\.txt: no list of pairs, it is no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"a\.txt: not a list of pairs, not UTF-8 text"):
         PairList(tmp_path / "a.txt")
 
 
@@ -130,14 +130,14 @@ def test_wrong_lines_are_named(tmp_path, name, text, told):
 
 def test_a_frame_named_twice_is_refused(tmp_path):
     write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(0)}\n")
-    with pytest.raises(ValueError, match=r"line 2: training/image_2/000000_10\.png a second time"):
+    with pytest.raises(ValueError, match=r"line 2: training/image_2/000000_10\.png is listed"):
         PairList(tmp_path / "a.txt")
 
 
 def test_one_name_for_two_frames_or_for_both_views_is_refused(tmp_path):
     line = GWCNET.format(0)
     write_text(kitti2015(tmp_path) / "a.txt", f"{line}\n./{line}\n")
-    with pytest.raises(ValueError, match=r"line 2: \./training/image_2/000000_10\.png a second"):
+    with pytest.raises(ValueError, match=r"line 2: \./training/image_2/000000_10\.png is listed"):
         PairList(tmp_path / "a.txt")
     write_text(tmp_path / "b.txt", line.replace("image_3", "image_2"))
     with pytest.raises(ValueError, match=r"line 1: .* is both left and right"):
@@ -146,7 +146,7 @@ def test_one_name_for_two_frames_or_for_both_views_is_refused(tmp_path):
 
 def test_missing_files_are_named(tmp_path):
     write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(7)}\n")
-    told = r"line 2: .*000007_10\.png is not there; run in the folder .* base="
+    told = r"line 2: .*000007_10\.png does not exist; run in the folder .* base="
     with pytest.raises(FileNotFoundError, match=told):
         PairList(tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError, match=r"b\.txt: no such file"):

@@ -447,3 +447,12 @@ def test_photographs_serve_as_textures(tmp_path: Path, monkeypatch: pytest.Monke
     assert scenes.render(0).left.std() > 1
     with pytest.raises(FileNotFoundError, match="expected image files"):
         SyntheticScenes(size=SIZE, textures=tmp_path / "none").render(0)
+
+
+def test_an_image_over_the_pixel_limit_is_no_texture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ea_psmnet.images._MAX_PIXELS", 99)
+    write_image(tmp_path / "a.png", np.zeros((10, 10, 3), np.uint8))
+    with pytest.raises(FileNotFoundError, match="found none that can be read"):
+        load_atlas(tmp_path, "cpu")

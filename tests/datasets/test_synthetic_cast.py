@@ -5,10 +5,20 @@ import torch
 
 from datasets.synthetic import KINDS, SyntheticScenes
 from datasets.synthetic.body import Body
-from datasets.synthetic.cast import nearest, nearest_on_grid, occluded, shaded
+from datasets.synthetic.cast import (
+    BLOCK,
+    Rays,
+    blocks,
+    members,
+    nearest,
+    nearest_on_grid,
+    neighbours_first,
+    occluded,
+    pixel_rays,
+    shaded,
+)
 from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.rays import BLOCK, Rays, blocks, members, neighbours_first, pixel_rays
-from datasets.synthetic.surface import surface
+from datasets.synthetic.shading import surface
 from datasets.synthetic.textures import Atlas
 
 SIZE = (48, 88)

@@ -11,11 +11,10 @@ import torch
 from datasets.synthetic import Look, render
 from datasets.synthetic.body import Body
 from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.outlines import covers, draw_stencil
+from datasets.synthetic.outlines import FAMILIES, SIDE, covers, draw_stencil, inside_stencil
 from datasets.synthetic.palette import FACING, Palette, card
 from datasets.synthetic.scene import Rig, Scene, Sensor, Solid
 from datasets.synthetic.sensor import exposure, sensed
-from datasets.synthetic.stencils import FAMILIES, SIDE, inside_stencil
 from datasets.synthetic.textures import Atlas
 
 SIZE = (64, 96)

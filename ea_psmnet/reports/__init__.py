@@ -1,1 +1,0 @@
-"""Evaluation and comparison: each returns data, then renders it."""
