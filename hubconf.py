@@ -20,6 +20,6 @@ def ea_psmnet_small(pretrained: bool = True) -> PSMNet:
     """PSMNet with efficient attention at half the channels.
 
     Args:
-        pretrained: with the weights that come with the project.
+        pretrained: Load the weights that are bundled with the project.
     """
     return load_model("ea-psmnet-small") if pretrained else build_model("ea-psmnet-small")

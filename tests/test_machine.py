@@ -81,7 +81,7 @@ def openmp(script, **settings):
 
 COMPILED = """
 from pathlib import Path
-from ea_psmnet.ops.winograd_compiled import is_compiled_for
+from ea_psmnet.ops.native.winograd import is_compiled_for
 import torch
 torch.ones(8, 8) @ torch.ones(8, 8)
 is_compiled_for(32, 32)

@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels ahead of time, for cards that need not be there.
+"""Compiles the Triton kernels ahead of time, without a GPU.
 
 A program of its own, as nothing compiles in a process where Triton interprets: reads a list of
 cases from standard input, and writes what the compiler said of each, both as JSON.
@@ -25,7 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ea_psmnet.ops import efficient_triton, efficient_triton_backward
+from ea_psmnet.ops.triton import efficient, efficient_backward
 
 LIKE_X = ("x", "out", "grad", "grad_x")
 """Pointers to values of the input's type; all others are float32's."""
@@ -34,7 +34,7 @@ TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 def kernels() -> Iterator[tuple[str, Any, Any]]:
     """Name, module and function of all that the program launches."""
-    for module in (efficient_triton, efficient_triton_backward):
+    for module in (efficient, efficient_backward):
         for name, value in vars(module).items():
             if name.endswith("_kernel") and inspect.getmodule(value.fn) is module:
                 yield name, module, value

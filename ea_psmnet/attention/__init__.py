@@ -1,4 +1,4 @@
-"""Attention mechanisms for volumes: one file each, one interface, one visible table."""
+"""Attention mechanisms for volumes: one file for each, one base class, one table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ea_psmnet.attention.base import TABLE_1, Resources, VolumeAttention
 from ea_psmnet.attention.dot_product import DotProductAttention
 from ea_psmnet.attention.efficient import EfficientAttention
 from ea_psmnet.attention.external import ExternalAttention
 from ea_psmnet.attention.focused_linear import FocusedLinearAttention
 from ea_psmnet.attention.hydra import HydraAttention
-from ea_psmnet.attention.resources import TABLE_1, Resources
-from ea_psmnet.attention.volume import VolumeAttention
 from ea_psmnet.ops.choices import build_choice, check_choice
 
 __all__ = [
@@ -24,6 +23,7 @@ __all__ = [
     "ExternalAttention",
     "FocusedLinearAttention",
     "HydraAttention",
+    "Resources",
     "VolumeAttention",
     "build_attention",
     "closed_form",
@@ -37,22 +37,20 @@ MECHANISMS: dict[str, type[VolumeAttention]] = {
     "hydra": HydraAttention,
 }
 
-_CHOICES: dict[str, Callable[..., nn.Module]] = {"none": lambda channels: nn.Identity()}
-_CHOICES |= MECHANISMS
-
 
 def build_attention(mechanism: str, channels: int, **options: Any) -> nn.Module:
     """The module for a mechanism's name; `none` is the identity.
 
     Args:
         mechanism: `none` or a key of `MECHANISMS`.
-        channels: C of the volume it will work on.
-        options: keyword arguments of the mechanism's class, as `key_channels=16`.
+        channels: C of the volume that the module will be applied to.
+        options: Keyword arguments of the mechanism's class, such as `key_channels=16`.
 
     Raises:
-        ValueError: an unknown mechanism or option; the message lists the choices.
+        ValueError: Unknown mechanism or option; the message lists the choices.
     """
-    return build_choice("attention", _CHOICES, mechanism, options, channels)
+    choices: dict[str, Callable[..., nn.Module]] = {"none": lambda channels: nn.Identity()}
+    return build_choice("attention", choices | MECHANISMS, mechanism, options, channels)
 
 
 def closed_form(
@@ -67,14 +65,14 @@ def closed_form(
 
     Args:
         name: A key of `MECHANISMS` or of `TABLE_1`.
-        size: Sides of the volume, as (D, H, W) or (H, W).
+        size: Sides of the volume, (D, H, W) or (H, W).
         channels: C of the volume.
-        published_order: In the order of the published code, also of mechanisms whose modules
-            compute in a cheaper one alone.
+        published_order: Count the order of the published code, even if the module always computes
+            in a cheaper one.
         options: Keyword arguments of the mechanism's class.
 
     Raises:
-        ValueError: an unknown name or option; the message lists the choices.
+        ValueError: Unknown name or option; the message lists the choices.
 
     Example:
         >>> closed_form("table1-efficient", (64, 64), 64, key_channels=32).operations

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_psmnet.attention.resources import Resources
-from ea_psmnet.attention.volume import (
+from ea_psmnet.attention.base import (
+    Resources,
     Start,
     VolumeAttention,
     check_counts,
@@ -20,10 +20,14 @@ from ea_psmnet.attention.volume import (
     silence,
     split_heads,
 )
-from ea_psmnet.ops.attention import Normalisation, check_normalisation, dot_product_attention
+from ea_psmnet.ops.attention import (
+    Normalisation,
+    check_normalisation,
+    dot_product_attention,
+    dot_product_attention_reference,
+    position_shares,
+)
 from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.ops.dot_product import lean_dot_product_attention
-from ea_psmnet.ops.maps import position_shares
 from ea_psmnet.ops.precision import widen
 
 __all__ = ["DotProductAttention"]
@@ -31,7 +35,7 @@ __all__ = ["DotProductAttention"]
 Backend = Literal["naive", "sdpa"]
 Pool = Literal["none", "projected", "input"]
 
-BACKENDS = {"naive": dot_product_attention, "sdpa": lean_dot_product_attention}
+BACKENDS = {"naive": dot_product_attention_reference, "sdpa": dot_product_attention}
 
 
 class DotProductAttention(VolumeAttention):
@@ -47,22 +51,22 @@ class DotProductAttention(VolumeAttention):
 
     Args:
         channels: C of the volume.
-        key_channels: channels of queries, keys and values; None for C / 2.
+        key_channels: Channels of queries, keys and values; None for C / 2.
         normalisation: `softmax` (the embedded Gaussian, equation 3), `scaling` (the dot product
             over n, equation 4) or `none`.
         backend: `naive` stores all n x n weights, as published. `sdpa` is the same function with
             memory linear in n: PyTorch's tiled kernel for softmax, Q (K^T V) for the others.
-        pool: max-pool keys and values by two in H and W, which quarters the weights (section 3.3;
+        pool: Max-pool keys and values by two in H and W, which quarters the weights (section 3.3;
             an odd last row or column is left out): `projected` after their convolutions, as in the
             paper and mmcv, `input` before them, as in the authors' code.
-        scale_logits: divide by the square root of the key channels before the softmax, as both
+        scale_logits: Divide by the square root of the key channels before the softmax, as both
             codes do; the paper does not.
         start: `identity`, or `published`, which is the identity too, but for training draws all
             convolutions from a normal distribution of deviation 0.01, without biases.
 
     Raises:
-        ValueError: a count below one; an unknown normalisation, back end, pool or start; logits to
-            scale without softmax.
+        ValueError: A count below one; an unknown normalisation, back end, pool or start;
+            `scale_logits` without softmax.
 
     Example:
         >>> DotProductAttention(32)(torch.randn(1, 32, 4, 8, 8)).shape
@@ -174,7 +178,7 @@ def _halved(volume: Tensor) -> Tensor:
 
 
 def _spread(shares: Tensor, size: torch.Size) -> Tensor:
-    """The way back from `_halved`: a window's share in equal parts, zero in rows left out."""
+    """Inverse of `_halved`: each window's share in equal parts, zero in rows left out."""
     (height, width), (rows, columns) = size, shares.shape[-2:]
     window = (min(2, height), min(2, width))
     spread = shares.repeat_interleave(window[0], dim=-2).repeat_interleave(window[1], dim=-1)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_psmnet.attention.resources import Resources
-from ea_psmnet.attention.volume import (
+from ea_psmnet.attention.base import (
+    Resources,
     Start,
     VolumeAttention,
     check_counts,
@@ -22,18 +22,20 @@ from ea_psmnet.attention.volume import (
     matrix_and_bias,
     silence,
 )
-from ea_psmnet.ops.attention import Normalisation, check_normalisation
+from ea_psmnet.ops.attention import Normalisation, check_normalisation, position_shares
 from ea_psmnet.ops.efficient_block import (
     BlockWeights,
     efficient_block,
     efficient_block_reference,
+    gather_context,
+    spread_context,
 )
-from ea_psmnet.ops.maps import position_shares
+from ea_psmnet.ops.efficient_passes import merge_pieces
 
 __all__ = ["EfficientAttention", "fourier_positions"]
 
 _HALF_RANGE = 24
-"""Levels from disparity -1 to 0, in positions' coordinate."""
+"""Levels over which the positions' coordinate of disparities runs from -1 to 0."""
 
 
 class EfficientAttention(VolumeAttention):
@@ -47,21 +49,20 @@ class EfficientAttention(VolumeAttention):
         channels: C of the volume.
         key_channels: d_k over all heads; None for C / 2.
         value_channels: d_v over all heads; None for C.
-        heads: how many groups the key and value channels are split into.
+        heads: Number of groups that the key and value channels are split into.
         normalisation: `softmax` (of queries over channels, of keys over positions), `scaling` (by
             the number of positions) or `none`.
-        published_order: compute queries, keys, values and projection one after the other, as the
+        published_order: Compute queries, keys, values and projection one after the other, as the
             published code does, instead of the exact form that needs less time and memory.
         start: `identity` (projection at zero) or `published` (at random, as PyTorch starts it).
         positions: Fourier frequencies along each of D, H and W whose sine and cosine queries and
             keys read beside the channels, so that a key can prefer a place or a disparity; 0 for
             none, as published. See `fourier_positions`.
-        sharpness: what PyTorch's initial query and key weights are multiplied by. At 1 both
-            softmaxes begin nearly uniform, and what is gathered is about the mean of the volume,
-            for every key and at every position.
+        sharpness: Factor of PyTorch's initial query and key weights. At 1 both softmaxes start
+            nearly uniform, so that every key gathers about the mean of the volume.
 
     Raises:
-        ValueError: a count below one, heads that do not divide the channels, an unknown
+        ValueError: A count below one, heads that do not divide the channels, an unknown
             normalisation or start, negative positions, a sharpness that is not above zero.
 
     Example:
@@ -109,6 +110,16 @@ class EfficientAttention(VolumeAttention):
         if start == "identity":
             silence(self.projection)
 
+    @property
+    def shares_context(self) -> bool:
+        """See `VolumeAttention`; with positions, coordinates of tiles would not be the volume's."""
+        return self.normalisation == "softmax" and not self.positions
+
+    @property
+    def survives_repetition(self) -> bool:
+        """See `VolumeAttention`; a softmax over repeated channels keeps its result."""
+        return self.normalisation == "softmax"
+
     def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
         """See `VolumeAttention.cost`; in the order that the module chooses.
 
@@ -138,7 +149,7 @@ class EfficientAttention(VolumeAttention):
         """(B, C, D, H, W) to the same: type and memory layout are kept.
 
         Raises:
-            ValueError: it is no floating-point volume of C channels, or has no positions.
+            ValueError: See `VolumeAttention.forward`.
         """
         check_volume(volume, self.channels)
         block = efficient_block_reference if self.published_order else efficient_block
@@ -146,11 +157,25 @@ class EfficientAttention(VolumeAttention):
         out = out[:, : self.channels]
         return out.unflatten(2, volume.shape[2:]).contiguous(memory_format=layout_of(volume))
 
+    def gather_context(self, volume: Tensor) -> tuple[Tensor, ...]:
+        """See `VolumeAttention.gather_context`."""
+        return gather_context(volume.flatten(2), self.weights())
+
+    def merge_contexts(self, parts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """See `VolumeAttention.merge_contexts`."""
+        contexts, sums = (torch.stack(kind, dim=1) for kind in zip(*parts, strict=True))
+        return merge_pieces(sums, torch.ones_like(sums), contexts)[0]
+
+    def spread_context(self, volume: Tensor, context: Tensor) -> Tensor:
+        """See `VolumeAttention.spread_context`."""
+        out = spread_context(volume.flatten(2), self.weights(), self.heads, context)
+        return out.unflatten(2, volume.shape[2:])
+
     def global_maps(self, volume: Tensor) -> Tensor:
-        """What each key channel attends to: figure 5 of the paper, for a volume.
+        """What each key channel attends to, as in figure 5 of the paper.
 
         With softmax these are the weights that gather the context; with scaling or none, whose
-        weights have signs, their sizes |K| / sum |K|.
+        weights are signed, they are |K| / sum |K|.
 
         Args:
             volume: (B, C, D, H, W), the input of `forward`.
@@ -165,7 +190,7 @@ class EfficientAttention(VolumeAttention):
         return position_shares(scores, self.normalisation).unflatten(2, volume.shape[2:])
 
     def seen(self, volume: Tensor) -> Tensor:
-        """A volume (B, C, D, H, W) as what queries and keys read, (B, C + 6 * positions, n)."""
+        """The input of queries and keys: (B, C, D, H, W) to (B, C + 6 * positions, n)."""
         if not self.positions:
             return volume.flatten(2)
         places = fourier_positions(volume.shape[2:], self.positions).to(volume)

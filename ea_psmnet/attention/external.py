@@ -1,4 +1,7 @@
-"""External attention (Guo et al., 2021) on a volume."""
+"""External attention (Guo et al., 2021): its function on flattened positions, and the module.
+
+Shapes: B batch, C channels, s memory rows, n positions, c positions of a chunk.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,82 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_psmnet.attention.resources import Resources
-from ea_psmnet.attention.volume import Start, VolumeAttention, check_counts, check_start, silence
-from ea_psmnet.ops.external import streamed_external_attention
+from ea_psmnet.attention.base import (
+    Resources,
+    Start,
+    VolumeAttention,
+    check_counts,
+    check_start,
+    silence,
+)
+from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.streaming import streamed
 
-__all__ = ["ExternalAttention"]
+__all__ = [
+    "ExternalAttention",
+    "double_normalisation",
+    "external_attention",
+    "external_attention_reference",
+]
+
+EPSILON = 1e-9
+"""The published value; where the s weights of a position sum to less, its output tends to zero."""
+
+
+@full_precision
+def double_normalisation(similarity: Tensor) -> Tensor:
+    """Softmax over the positions, then division by the sum over the memory rows.
+
+    Guo et al., "Beyond Self-attention: External Attention using Two Linear Layers", TPAMI 2022,
+    equations 9 to 11. The paper has no epsilon, its code adds 1e-9 to the sum.
+
+    Args:
+        similarity: (B, s, n).
+
+    Returns:
+        (B, s, n).
+    """
+    weights = widen(similarity).softmax(dim=-1)
+    return weights / (EPSILON + weights.sum(dim=-2, keepdim=True))
+
+
+@full_precision
+def external_attention_reference(
+    queries: Tensor, key_memory: Tensor, value_memory: Tensor
+) -> Tensor:
+    """Read from a memory that all inputs share, in time linear in the number of positions.
+
+    Guo et al., equations 7 and 8: A = Norm(F M_k^T), A M_v.
+
+    Args:
+        queries: (B, c, n).
+        key_memory: M_k, (s, c).
+        value_memory: M_v, (s, c).
+
+    Returns:
+        (B, c, n).
+    """
+    weights = double_normalisation(widen(key_memory) @ widen(queries))  # (B, s, n)
+    return widen(value_memory).T @ weights  # (B, c, n)
+
+
+def external_attention(queries: Tensor, key_memory: Tensor, value_memory: Tensor) -> Tensor:
+    """`external_attention_reference` chunk by chunk, without the (B, s, n) weights.
+
+    It keeps s scalars instead: the log-sum-exps of the similarities over the positions.
+    """
+    rows = 4 * sum(key_memory.shape)
+    return streamed(queries, _masses, _read, rows, key_memory, value_memory, logarithmic=True)
+
+
+def _masses(queries: Tensor, key_memory: Tensor, _: Tensor) -> Tensor:
+    return (key_memory @ queries).logsumexp(dim=-1, keepdim=True)  # (B, s, 1)
+
+
+def _read(queries: Tensor, masses: Tensor, key_memory: Tensor, value_memory: Tensor) -> Tensor:
+    weights = (key_memory @ queries - masses).exp()  # (B, s, c)
+    weights = weights / (EPSILON + weights.sum(dim=-2, keepdim=True))
+    return value_memory.T @ weights
 
 
 class ExternalAttention(VolumeAttention):
@@ -32,14 +106,14 @@ class ExternalAttention(VolumeAttention):
     Args:
         channels: C of the volume.
         rows: s, the rows of both memories.
-        final_relu: end with the code's ReLU. Off by default: cost volumes have negative values at
-            most sites, which it would cut from the input, so that no start is the identity.
+        final_relu: End with the code's ReLU. Off by default, because it would set negative values
+            of the cost volume to zero, so that no initialisation is the identity.
         start: `identity` (independent memories, the gain of the batch normalisation zero) or
             `published` (M_v a copy of M_k, the gain one). Both draw all weights from a normal
             distribution of variance 2 / C.
 
     Raises:
-        ValueError: a count below one, or an unknown start.
+        ValueError: A count below one, or an unknown start.
 
     Example:
         >>> ExternalAttention(32)(torch.randn(1, 32, 8, 16, 16)).shape
@@ -96,5 +170,5 @@ class ExternalAttention(VolumeAttention):
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
         queries = self.queries(volume).flatten(2)  # (B, C, n)
-        gathered = streamed_external_attention(queries, self.key_memory, self.value_memory)
+        gathered = external_attention(queries, self.key_memory, self.value_memory)
         return self.projection(gathered.unflatten(2, volume.shape[2:]).to(volume.dtype))

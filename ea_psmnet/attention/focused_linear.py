@@ -1,16 +1,25 @@
-"""Focused linear attention (Han et al., ICCV 2023) on a volume."""
+"""Focused linear attention (Han et al., ICCV 2023): its functions, and the module.
+
+All is computed in float32 at least: the published epsilons and powers do not survive half
+precision.
+
+Shapes: B batch, C channels of a volume, h heads, k key channels, v value channels, n positions.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from math import prod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ea_psmnet.attention.resources import Resources
-from ea_psmnet.attention.volume import (
+from ea_psmnet.attention.base import (
+    Resources,
     Start,
     VolumeAttention,
     check_counts,
@@ -19,13 +28,129 @@ from ea_psmnet.attention.volume import (
     matrix_and_bias,
     silence,
 )
-from ea_psmnet.ops.focused_linear import (
-    Denominator,
-    check_denominator,
-    focused_block,
-)
+from ea_psmnet.ops.choices import check_choice
+from ea_psmnet.ops.precision import full_precision, linear, widen
+from ea_psmnet.ops.streaming import streamed
 
-__all__ = ["FocusedLinearAttention"]
+__all__ = [
+    "Denominator",
+    "FocusedLinearAttention",
+    "focused_block",
+    "focused_block_reference",
+    "focused_features",
+    "focused_linear_attention",
+]
+
+Denominator = Literal["mean", "sum"]
+
+EPSILON = 1e-6
+"""The published value, added to the features and to the denominator."""
+
+
+@full_precision
+def focused_features(features: Tensor, scale: Tensor, power: float = 3.0) -> Tensor:
+    """Rotate the features of every position towards its largest ones, keeping their length.
+
+    Han et al., "FLatten Transformer", ICCV 2023, equations 5 and 6: x^p with the norm of x. Before
+    it, as in the published code only: ReLU plus 1e-6, divided by softplus(scale). The norms are
+    over all channels, so this comes before heads are split. The power is taken of x over its
+    largest channel, which the two norms cancel: x^p itself overflows float32 for p above 3.
+
+    Args:
+        features: queries or keys, (B, k, n).
+        scale: (k,), before its softplus.
+        power: p.
+
+    Returns:
+        (B, k, n), not negative.
+    """
+    divisor = F.softplus(widen(scale))[:, None]  # (k, 1)
+    features = (widen(features).relu() + EPSILON) / divisor
+    # No gradient through the largest channel: the result does not depend on it.
+    powered = (features / features.detach().amax(dim=1, keepdim=True)) ** power
+    length = features.norm(dim=1, keepdim=True)  # (B, 1, n)
+    return powered * (length / powered.norm(dim=1, keepdim=True))
+
+
+@full_precision
+def focused_linear_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, denominator: Denominator = "mean"
+) -> Tensor:
+    """Average the values with weights queries . keys, through a k x v context.
+
+    Han et al., section 3.2, linear in n. The paper has no epsilon under the fraction. Its code adds
+    1e-6, first to the sum of the products over positions, later to their mean.
+
+    Args:
+        queries: (B, h, k, n), not negative.
+        keys: (B, h, k, m), not negative.
+        values: (B, h, v, m).
+        denominator: `mean` or `sum`, what the epsilon is added to.
+
+    Returns:
+        (B, h, v, n).
+    """
+    check_choice("denominator", denominator, get_args(Denominator))
+    queries, keys, values = widen(queries), widen(keys), widen(values)
+    count = keys.shape[-1]
+    epsilon = EPSILON if denominator == "mean" else EPSILON / count
+    context = keys @ values.transpose(-1, -2) / count  # (B, h, k, v)
+    total = keys.mean(dim=-1, keepdim=True)  # (B, h, k, 1)
+    gathered = context.transpose(-1, -2) @ queries  # (B, h, v, n)
+    return gathered / (total.transpose(-1, -2) @ queries + epsilon)
+
+
+@full_precision
+def focused_block_reference(
+    x: Tensor, *weights: Tensor, power: float, heads: int, denominator: Denominator
+) -> Tensor:
+    """Queries, keys, values and their attention, convolution by convolution.
+
+    Args:
+        x: (B, C, n).
+        weights: Matrix and bias of queries, keys and values, (k or v, C) and (k or v,), and the
+            feature scale (k,).
+        power: See `focused_features`.
+        heads: Number of groups that the key and value channels are split into.
+        denominator: See `focused_linear_attention`.
+
+    Returns:
+        (B, v, n).
+    """
+    wide = widen(x)
+    queries, keys, values = (linear(wide, *weights[i : i + 2]) for i in (0, 2, 4))
+    queries, keys = (focused_features(t, weights[6], power) for t in (queries, keys))
+    q, k, v = (t.unflatten(1, (heads, -1)) for t in (queries, keys, values))  # (B, h, ., n)
+    return focused_linear_attention(q, k, v, denominator).flatten(1, 2)
+
+
+def focused_block(
+    x: Tensor, *weights: Tensor, power: float, heads: int, denominator: Denominator
+) -> Tensor:
+    """`focused_block_reference` in two passes over x; the backward keeps x and the contexts."""
+    check_choice("denominator", denominator, get_args(Denominator))
+    share = 1 / x.shape[-1]
+    epsilon = EPSILON if denominator == "mean" else EPSILON * share
+    rows = 4 * (x.shape[1] + weights[0].shape[0] + weights[4].shape[0])
+    gather = partial(_contexts, power=power, heads=heads, share=share)
+    spread = partial(_averages, power=power, heads=heads, epsilon=epsilon)
+    return streamed(x, gather, spread, rows, *weights)
+
+
+def _contexts(x: Tensor, *weights: Tensor, power: float, heads: int, share: float) -> Tensor:
+    """What a chunk adds to the mean of keys times (values, 1): (B, h, k, v + 1)."""
+    keys = focused_features(linear(x, *weights[2:4]), weights[6], power)
+    values = linear(x, *weights[4:6]).unflatten(1, (heads, -1))  # (B, h, v, c)
+    ones = F.pad(values, (0, 0, 0, 1), value=1.0)
+    return keys.unflatten(1, (heads, -1)) @ ones.mT * share
+
+
+def _averages(
+    x: Tensor, contexts: Tensor, *weights: Tensor, power: float, heads: int, epsilon: float
+) -> Tensor:
+    queries = focused_features(linear(x, *weights[:2]), weights[6], power)
+    gathered = contexts.mT @ queries.unflatten(1, (heads, -1))  # (B, h, v + 1, c)
+    return (gathered[:, :, :-1] / (gathered[:, :, -1:] + epsilon)).flatten(1, 2)
 
 
 class FocusedLinearAttention(VolumeAttention):
@@ -45,18 +170,18 @@ class FocusedLinearAttention(VolumeAttention):
 
     Args:
         channels: C of the volume.
-        key_channels: of queries and keys over all heads; None for C, as published.
-        value_channels: of values over all heads; None for C, as published.
-        heads: how many groups the key and value channels are split into.
+        key_channels: Channels of queries and keys over all heads; None for C, as published.
+        value_channels: Channels of values over all heads; None for C, as published.
+        heads: Number of groups that the key and value channels are split into.
         focusing_power: p, above zero; 3 as published, finite in float32 up to 8 at least.
-        kernel_size: side of the depth-wise kernel, odd; 5 as published.
-        denominator: what 1e-6 is added to: the `mean` over positions of the products, as in the
+        kernel_size: Side of the depth-wise kernel, odd; 5 as published.
+        denominator: What 1e-6 is added to: the `mean` over positions of the products, as in the
             code's last version and the same at every size, or their `sum`, as in its first.
         start: `identity` (projection at zero) or `published` (weights of the four projections
             normal with deviation 0.02, biases zero).
 
     Raises:
-        ValueError: a count below one, heads that do not divide the channels, a power or kernel
+        ValueError: A count below one, heads that do not divide the channels, a power or kernel
             size out of range, an unknown denominator or start.
 
     Example:
@@ -81,7 +206,7 @@ class FocusedLinearAttention(VolumeAttention):
         value_channels = channels if value_channels is None else value_channels
         check_counts(channels=channels, kernel_size=kernel_size)
         check_heads(heads, key=key_channels, value=value_channels)
-        check_denominator(denominator)
+        check_choice("denominator", denominator, get_args(Denominator))
         check_start(start)
         if not 0 < focusing_power < math.inf:
             raise ValueError(f"focusing_power must be above zero, not {focusing_power}")
@@ -148,11 +273,11 @@ class FocusedLinearAttention(VolumeAttention):
         return self._project(gathered.unflatten(2, volume.shape[2:]), self.values(volume))
 
     def _project(self, gathered: Tensor, values: Tensor) -> Tensor:
-        """What attention and the depth-wise convolution give, (B, v, D, H, W), to C channels."""
+        """Project the results of attention and depth-wise convolution to C channels."""
         return self.projection(gathered + self._restore_rank(values))
 
     def _restore_rank(self, values: Tensor) -> Tensor:
-        """The depth-wise convolution of every head, (B, v, D, H, W) to the same."""
+        """Depth-wise convolution of every head, (B, v, D, H, W) to the same."""
         batch, channels, *size = values.shape
         heads = values.reshape(batch * self.heads, channels // self.heads, *size)
         return self.restoration(heads).reshape(values.shape)

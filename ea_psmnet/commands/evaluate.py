@@ -60,9 +60,6 @@ class EvaluationOptions:
     ground truth."""
     batch: int = 1
     """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
-    cuda_graphs: bool = False
-    """Record networks as CUDA graphs for recurring image sizes and replay them, in half of the
-    memory. Not yet run on a GPU."""
     protocol_batch: int = 8
     """Number of images over which the protocols psmnet and gwcnet average first."""
     out: Path | None = None
@@ -199,7 +196,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     from ea_psmnet.evaluation.predictors import baseline, saved_predictions
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.models.weight_files import find_weights
+    from ea_psmnet.models.weights import find_weights
 
     named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
     weights = [find_weights(path) for path in (*named, *options.checkpoints)]
@@ -210,7 +207,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
         *(
-            _network(replace(options.matcher, checkpoint=path), path, label, options.cuda_graphs)
+            _network(replace(options.matcher, checkpoint=path), path, label)
             for path, label in zip(weights, labels, strict=False)
         ),
         *(
@@ -225,11 +222,11 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str, cuda_graphs: bool) -> Predictor:
+def _network(options: MatcherOptions, weights: Path, label: str) -> Predictor:
     from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
 
-    matcher = options.load(cuda_graphs=cuda_graphs)
+    matcher = options.load()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
     return network(matcher, label, f"{identity}, {overridden}")

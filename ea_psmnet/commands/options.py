@@ -40,7 +40,7 @@ class MatcherOptions:
     threads: int | None = None
     """Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS."""
 
-    def load(self, memory: str | None = None, *, cuda_graphs: bool = False) -> StereoMatcher:
+    def load(self, memory: str | None = None) -> StereoMatcher:
         """The matcher; arguments and errors as of `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
@@ -54,5 +54,4 @@ class MatcherOptions:
             device=self.device,
             precision=self.precision,
             memory=memory,
-            cuda_graphs=cuda_graphs,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.evaluation.regions import ALL, NON_OCCLUDED
-from ea_psmnet.inference.holes import fill_background
+from ea_psmnet.inference.baselines import fill_background
 from ea_psmnet.metrics import DisparityErrors, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
 

@@ -16,13 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.attention import closed_form
-from ea_psmnet.attention.resources import Resources
+from ea_psmnet.attention.base import Resources
 from ea_psmnet.experiments.resources import DTYPES, decimal
 from ea_psmnet.models.config import Aggregation, PSMNetConfig, preset
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import SIZE_MULTIPLE, build_model
-from ea_psmnet.models.weight_files import find_weights
-from ea_psmnet.models.weights import load_state
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, build_model
+from ea_psmnet.models.weights import find_weights, load_state
 from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.tables import markdown_table
 

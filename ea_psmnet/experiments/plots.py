@@ -17,7 +17,7 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from ea_psmnet.attention.resources import Resources
+from ea_psmnet.attention.base import Resources
 from ea_psmnet.experiments.ablation import Ablation
 from ea_psmnet.experiments.compare import Comparison, Result, crossing, curves, pixels
 from ea_psmnet.experiments.resources import DTYPES, Measured, VolumeReport, case_resources

@@ -25,13 +25,12 @@ from ea_psmnet.attention import (
     build_attention,
     closed_form,
 )
-from ea_psmnet.attention.resources import Resources
-from ea_psmnet.attention.volume import split_heads
-from ea_psmnet.ops.attention import dot_product_attention, efficient_attention
+from ea_psmnet.attention.base import Resources, split_heads
+from ea_psmnet.attention.external import external_attention_reference
+from ea_psmnet.attention.focused_linear import focused_features, focused_linear_attention
+from ea_psmnet.attention.hydra import hydra_attention
+from ea_psmnet.ops.attention import dot_product_attention_reference, efficient_attention
 from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.ops.external import external_attention
-from ea_psmnet.ops.focused_linear import focused_features, focused_linear_attention
-from ea_psmnet.ops.hydra import hydra_attention
 from ea_psmnet.tables import format_bytes, markdown_table
 from ea_psmnet.training.memory import LiveBytes
 
@@ -82,7 +81,10 @@ def case_module(name: str, channels: int, key_channels: int) -> nn.Module:
         return build_attention(CASES[name].form, channels, **options)
     if name == "table1-residual":
         return _ResidualBlock(channels)
-    kernels = {"table1-efficient": efficient_attention, "table1-non-local": dot_product_attention}
+    kernels = {
+        "table1-efficient": efficient_attention,
+        "table1-non-local": dot_product_attention_reference,
+    }
     return _AttentionBlock(kernels[name], channels, key_channels)
 
 
@@ -96,7 +98,7 @@ class _PublishedExternal(ExternalAttention):
 
     def attend(self, volume: Tensor) -> Tensor:
         queries = self.queries(volume).flatten(2)  # (B, C, n)
-        gathered = external_attention(queries, self.key_memory, self.value_memory)
+        gathered = external_attention_reference(queries, self.key_memory, self.value_memory)
         return self.projection(gathered.reshape(volume.shape).to(volume.dtype))
 
 

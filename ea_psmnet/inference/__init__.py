@@ -1,1 +1,1 @@
-"""Prediction: images in, disparity, pictures and files out."""
+"""Prediction: from images to disparity, pictures and files."""

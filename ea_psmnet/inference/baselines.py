@@ -1,4 +1,4 @@
-"""OpenCV's block matchers, to see what a network buys."""
+"""OpenCV's block matchers as baselines, and how holes in their disparity are filled."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.inference.holes import fill_background
-
-__all__ = ["BaselineName", "BlockMatcher"]
+__all__ = ["BaselineName", "BlockMatcher", "fill_background"]
 
 BaselineName = Literal["sgbm", "bm"]
 
 _STEPS = 16  # OpenCV stores sixteenths of a pixel
 _LEAST = 10
-"""Rows, and columns beside the range, that both need: with fewer OpenCV fails, or returns memory
-that it never wrote."""
+"""Rows, and columns besides the range, that both need: with fewer, OpenCV fails or returns
+uninitialised memory."""
 
 
 @dataclass(frozen=True)
 class BlockMatcher:
-    """StereoSGBM (Hirschmüller, PAMI 2008, as OpenCV changed it) or StereoBM, with OpenCV's values.
+    """StereoSGBM (Hirschmüller, PAMI 2008, with OpenCV's changes) or StereoBM.
 
     All settings are those of OpenCV's sample `stereo_match.cpp`, but for the range of disparities.
     `sgbm`: colour, blocks of 3 x 3, P1 = 8 * 3 * 9, P2 = 32 * 3 * 9, pre-filter cap 63, uniqueness
@@ -35,12 +33,12 @@ class BlockMatcher:
     max_disparity: int = 192
     """Pixels searched, a multiple of 16."""
     fill: bool = True
-    """Fill holes with the background beside them; otherwise they stay NaN."""
+    """Fill holes with the background beside them; otherwise they are NaN."""
     pad: bool = True
-    """Repeat the images' left border, so that the search covers it.
+    """Replicate the left border of the images, so that the search covers it.
 
-    OpenCV has no result for the `max_disparity` leftmost columns otherwise, be their truth ever so
-    small: they are holes, which makes it a much weaker baseline.
+    Otherwise the `max_disparity` leftmost columns are holes, however small their disparity is,
+    which makes the baseline much weaker.
     """
 
     def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -48,13 +46,13 @@ class BlockMatcher:
 
         Args:
             left: (H, W, 3) uint8 RGB.
-            right: the same.
+            right: (H, W, 3) uint8 RGB.
 
         Returns:
             (H, W) disparity in pixels; NaN in holes.
 
         Raises:
-            ValueError: the image is no wider than the range, and not padded.
+            ValueError: The image is not wider than the range of disparities, and not padded.
         """
         width = left.shape[1]
         if width <= self.max_disparity and not self.pad:
@@ -100,3 +98,35 @@ class BlockMatcher:
         matcher.setSpeckleRange(32)
         matcher.setDisp12MaxDiff(1)
         return matcher
+
+
+def fill_background(disparity: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Fill holes as KITTI's development kits do before they evaluate.
+
+    In each row a hole gets the smaller of the values on either side, because areas that only one
+    camera sees are background; at the ends of a row it gets the only neighbour. Rows without any
+    value get the first or last value of each column if they lie above or below it; between other
+    rows they stay empty.
+
+    Args:
+        disparity: (H, W) in pixels; values that are not finite are holes.
+
+    Returns:
+        (H, W) in pixels; NaN where holes remain.
+    """
+    known = np.isfinite(disparity)
+    if known.all():  # the common case of a network's prediction
+        return disparity.astype(np.float32)
+    rows = np.where(known, disparity, np.nan).astype(np.float32)
+    before, after = _last_known(rows), _last_known(rows[:, ::-1])[:, ::-1]
+    filled = np.where(np.isnan(rows), np.fmin(before, after), rows)
+    columns = filled.T
+    above, below = _last_known(columns), _last_known(columns[:, ::-1])[:, ::-1]
+    outside = np.isnan(above) | np.isnan(below)
+    return np.where(np.isnan(columns) & outside, np.fmin(above, below), columns).T.copy()
+
+
+def _last_known(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The value of each pixel, or of the nearest pixel to its left that has one; NaN if none."""
+    index = np.where(np.isnan(rows), 0, np.arange(rows.shape[1]))
+    return np.take_along_axis(rows, np.maximum.accumulate(index, axis=1), axis=1)

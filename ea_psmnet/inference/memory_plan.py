@@ -1,8 +1,9 @@
-"""How much memory a prediction takes, before it starts, and how to make it fit.
+"""How much memory a prediction will take, and how to make it fit.
 
-The formulas count the bytes of the tensors that live at the worst moment of each stage of the
-network as arranged for inference; their constants were fitted to counts of all tensors alive, for
-both widths and both precisions. `SLACK` covers what allocators and convolutions take besides.
+The formulas count the bytes of the tensors that are alive at the peak of each stage of the network
+as arranged for inference. Their constants were fitted to counts of all living tensors, for both
+widths and both precisions; those of feature networks and heads are methods of these modules.
+`SLACK` covers what allocators and convolutions take besides.
 
 Shapes: K disparities, h and w at a quarter of the image, C = 32 * width channels.
 """
@@ -18,36 +19,38 @@ import torch
 from ea_psmnet.attention import closed_form
 from ea_psmnet.inference.tiles import BLEND, Span, spans
 from ea_psmnet.models.config import SCALE, SITES, PSMNetConfig
+from ea_psmnet.models.head import HEADS
+from ea_psmnet.models.psmnet import FEATURES
 from ea_psmnet.models.volume import build_volume
 
 __all__ = ["MemoryPlan", "pairs_at_once", "plan_memory", "whole_bytes"]
 
 SLACK = 2.1
-"""Resident memory over living tensors, at most, measured from 128 x 256 to 544 x 960 pixels:
-fragments of freed memory that is kept, and convolutions' own buffers."""
+"""Upper bound of resident memory over the bytes of living tensors, measured from 128 x 256 to
+544 x 960 pixels: fragments of freed memory, and buffers of convolutions."""
 _ROOM = 2**27
-"""The same of the smallest pairs: what threads and the C library take in advance."""
+"""Memory of the smallest pairs: what threads and the C library allocate in advance."""
 _CELLS = {
     site: 1 if place in ("volume", "output") else 64 if place == "bottleneck" else 8
     for site in SITES
     for place in [site.rpartition(".")[2]]
 }
-"""Cells of the volume at a quarter of the image for each position at a place for attention."""
+"""Cells of the volume at 1/4 of the image for each position of an attention site."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a pair is to be predicted."""
+    """How a pair will be predicted."""
 
     rows: list[Span]
-    """Of the tiles, along the height of the feature map."""
+    """Spans of the tiles along the height of the feature map."""
     columns: list[Span]
-    """Along its width."""
+    """Spans of the tiles along its width."""
     bytes: int
-    """At most, above what is held before."""
+    """Upper bound of the memory above what is held before."""
     is_whole: bool = False
-    """Whether the pair passes the network as one; otherwise the features of one image at a time,
-    then the volume in tiles, be it a single one."""
+    """Whether the pair passes the network as a whole; otherwise features are extracted one image at
+    a time, and the volume is aggregated in tiles, of which there may be one."""
 
 
 @dataclass(frozen=True)
@@ -56,92 +59,84 @@ class _Stages:
 
     config: PSMNetConfig
     size: tuple[int, int]
-    """Height and width of the images as padded."""
+    """Height and width of the padded images."""
     itemsize: int
-    """Of a number in the convolutions."""
+    """Bytes of a number in the convolutions."""
+
+    @property
+    def pixels(self) -> int:
+        """H * W."""
+        return self.size[0] * self.size[1]
 
     @property
     def cells(self) -> int:
-        """Of the volume: K * h * w."""
-        height, width = self.size
-        return self.config.max_disparity * height * width // SCALE**3
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether further maps of the left image are kept."""
-        return self.config.head == "learned" or self.config.excitation
+        """Cells of the volume: K * h * w."""
+        return self.config.max_disparity * self.pixels // SCALE**3
 
     def features(self, images: int) -> float:
-        """Of so many images at once, whatever came before them, and the two images themselves."""
-        if self.config.features == "psmnet":
-            pixel = self.config.channels(32) * (1.75 + 1.125 * self.itemsize) + 12
-        else:
-            pixel = 58 * self.itemsize + 12
-        return self.size[0] * self.size[1] * (images * pixel + 24)
+        """Features of a number of images at once, and both images themselves."""
+        pixel = FEATURES[self.config.features].working_bytes(self.config, self.itemsize)
+        return self.pixels * (images * pixel + 24)
 
     def kept(self) -> float:
         """The images and their features, while the volume is aggregated."""
-        if self.config.features == "psmnet":
-            features = 2 * self.config.channels(32) * self.itemsize / SCALE**2
-            features += self.is_guided * self.config.channels(24) * self.itemsize / 2
-        else:
-            features = 27 * self.itemsize
-        return self.size[0] * self.size[1] * (features + 24)
+        guided = HEADS[self.config.head].guided or self.config.excitation
+        network = FEATURES[self.config.features]
+        return self.pixels * (network.kept_bytes(self.config, self.itemsize, guided=guided) + 24)
 
     def aggregation(self, cells: int) -> float:
-        """Of so many cells of the volume at once."""
-        correlations = 0 if self.config.volume == "concat" else _volume_channels(self.config)
-        channels = 4.3 * self.config.channels(32) + correlations
+        """Aggregation of a number of cells of the volume at once."""
+        with torch.device("meta"):  # the number of feature channels hardly matters here
+            stored = build_volume(self.config, 64).stored_channels
+        channels = 4.3 * self.config.channels(32) + stored
         convolutions = channels * self.itemsize + 24 + 12 * self.config.excitation
         maps = (self._map(cells // _CELLS[site]) for site in self.config.attention_sites)
         return cells * convolutions + max(maps, default=0)
 
     def head(self) -> float:
-        """Scores, and scores as tall as the image."""
-        if self.config.head == "learned":
-            return 101 * self.size[0] * self.size[1] + 12 * self.cells
-        return 28.0 * self.cells + 3 * 2**28 * self.config.align_corners
+        """Scores to disparity."""
+        return HEADS[self.config.head].working_bytes(self.config, self.pixels, self.cells)
 
     def _map(self, positions: int) -> int:
-        """Weights between all pairs of positions, where a mechanism has them, and their logits."""
+        """Weights between all pairs of positions, if the mechanism has them, and their logits."""
         options = self.config.attention_options
         cost = closed_form(self.config.attention, (positions,), 32, **options)
         return 2 * 4 * cost.map_floats
 
 
 def whole_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int, pairs: int = 1) -> int:
-    """Memory to predict pairs at once, untiled, at most, above what is held before.
+    """Upper bound of the memory for an untiled batch of pairs, above what is held before.
 
     Args:
-        config: the network.
-        size: height and width of the images, padded to what the network takes.
-        itemsize: bytes of a number in the convolutions: 4, or 2 for bfloat16.
-        pairs: how many in the batch.
+        config: Configuration of the network.
+        size: Height and width of the padded images.
+        itemsize: Bytes of a number in the convolutions: 4, or 2 for bfloat16.
+        pairs: Number of pairs in the batch.
     """
     return pairs * _pair_bytes(config, size, itemsize) + _ROOM
 
 
 def pairs_at_once(config: PSMNetConfig, size: tuple[int, int], itemsize: int, memory: int) -> int:
-    """How many pairs fit together: the most whose `whole_bytes` are within `memory`; at least 1."""
+    """The largest batch of pairs whose `whole_bytes` are at most `memory`; at least 1."""
     return max(1, (memory - _ROOM) // _pair_bytes(config, size, itemsize))
 
 
 def plan_memory(
     config: PSMNetConfig, size: tuple[int, int], itemsize: int, memory: int
 ) -> MemoryPlan:
-    """The fewest tiles that fit.
+    """Find the smallest number of tiles that fits into memory.
 
-    Strips of full width come first: only windows narrower than the image need, at their left, the
-    columns that their disparities reach.
+    Strips of full width are preferred, because windows narrower than the image need further columns
+    at their left: those that their disparities reach.
 
     Args:
-        config: the network.
-        size: height and width of the images, padded to what the network takes.
-        itemsize: bytes of a number in the convolutions.
-        memory: bytes that may be taken above what is held.
+        config: Configuration of the network.
+        size: Height and width of the padded images.
+        itemsize: Bytes of a number in the convolutions.
+        memory: Bytes that may be allocated above what is held.
 
     Raises:
-        ValueError: the smallest tiles do not fit either.
+        ValueError: The smallest tiles do not fit.
     """
     height, width = (side // SCALE for side in size)
     least = whole_bytes(config, size, itemsize)
@@ -159,7 +154,7 @@ def plan_memory(
 
 
 def _tilings(stages: _Stages, height: int, width: int) -> Iterator[MemoryPlan]:
-    """All ways to cut, those with few columns first, and of each the tallest strips first."""
+    """Yield all tilings, those with few columns first, then those with tall strips first."""
     reach = stages.config.levels
     most = (max(1, side // (3 * BLEND)) for side in (height, width))
     counts = sorted(product(*(range(1, n + 1) for n in most)), key=lambda pair: pair[1])
@@ -176,14 +171,8 @@ def _tiled_bytes(stages: _Stages, rows: list[Span], columns: list[Span]) -> int:
     return int(SLACK * max(stages.features(1), aggregation, kept + stages.head())) + _ROOM
 
 
-def _volume_channels(config: PSMNetConfig) -> int:
-    """Channels of the parts of the volume; those of the features hardly matter here."""
-    with torch.device("meta"):
-        return sum(build_volume(config, 64).parts)
-
-
 def _pair_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int) -> int:
-    """What each pair of an untiled batch takes."""
+    """Memory for each pair of an untiled batch."""
     stages = _Stages(config, size, itemsize)
     aggregation = stages.kept() + stages.aggregation(stages.cells)
     return int(SLACK * max(stages.features(2), aggregation, stages.kept() + stages.head()))

@@ -1,4 +1,4 @@
-"""What a person looks at: coloured disparity, error maps, sheets."""
+"""Pictures of disparity: coloured maps, error maps, and sheets of panels."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = [
     "sheet",
 ]
 
-# The first steps of Turbo are almost black, which here means unknown.
+# Without the first steps of Turbo, which are almost black: here black means unknown.
 _STEPS = np.arange(16, 256, dtype=np.uint8)[:, None]
 _TURBO = cv2.applyColorMap(_STEPS, cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (240, 3) RGB
 
 _LEAST_RANGE = 32
-"""Pixels of disparity from the first colour to the last; fewer would make steps of ripples."""
+"""Smallest range of colours, in pixels: a smaller one would exaggerate noise."""
 
-# Doubling steps as in KITTI's error images, here from 1/8 pixel: blue below 1 pixel, red above.
+# Steps double as in KITTI's error images, here from 1/8 pixel on: blue below 1 pixel, red above.
 _ERROR_STEPS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-_ERROR_COLOURS = np.array(  # ColorBrewer's RdYlBu, safe for the colour-blind
+_ERROR_COLOURS = np.array(  # ColorBrewer's RdYlBu, which colour-blind people can read
     [
         (49, 54, 149),
         (69, 117, 180),
@@ -45,12 +45,12 @@ _ERROR_COLOURS = np.array(  # ColorBrewer's RdYlBu, safe for the colour-blind
 
 
 def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
-    """Colour a disparity map: blue at `low`, far; red at `high`, near; black where not finite.
+    """Colour a disparity map: blue at `low` (far), red at `high` (near), black where not finite.
 
     Args:
-        disparity: (H, W) in pixels; values outside `low` to `high` get the colour of the end.
+        disparity: (H, W) in pixels; values outside of the range get the colour of its end.
         low: Disparity of the first colour, in pixels.
-        high: Disparity of the last, larger than `low`.
+        high: Disparity of the last colour, larger than `low`.
 
     Returns:
         (H, W, 3) uint8 RGB, in OpenCV's Turbo without its darkest end.
@@ -75,8 +75,8 @@ def error_map(
 
     Args:
         disparity: (H, W) in pixels.
-        truth: (H, W) in pixels.
-        valid: (H, W), true where `truth` is known; black elsewhere.
+        truth: (H, W), ground truth in pixels.
+        valid: (H, W), true at valid pixels; others are black.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -93,15 +93,15 @@ def sheet(
     valid: NDArray[np.bool_],
     title: str,
 ) -> NDArray[np.uint8]:
-    """Draw left image, prediction, error and truth as four labelled panels with colour bars.
+    """Draw left image, prediction, error and ground truth as four panels with colour bars.
 
-    Prediction and truth share one range of colours, that of the truth; black is unknown.
+    Prediction and ground truth share the range of colours of the ground truth; black is unknown.
 
     Args:
         left: (H, W, 3) uint8 RGB.
         disparity: (H, W) in pixels.
-        truth: (H, W) in pixels.
-        valid: (H, W), true where `truth` is known.
+        truth: (H, W), ground truth in pixels.
+        valid: (H, W), true at valid pixels.
         title: One line above the panels.
 
     Returns:
@@ -154,13 +154,13 @@ def _style(panel: NDArray[np.uint8]) -> GridStyle:
 
 
 def disparity_bar(low: float, high: float) -> Bar:
-    """The colour bar of `colourise`."""
+    """Colour bar of `colourise`."""
     colours = ScalarMappable(Normalize(low, high), ListedColormap(_TURBO / 255))
     return Bar("disparity in pixels, far to near; black: unknown", colours)
 
 
 def error_bar() -> Bar:
-    """The colour bar of `error_map`."""
+    """Colour bar of `error_map`."""
     colours = ListedColormap(_ERROR_COLOURS / 255)
     norm = BoundaryNorm((0, *_ERROR_STEPS), colours.N, extend="max")
     label = "absolute error in pixels; black: no truth"
@@ -168,9 +168,10 @@ def error_bar() -> Bar:
 
 
 def colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
-    """Whole pixels around the middle 98 %, and 32 at least, from 0 on where that is near.
+    """The middle 98 % of disparities, at least 32 pixels, rounded to whole pixels.
 
-    A few wild values must not grey out all others, nor a flat scene's ripples fill the rainbow.
+    It starts at 0 if that is near. Outliers do not compress the colours of all other pixels, and
+    noise of a flat scene does not fill the whole range of colours.
     """
     known = disparity[np.isfinite(disparity)]
     if known.size == 0:

@@ -1,4 +1,4 @@
-"""Pairs of images as people have them, checked and made what the network takes."""
+"""Pairs of images from files, arrays or Pillow, checked and converted to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ea_psmnet.images import eight_bits, read_image
 __all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
 
 ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
-"""A picture in colour or grey, 8 or 16 bits deep: an array (H, W, 3) in RGB, or with alpha
-(H, W, 4), or (H, W); of Pillow; or the path of a file."""
+"""A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
+(H, W) in grey; a Pillow image; or the path of a file."""
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Left and right image, each (H, W, 3) RGB."""
@@ -28,14 +28,14 @@ _LARGEST_SCALE = 8
 
 
 def as_pair(pair: Any) -> Pair:
-    """Left and right image, each (H, W, 3) uint8 RGB.
+    """Convert left and right image to (H, W, 3) uint8 RGB.
 
     Args:
-        pair: Two of `ImageLike`.
+        pair: Two `ImageLike`.
 
     Raises:
-        TypeError: Not two, or one is something else.
-        ValueError: One is empty or no picture by its shape or values, or they differ in size.
+        TypeError: There are not two images, or one has the wrong type.
+        ValueError: An image is empty or has an invalid shape or type, or the sizes differ.
         FileNotFoundError: There is no such file.
     """
     try:
@@ -57,18 +57,18 @@ def predicted_at_scale(
     pair: Pair,
     scale: float,
 ) -> NDArray[np.float32]:
-    """The disparity of a pair, found at another size and given at its own.
+    """Predict the disparity of a pair at another size, and resample it to the pair's own size.
 
     Args:
-        predict: Two images to disparity (H', W') in their pixels.
+        predict: Function from two images to disparity (H', W') in their pixels.
         pair: The images.
-        scale: Of width and height; what is predicted reaches 1 / scale as far, in less detail.
+        scale: Factor of width and height; below 1 larger disparities are found, in less detail.
 
     Returns:
         (H, W) in pixels of the pair.
 
     Raises:
-        ValueError: The scale is not above 0, or too large; images as `predict` refuses them.
+        ValueError: The scale is not above 0, or too large, or `predict` refuses the images.
     """
     if not 0 < scale <= _LARGEST_SCALE:
         raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
@@ -101,11 +101,11 @@ def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:
     elif image.dtype != np.uint8:
         raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
     colours = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if grey else image[..., :3]
-    return np.require(colours, np.uint8, ("C", "W"))  # as torch takes it, copied where it is not
+    return np.require(colours, np.uint8, ("C", "W"))  # as torch needs it; copied if necessary
 
 
 def _pixels(image: Image.Image) -> NDArray[Any]:
-    """As it is seen: turned as its EXIF says, its palette resolved; 16 bits stay."""
+    """Pixels of an image, rotated as its EXIF states, without a palette; 16 bits are kept."""
     upright = ImageOps.exif_transpose(image)
     deep = upright.mode.startswith(("I", "F"))
     return np.asarray(upright if deep else upright.convert("RGB"))

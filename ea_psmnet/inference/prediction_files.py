@@ -1,4 +1,4 @@
-"""The files of a prediction: how they are called, and whose they are."""
+"""The files of a prediction: their names, and the pair that they belong to."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PairRecord = dict[str, dict[str, str]]
 _ENDINGS = ("_disparity.pfm", "_disparity.png", "_preview.png", "_pair.json")
 _PNG_MOST = 65535 / 256
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
-"""What many call all of their images."""
+"""Common names of images, which do not identify a pair."""
 
 
 def pair_name(left: Path, right: Path) -> str:
-    """What tells a pair from others: what its images' names share, or their folder's name.
+    """Name of a pair: the common part of its images' names, or the name of their folder.
 
     `left/0006.png` and `right/0006.png` are 0006, `hall_left.png` and `hall_right.png` hall, and
     `hall/im0.png` and `hall/im1.png` hall.
@@ -49,7 +49,7 @@ def pair_name(left: Path, right: Path) -> str:
 
 
 def pair_record(left: Path, right: Path) -> PairRecord:
-    """Which images these are, by path and content."""
+    """Paths and hashes of a pair's images."""
     views = {"left": left, "right": right}
     return {
         side: {"path": printable(path.resolve()), "sha256": content_hash(path)}
@@ -58,17 +58,17 @@ def pair_record(left: Path, right: Path) -> PairRecord:
 
 
 def prediction_paths(folder: Path, name: str) -> list[Path]:
-    """What `write_prediction` writes, in its order."""
+    """The files of `write_prediction`, in its order."""
     return [folder / f"{name}{ending}" for ending in _ENDINGS]
 
 
 def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
-    """Raise a FileExistsError where files of that name are not known to be this pair's.
+    """Raise a FileExistsError if files of that name exist that may belong to another pair.
 
     Args:
-        folder: Where the prediction is to be written.
-        name: Of the prediction.
-        pair: Its `pair_record`; one is the same whose images are, by path or content.
+        folder: Folder of the prediction.
+        name: Name of the prediction.
+        pair: Its `pair_record`; pairs are the same if their images have the same path or content.
     """
     paths = prediction_paths(folder, name)
     there = [path for path in paths if path.exists()]
@@ -86,24 +86,24 @@ def write_prediction(
     disparity: NDArray[np.floating],
     pair: PairRecord,
 ) -> list[Path]:
-    """Write a prediction: disparity as PFM and as 16-bit PNG, a picture, and whose they are.
+    """Write a prediction: disparity as PFM and as 16-bit PNG, a picture, and the pair's record.
 
-    All or nothing: the files appear once all are complete. A warning tells of disparities that the
-    PNG cannot hold.
+    The files appear once all of them are complete. A warning reports disparities that are too large
+    for the PNG.
 
     Args:
-        folder: Where to; created.
-        name: Of the pair; each file's begins with it.
+        folder: The folder to write to; it is created if necessary.
+        name: Name of the pair, with which all files begin.
         left: (H, W, 3) uint8 RGB.
         disparity: (H, W) in pixels.
-        pair: What `pair_record` tells of the images.
+        pair: The `pair_record` of the images.
 
     Returns:
-        The four paths, as `prediction_paths`.
+        The four paths, as in `prediction_paths`.
 
     Raises:
-        OSError: a file cannot be written.
-        ValueError: image and disparity differ in size.
+        OSError: A file cannot be written.
+        ValueError: Image and disparity differ in size.
     """
     if left.shape[:2] != disparity.shape:
         raise ValueError(f"{name}: image {left.shape[:2]} and disparity {disparity.shape} differ")
@@ -125,7 +125,7 @@ def write_prediction(
 
 
 def _is_of(pair: PairRecord, path: Path) -> bool:
-    """Whether a record tells of this pair; one that is missing or damaged does not."""
+    """Whether a record is of this pair; false if it is missing or damaged."""
     try:
         known = read_record(path, dict[str, dict[str, str]])
     except (OSError, ValueError):

@@ -5,11 +5,14 @@ Shapes: B batch, C = 32 * width, K = D / 4 disparities, h and w a quarter of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ea_psmnet.attention import build_attention
 from ea_psmnet.models.config import HOURGLASS_SITES, SCALE, PSMNetConfig
@@ -21,7 +24,7 @@ from ea_psmnet.models.layers import (
     deconv3d_bn,
     volume_conv_bn,
 )
-from ea_psmnet.models.recompute import Recomputable
+from ea_psmnet.models.normalisation import batch_norms
 from ea_psmnet.models.volume import Parts
 from ea_psmnet.ops.precision import widen
 
@@ -72,7 +75,7 @@ class Classifier(nn.Sequential):
 
 
 class Excitation(nn.Module):
-    """Scales a volume's channels by what the left image shows there, alike at all disparities.
+    """Scales a volume's channels by features of the left image, equally at all disparities.
 
     Guided cost volume excitation (Bangunharcana et al., "Correlate-and-Excite: Real-Time Stereo
     Matching via Guided Cost Volume Excitation", IROS 2021, section III-C): correlations alone
@@ -87,12 +90,12 @@ class Excitation(nn.Module):
         )
 
     def forward(self, volume: Tensor, guide: Tensor) -> Tensor:
-        """A volume (B, C, K, h, w) and a map (B, guide, h, w) of the image to the volume scaled."""
+        """Scale a volume (B, C, K, h, w) by a guide map (B, guide, h, w)."""
         return volume * self.layers(guide).sigmoid().unsqueeze(2)
 
 
 class Skips(NamedTuple):
-    """What one hourglass hands to the next: both at 1/8, (B, 2C, K/2, h/2, w/2)."""
+    """Maps that one hourglass passes to the next, both at 1/8: (B, 2C, K/2, h/2, w/2)."""
 
     encoder: Tensor
     decoder: Tensor
@@ -137,10 +140,10 @@ class Hourglass(nn.Module):
         """(B, 2C, K/2, h/2, w/2) to (B, C, K, h, w), and the skips.
 
         Args:
-            x: what `down1` makes of the volume so far, (B, C, K, h, w).
-            first_encoder: the first hourglass's encoder skip; None in the first one.
-            last_decoder: the previous hourglass's decoder skip; None in the first one.
-            guides: maps of the left image, for excitation.
+            x: Output of `down1` for the volume so far, (B, C, K, h, w).
+            first_encoder: Encoder skip of the first hourglass; None in the first one.
+            last_decoder: Decoder skip of the previous hourglass; None in the first one.
+            guides: Guide maps of the left image, for excitation.
         """
         encoded = self.refine1(x)  # (B, 2C, K/2, h/2, w/2)
         encoded = F.relu_(encoded if last_decoder is None else encoded.add_(last_decoder))
@@ -157,17 +160,19 @@ class Hourglass(nn.Module):
         return self.attention["output"](self.up1(decoded)), Skips(encoded, decoded)
 
 
-class Aggregation(Recomputable):
+class Aggregation(nn.Module):
     """A stem, residual blocks and attention over the volume, which both kinds begin with.
 
     Args:
-        config: The network.
+        config: Configuration of the network.
         parts: Channels of each part of the volume.
-        guides: Channels of the image's further maps by their scale.
+        guides: Channels of the image's guide maps by their scale.
     """
 
+    checkpointing: bool = False
+    """Gradient checkpointing: keep only the inputs of parts and recompute their activations."""
     classifiers: nn.ModuleList
-    """What makes scores of volumes; the last one's counts in evaluation."""
+    """Layers from volumes to scores; only the score of the last is used in evaluation."""
 
     def __init__(
         self, config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
@@ -184,9 +189,19 @@ class Aggregation(Recomputable):
 
         Args:
             volume: See `CostVolume.forward`.
-            guides: Maps of the left image.
+            guides: Guide maps of the left image.
         """
         raise NotImplementedError
+
+    def run(self, part: nn.Module, *inputs: Any) -> Any:
+        """Apply a part, with gradient checkpointing if it is on; results are the same."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return part(*inputs)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _untracked(part)
+
+        return checkpoint(part, *inputs, use_reentrant=False, context_fn=contexts)
 
     def base(self, volume: Parts, guides: Guides) -> Tensor:
         """The parts of a volume to one of C channels, (B, C, K, h, w)."""
@@ -199,7 +214,7 @@ class Aggregation(Recomputable):
 
 
 class HourglassAggregation(Aggregation):
-    """Stacked hourglasses, a classifier behind each, every score added to the one before."""
+    """Stacked hourglasses with a classifier after each; every score is added to the last one."""
 
     def __init__(
         self, config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
@@ -212,12 +227,12 @@ class HourglassAggregation(Aggregation):
         self.classifiers = nn.ModuleList(Classifier(channels) for _ in self.hourglasses)
 
     def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:
-        """See `Aggregation.forward`; one score a hourglass."""
+        """See `Aggregation.forward`; one score for each hourglass."""
         base = self.base(volume, guides)
         scores: list[Tensor] = []
         x, first_encoder, last_decoder = base, None, None
         for hourglass, classifier in zip(self.hourglasses, self.classifiers, strict=True):
-            # Before the rest, so that a volume that is done with does not wait in memory.
+            # Before the rest, so that the volume so far is freed once it is no longer needed.
             x = self.run(cast(Hourglass, hourglass).down1, x)
             x, skips = self.run(hourglass, x, first_encoder, last_decoder, guides)
             x = x.add_(base)
@@ -246,6 +261,23 @@ class BasicAggregation(Aggregation):
 def build_aggregation(
     config: PSMNetConfig, parts: Sequence[int], guides: Mapping[int, int]
 ) -> Aggregation:
-    """The aggregation that a configuration names; arguments as of `Aggregation`."""
+    """Build the aggregation that a configuration names; arguments as in `Aggregation`."""
     kinds = {"hourglass": HourglassAggregation, "basic": BasicAggregation}
     return kinds[config.aggregation](config, parts, guides)
+
+
+@contextmanager
+def _untracked(part: nn.Module) -> Iterator[None]:
+    """Keep running statistics as they are: they have seen a batch that is recomputed."""
+    norms = list(batch_norms(part))
+    momenta = [norm.momentum for norm in norms]
+    counts = [(n, n.clone()) for norm in norms if (n := norm.num_batches_tracked) is not None]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, before in counts:
+            count.copy_(before)

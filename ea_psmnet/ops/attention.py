@@ -1,15 +1,18 @@
-"""Attention kernels on flattened positions, without parameters.
+"""Attention on flattened positions, without parameters.
 
-Shapes: B batch, h heads, k key channels a head, v value channels a head, n positions. Products and
-normalisations are computed in float32 at least: with n above a million, a softmax over positions
-stored in half precision loses most of its weights to underflow.
+Products and normalisations are computed in float32 at least: with n above a million, a softmax over
+positions stored in half precision loses most of its weights to underflow.
+
+Shapes: B batch, h heads, k key channels a head, v value channels a head, n positions.
 """
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.ops.precision import full_precision, widen
@@ -18,7 +21,9 @@ __all__ = [
     "Normalisation",
     "check_normalisation",
     "dot_product_attention",
+    "dot_product_attention_reference",
     "efficient_attention",
+    "position_shares",
 ]
 
 Normalisation = Literal["softmax", "scaling", "none"]
@@ -60,10 +65,10 @@ def efficient_attention(
 
 
 @full_precision
-def dot_product_attention(
+def dot_product_attention_reference(
     queries: Tensor, keys: Tensor, values: Tensor, normalisation: Normalisation = "softmax"
 ) -> Tensor:
-    """Attention through the n x n similarity of all pairs of positions, materialised.
+    """Attention through the n x n similarity of all pairs of positions, which is stored.
 
     Wang et al., "Non-local Neural Networks", CVPR 2018: softmax is the embedded Gaussian (equation
     3, no 1/sqrt(k)), scaling the dot product divided by n (equation 4).
@@ -85,3 +90,44 @@ def dot_product_attention(
     elif normalisation == "scaling":
         weights = weights / keys.shape[-1]
     return values @ weights.transpose(-1, -2)  # (B, h, v, n)
+
+
+@full_precision
+def dot_product_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, normalisation: Normalisation = "softmax"
+) -> Tensor:
+    """`dot_product_attention_reference` with memory linear in the number of positions.
+
+    Softmax goes through PyTorch's `scaled_dot_product_attention` with scale 1: tile by tile with an
+    online softmax where v equals k (PyTorch falls back to the plain form elsewhere), still n x m in
+    time. Scaling and none consist of matrix products only, which are multiplied in the other
+    order, Q (K^T V), so that time is linear too.
+    """
+    check_normalisation(normalisation)
+    if normalisation != "softmax":
+        return efficient_attention(queries, keys, values, normalisation)
+    # The tiled kernels need the channels of a position to be neighbours in memory.
+    q, k, v = (widen(t).transpose(-1, -2).contiguous() for t in (queries, keys, values))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(-1, -2)  # (B, h, v, n)
+
+
+def position_shares(scores: Tensor, normalisation: Normalisation = "softmax") -> Tensor:
+    """Scores over n positions as shares that sum to one, for maps of attention.
+
+    With softmax these are the weights that the attention uses. Other normalisations give signed
+    weights with any sum: their shares are |s| / sum |s|, or equal where all scores are zero.
+
+    Args:
+        scores: (..., n).
+        normalisation: softmax, scaling or none; the last two give the same shares.
+
+    Returns:
+        (..., n).
+    """
+    check_normalisation(normalisation)
+    scores = widen(scores)
+    if normalisation == "softmax":
+        return scores.softmax(dim=-1)
+    sizes = scores.abs()
+    total = sizes.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, sizes / total, 1 / scores.shape[-1])

@@ -1,4 +1,4 @@
-"""One way to refuse an option that does not exist, and to build what a name stands for."""
+"""Choices by name: checking them, and building what a name stands for."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def build_choice(
     options: Mapping[str, Any],
     *arguments: Any,
 ) -> _T:
-    """Call the class that a table has for a name.
+    """Build an instance of the class that a table has for a name.
 
     Args:
         what: What is chosen, for error messages.
         table: Classes by name.
-        name: The one to build.
+        name: Name of the class to build.
         options: Keyword arguments of the class.
-        arguments: Its positional arguments, which are no options.
+        arguments: Positional arguments of the class, which are not options.
 
     Raises:
-        ValueError: an unknown name or option; the message lists the choices.
+        ValueError: Unknown name or option; the message lists the choices.
     """
     check_choice(what, name, list(table))
     known = list(inspect.signature(table[name]).parameters)[len(arguments) :]

@@ -1,8 +1,11 @@
-"""The whole efficient-attention block, x + W_o E(W_q x, W_k x, W_v x): published and exact fast.
+"""The whole efficient-attention block, x + W_o E(W_q x, W_k x, W_v x), in two orders.
 
-Every column of the keys' softmax sums to one, so softmax(K)^T V = (softmax(K)^T X) W_v + b_v:
-values need never exist, and the output projection folds into the small context. What remains is two
-passes over x, chunk by chunk, with an online softmax in the first, and as many in the backward.
+Besides the published order there is a faster one with the same result. Every column of the keys'
+softmax sums to one, so softmax(K)^T V = (softmax(K)^T X) W_v + b_v: values are never computed, and
+the output projection is folded into the small context. Two passes over x remain, chunk by chunk,
+with an online softmax in the first, and two in the backward (`efficient_passes`). Without a softmax
+the block is linear in x but for one sum over positions, the moments, and is one matrix and one
+constant.
 
 Shapes: B batch, C channels, h heads, k and v key and value channels over all heads, n positions.
 """
@@ -20,8 +23,8 @@ from torch import Tensor
 
 from ea_psmnet.ops import efficient_passes
 from ea_psmnet.ops.attention import Normalisation, efficient_attention
-from ea_psmnet.ops.efficient_linear import collapsed_backward, moments, moments_backward
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
+from ea_psmnet.ops.streaming import chunks
 
 __all__ = [
     "BlockWeights",
@@ -43,7 +46,7 @@ class BlockWeights(NamedTuple):
     key: Tensor
     """(k, C)."""
     key_bias: Tensor
-    """(k,); a softmax over positions does not feel it, so its gradient is exactly zero."""
+    """(k,); a softmax over positions is invariant to it, so its gradient is exactly zero."""
     value: Tensor
     """(v, C)."""
     value_bias: Tensor
@@ -59,7 +62,7 @@ class BlockWeights(NamedTuple):
 
 
 def folding_is_cheaper(channels: int, keys: int, values: int, heads: int) -> bool:
-    """Whether 4Ck multiply-adds a position are no more than the published order's."""
+    """Whether 4Ck multiply-adds a position are at most those of the published order."""
     return 4 * channels * keys <= 2 * channels * (keys + values) + 2 * keys * values // heads
 
 
@@ -71,9 +74,9 @@ def efficient_block_reference(
 
     Args:
         x: (B, C, n).
-        weights: of the convolutions.
-        heads: the key and value channels are split into so many groups.
-        normalisation: as of `efficient_attention`.
+        weights: Weights of the convolutions.
+        heads: Number of groups that the key and value channels are split into.
+        normalisation: See `efficient_attention`.
 
     Returns:
         (B, C, n), of x's type.
@@ -94,13 +97,11 @@ def efficient_block(
 ) -> Tensor:
     """`efficient_block_reference` in two passes over x, with memory for one output.
 
-    Saves for the backward x, the (k, C) contexts and k log-sum-exps. Without a softmax the block is
-    linear in x but for its Gram matrix, and collapses to one C x C matrix. Falls back to the
-    published order where so many key channels and heads are asked for that this one is cheaper.
+    The backward keeps x, the (k, C) contexts and k log-sum-exps; without a softmax x and its
+    moments. Falls back to the published order where that is cheaper (`folding_is_cheaper`).
 
-    With softmax, the two passes, and the backward's two, are torch's operators on one chunk after
-    the other (`efficient_passes`). `EA_PSMNET_TRITON=1` takes Triton's kernels instead on CUDA,
-    where `efficient_triton.is_supported`: no card has run them yet.
+    `EA_PSMNET_TRITON=1` uses Triton's kernels for the passes on GPUs, where
+    `ops.triton.efficient.is_supported` allows: no GPU has run them yet.
     """
     channels, keys = weights.query.shape[1], weights.query.shape[0]
     if not folding_is_cheaper(channels, keys, weights.value.shape[0], heads):
@@ -112,28 +113,31 @@ def efficient_block(
 
 @full_precision
 def gather_context(x: Tensor, weights: BlockWeights) -> tuple[Tensor, Tensor]:
-    """The softmax block's first pass alone: what part of a volume adds to its context.
+    """The first pass of the softmax block alone: what part of a volume adds to its context.
 
     Args:
         x: (B, C, n), the part.
-        weights: of the convolutions.
+        weights: Weights of the convolutions.
 
     Returns:
-        Contexts (B, k, C) and log-sum-exps (B, k): those of several parts, put together by
-        `merge_pieces` with totals of one, are those of the whole.
+        Contexts (B, k, C) and log-sum-exps (B, k). `merge_pieces` with totals of one combines those
+        of several parts to those of the whole volume.
     """
     return efficient_passes.gather(x, widen(weights.key))
 
 
 @full_precision
 def spread_context(x: Tensor, weights: BlockWeights, heads: int, context: Tensor) -> Tensor:
-    """The softmax block's second pass alone, without gradients: (B, C, n) to the same.
+    """The second pass of the softmax block alone, without gradients.
 
     Args:
-        x: positions, of the volume whose context it is or a part of it.
-        weights: of the convolutions.
-        heads: as of `efficient_block`.
+        x: (B, C, n), the volume whose context is given, or a part of it.
+        weights: Weights of the convolutions.
+        heads: See `efficient_block`.
         context: (B, k, C), by `gather_context`.
+
+    Returns:
+        (B, C, n).
     """
     weights = weights.widened()
     query, bias, offset = weights.query, weights.query_bias, weights.projection_bias
@@ -144,7 +148,7 @@ def _fold(context: Tensor, weights: BlockWeights, heads: int) -> Tensor:
     """Values and projection applied to the contexts sum_t softmax(K)_t x_t, (B, k, C).
 
     Returns:
-        (B, C, k): what each key channel adds to the output.
+        (B, C, k), what each key channel adds to the output.
     """
     values = torch.einsum(
         "bhkc,hvc->bhkv",
@@ -161,18 +165,18 @@ def _project(values: Tensor, weights: BlockWeights, heads: int) -> Tensor:
 
 
 def _passes_for(x: Tensor, weights: BlockWeights, heads: int) -> ModuleType:
-    """Triton's kernels where they are asked for and can take x, else the passes in torch."""
+    """Triton's kernels if they are enabled and support x, else the passes in torch."""
     if x.is_cuda and os.environ.get("EA_PSMNET_TRITON") == "1" and _has_triton(x.device):
-        from ea_psmnet.ops import efficient_triton
+        from ea_psmnet.ops.triton import efficient
 
-        if efficient_triton.is_supported(x, weights.query.shape[0], heads):
-            return efficient_triton
+        if efficient.is_supported(x, weights.query.shape[0], heads):
+            return efficient
     return efficient_passes
 
 
 @cache
 def _has_triton(device: torch.device) -> bool:
-    """Not every platform with CUDA has it, nor every card the kernels' matrix units."""
+    """Whether Triton is installed and the GPU has the matrix units that the kernels need."""
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     return find_spec("triton") is not None
@@ -212,7 +216,7 @@ class _SoftmaxBlock(torch.autograd.Function):
                 x, grad_x, weights.key, context, lse, grad_context
             )
         else:
-            from ea_psmnet.ops import efficient_triton_backward as kernels
+            from ea_psmnet.ops.triton import efficient_backward as kernels
 
             query, query_bias, grad_fold, offset = kernels.spread_sums(
                 x, grads[0], *spread, ctx.heads
@@ -226,11 +230,11 @@ class _SoftmaxBlock(torch.autograd.Function):
 
 
 class _LinearBlock(torch.autograd.Function):
-    """Without a softmax: keeps x and its moments, and collapses them again in the backward."""
+    """The block without a softmax: keeps x and its moments for the backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int, total: bool, *tensors: Tensor) -> Tensor:
-        summary = moments(x, mean=not total)
+        summary = _moments(x, mean=not total)
         ctx.save_for_backward(x, summary, *tensors)
         ctx.heads, ctx.total = heads, total
         matrix, constant = _collapse(summary, BlockWeights(*tensors).widened(), heads)
@@ -247,22 +251,22 @@ class _LinearBlock(torch.autograd.Function):
         leaves = [t.detach().requires_grad_() for t in (summary, *wide)]
         with torch.enable_grad():
             collapsed = _collapse(leaves[0], BlockWeights(*leaves[1:]), ctx.heads)
-        grad_x, *arriving = collapsed_backward(x, grads[0], collapsed[0].detach())
+        grad_x, *arriving = _collapsed_backward(x, grads[0], collapsed[0].detach())
         grad_summary, *through = torch.autograd.grad(collapsed, leaves, arriving)
-        moments_backward(x, grad_summary, grad_x, mean=not ctx.total)
+        _moments_backward(x, grad_summary, grad_x, mean=not ctx.total)
         own = (g.to(t.dtype) for g, t in zip(through, tensors, strict=True))
         return grad_x, None, None, *own
 
 
 def _collapse(summary: Tensor, weights: BlockWeights, heads: int) -> tuple[Tensor, Tensor]:
-    """What the block adds to x as one linear map of it.
+    """What the block without a softmax adds to x, as a linear map of x.
 
     With a constant 1 appended to x, each convolution is one matrix.
 
     Args:
         summary: (B, C + 1, C + 1), the volume's moments.
-        weights: of the convolutions, in its type.
-        heads: as of `efficient_block`.
+        weights: Weights of the convolutions, in the type of `summary`.
+        heads: See `efficient_block`.
 
     Returns:
         The matrix (B, C, C) and the constant (B, C, 1).
@@ -279,3 +283,45 @@ def _collapse(summary: Tensor, weights: BlockWeights, heads: int) -> tuple[Tenso
     )
     block = _project(contexts, weights, heads) @ queries  # (B, C, C + 1)
     return block[:, :, :-1], block[:, :, -1:] + weights.projection_bias[:, None]
+
+
+def _moments(x: Tensor, *, mean: bool) -> Tensor:
+    """Sum or mean over positions of the outer product of (x, 1) with itself.
+
+    Returns:
+        (B, C + 1, C + 1), in float32 at least, for x (B, C, n).
+    """
+    batch, channels, positions = x.shape
+    sums = widen(x.new_zeros(batch, channels + 1, channels + 1))
+    for chunk in chunks(x, 2 * channels):
+        part = widen(x[:, :, chunk])
+        sums[:, :-1, :-1].baddbmm_(part, part.transpose(1, 2))
+        sums[:, :-1, -1] += part.sum(dim=2)
+    sums[:, -1, :-1] = sums[:, :-1, -1]
+    sums[:, -1, -1] = positions
+    return sums / positions if mean else sums
+
+
+def _moments_backward(x: Tensor, grad: Tensor, grad_x: Tensor, *, mean: bool) -> None:
+    """Backward of `_moments`: adds to grad_x (B, C, n) for a gradient (B, C + 1, C + 1)."""
+    symmetric = (grad + grad.mT) / (x.shape[2] if mean else 1)
+    for chunk in chunks(x, 2 * x.shape[1]):
+        grad_x[:, :, chunk] += torch.baddbmm(
+            symmetric[:, :-1, -1:], symmetric[:, :-1, :-1], widen(x[:, :, chunk])
+        )
+
+
+def _collapsed_backward(x: Tensor, grad: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward of x + matrix x + constant, its sums in the matrix's type.
+
+    Returns:
+        Gradients of x (B, C, n), of the matrix (B, C, C) and of the constant (B, C, 1).
+    """
+    grad_x, grad_matrix = torch.empty_like(x), torch.zeros_like(matrix)
+    grad_constant = torch.zeros_like(matrix[:, :, :1])
+    for chunk in chunks(x, 2 * x.shape[1]):
+        part = widen(grad[:, :, chunk])
+        grad_matrix.baddbmm_(part, widen(x[:, :, chunk]).mT)
+        grad_constant += part.sum(dim=2, keepdim=True)
+        grad_x[:, :, chunk] = torch.baddbmm(part, matrix.mT, part)
+    return grad_x, grad_matrix, grad_constant

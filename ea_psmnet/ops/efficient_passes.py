@@ -1,15 +1,14 @@
 """The passes of the efficient-attention block in torch, chunk by chunk, with their backward.
 
-`ea_psmnet.ops.efficient_triton` and its backward have them as kernels for a CUDA card. A chunk's
-temporaries are made once and used for all chunks: fresh memory at each costs page faults. They lie
-in memory as x does, channel after channel or position after position, so that no matrix product has
-to turn a matrix.
+`ea_psmnet.ops.triton` has the same passes as kernels for GPUs. The
+temporaries of a chunk are allocated once and reused, because fresh memory for each chunk costs page
+faults. Their layout is that of x, so that no matrix product has to transpose a matrix.
 
 Shapes: B batch, C channels, h heads, k key channels over all heads, n positions, c positions of a
 chunk, S chunks.
 
-Exponentials over positions are powers of 2, of logits in units of log 2: the CPU's own exponential
-takes three times as long, and thirty times where the result is denormal, as often far from a peak.
+Exponentials over positions are powers of 2 of logits in units of log 2: on CPUs `exp` takes three
+times as long, and thirty times where the result is denormal, which is common far from a peak.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from ea_psmnet.ops.streaming import chunks
 __all__ = ["gather", "gather_backward", "merge_pieces", "spread", "spread_backward"]
 
 _VECTOR = 16
-"""Floats of a vector register; a softmax over fewer neighbours is slow."""
+"""Floats of a vector register; a softmax over fewer adjacent values is slow."""
 
 _BIT = math.log(2)
-"""The unit of logits."""
+"""Unit of the logits."""
 
 
 def gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +56,7 @@ def gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 def _gather_piece(
     positions: Tensor, bits: Tensor, room: Tensor, highest: Tensor, total: Tensor, context: Tensor
 ) -> None:
-    """Softmax of one chunk relative to its own maximum, of base 2, into the last three."""
+    """Write maxima, sums and context of one chunk, relative to its own maximum, to base 2."""
     mass = torch.mm(bits, positions, out=room[:, : positions.shape[1]])  # (k, c)
     torch.amax(mass, dim=1, out=highest)
     mass.sub_(highest[:, None]).exp2_()
@@ -66,12 +65,12 @@ def _gather_piece(
 
 
 def merge_pieces(highest: Tensor, total: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Online softmax (Milakov and Gimelshein, 2018): the pieces' sums on one scale.
+    """Combine the sums of several pieces: online softmax (Milakov and Gimelshein, 2018).
 
     Args:
-        highest: (B, S, k), the maxima; -inf for a piece without positions.
-        total: (B, S, k), sums of exponentials relative to them.
-        context: (B, S, k, C), the same of exponentials times x.
+        highest: (B, S, k), maxima of the logits; -inf for a piece without positions.
+        total: (B, S, k), sums of exponentials relative to the maxima.
+        context: (B, S, k, C), sums of exponentials times x, relative to the maxima.
 
     Returns:
         Contexts (B, k, C) and log-sum-exps (B, k).

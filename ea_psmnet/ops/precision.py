@@ -1,4 +1,4 @@
-"""Where half precision stops: sums over many positions or disparities need float32."""
+"""Where half precision ends: sums in float32, and weights rounded to a narrower type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "lean_backward", "linear", "widen"]
+__all__ = ["full_precision", "lean_backward", "linear", "round_kernel", "widen"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -28,7 +28,7 @@ def linear(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
 def full_precision(
     function: Callable[Concatenate[Tensor, _P], _T],
 ) -> Callable[Concatenate[Tensor, _P], _T]:
-    """Run a function with autocast off, which would narrow the products of widened tensors."""
+    """Decorator that runs a function with autocast off, which would round widened tensors."""
 
     @wraps(function)
     def wrapper(first: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -39,11 +39,11 @@ def full_precision(
 
 
 def lean_backward(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Decorator of a `Function`'s backward that recomputes: the same wherever it is called from.
+    """Decorator of a `Function`'s backward that recomputes parts of the forward.
 
-    Autocast is off in it, also where the user's `backward()` stands inside an autocast region. It
-    refuses second derivatives itself: behind torch's `once_differentiable`, `torch.autograd.grad`
-    returns some that lack this function's part, without a word.
+    It turns autocast off, also if `backward()` is called inside an autocast region. It refuses
+    second derivatives: with torch's `once_differentiable`, `torch.autograd.grad` would return
+    derivatives that silently lack the contribution of this function.
     """
 
     @wraps(function)
@@ -57,3 +57,30 @@ def lean_backward(function: Callable[..., _T]) -> Callable[..., _T]:
             return function(ctx, *grads)
 
     return wrapper
+
+
+def round_kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round a kernel (O, C, *taps) to a narrower type; each tap takes over the last one's error.
+
+    Neighbouring taps read neighbouring positions, which differ little, so that mainly the error of
+    the sum over taps counts. Error diffusion (as Floyd and Steinberg's of grey values) limits it to
+    half a unit of one tap. Taps are visited row by row in alternating direction, so that each one
+    is a neighbour of the one before.
+    """
+    taps = weight.flatten(2)  # (O, C, taps)
+    rounded = torch.empty_like(taps, dtype=dtype)
+    error = torch.zeros_like(taps[..., 0])
+    for tap in _walk(weight.shape[2:]):
+        wanted = taps[..., tap] + error
+        rounded[..., tap] = wanted
+        error = wanted - rounded[..., tap].to(error.dtype)
+    return rounded.view_as(weight)
+
+
+def _walk(size: torch.Size) -> list[int]:
+    """Indices of a grid in an order in which each is a neighbour of the one before."""
+    path = [0]
+    for length in size:
+        rows = [[place * length + step for step in range(length)] for place in path]
+        path = [at for index, row in enumerate(rows) for at in (row[::-1] if index % 2 else row)]
+    return path

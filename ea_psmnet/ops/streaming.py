@@ -1,9 +1,9 @@
-"""Functions of a global summary: two passes over the positions, nothing kept but the input.
+"""Functions of a global summary, in two passes over the positions that keep only their input.
 
-External, hydra and focused linear attention have one shape: first every position adds to a small
+External, hydra and focused linear attention share one structure: every position adds to a small
 summary, then every position is mapped with that summary. Here both passes run chunk by chunk, and
-the backward recomputes each chunk, so that no tensor of all positions exists but input, output and
-gradient.
+the backward recomputes each chunk, so that input, output and gradient are the only tensors of all
+positions.
 
 Shapes: B batch, C channels, n positions, c positions of a chunk.
 """
@@ -22,10 +22,10 @@ from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 __all__ = ["chunks", "streamed"]
 
 _CHUNK_FLOATS = 2**19
-"""Floats of one chunk's temporaries: they stay in the processor's cache."""
+"""Floats of one chunk's temporaries, which stay in the processor's cache."""
 
 Summarise = Callable[..., Tensor]
-"""(x (B, C, c), *parameters) to what the chunk adds to the summary, or the logarithm of that."""
+"""(x (B, C, c), *parameters) to what the chunk adds to the summary, or its logarithm."""
 Spread = Callable[..., Tensor]
 """(x (B, C, c), summary, *parameters) to the chunk's output (B, C', c)."""
 
@@ -33,7 +33,7 @@ Spread = Callable[..., Tensor]
 def chunks(x: Tensor, rows: int) -> Iterator[slice]:
     """Slices of the last dimension of x, small enough for temporaries of `rows` rows."""
     if x.is_cuda:
-        rows = max(1, rows // 16)  # a card hides latency with larger pieces, and has the memory
+        rows = max(1, rows // 16)  # GPUs hide latency with larger pieces, and have the memory
     step = max(256, _CHUNK_FLOATS // rows)
     return (slice(start, start + step) for start in range(0, x.shape[-1], step))
 
@@ -51,11 +51,11 @@ def streamed(
 
     Args:
         x: (B, C, n); chunks reach the two functions in float32 at least.
-        summarise: a sum over positions.
-        spread: one position's output depends on that position and the summary alone.
-        rows: about how many floats a position the two need for temporaries.
-        parameters: further inputs, which get gradients.
-        logarithmic: the summary is the logarithm of a sum, as `torch.logsumexp` gives it.
+        summarise: Function that is a sum over positions.
+        spread: Function whose output at a position depends on that position and the summary alone.
+        rows: Approximate number of floats that the two need for temporaries at each position.
+        parameters: Further inputs, which get gradients.
+        logarithmic: The summary is the logarithm of a sum, as of `torch.logsumexp`.
 
     Returns:
         (B, C', n), of x's type.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ea_psmnet.files import write_json
-from ea_psmnet.ops.soft_argmin_compiled import is_compiled_for
+from ea_psmnet.ops.native.soft_argmin import is_compiled_for
 
 __all__ = ["describe_environment", "read_sessions", "record_session"]
 

@@ -42,7 +42,7 @@ from ea_psmnet.files import (
 )
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.machine import choose_device, device_name
-from ea_psmnet.models.weight_files import find_weights
+from ea_psmnet.models.weights import find_weights
 
 _LARGEST_POOL = 64
 _LONG = 30.0
@@ -112,8 +112,6 @@ def _forms(case: NetworkCase, forms: Sequence[Form], device: torch.device) -> li
 def _inference(sizes: Sizes, device: torch.device) -> list[NetworkCase]:
     most = sizes.disparities[-1]
     forms: tuple[Form, ...] = ("plain", "exact", "fast")
-    if device.type == "cuda":
-        forms += ("graphs",)
     made: list[NetworkCase] = []
     for size in sizes.inference:
         made += _forms(NetworkCase("plain", size, most), forms, device)

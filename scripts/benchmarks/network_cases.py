@@ -32,18 +32,16 @@ from ea_psmnet.experiments.measure import (
 from ea_psmnet.experiments.networks import forecast
 from ea_psmnet.experiments.trial import TrainingSteps
 from ea_psmnet.files import read_disparity, read_image
-from ea_psmnet.inference.graphs import GraphedForward, GraphRecorder
 from ea_psmnet.machine import choose_device, keep_freed_memory
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet, build_model
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, PSMNet, build_model
 from ea_psmnet.models.weights import load_model
 from ea_psmnet.sample import StereoSample
 
-Form = Literal["plain", "exact", "fast", "graphs"]
-"""As published; rearranged in float32; rearranged in bfloat16; the latter as a CUDA graph."""
+Form = Literal["plain", "exact", "fast"]
+"""As published; rearranged in float32; rearranged in bfloat16."""
 
 _WARM_UP = (16, 32)
 """Size of a pair that loads code and starts threads, too small for its memory to matter."""
@@ -70,7 +68,7 @@ class NetworkCase:
     @property
     def half(self) -> bool:
         """Whether convolutions are computed in bfloat16."""
-        return self.form in ("fast", "graphs")
+        return self.form == "fast"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class NetworkMeasurement:
     peak: int
     """Peak bytes in addition to the loaded network and its inputs."""
     layers: dict[str, float] = field(default_factory=dict)
-    """Seconds by `step/layer` of the forward pass; empty for training and for graphs."""
+    """Seconds by `step/layer` of the forward pass; empty for training."""
     peaks: dict[str, int] = field(default_factory=dict)
     """Peak bytes by step, in addition to what was held when the step began."""
 
@@ -98,9 +96,6 @@ def measure_network(case: NetworkCase) -> NetworkMeasurement:
     run = _run(network, case, device)
     if case.training:
         return NetworkMeasurement(peak=_peak(run, device), seconds=_seconds(run, device))
-    if case.form == "graphs":  # whose layers are not called once they are recorded
-        recorded = _peak(lambda: (run(), run()), device)
-        return NetworkMeasurement(peak=recorded, seconds=_seconds(run, device))
     # First, before freed memory that is kept hides what a step takes.
     with LayerClock(network, _Peaks(device)) as memory:
         peak = _highest(run, memory)
@@ -160,11 +155,10 @@ def _run(network: PSMNet, case: NetworkCase, device: torch.device) -> Callable[[
         return TrainingSteps(network, (case.batch, *case.size), device, dtype)
     shape = (case.batch, 3, *case.size)
     left, right = (torch.rand(shape, device=device) for _ in range(2))
-    predict = GraphedForward(network, GraphRecorder()) if case.form == "graphs" else network
 
     def forward() -> object:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, case.half):
-            return predict(left, right)
+            return network(left, right)
 
     return forward
 

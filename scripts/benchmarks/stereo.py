@@ -36,8 +36,7 @@ from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 from ea_psmnet.tables import markdown_table
 
 NETWORKS = ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ea_psmnet.attention import MECHANISMS, build_attention, closed_form
-from ea_psmnet.attention.resources import Resources
+from ea_psmnet.attention.base import Resources
 from ea_psmnet.experiments.resources import operation_counter
 from ea_psmnet.ops.efficient_block import folding_is_cheaper
 

@@ -219,8 +219,6 @@ def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
     fails(capsys, "none.json: no such file", *root, "--against", tmp_path / "none.json")
     fails(capsys, "cannot search 192 pixels in an image 96 wide", *root, "--method", "sgbm",
           "--no-pad")  # fmt: skip
-    fails(capsys, "CUDA graphs were asked for on the CPU: leave them out", *root, "--cuda-graphs",
-          "--device", "cpu")  # fmt: skip
     fails(capsys, "named twice", *root, "--predictions", theirs, theirs)
 
 

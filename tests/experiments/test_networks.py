@@ -12,8 +12,7 @@ from ea_psmnet.experiments.networks import (
     slug,
 )
 from ea_psmnet.models.config import PSMNetConfig
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 
 
 def test_a_text_names_mechanism_places_and_options():

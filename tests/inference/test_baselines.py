@@ -2,8 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ea_psmnet.inference.baselines import BlockMatcher
-from ea_psmnet.inference.holes import fill_background
+from ea_psmnet.inference.baselines import BlockMatcher, fill_background
 
 SHIFT = 7
 

@@ -10,7 +10,7 @@ from ea_psmnet.files import read_image
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
 from ea_psmnet.inference.pairs import predicted_at_scale
-from ea_psmnet.models.plain import PlainPSMNet
+from ea_psmnet.models.psmnet import PlainPSMNet
 from ea_psmnet.models.weights import NotFiniteError, load_model, save_model
 
 CONFIG = PSMNetConfig(max_disparity=32, width=0.25)

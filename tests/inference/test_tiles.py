@@ -17,8 +17,7 @@ from ea_psmnet.attention import EfficientAttention
 from ea_psmnet.files import read_image
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.inference.memory_plan import SLACK, plan_memory, whole_bytes
-from ea_psmnet.inference.shared_context import SharedContexts
-from ea_psmnet.inference.tiles import BLEND, HALO, predict_in_tiles, spans
+from ea_psmnet.inference.tiles import BLEND, HALO, SharedContexts, predict_in_tiles, spans
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import build_model
 

@@ -10,8 +10,7 @@ from ea_psmnet.models.config import PRESETS, PSMNetConfig, preset
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.head import HEADS
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.plain import PlainPSMNet
-from ea_psmnet.models.psmnet import FEATURES, build_model
+from ea_psmnet.models.psmnet import FEATURES, PlainPSMNet, build_model
 from ea_psmnet.models.volume import VOLUMES
 from ea_psmnet.models.weights import load_model, save_model
 

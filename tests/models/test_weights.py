@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from ea_psmnet import PSMNetConfig, build_model
-from ea_psmnet.models import weight_files
-from ea_psmnet.models.weight_files import find_weights
-from ea_psmnet.models.weights import load_into, load_model, save_model
+from ea_psmnet.models import weights
+from ea_psmnet.models.weights import find_weights, load_into, load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = PSMNetConfig(
@@ -238,7 +238,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_bundled_weights_go_by_their_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_files, "BUNDLED", tmp_path)
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
     for name in ("small", "large"):
         save_model(tmp_path / f"{name}.safetensors", build_model(CONFIG))
     assert find_weights("small") == tmp_path / "small.safetensors"
@@ -249,3 +249,81 @@ def test_bundled_weights_go_by_their_name(tmp_path, monkeypatch):
     for path in ("middle", "checkpoints/small", tmp_path / "x" / "large", "large.safetensor"):
         with pytest.raises(FileNotFoundError, match=f"{path}: no such.* bundled are large, small$"):
             find_weights(path)
+
+
+EFFICIENT = {
+    "attention": "efficient",
+    "attention_sites": ("encoder", "volume"),
+    "attention_options": {"heads": 2},
+}
+
+
+def trained_like(**options):
+    """A network with statistics and attention that are not at their start."""
+    torch.manual_seed(3)
+    network = build_model(PSMNetConfig(max_disparity=32, **options)).eval()
+    for name, tensor in network.state_dict().items():
+        if "running_var" in name:
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point() and ("running_mean" in name or "attention" in name):
+            tensor.normal_(std=0.3)
+    return network
+
+
+def grown(narrow, path, width, **options):
+    save_model(path, narrow)
+    wide = build_model(PSMNetConfig(max_disparity=32, width=width, **options)).eval()
+    load_into(wide, path)
+    return wide
+
+
+@pytest.mark.parametrize("width", [0.25, 0.375])
+@pytest.mark.parametrize("options", [{}, {"aggregation": "basic"}, EFFICIENT])
+def test_it_starts_as_the_same_function(tmp_path, width, options):
+    narrow = trained_like(width=0.125, **options)
+    wide = grown(narrow, tmp_path / "narrow.safetensors", width, **options)
+    with torch.no_grad():
+        before, after = (
+            net.double()(*(x.double() for x in images())).disparity for net in (narrow, wide)
+        )
+    torch.testing.assert_close(after, before, rtol=0, atol=5e-3)
+    assert before.std() > 0.01
+
+
+def test_the_copies_part_in_training(tmp_path):
+    wide = grown(trained_like(width=0.125), tmp_path / "narrow.safetensors", 0.25).train()
+    sum(d.sum() for d in wide(*images()).disparities).backward()
+    convolutions = [m.weight.grad for m in wide.modules() if isinstance(m, nn.Conv3d | nn.Conv2d)]
+    pairs = [(g[0::2], g[1::2]) for g in convolutions if len(g) > 1]
+    assert len(pairs) > 50
+    # The pyramid reads so small a picture that normalisation leaves nothing of it.
+    assert all(not torch.allclose(a, b) for a, b in pairs if a.abs().max() > 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "width", "options", "message"),
+    [
+        ({"width": 0.25}, 0.375, {}, "width 0.25 grows to its whole multiples, not to 0.375"),
+        ({"normalisation": "group", "width": 0.25}, 0.5, {}, "groups of channels do not grow"),
+        (
+            EFFICIENT | {"attention_options": {"normalisation": "scaling"}, "width": 0.25},
+            0.5,
+            EFFICIENT,
+            "attention 'efficient' changes",
+        ),
+    ],
+)
+def test_what_would_change_is_refused(tmp_path, narrow, width, options, message):
+    path = tmp_path / "narrow.safetensors"
+    with pytest.raises(ValueError, match=message) as refused:
+        grown(trained_like(**narrow), path, width, **options)
+    assert str(refused.value).startswith(str(path))
+
+
+def test_a_mechanism_left_behind_does_not_stand_in_the_way(tmp_path):
+    options = {"attention": "dot_product", "attention_sites": ("encoder",)}
+    save_model(tmp_path / "n.safetensors", trained_like(width=0.125, **options))
+    wide = build_model(PSMNetConfig(max_disparity=32, width=0.25))
+    load_into(wide, tmp_path / "n.safetensors", attention=False)
+    with pytest.raises(ValueError, match="attention 'dot_product' changes"):
+        load_into(wide, tmp_path / "n.safetensors")

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 import torch
 
+from ea_psmnet.attention.external import external_attention, external_attention_reference
+from ea_psmnet.attention.focused_linear import focused_block, focused_block_reference
+from ea_psmnet.attention.hydra import hydra_block, hydra_block_reference
 from ea_psmnet.ops import streaming
-from ea_psmnet.ops.external import external_attention, streamed_external_attention
-from ea_psmnet.ops.focused_linear import focused_block, focused_block_reference
-from ea_psmnet.ops.hydra import hydra_block, hydra_block_reference
 
 POSITIONS = 700
 
@@ -25,7 +25,7 @@ def hydra(reduction):
 
 
 def external():
-    return external_attention, streamed_external_attention, [random(6, 8), random(6, 8)]
+    return external_attention_reference, external_attention, [random(6, 8), random(6, 8)]
 
 
 def focused(denominator, heads, power=3):

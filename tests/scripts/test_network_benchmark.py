@@ -41,7 +41,7 @@ def test_a_whole_run_measures_every_case_and_writes_all(monkeypatch, tmp_path):
         assert [record.case for record in results.records] == cases
         assert all(record.measured.seconds > 0 for record in results.records)
         if part == "inference":
-            for record in (r for r in results.records if r.case.form != "graphs"):
+            for record in results.records:
                 assert {name.split("/")[0] for name in record.measured.layers} == set(STEPS)
     names = ("", "-layers", "-growth")
     assert all((tmp_path / f"network-benchmark{name}.png").is_file() for name in names[1:])
@@ -137,26 +137,17 @@ def test_other_code_does_not_go_on(monkeypatch, tmp_path):
         benchmark.benchmark(options, TINY)
 
 
-def test_graphs_are_measured_on_a_card_alone():
-    def measured(device):
-        wanted = benchmark.cases(TINY, "all", torch.device(device))
-        return [case for case in wanted if case.form == "graphs"]
-
-    assert measured("cpu") == []
-    assert measured("cuda") == [NetworkCase("graphs", (16, 64), 48)]
-
-
 def test_forms_without_layers_are_not_among_the_steps():
     figures = {"features/stem": 1.0}, {"features": 10}
     records = [
         Record.of(NetworkCase("fast", (16, 64), 48), [NetworkMeasurement(1.0, 10, *figures)]),
-        Record.of(NetworkCase("graphs", (16, 64), 48), [NetworkMeasurement(0.5, 20)]),
+        Record.of(NetworkCase("exact", (16, 64), 48), [NetworkMeasurement(0.5, 20)]),
     ]
     text = benchmark_markdown(NetworkResults("m", 1, FLOOR, records, []), "n")
     rows, steps = text.split("### Steps")
-    assert rows.count("| graphs |") == 1
+    assert rows.count("| exact |") == 1
     assert "| fast |" in steps
-    assert "| graphs |" not in steps
+    assert "| exact |" not in steps
 
 
 def results():
@@ -200,8 +191,5 @@ def test_the_floor_takes_the_better_rate_of_the_type():
     plain = NetworkCase("plain", (32, 64), 48)
     fast = NetworkCase("fast", (32, 64), 48)
     assert FLOOR.arithmetic(fast) == pytest.approx(1.5 * FLOOR.arithmetic(plain))
-    graphs = NetworkCase("graphs", (32, 64), 48)
-    assert FLOOR.arithmetic(graphs) == FLOOR.arithmetic(fast)
-    assert FLOOR.traffic(graphs) == FLOOR.traffic(fast)
     step = NetworkCase("plain", (32, 64), 48, training=True)
     assert FLOOR.arithmetic(step) == pytest.approx(3 * FLOOR.arithmetic(plain))
