@@ -67,7 +67,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Options of the benchmark."""
+    """Measure the network in its published form beside the fast ones."""
 
     out: tyro.conf.Positional[Path] = Path("docs/results/network-benchmark")
     """Path of the files to write, without endings."""
