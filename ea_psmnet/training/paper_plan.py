@@ -19,7 +19,7 @@ from ea_psmnet.models.normalisation import batch_norms
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.tables import markdown_table
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.sources import SCENE_FLOW_SAMPLES
+from ea_psmnet.training.data import SCENE_FLOW_SAMPLES
 
 __all__ = ["Cluster", "Measured", "Plan", "paper_plan", "plans"]
 
