@@ -40,17 +40,17 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; see `exit_code` for the result."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its errors are told by ours, in one line
+    """Run a command; for the result see `exit_code`."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the program reports its errors itself
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
     return exit_code(lambda: _asked(given)())
 
 
 def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
-    """The command that a line asks for, with its options.
+    """Parse a command line; returns the command with its options.
 
-    A command is parsed by itself, so that what is said of an unknown option is about that one.
+    Each command has its own parser, so that messages about unknown options refer to that command.
     """
     program, about = "python -m ea_psmnet", "Stereo depth with attention."
     commands = COMMANDS
@@ -69,7 +69,7 @@ def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
 
 
 def _later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
-    """A command that is only parsed, to be run when nobody looks after what it prints."""
+    """Defer a command until its output is no longer captured by the parser."""
 
     @wraps(command)
     def parsed(*values: Any, **options: Any) -> Callable[[], Any]:

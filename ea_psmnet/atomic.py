@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what killed processes leave of them."""
+"""Atomic writes of files, and cleanup of temporary files that killed processes left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uuid import uuid4
 __all__ = ["atomic_path", "remove_leftovers", "remove_own"]
 
 _TEMPORARY = ".ea_psmnet-"
-"""How names of unfinished files begin; 32 random hexadecimal digits and the suffix follow."""
+"""Prefix of names of temporary files; 32 random hexadecimal digits and the suffix follow."""
 
 
 @contextmanager
@@ -29,33 +29,33 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OSError: the file cannot be written; the message names `path` and the reason.
     """
     path = Path(path)
-    # Not with the name of `path` in it, which may be as long as names can be.
+    # Without the name of `path`, which may have the maximum length.
     temporary = path.with_name(f"{_TEMPORARY}{uuid4().hex}{path.suffix}")
     try:
         # Replacing a device such as /dev/null by a file would break the machine for everybody.
         if path.exists() and not path.is_file():
-            raise OSError(f"{path}: not written, what has this name is not a file")
+            raise OSError(f"{path}: not written, this name is not a regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         _clean_once(path.parent.resolve())
         with _held(temporary):
             yield temporary
             os.replace(temporary, path)  # noqa: PTH105 - the atomic call is the point
     except OSError as error:
-        if error.strerror is None:  # not the system's but told in full, by a write nested here
+        if error.strerror is None:  # complete message of a nested write
             raise OSError(str(error).replace(str(temporary), str(path))) from error
         raise OSError(
             f"{path}: not written ({error.strerror}); "
             "check the folder's permissions and the free space"
         ) from error
     finally:
-        with suppress(OSError):  # usually gone: moved to `path`, or never made
+        with suppress(OSError):  # usually moved to `path`, or never created
             temporary.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of `atomic_path` in a folder whose process has died.
 
-    Nothing else is touched, nor are files that another process is writing just now.
+    Other files, and files that another process is writing, are kept.
     """
     for leftover in folder.glob(f"{_TEMPORARY}*"):
         if _is_temporary(leftover) and leftover.is_file():
@@ -65,26 +65,26 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_own(folder: Path, pattern: str) -> None:
-    """Delete a folder's files of our making, and the folder if nothing else is in it.
+    """Delete the files that the program wrote to a folder, and the folder if it is then empty.
 
     Args:
-        folder: may be missing.
-        pattern: regular expression for the whole name of a file that the program writes there.
+        folder: Folder, which may be missing.
+        pattern: Regular expression that matches the whole names of these files.
     """
     remove_leftovers(folder)
     for path in folder.glob("*"):
         if re.fullmatch(pattern, path.name) and path.is_file():
             path.unlink()
-    with suppress(OSError):  # missing, or somebody has put something there
+    with suppress(OSError):  # missing, or not empty
         folder.rmdir()
 
 
 @contextmanager
 def _held(temporary: Path) -> Iterator[None]:
-    """Make a file and lock it, so that no process takes it for a leftover.
+    """Create a file and lock it, so that no process deletes it as a leftover.
 
-    The system takes the lock back when the process ends, however it does. Where the file system
-    has no locks, leftovers stay.
+    The system releases the lock when the process ends in any way. On file systems without locks,
+    leftovers are kept.
     """
     while True:
         with temporary.open("ab") as file:

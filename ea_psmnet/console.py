@@ -1,4 +1,4 @@
-"""What a program tells its caller: its help, an exit code, one line where the input was bad."""
+"""Messages of a program to its caller: help text, exit codes, one line for bad input."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ea_psmnet.machine import ending_children
+from ea_psmnet.machine import ending_children, is_first_process
 
 __all__ = ["exit_code", "is_out_of_memory", "show_warning", "without_empty_defaults"]
 
 _EMPTY_DEFAULT = re.compile(r"\(default:[\s│|]*(None)?\)")
 _UNREAD = 128 + 13
-"""The exit code of a program that SIGPIPE ends: whoever read what it printed has gone."""
+"""Exit code after SIGPIPE: the reader of the output has ended."""
 _INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 _LAUNCHER_S = 3.0
-"""Seconds in which a launcher ends the processes beside one that has failed."""
+"""Seconds within which a launcher ends the other processes after one has failed."""
 
 _OUT_OF_MEMORY = (
-    "out of memory: close other programs, raise what limits this one (as `ulimit -v`), or ask for "
+    "out of memory: close other programs, raise limits on this one (as `ulimit -v`), or ask for "
     "less: smaller images, batches or --memory, fewer workers"
 )
 
@@ -36,34 +36,35 @@ _REFUSALS = (
     *("bad_alloc", "out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate"),
     *("can't start new thread", "failed to map segment from shared object"),
 )
-"""What torch's CPU allocator, the system, oneDNN, C++, a card's driver and its libraries, OpenCV,
-Python and the loader of libraries say where memory is refused: they have no exception of their
-own."""
+"""Error messages of torch's CPU allocator, the system, oneDNN, C++, CUDA, OpenCV, Python and the
+dynamic loader about memory, for which they have no exception type of their own."""
 
 
 def exit_code(program: Callable[[], Any]) -> int:
-    """Run a program, whose result may be its exit code; bad input is one line on stderr and 2.
+    """Run a program and return its exit code; bad input gives one line on stderr and 2.
 
-    SIGTERM ends it as Ctrl-C does, by an exception: what it has begun is cleaned up, and a line
-    tells what has ended it.
+    SIGTERM raises an exception like Ctrl-C, so that the program cleans up; a line says what ended
+    it.
     """
     try:
         with ending_children():
             result = program()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python would try to write the rest as it ends, and complain.
+        # Otherwise Python would fail to write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
     except (ValueError, OSError, FloatingPointError) as error:
-        if not _is_first():  # most likely it has failed, too, and a line is enough
+        if (
+            not is_first_process()
+        ):  # the first process has most likely failed, too: one line suffices
             time.sleep(_LAUNCHER_S)
         _say(f"error: {_told(error)}")
         return 2
     except KeyboardInterrupt:
         return _stopped("Ctrl-C", _INTERRUPTED)
     except SystemExit as ended:
-        if ended.code != _TERMINATED:  # of a parser
+        if ended.code != _TERMINATED:  # raised by a parser
             raise
         return _stopped("SIGTERM", _TERMINATED)
     except Exception as error:
@@ -75,7 +76,7 @@ def exit_code(program: Callable[[], Any]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was refused: to Python, torch or another library."""
+    """Whether an exception of Python, torch or another library means out of memory."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSALS)
 
 
@@ -84,30 +85,25 @@ def _first_line(error: BaseException) -> str:
 
 
 def show_warning(message: Warning | str, *place: Any, **options: Any) -> None:
-    """What `warnings.showwarning` does, in one line and without the place in the code."""
+    """Replacement for `warnings.showwarning`: one line without the place in the code."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 def _stopped(by: str, code: int) -> int:
-    if _is_first():
+    if is_first_process():
         _say(f"stopped by {by}")
     return code
 
 
 def _say(line: str) -> None:
-    """Print a line on stderr, not glued to a progress bar."""
+    """Close progress bars and print a line on stderr."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
     print(line, file=sys.stderr)
 
 
-def _is_first() -> bool:
-    """Whether this process tells what all those of a launch (torchrun) would."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _told(error: Exception) -> str:
-    """Without the system's number of an error, and with the file first, as in all other errors."""
+    """Message of an error: the file first, without the number of a system error."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -115,9 +111,7 @@ def _told(error: Exception) -> str:
 
 @contextmanager
 def without_empty_defaults() -> Iterator[None]:
-    """Leave out of what a parser prints that a default is None or nothing; the help tells what
-    that means.
-    """
+    """Remove None and empty defaults from the output of a parser; the help text explains them."""
     kept = _Kept(sys.stdout), _Kept(sys.stderr)
     try:
         with redirect_stdout(kept[0]), redirect_stderr(kept[1]):
@@ -128,7 +122,7 @@ def without_empty_defaults() -> Iterator[None]:
 
 
 class _Kept(io.StringIO):
-    """Takes what is printed to a stream, and is like it for who asks how to print."""
+    """Collects output for a stream and has its properties."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()

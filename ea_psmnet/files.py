@@ -1,4 +1,4 @@
-"""Images and disparity maps on disk: read strictly, written whole or not at all.
+"""Images and disparity maps on disk: strict reading, atomic writing.
 
 Disparity formats, chosen by suffix:
 
@@ -50,18 +50,18 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pgm", ".ppm", ".tif", ".tiff", ".bmp")
-"""What images are looked for by; `read_image` goes by content and reads whatever OpenCV can."""
+"""Suffixes by which images are found; `read_image` goes by content instead."""
 
-_WRITTEN = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm")  # that is grey
+_WRITTEN = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm")  # a grey format
 
 _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
 
 
-# Writing, whole or not at all ---------------------------------------------------------------------
+# Text ---------------------------------------------------------------------------------------------
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, atomically; bytes of file names that are no UTF-8 become escapes."""
+    """Write UTF-8 text, atomically; bytes of file names that are not UTF-8 are escaped."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -70,9 +70,9 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str | Path) -> str:
-    r"""Text in one line that every terminal and encoding takes: anything else becomes an escape.
+    r"""Escape what a line of text cannot hold in every terminal and encoding.
 
-    Names of files may hold line feeds, and bytes that are no UTF-8.
+    File names may contain line feeds, and bytes that are not UTF-8.
 
     Example:
         >>> print(printable(os.fsdecode(b"caf\xe9\n")))
@@ -83,7 +83,7 @@ def printable(text: str | Path) -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
@@ -92,7 +92,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically.
 
     Raises:
-        ValueError: `value` has no JSON form; NaN and infinity have none.
+        ValueError: `value` has no JSON form, like NaN and infinity.
     """
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -108,13 +108,13 @@ def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
     """Write an (H, W, 3) uint8 RGB image in the format its suffix names, atomically.
 
     Raises:
-        ValueError: the suffix is that of no colour format, or the array is no such image.
+        ValueError: The suffix is not that of a colour format, or the array is not such an image.
     """
     path = Path(path)
     if path.suffix.lower() not in _WRITTEN:
         raise ValueError(f"{path}: unknown image suffix; use one of {', '.join(_WRITTEN)}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
-        raise ValueError(f"{path}: not written, {rgb.dtype} {rgb.shape} is no uint8 (H, W, 3)")
+        raise ValueError(f"{path}: not written, {rgb.dtype} {rgb.shape} is not uint8 (H, W, 3)")
     _encode(path, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
 
 
@@ -126,23 +126,23 @@ def read_disparity(
     decode: Callable[[Path], NDArray[np.float32]] | None = None,
     window: Window | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read a disparity map in the format its suffix names, or as `decode` gives its pixels.
+    """Read a disparity map, in the format of its suffix or by `decode`.
 
-    A negative value is unknown, never its absolute value: in a rectified pair nothing lies beyond
-    infinity, and Scene Flow has wrong pixels of that kind. A stored 0 in `.pfm` and `.npy` is a
-    known disparity (a point at infinity); in `.png` it stands for unknown.
+    Negative values are unknown: no point of a rectified pair has a negative disparity, and Scene
+    Flow has wrong pixels of that kind. A stored 0 in `.pfm` and `.npy` is a known disparity (a
+    point at infinity); in `.png` it means unknown.
 
     Args:
         path: The file.
-        decode: Gives the pixels as `disparity_values` does, where the suffix does not tell.
-        window: Rows and columns to read; of a PFM, the others are left on the disk.
+        decode: Function that reads the values like `disparity_values`, for other formats.
+        window: Rows and columns to read; of a PFM, only these are read from the disk.
 
     Returns:
-        Disparity, (H, W) float32 in pixels, 0 where unknown; and (H, W) bool, true where known.
+        Disparity, (H, W) float32 in pixels, 0 where unknown; and the mask of valid pixels, (H, W).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or in a form whose scale is unknown, as an 8-bit PNG.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or its scale is unknown, as that of an 8-bit PNG.
     """
     disparity = disparity_values(path, decode, window)
     with np.errstate(invalid="ignore"):
@@ -155,7 +155,7 @@ def disparity_values(
     decode: Callable[[Path], NDArray[np.float32]] | None = None,
     window: Window | None = None,
 ) -> NDArray[np.float32]:
-    """As `read_disparity`, the values as stored: unknown ones are infinite, NaN or negative."""
+    """Like `read_disparity`, but values as stored: unknown ones are infinite, NaN or negative."""
     path = Path(path)
     suffix = path.suffix.lower()
     if decode is None and suffix == ".pfm":
@@ -171,14 +171,14 @@ def disparity_values(
 
 
 def write_pfm(path: str | Path, array: ArrayLike) -> None:
-    """Write an (H, W) array as little-endian PFM, values as they are, atomically."""
+    """Write an (H, W) array as little-endian PFM with unchanged values, atomically."""
     rows = _as_map(path, array).astype("<f4")
     height, width = rows.shape
     _write_bytes(path, f"Pf\n{width} {height}\n-1.0\n".encode() + rows[::-1].tobytes())
 
 
 def write_npy(path: str | Path, array: ArrayLike) -> None:
-    """Write an array in numpy's own format, values and type as they are, atomically."""
+    """Write an array as `.npy` with unchanged values and type, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(array), allow_pickle=False)
 
@@ -186,10 +186,10 @@ def write_npy(path: str | Path, array: ArrayLike) -> None:
 def write_disparity_png(path: str | Path, disparity: ArrayLike) -> None:
     """Write an (H, W) disparity in pixels as KITTI's 16-bit PNG, atomically.
 
-    Values are rounded to 1/256 pixel. The format's 0 is unknown, so a positive value below 1/256 is
-    stored as 1/256, while zero, negative and non-finite ones are stored as unknown. So are those
-    over 65535/256 = 255.996 pixels, the most the format holds: clipped, they would become a wall of
-    false points in a point cloud. `write_pfm` has no such limit.
+    Values are rounded to 1/256 pixel. As 0 means unknown, positive values below 1/256 are stored as
+    1/256, and zero, negative and non-finite values as unknown. Values over 65535/256 = 255.996
+    pixels, the maximum of the format, are also stored as unknown: clipped, they would form a wall
+    of false points in a point cloud. `write_pfm` has no such limit.
     """
     pixels = _as_map(path, disparity)
     with np.errstate(invalid="ignore"):
@@ -199,7 +199,7 @@ def write_disparity_png(path: str | Path, disparity: ArrayLike) -> None:
 
 
 def read_npy(path: Path) -> NDArray[np.float32]:
-    """Read an (H, W) array of floats in numpy's own format."""
+    """Read an (H, W) array of floats from an `.npy` file."""
     with readable(path):
         array = _mapped(path)
         if array.ndim != 2:
@@ -213,15 +213,15 @@ def read_npy(path: Path) -> NDArray[np.float32]:
 
 
 def _mapped(path: Path) -> NDArray[Any]:
-    """The array of a file, not yet read: what the header claims is held against the file's size."""
+    """Memory-map an array, which checks its header against the size of the file."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except OSError:
         raise
-    except Exception as error:  # numpy reads the header as Python text: any error of its parser
+    except Exception as error:  # NumPy parses the header as Python code: any error
         told = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{path}: damaged, or no .npy file of plain numbers: {told or type(error).__name__}"
+            f"{path}: damaged, or not an .npy file of numbers: {told or type(error).__name__}"
         ) from error
 
 
@@ -244,7 +244,7 @@ _DISPARITY_READERS: dict[str, Callable[[Path], NDArray[np.float32]]] = {
 }
 
 DISPARITY_SUFFIXES = tuple(_DISPARITY_READERS)
-"""What `read_disparity` reads."""
+"""Suffixes that `read_disparity` reads."""
 
 
 # Bytes --------------------------------------------------------------------------------------------

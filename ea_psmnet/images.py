@@ -1,4 +1,4 @@
-"""Images on disk: what their headers state, then their pixels as OpenCV decodes them."""
+"""Reading of images: their headers are checked, then OpenCV decodes them."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from ea_psmnet.pfm import readable
 __all__ = ["decode_image", "eight_bits", "read_image"]
 
 _MAX_PIXELS = 2**28
-"""16,384 x 16,384: no camera has more, and a few kilobytes can claim to."""
+"""Maximum size, 16,384 x 16,384: more than any camera has; a small file can claim more."""
 _HELD = 12
-"""Bytes a pixel while a 16-bit colour image is read: as stored, in 8 bits, and in RGB order."""
+"""Bytes per pixel to read a 16-bit colour image: as stored, in 8 bits, and in RGB order."""
 _OUT_OF_MEMORY = -4  # OpenCV's error code
 
 
 def read_image(path: str | Path, tell: Callable[[str], object] | None = None) -> NDArray[np.uint8]:
     """Read a PNG, JPEG, WebP, PGM, PPM, TIFF or BMP image.
 
-    Grey is repeated over three channels, a palette resolved, alpha dropped, and an orientation tag
-    (EXIF, TIFF) applied. White is the largest value that the format states: a PGM of 12 bits tells
-    4095; where it states none, 255 or 65535.
+    Grey images are repeated over three channels, palettes are resolved, alpha is dropped, and
+    orientation tags (EXIF, TIFF) are applied. White is the maximum value that the file states, for
+    example 4095 in a 12-bit PGM; otherwise 255 or 65535.
 
     Args:
         path: The file.
-        tell: Takes one line about an image that was read but looks wrong: one of 16 bits that uses
-            less than a sixteenth of its range. A Python warning by default.
+        tell: Receives one line about an image that looks wrong: a 16-bit image that uses less than
+            a sixteenth of its range. Default: a Python warning.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read, is no regular file, or needs more memory than is free.
-        ValueError: it is damaged, no image, neither 8 nor 16 bits deep, or has too many pixels.
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be read, is not a regular file, or needs more memory than is free.
+        ValueError: The file is damaged, not an image, neither 8 nor 16 bits deep, or too large.
     """
     path = Path(path)
     image, header = _decoded(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{path}: image of {image.dtype} values; convert it to 8 or 16 bits")
     white = header.white or int(np.iinfo(image.dtype).max)
-    with readable(path):  # for its one line where memory ends
+    with readable(path):  # for its message about memory
         if image.dtype == np.uint16 or white != 255:
             image = eight_bits(image, str(path), white, tell)
         code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
@@ -66,20 +66,20 @@ def eight_bits(
     white: int = 65535,
     tell: Callable[[str], object] | None = None,
 ) -> NDArray[np.uint8]:
-    """An image of uint8 or uint16 in 8 bits.
+    """Convert a uint8 or uint16 image to 8 bits.
 
     Args:
         image: (H, W) or (H, W, C), not empty.
-        name: Of the image.
-        white: Its value for white.
-        tell: As of `read_image`.
+        name: Name of the image, for messages.
+        white: Value of white.
+        tell: See `read_image`.
     """
     if image.dtype == np.uint16 and 16 * (brightest := int(image.max())) < white:
         (tell or _warn)(
             f"{name}: 16-bit image of values up to {brightest}, nearly black: if it holds fewer "
             f"bits, scale its values so that white is {white}, or save 8 bits"
         )
-    made = cv2.convertScaleAbs(image, alpha=255 / white)  # rounds, and stops at 255
+    made = cv2.convertScaleAbs(image, alpha=255 / white)  # rounds and saturates
     return np.asarray(made, np.uint8).reshape(image.shape)
 
 
@@ -88,10 +88,10 @@ def _warn(text: str) -> None:
 
 
 def decode_image(path: Path, flags: int) -> NDArray[Any]:
-    """Decode an image file as OpenCV does with `flags`; what goes wrong names the path.
+    """Decode an image file by OpenCV with `flags`; errors name the path.
 
     Raises:
-        FileNotFoundError, OSError, ValueError: as `read_image`.
+        FileNotFoundError, OSError, ValueError: See `read_image`.
     """
     return _decoded(path, flags)[0]
 
@@ -110,7 +110,7 @@ def _decoded(path: Path, flags: int) -> tuple[NDArray[Any], _Header]:
 
 
 def _check(path: Path, header: _Header) -> None:
-    """Refuse what cannot be decoded, or only at a price that no image is worth."""
+    """Refuse images that cannot be decoded, or are too large."""
     pixels = header.width * header.height
     if header.refused:
         raise ValueError(f"{path}: {header.refused}")
@@ -124,14 +124,14 @@ def _check(path: Path, header: _Header) -> None:
 
 
 def _pixels(data: bytes, flags: int) -> NDArray[Any] | None:
-    """Decoded; None of what is no image.
+    """Decode an image; None if the data are not an image.
 
     Raises:
-        MemoryError: it does not fit.
+        MemoryError: The image does not fit into memory.
     """
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:  # an empty buffer, say
+    except cv2.error as error:  # for example, an empty buffer
         if error.code == _OUT_OF_MEMORY:
             raise MemoryError from None
         return None
@@ -142,17 +142,17 @@ def _pixels(data: bytes, flags: int) -> NDArray[Any] | None:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file states before a pixel is decoded."""
+    """Content of the header of a file."""
 
     width: int = 0
-    """0 where the format is not looked into; OpenCV's own limit holds then."""
+    """Width; 0 for formats whose header is not parsed, where the limit of OpenCV applies."""
     height: int = 0
     white: int | None = None
-    """The value that OpenCV gives for white, where it is not the largest of its type."""
+    """Value of white as decoded by OpenCV, if it is not the largest of the type."""
     inverted: bool = False
-    """Whether 0 is white, which OpenCV heeds in images of 8 bits only."""
+    """Whether 0 is white, which OpenCV respects in 8-bit images only."""
     refused: str = ""
-    """Why it cannot be read, although OpenCV would give pixels."""
+    """Why the file cannot be read, although OpenCV would decode it."""
 
 
 def _header(data: bytes) -> _Header:
@@ -165,22 +165,22 @@ def _header(data: bytes) -> _Header:
     return _Header(*_stated_size(data))
 
 
-# Portable any-map: numbers with white space or comments between them.
+# Portable any-map: numbers separated by white space or comments.
 _NUMBER = rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})"
 _BITMAP = re.compile(rb"P[14]" + 2 * _NUMBER)
 _PIXMAP = re.compile(rb"P[2356]" + 3 * _NUMBER)
 
 
 def _stated_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a PNG, JPEG or BMP; WebP cannot hold more than the limit."""
+    """Width and height of a PNG, JPEG or BMP; WebP cannot exceed the limit."""
     Image.preinit()
     for name in ("PNG", "JPEG", "BMP"):
-        # Not by `Image.open`: that warns of sizes below the limit here.
+        # Not by `Image.open`, which warns of sizes below this limit.
         factory, accept = Image.OPEN[name]
         if accept is not None and accept(data[:16]):
             try:
                 return factory(io.BytesIO(data), "").size
-            except Exception:  # a damaged header ends in many kinds; OpenCV has the last word
+            except Exception:  # damaged headers raise many types; OpenCV decides
                 break
     return 0, 0
 
@@ -196,13 +196,13 @@ def _tiff_header(tags: dict[int, int]) -> _Header:
     if bits > 8 and tags.get(_PLANES) == 2 and tags.get(_SAMPLES, 1) > 1:
         what = f"TIFF of {bits} bits with a plane for each colour"
         return _Header(*size, refused=f"{what}; save it with interleaved colours or 8 bits")
-    # Fewer than 16 bits are moved up to 16 by OpenCV.
+    # OpenCV shifts fewer than 16 bits up to 16.
     white = (2**bits - 1) << (16 - bits) if 8 < bits < 16 else None
     return _Header(*size, white, inverted=tags.get(_COLOURS) == 0)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """First value of each whole-number tag of the first image, up to where it is damaged."""
+    """First values of the integer tags of the first image, up to any damage."""
     order = "<" if data[:2] == b"II" else ">"
     big = b"+" in data[2:4]  # 64-bit offsets
     word, number, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")

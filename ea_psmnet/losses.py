@@ -1,4 +1,4 @@
-"""The training loss (PSMNet, section 3.6), and cross-entropies that can stand beside it."""
+"""The training loss (PSMNet, section 3.6), and cross-entropies that can be added to it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = [
 ]
 
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
-"""Of the three classifiers, in network order."""
+"""Weights of the three classifiers, in network order."""
 
 _CLUSTER_GAP = 0.5
-"""Levels between neighbouring ground truths of a cell that part two surfaces."""
+"""Gap between neighbouring ground-truth values of a cell that separates two surfaces, in levels."""
 _LAPLACIAN_SCALE = 0.8
-"""In levels."""
+"""Scale of the Laplacians, in levels."""
 _OWN_WEIGHT = 0.8
-"""Of the cluster that a cell's median pixel belongs to; the others share the rest."""
+"""Weight of the cluster that the median pixel of a cell belongs to; the others share the rest."""
 
 
 def counted_pixels(disparity: Tensor, valid: Tensor, max_disparity: int) -> Tensor:
-    """Where the loss looks: known disparities below the maximum; a mask of the same shape."""
+    """Mask of the pixels that count: valid, with a disparity below the maximum."""
     return valid & (disparity < max_disparity)
 
 
@@ -41,7 +41,7 @@ def stereo_loss(
     weights: Sequence[float] = LOSS_WEIGHTS,
     pixels: Tensor | None = None,
 ) -> Tensor:
-    """Weighted sum of `output_losses`, whose arguments these are; a scalar."""
+    """Weighted sum of `output_losses`, with the same arguments; a scalar."""
     losses = output_losses(predictions, disparity, valid, max_disparity, pixels)
     return weighted_sum(losses, weights)
 
@@ -53,15 +53,15 @@ def output_losses(
     max_disparity: int,
     pixels: Tensor | None = None,
 ) -> Tensor:
-    """Smooth L1 of each prediction over pixels whose disparity is known and searched.
+    """Smooth L1 loss of each prediction over the valid pixels below the maximum disparity.
 
     Args:
-        predictions: (B, H, W) each, in pixels.
-        disparity: true disparity, (B, H, W) in pixels.
-        valid: (B, H, W), true where it is known.
-        max_disparity: pixels at or above it do not count.
-        pixels: what to divide the sums by; default: the pixels that count. The parts of a batch
-            divided by the pixels of all of it add up to its loss, wherever it was cut.
+        predictions: Predictions, (B, H, W) each, in pixels.
+        disparity: Ground truth, (B, H, W) in pixels.
+        valid: Mask of its valid pixels, (B, H, W).
+        max_disparity: Pixels at or above it do not count.
+        pixels: Divisor of the sums; default: the number of pixels that count. The losses of the
+            micro-batches of a batch, divided by the pixels of the whole batch, add up to its loss.
 
     Returns:
         (predictions,); zeros with zero gradients if no pixel counts.
@@ -69,7 +69,7 @@ def output_losses(
     counted = counted_pixels(disparity, valid, max_disparity)
     divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
     target = torch.where(counted, disparity, 0)
-    # Masking by `where`, not by indexing, keeps shapes fixed and an empty mask harmless.
+    # Masking by `where` rather than by indexing keeps shapes fixed and allows empty masks.
     errors = [
         F.smooth_l1_loss(torch.where(counted, prediction, 0), target, reduction="sum")
         for prediction in predictions
@@ -88,29 +88,30 @@ def cross_entropies(
 ) -> Tensor:
     """Cross-entropy of each score's distribution over disparity levels, at the volume's resolution.
 
-    Soft-argmin alone is content with any distribution that has the right mean; this asks for the
-    right distribution, so that a surface and what is behind it stay two peaks (Zhang et al.,
+    Soft-argmin alone accepts any distribution with the right mean. This loss supervises the
+    distribution itself, so that a surface and its background remain two peaks (Zhang et al.,
     "Adaptive Unimodal Cost Volume Filtering for Deep Stereo Matching", AAAI 2020, supervise the
-    volume likewise, at image resolution). A cell's target, of its pixels' ground truth, is
+    volume similarly, at image resolution). The target of a cell, from the ground truth of its
+    pixels, is
 
-    - `linear`: their mean, each shared linearly between the two nearest levels;
-    - `adaptive`: a Laplacian around each surface that the cell shows, after Xu et al., "Adaptive
-      Multi-Modal Cross-Entropy Loss for Stereo Matching", CVPR 2024, section 3.2: the ground
-      truths around a pixel are clustered, each cluster becomes a Laplacian around its mean, and
-      the pixel's own cluster weighs most. Here a cell of the volume takes the place of the pixel:
-      its own pixels are clustered, the cluster of its median is its own, and the Laplacian's scale
-      of 0.8 counts in levels.
+    - `linear`: the mean over its pixels, each divided linearly between the two nearest levels;
+    - `adaptive`: a Laplacian around each surface in the cell, after Xu et al., "Adaptive
+      Multi-Modal Cross-Entropy Loss for Stereo Matching", CVPR 2024, section 3.2: the ground truth
+      around a pixel is clustered, each cluster becomes a Laplacian around its mean, and the cluster
+      of the pixel has the largest weight. Here the pixel is replaced by a cell of the volume: its
+      pixels are clustered, its cluster is that of their median, and the scale of the Laplacian,
+      0.8, is in levels.
 
     Args:
-        scores: (B, K, h, w) each, higher is likelier.
-        disparity: true disparity, (B, s * h, s * w) in pixels, s being the scale of the volume.
-        valid: (B, s * h, s * w); pixels at or above s * K do not count, either.
+        scores: Scores, (B, K, h, w) each; higher is more likely.
+        disparity: Ground truth, (B, s * h, s * w) in pixels, where s is the scale of the volume.
+        valid: Mask of its valid pixels, (B, s * h, s * w); pixels at or above s * K do not count.
         target: `linear` or `adaptive`, as above.
-        first: Disparity of level 0, in pixels; each further level is s pixels more.
-        pixels: as in `output_losses`.
+        first: Disparity of level 0, in pixels; the levels are s pixels apart.
+        pixels: Divisor of the sums, as in `output_losses`.
 
     Returns:
-        (scores,) in nats a pixel; zeros with zero gradients if no pixel counts.
+        (scores,) in nats per pixel; zeros with zero gradients if no pixel counts.
     """
     levels, scale = scores[0].shape[1], disparity.shape[-1] // scores[0].shape[-1]
     counted = counted_pixels(disparity, valid, scale * levels)
@@ -123,12 +124,12 @@ def cross_entropies(
 
 
 def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
-    """Counted pixels near each level, (B, K, h, w).
+    """Number of counted pixels near each level, (B, K, h, w).
 
     Args:
-        place: (B, pixels of a cell, h, w), in levels.
-        weight: the same: 1 where a pixel counts, otherwise 0.
-        levels: K.
+        place: Ground truth in levels, (B, pixels of a cell, h, w).
+        weight: 1 where a pixel counts, otherwise 0; of the same shape.
+        levels: Number of levels K.
     """
     below = place.floor().clamp(max=levels - 2)
     above = (place - below) * weight
@@ -139,9 +140,9 @@ def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
 
 
 def _adaptive_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
-    """A mixture of Laplacians times the counted pixels; arguments as of `_linear_targets`."""
+    """Mixture of Laplacians times the counted pixels; arguments as in `_linear_targets`."""
     count = weight.sum(dim=1, keepdim=True)
-    # Pixels that do not count go behind all others, where no gap begins a cluster of their own.
+    # Pixels that do not count are sorted to the end, where they form no cluster of their own.
     ordered, order = place.masked_fill(weight == 0, torch.inf).sort(dim=1)
     weight = weight.gather(1, order)
     gaps = ordered[:, 1:] - ordered[:, :-1]
@@ -171,6 +172,6 @@ _TARGETS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 
 def weighted_sum(losses: Tensor, weights: Sequence[float] = LOSS_WEIGHTS) -> Tensor:
-    """The loss to train with; fewer losses (N,) than weights take the last weights."""
+    """Weighted sum of losses (N,), with the last N weights."""
     parts = zip(weights[-len(losses) :], losses, strict=True)
     return sum((weight * loss for weight, loss in parts), losses.new_zeros(()))

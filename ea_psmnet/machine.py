@@ -1,4 +1,4 @@
-"""Settings of the machine that must be made before tensors are."""
+"""The machine: devices, memory, threads and processes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ __all__ = [
     "ending_children",
     "free_memory",
     "has_fast_bfloat16",
+    "held_bytes",
     "held_memory",
+    "is_first_process",
     "keep_freed_memory",
+    "peak_bytes",
     "plannable",
+    "reset_peak",
+    "single_opencv_thread",
+    "status_bytes",
     "use_threads",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-"""Where to compute; `auto` takes a CUDA device where there is one."""
+"""Device; `auto` is a CUDA device where there is one."""
 
 Precision = Literal["auto", "exact", "fast"]
-"""`exact` is float32; `fast`, which `auto` means, is bfloat16 where the device is fast at it."""
+"""`exact` is float32; `fast`, like `auto`, is bfloat16 where the device is fast at it."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -49,12 +55,12 @@ _MOST_THREADS = 1024
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed, so that large buffers are not paged in at every layer.
+    """Make glibc keep freed memory, so that large buffers are not paged in again in each layer.
 
-    A process keeps its peak resident until it ends, and convolutions on the CPU run faster.
+    Convolutions on the CPU run faster, and the process keeps its peak resident until it ends.
 
     Returns:
-        Whether the allocator took the settings; false on other systems than glibc.
+        Whether the allocator accepted the settings; false without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -64,10 +70,10 @@ def keep_freed_memory() -> bool:
 
 
 def use_threads(count: int | None) -> None:
-    """Compute with so many threads, here and in processes started from here; None changes nothing.
+    """Set the number of threads of this process and of its child processes, unless it is None.
 
     Raises:
-        ValueError: not a number of threads.
+        ValueError: The number is out of range.
     """
     if count is None:
         return
@@ -82,28 +88,28 @@ def use_threads(count: int | None) -> None:
 
 
 def choose_device(device: str | torch.device) -> str:
-    """`cpu`, `cuda` or, where it was asked for by its number, `cuda:1`.
+    """Resolve a device to `cpu`, `cuda` or, if its index is given, for example `cuda:1`.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: There is no such device.
     """
     import torch
 
     name = str(device)
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name in ("auto", "cpu"):
-        return "cuda" if cards and name == "auto" else "cpu"
+        return "cuda" if gpus and name == "auto" else "cpu"
     asked = re.fullmatch(r"cuda(?::(\d+))?", name)
     if asked is None:
         raise ValueError(f"unknown device '{name}': choose auto, cpu, cuda or cuda:NUMBER")
-    if int(asked[1] or 0) >= cards:
-        seen = f"only {cards}, from cuda:0" if cards else "no CUDA device"
+    if int(asked[1] or 0) >= gpus:
+        seen = f"only {gpus}, from cuda:0" if gpus else "no CUDA device"
         raise ValueError(f"device '{name}' was asked for, but torch sees {seen}")
     return name
 
 
 def device_name(device: torch.device) -> str:
-    """What figures were measured on, for their readers."""
+    """Name of a device, for the readers of measurements."""
     import torch
 
     if device.type == "cuda":
@@ -112,7 +118,7 @@ def device_name(device: torch.device) -> str:
 
 
 def has_fast_bfloat16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32: AVX-512-BF16, AMX or CUDA."""
+    """Whether a device computes bfloat16 faster than float32: AVX-512-BF16, AMX or CUDA."""
     if device.startswith("cuda"):
         import torch
 
@@ -123,7 +129,7 @@ def has_fast_bfloat16(device: str) -> bool:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that this process may still take, its share where several share a machine."""
+    """Bytes that this process can still allocate: its share, if processes share a machine."""
     import torch
 
     if device.type == "cuda":
@@ -133,23 +139,83 @@ def available_memory(device: torch.device) -> int:
 
 
 def free_memory() -> int:
-    """Bytes of main memory that the machine, or the container, still has."""
+    """Free bytes of main memory of the machine or the container."""
     return min(_free_on_machine(), _free_in_group())
 
 
 def plannable(free: int) -> int:
-    """Of so many free bytes, those to plan with: loaders and other programs want some too."""
+    """The part of the free bytes to plan with; data workers and other programs need the rest."""
     return int(_PLANNABLE * free)
 
 
 def held_memory(device: torch.device) -> int:
-    """Bytes that this process holds: resident on the CPU, 0 where that is unknown, or on a card."""
+    """Bytes that the system has given to this process: resident, or reserved on a GPU.
+
+    On a CPU it is 0 where the system does not report it.
+    """
     import torch
 
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
+    return _status_bytes("VmRSS") or 0
+
+
+def held_bytes(device: torch.device) -> int:
+    """Bytes in use: resident on a CPU, allocated on a GPU.
+
+    Raises:
+        OSError: The system does not report it.
+    """
+    import torch
+
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else status_bytes("VmRSS")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak of `held_bytes` since `reset_peak`, or since the process started."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts in bytes, others in KiB
+
+
+def reset_peak(device: torch.device) -> None:
+    """Restart the measurement of `peak_bytes`.
+
+    Raises:
+        OSError: The system cannot restart it.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+
+
+def status_bytes(field: str) -> int:
+    """A field of Linux's /proc/self/status in bytes.
+
+    Raises:
+        OSError: The system does not report it.
+    """
+    value = _status_bytes(field)
+    if value is None:
+        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
+    return value
+
+
+def _status_bytes(field: str) -> int | None:
+    status = Path("/proc/self/status")
+    found = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
+    return int(found[1]) * 1024 if found else None
 
 
 def _free_on_machine() -> int:
@@ -160,7 +226,7 @@ def _free_on_machine() -> int:
 
 
 def _free_in_group() -> int:
-    """What a container may still take (Linux control groups, version 2)."""
+    """Bytes that a container can still allocate (Linux control groups, version 2)."""
     folder = Path("/sys/fs/cgroup")
     limit, used = (folder / name for name in ("memory.max", "memory.current"))
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
@@ -169,7 +235,7 @@ def _free_in_group() -> int:
 
 
 def _free_for_process() -> int:
-    """What limits of this process leave it: of its address space and of its data (`ulimit`)."""
+    """Bytes left by the limits of the address space and the data of this process (`ulimit`)."""
     statm = Path("/proc/self/statm")
     if not statm.is_file():
         return 2**63
@@ -183,11 +249,16 @@ def _free_for_process() -> int:
     return max(0, min(left, default=2**63))
 
 
-def single_opencv_thread() -> None:
-    """Make OpenCV use one thread, here and in worker processes forked later.
+def is_first_process() -> bool:
+    """Whether this is the first process of a launch (torchrun), which speaks for all of them."""
+    return os.environ.get("RANK", "0") == "0"
 
-    It would take all cores in each worker. Not for a worker itself to call: one that inherited a
-    pool of threads waits forever when it tells that pool to end.
+
+def single_opencv_thread() -> None:
+    """Make OpenCV use one thread in this process and in data workers forked later.
+
+    Otherwise each worker would use all cores. A worker must not call it: having inherited a pool of
+    threads, it would wait forever for the pool to end.
     """
     import cv2
 
@@ -196,12 +267,11 @@ def single_opencv_thread() -> None:
 
 @contextmanager
 def ending_children() -> Iterator[None]:
-    """Let SIGTERM leave by an exception: what has begun is cleaned up, and `subprocess.run` within
-    ends its child.
+    """Turn SIGTERM into an exception, so that cleanup runs and `subprocess.run` ends its child.
 
-    By default it ends this process alone, and the child goes on with nobody to wait for it.
+    By default the signal ends this process alone, and its child processes continue.
     """
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
+    if threading.current_thread() is not threading.main_thread():  # Python allows it only there
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -212,12 +282,10 @@ def ending_children() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the system kill this process when its parent ends, be it killed itself.
-
-    On Linux; elsewhere a child may live on.
+    """Make Linux kill this process when its parent ends in any way; other systems do not.
 
     Args:
-        parent: Process number of the parent. If that is gone already, this process ends here.
+        parent: Process id of the parent. If it has ended already, this process exits.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """Disparity errors as sums and counts over pixels, so that any grouping adds up exactly.
 
 A pixel without a finite prediction is a hole. Holes count as wrong in bad-N and D1 and lower the
-density; EPE, RMSE and the quantiles are those of the predicted pixels, as in Middlebury's
-evaluation (version 3). Figures of a method with holes are fair only beside its density.
+density; EPE, RMSE and the quantiles are over predicted pixels only, as in Middlebury's evaluation
+(version 3). Errors of a method with holes must be read together with its density.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 DISPARITY_RANGES = ((0, 16), (16, 32), (32, 64), (64, 96), (96, 128), (128, 192))
-"""Bands of true disparity, [from, to) in pixels, that reports break errors down by."""
+"""Bands of true disparity, [from, to) in pixels, into which reports divide errors."""
 
 DISPARITY_BANDS = tuple(f"{low} to {high} px" for low, high in DISPARITY_RANGES)
-"""Their names."""
+"""Names of the bands."""
 
 _QUANTILES = {"median": 0.5, "A90": 0.9, "A95": 0.95, "A99": 0.99}
 
@@ -41,28 +41,28 @@ _THRESHOLDS = {
 
 @dataclass(frozen=True)
 class DisparityErrors:
-    """Sums over counted pixels; add two of them for the errors over both.
+    """Sums over counted pixels; the sum of two objects has the errors over both sets of pixels.
 
     Raises:
         ValueError: A sum or a count is negative, or more are counted than there are pixels.
     """
 
     pixels: int = 0
-    """Pixels counted."""
+    """Number of counted pixels."""
     predicted: int = 0
-    """Those of them that have a prediction."""
+    """Number of counted pixels with a prediction."""
     absolute: float = 0.0
     """Sum of absolute errors of predicted pixels, in pixels."""
     squared: float = 0.0
     """Sum of squared errors of predicted pixels, in square pixels."""
     over_half_px: int = 0
-    """Pixels whose error exceeds 0.5 px, holes included; likewise the following."""
+    """Number of pixels with an error over 0.5 px, holes included; likewise below."""
     over_1px: int = 0
     over_2px: int = 0
     over_3px: int = 0
     over_4px: int = 0
     outliers: int = 0
-    """Pixels whose error exceeds 3 px and 5 % of the true disparity (KITTI 2015), and holes."""
+    """Number of pixels with an error over 3 px and 5 % of the disparity (KITTI 2015), and holes."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -78,12 +78,12 @@ class DisparityErrors:
         truth: NDArray[np.floating],
         counted: NDArray[np.bool_],
     ) -> DisparityErrors:
-        """Compare a prediction with the truth where `counted` is true; all (H, W), in pixels.
+        """Compare a prediction with the ground truth; all (H, W), in pixels.
 
         Args:
-            prediction: NaN or infinite where there is none.
-            truth: finite where `counted`.
-            counted: the pixels to compare.
+            prediction: Prediction; NaN or infinite where there is none.
+            truth: Ground truth, finite where `counted`.
+            counted: Mask of the pixels to compare.
         """
         pixels = int(np.count_nonzero(counted))
         found = counted & np.isfinite(prediction)
@@ -115,7 +115,7 @@ class DisparityErrors:
         return _ratio(self.absolute, self.predicted)
 
     def figures(self) -> dict[str, float]:
-        """EPE and RMSE in pixels; bad-N, D1 and density in percent; NaN when nothing counts."""
+        """EPE and RMSE in pixels; bad-N, D1 and density in percent; NaN if no pixel counts."""
         counts = {
             "bad-0.5": self.over_half_px,
             "bad-1": self.over_1px,
@@ -140,7 +140,7 @@ def _ratio(total: float, count: int) -> float:
 def disparity_bands(
     truth: NDArray[np.floating], counted: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.bool_]]:
-    """The counted pixels of each band of `DISPARITY_RANGES` by its name; all (H, W)."""
+    """Masks of the counted pixels in each band of `DISPARITY_RANGES`, by name; all (H, W)."""
     ranges = zip(DISPARITY_BANDS, DISPARITY_RANGES, strict=True)
     return {name: counted & (truth >= low) & (truth < high) for name, (low, high) in ranges}
 
@@ -153,15 +153,15 @@ def absolute_errors(
     truth: NDArray[np.floating],
     counted: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """(N,) absolute errors of the counted pixels that have a prediction, in pixels."""
+    """Absolute errors of the counted pixels with a prediction, (N,) in pixels."""
     found = counted & np.isfinite(prediction)
     return np.abs(prediction[found].astype(np.float64) - truth[found])
 
 
 def quantiles(errors: NDArray[np.floating]) -> dict[str, float]:
-    """Exact median, A90, A95 and A99 of (N,) errors; NaN of none.
+    """Exact median, A90, A95 and A99 of (N,) errors; NaN for no errors.
 
-    The q-quantile is the smallest error that at least the share q of all does not exceed.
+    The q-quantile is the smallest error that at least a fraction q of all errors does not exceed.
     """
     if errors.size == 0:
         return dict.fromkeys(_QUANTILES, float("nan"))
@@ -169,7 +169,7 @@ def quantiles(errors: NDArray[np.floating]) -> dict[str, float]:
     return dict(zip(_QUANTILES, map(float, values), strict=True))
 
 
-# A float32 without its lower 16 bits: 128 steps a doubling, the same at every size.
+# A float32 without its lower 16 bits: 128 steps per octave.
 _STEP_BITS = 16
 _FLOOR, _CEILING = 2.0**-6, 2.0**12
 
@@ -184,18 +184,18 @@ _BINS = _LAST - _FIRST + 2  # one below the floor, one from the ceiling on
 
 @dataclass(frozen=True, eq=False)
 class ErrorHistogram:
-    """Counts of errors in fixed bins; add two of them for the quantiles over both.
+    """Histogram of errors; the sum of two objects gives the quantiles over both.
 
-    A bin is 1/128 of its power of two wide, so a quantile is right to within 0.4 % (1/256) between
-    1/64 and 4096 px. All smaller errors share one bin (right to 1/128 px), all larger ones another.
+    There are 128 bins per octave, so that a quantile is accurate to 0.4 % (1/256) between 1/64 and
+    4096 px. All smaller errors share one bin (accurate to 1/128 px), and all larger ones another.
     """
 
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
-    """(bins,)"""
+    """Counts by bin, (bins,)."""
 
     @classmethod
     def measure(cls, errors: NDArray[np.floating]) -> ErrorHistogram:
-        """Count (N,) absolute errors, in pixels."""
+        """Count absolute errors, (N,) in pixels."""
         bins = np.clip(_code(errors) - _FIRST + 1, 0, _BINS - 1)
         return cls(np.bincount(bins, minlength=_BINS))
 
@@ -203,7 +203,7 @@ class ErrorHistogram:
         return ErrorHistogram(self.counts + other.counts)
 
     def quantiles(self) -> dict[str, float]:
-        """Median, A90, A95 and A99 in pixels, as `quantiles` defines them; NaN of no errors."""
+        """Median, A90, A95 and A99 in pixels, as in `quantiles`; NaN for no errors."""
         below = np.cumsum(self.counts)
         if below[-1] == 0:
             return dict.fromkeys(_QUANTILES, float("nan"))

@@ -1,4 +1,4 @@
-"""PFM (Portable Float Map) files of one channel, read whole or in part."""
+"""Reading of one-channel PFM (Portable Float Map) files, in whole or in part."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _HEADER_BYTES = 256
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Let the system's errors of the block name `path` and the reason in one line.
+    """Make system errors of the block name `path` and the reason in one line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it is no regular file (a pipe or a device may never end), or cannot be read, or
-            memory does not suffice.
+        FileNotFoundError: There is no such file.
+        OSError: The file is not a regular file (a pipe or a device may never end), cannot be read,
+            or does not fit into memory.
     """
     try:
         mode = path.stat().st_mode
@@ -47,20 +47,20 @@ def readable(path: Path) -> Iterator[None]:
 def read_pfm(path: str | Path, window: Window | None = None) -> NDArray[np.float32]:
     """Read a one-channel PFM (Portable Float Map), values as stored.
 
-    The format keeps rows bottom-up and tells little-endian by a negative scale. The scale's size is
-    ignored, as Middlebury asks: its files state 1/255 there and hold plain pixels. Colour PFM
-    (`PF`) is refused: it holds three values a pixel, usually optical flow, not disparity.
+    The format stores rows bottom-up; a negative scale means little-endian. The magnitude of the
+    scale is ignored, as Middlebury requires: its files state 1/255 but hold pixels. Colour PFM
+    (`PF`) is refused: it holds three values per pixel, usually optical flow, not disparity.
 
     Args:
         path: The file.
-        window: Rows and columns to read; the others are left on the disk. All by default.
+        window: Rows and columns to read from the disk; default: all.
 
     Returns:
-        (H, W) float32, top row first; H and W of the window where there is one.
+        (H, W) float32, top row first, of the window if there is one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no one-channel PFM, or not exactly as long as its header states.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a one-channel PFM, or not exactly as long as its header states.
     """
     path = Path(path)
     with readable(path), path.open("rb") as file:
@@ -73,7 +73,7 @@ def read_pfm(path: str | Path, window: Window | None = None) -> NDArray[np.float
         start = header.end()
         _check_length(path, width, height, os.fstat(file.fileno()).st_size - start)
         dtype = _dtype(path, header[4])
-        # Mapped, so that the system fetches the pages of the window's rows only.
+        # Memory-mapped, so that only the rows of the window are read.
         bottom_up = np.memmap(file, dtype, "r", offset=start, shape=(height, width))
         part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
         return np.array(part, np.float32, order="C", subok=False)

@@ -1,4 +1,4 @@
-"""JSON that the program wrote, or was given, read again as typed values or refused in one line."""
+"""Typed reading of JSON files, with errors in one line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["parse_record", "read_record"]
 T = TypeVar("T")
 
 Place = tuple[int | str, ...]
-"""Names and indices that lead to a value."""
+"""Path of names and indices to a value."""
 
 _SHOWN = 40
-"""Characters of a wrong value that are told."""
+"""Number of characters of a wrong value that a message shows."""
 
 
 def read_record(
@@ -26,25 +26,25 @@ def read_record(
     finite: bool = True,
     remedy: str = "",
 ) -> T:
-    """Read a JSON file whose values must have exactly the types of a dataclass or another type.
+    """Read a JSON file as a dataclass or another type, strictly.
 
     Args:
         path: The file.
-        kind: What it holds, as a dataclass or `dict[str, str]`. What a dataclass checks when it is
-            made is checked here, too.
+        kind: Type of its content, as a dataclass or `dict[str, str]`. The checks of a dataclass's
+            constructor apply.
         unknown: Whether fields that `kind` does not have are an error.
         finite: Whether NaN and infinity are errors.
-        remedy: What to do where the file is damaged; it ends the message.
+        remedy: Advice for a damaged file, at the end of the message.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no JSON, or not of this kind; the message names the file and the field.
-        OSError: It cannot be read.
+        ValueError: The file is not JSON of this type; the message names the file and the field.
+        OSError: The file cannot be read.
     """
-    from ea_psmnet.pfm import readable  # late: numpy, which the command line's help does without
+    from ea_psmnet.pfm import readable  # late: imports NumPy, which the help does without
 
     if path.exists() and not path.is_file():
-        raise OSError(f"{path}: cannot be read (a folder, pipe or device is no file)")
+        raise OSError(f"{path}: cannot be read (a folder, pipe or device is not a file)")
     with readable(path):
         data = path.read_bytes()
     return parse_record(data, kind, str(path), unknown=unknown, finite=finite, remedy=remedy)
@@ -59,8 +59,8 @@ def parse_record(
     finite: bool = True,
     remedy: str = "",
 ) -> T:
-    """As `read_record`, of text that was read from elsewhere; `source` names it in messages."""
-    from pydantic import TypeAdapter, ValidationError  # late: it takes a moment to import
+    """Like `read_record` for text from elsewhere, which messages call `source`."""
+    from pydantic import TypeAdapter, ValidationError  # late: slow to import
     from pydantic_core import from_json
 
     try:
@@ -77,10 +77,10 @@ def parse_record(
 
 
 def _told(kind: str, place: Place, message: str, value: Any) -> str:
-    """What is wrong with a value, as `methods[0].label: should be a valid string, not 5`."""
+    """Message about a wrong value, as `methods[0].label should be a valid string, not 5`."""
     if kind == "json_invalid":
         return message.replace("Invalid", "invalid", 1)
-    if kind == "value_error":  # raised by the dataclass itself
+    if kind == "value_error":  # raised by the dataclass
         message = message.removeprefix("Value error, ")
         return f"{_field(place)}: {message}" if place else message
     if kind == "missing":
@@ -93,13 +93,13 @@ def _told(kind: str, place: Place, message: str, value: Any) -> str:
 
 
 def _field(place: Place) -> str:
-    """A path to a value, as `methods[0].label`."""
+    """Format the path to a value, as `methods[0].label`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     return "".join(steps).removeprefix(".") or "the content"
 
 
 def _not_finite(value: Any, place: Place) -> Iterator[Place]:
-    """Where in parsed JSON there is NaN or infinity."""
+    """Paths of NaN and infinity in parsed JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         yield place
     elif isinstance(value, dict | list):

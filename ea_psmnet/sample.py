@@ -1,4 +1,4 @@
-"""A rectified stereo pair with what is known of its disparity: the one currency of the project."""
+"""A rectified stereo pair with ground truth, the type that all parts of the project share."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 __all__ = ["StereoSample", "at_columns"]
 
 _SLAB = 64
-"""Rows that `at_columns` looks up at once: each value needs an index of 8 bytes."""
+"""Rows that `at_columns` processes at once: each value needs an index of 8 bytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class StereoSample:
-    """One rectified pair and the true disparity of its left view.
+    """A rectified pair and the ground-truth disparity of its left view.
 
     The left pixel (x, y) and the right pixel (x - disparity, y) show the same point.
 
     Raises:
-        ValueError: an array has another shape or type than stated here.
+        ValueError: An array has the wrong shape or type.
     """
 
     left: NDArray[np.uint8]
@@ -32,14 +32,14 @@ class StereoSample:
     disparity: NDArray[np.float32]
     """(H, W) in pixels; 0 where `valid` is false."""
     valid: NDArray[np.bool_]
-    """(H, W), true where the disparity is known."""
+    """(H, W), true for valid pixels, whose disparity is known."""
     name: str
-    """Where it comes from, unique within its dataset, as `TRAIN/A/0000/left/0006`."""
+    """Name, unique within the dataset, as `TRAIN/A/0000/left/0006`."""
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """Named sets of left pixels that are known for the pair, each (H, W); empty where none is.
+    """Masks of left pixels by name, each (H, W), as far as they are known.
 
-    `nonocc`: visible in the right image too, as official masks tell it. `in_frame`: the match lies
-    within the right image's borders, hidden or not.
+    `nonocc`: Visible in the right image, too, according to official masks. `in_frame`: The match
+    lies within the borders of the right image, occluded or not.
     """
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class StereoSample:
             self._check(f"mask {key}", mask, (height, width), np.bool_)
 
     def counted(self, limit: float) -> NDArray[np.bool_]:
-        """Where errors count: known disparities below `limit` pixels; (H, W)."""
+        """Mask of the pixels that count: valid, with a disparity below `limit`; (H, W)."""
         return self.valid & (self.disparity < limit)
 
     def _check(self, what: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type) -> None:
@@ -64,11 +64,11 @@ class StereoSample:
 
 
 def at_columns(image: NDArray[Any], columns: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Values of an image between its columns, linearly; OpenCV's `remap` ends at 32,766 columns.
+    """Interpolate an image linearly along its rows; OpenCV's `remap` is limited to 32,766 columns.
 
     Args:
         image: (H, W) or (H, W, C).
-        columns: (H, N) places in its rows, finite; those beyond the image take its border's value.
+        columns: (H, N) finite column positions; positions outside take the value of the border.
 
     Returns:
         (H, N) or (H, N, C).

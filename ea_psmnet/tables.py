@@ -1,4 +1,4 @@
-"""Tables and quantities as text."""
+"""Tables and quantities as text, and checks of ranges."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def markdown_table(
     digits: Mapping[str, int] | None = None,
     bold_smallest: Collection[str] = (),
 ) -> str:
-    """Rows of one set of keys as an aligned Markdown table; NaN and None show as a dash.
+    """Format rows with equal keys as an aligned Markdown table; NaN and None become a dash.
 
     Args:
-        rows: one mapping a row; columns whose first value is text align to the left.
-        digits: decimals of numbers by column, where they are not two.
-        bold_smallest: columns of several numbers, the smallest of which is set in bold.
+        rows: Rows; columns whose first value is text are left-aligned.
+        digits: Number of decimals by column, where it is not two.
+        bold_smallest: Columns whose smallest number, out of several, is set in bold.
     """
     header = list(rows[0])
     decimals = dict.fromkeys(header, 2) | dict(digits or {})
@@ -43,7 +43,7 @@ def markdown_table(
 
 
 def _smallest(values: Sequence[object]) -> float:
-    """NaN, which equals nothing, unless there are several numbers."""
+    """Smallest of several numbers; NaN, which equals nothing, for fewer than two."""
     numbers = [v for v in values if isinstance(v, float) and not math.isnan(v)]
     return min(numbers) if len(numbers) > 1 else math.nan
 
@@ -65,7 +65,7 @@ def _pad(text: str, width: int, left: bool) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Bytes in binary units, as `9.0 GiB`."""
+    """Format a number of bytes in binary units, as `9.0 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:.1f} {unit}"
@@ -74,14 +74,14 @@ def format_bytes(count: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """The inverse: `11GiB`, `500 MB`.
+    """Parse a number of bytes with a unit, as `11GiB` or `500 MB`.
 
     Raises:
-        ValueError: not a number with a unit, or more than any machine has.
+        ValueError: The text is not a number with a unit, or the number is too large.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f"'{text}' is no size in bytes: write it as 11GiB or 500MB")
+        raise ValueError(f"'{text}' is not a size in bytes: write it as 11GiB or 500MB")
     count = float(match[1]) * _UNITS[match[2].upper()]
     if count >= _MOST_BYTES:
         raise ValueError(f"'{text}' is more than any machine has")
@@ -89,10 +89,10 @@ def parse_bytes(text: str) -> int:
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse numbers that a program would hang or overflow on, and NaN.
+    """Check that a number lies from `low` to `high`.
 
     Raises:
-        ValueError: `value` does not lie from `low` to `high`.
+        ValueError: It does not, or it is NaN.
     """
     if not low <= value <= high:
         raise ValueError(f"{name} is {value}, expected {low} to {high}")

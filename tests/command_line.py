@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "command", "run_command"]
+__all__ = ["ROOT", "command", "run_command", "write_programs"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,3 +29,12 @@ def run_command(*arguments: object, **options: Any) -> subprocess.CompletedProce
         timeout=300,
         **options,
     )
+
+
+def write_programs(folder: Path, programs: Mapping[str, str]) -> None:
+    """Write executable files, texts by path, as stand-ins for what a script starts."""
+    for name, text in programs.items():
+        program = folder / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)

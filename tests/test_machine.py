@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 
@@ -6,7 +7,14 @@ import pytest
 import torch
 from command_line import ROOT
 
-from ea_psmnet.machine import choose_device, has_fast_bfloat16, use_threads
+from ea_psmnet import machine
+from ea_psmnet.machine import (
+    choose_device,
+    has_fast_bfloat16,
+    held_bytes,
+    peak_bytes,
+    use_threads,
+)
 
 
 def test_auto_takes_what_is_there():
@@ -129,3 +137,16 @@ print(available_memory(torch.device("cpu")))
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 2**25 < int(run.stdout) <= 2**26
+
+
+def test_the_peak_is_that_of_the_process(monkeypatch):
+    """From /proc, or from getrusage, which counts in KiB, or in bytes on macOS."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    device = torch.device("cpu")
+    assert peak_bytes(device) >= held_bytes(device) > 2**20
+    monkeypatch.setattr(machine, "_status_bytes", lambda field: None)
+    for system, unit in (("linux", 2**10), ("darwin", 1)):
+        monkeypatch.setattr(machine.sys, "platform", system)
+        assert peak_bytes(device) == pytest.approx(most * unit, rel=0.1)
+    with pytest.raises(OSError, match="measured on Linux"):
+        held_bytes(device)

@@ -12,7 +12,7 @@ from datasets.names import DatasetName, RenderPass, Split
 __all__ = ["check", "data", "show"]
 
 _Data = Annotated[DatasetName, tyro.conf.arg(name="data", aliases=("--name",), metavar="KIND")]
-"""As all commands call it; `--name` is what these two called it first."""
+"""Named `--data` as in all commands; `--name` is its earlier name here."""
 
 
 def check(
@@ -25,21 +25,21 @@ def check(
     workers: int = 4,
     out: Path | None = None,
 ) -> int:
-    """Open every file of a dataset and tell what is wrong with it.
+    """Open every file of a dataset and report what is wrong with it.
 
-    Counts against the published numbers, damaged files, sizes, odd disparities; and on some of the
-    pairs, whether left and right are swapped or not rectified and whether the truth brings them
-    together. Pairs without truth are checked too. Exit codes: 0 nothing is wrong; 1 something is; 2
-    there is nothing to check.
+    The check covers numbers of frames against the published ones, damaged files, image sizes and
+    implausible disparities; and for some pairs, whether the views are swapped or not rectified, and
+    whether the ground truth maps one to the other. Pairs need no ground truth. Exit codes: 0
+    nothing is wrong; 1 something is wrong; 2 there is nothing to check.
 
     Args:
         root: Folder of the dataset, or a list of pairs.
-        name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
-        max_disparity: Count disparities over it, in pixels.
-        pairs: Compare the views of so many pairs.
-        whole: Fewer frames than published are wrong.
-        workers: Threads.
-        out: JSON file for all that was found.
+        name: Kind of dataset, as `evaluate --data`; auto detects it.
+        max_disparity: Disparity in pixels above which pixels are counted.
+        pairs: Number of pairs whose views are compared.
+        whole: Report fewer frames than published as a problem.
+        workers: Number of threads.
+        out: JSON file for the report.
     """
     from datasets.check import check_dataset
     from ea_psmnet.files import write_json
@@ -65,17 +65,17 @@ def show(
     seed: int = 0,
     size: tuple[int, int] = (256, 512),
 ) -> None:
-    """Draw some pairs with their disparity and warp error on one sheet; truth is not needed.
+    """Draw pairs with disparity and warp error on one sheet; ground truth is not needed.
 
     Args:
         root: Folder of the dataset, or a list of pairs.
-        out: The picture to write, as pairs.png.
-        name: Kind of dataset, as `evaluate --data`; auto looks at what lies there.
-        split: Of datasets with splits.
-        render_pass: Of Scene Flow and Sintel.
-        count: Pairs, spread evenly over the dataset.
-        augment: Show training samples of this recipe, none or robust, instead of whole images.
-        seed: Draws the training samples.
+        out: Picture to write, for example pairs.png.
+        name: Kind of dataset, as `evaluate --data`; auto detects it.
+        split: Split of the dataset, if it has splits.
+        render_pass: Rendering of Scene Flow and Sintel.
+        count: Number of pairs, evenly spread over the dataset.
+        augment: Show training samples with this augmentation instead of whole images.
+        seed: Seed of the training samples.
         size: Height and width of the training samples.
     """
     import numpy as np

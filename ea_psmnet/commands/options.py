@@ -18,30 +18,30 @@ __all__ = ["MatcherOptions"]
 
 @dataclass(frozen=True)
 class MatcherOptions:
-    """Which network predicts, and how."""
+    """Network that predicts, and its options."""
 
     checkpoint: Path | None = None
-    """Weights (.safetensors), an original PSMNet's (.tar), a training run's folder, or the name of
-    bundled ones, as ea-psmnet-small: the default."""
+    """Weights (.safetensors), an original PSMNet file (.tar), a run folder, or the name of bundled
+    weights; default: ea-psmnet-small."""
     max_disparity: int | None = None
-    """Search this many pixels instead of what the network was trained for."""
+    """Number of disparities to search, in pixels; default: as in training."""
     align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
-    """True for original checkpoints trained with torch 0.4 (2018)."""
+    """Corner alignment of upsampling; true for original checkpoints of torch 0.4 (2018)."""
     peak_reach: int | None = None
-    """Take the mean over this many levels of 4 pixels around the likeliest disparity, or over all
-    (0), as published; default: what the checkpoint states."""
+    """Average over this number of levels (4 pixels each) on either side of the most likely
+    disparity, or over all levels (0), as published; default: what the checkpoint states."""
     attention: bool = True
-    """With the network's attention, or without, to see what it is worth."""
+    """Use the attention of the network; without it, its effect shows."""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:NUMBER}")] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     precision: Precision = "auto"
-    """Float32 (exact), or bfloat16 where the processor is fast at it."""
+    """Exact is float32; fast, like auto, is bfloat16 where the device is fast at it."""
 
     threads: int | None = None
-    """Threads that compute on the CPU; default: one a core, or OMP_NUM_THREADS."""
+    """Number of CPU threads; default: one per core, or OMP_NUM_THREADS."""
 
     def load(self, memory: str | None = None) -> StereoMatcher:
-        """The matcher; arguments and errors as of `StereoMatcher.load`."""
+        """Load the matcher; for arguments and errors see `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
         use_threads(self.threads)

@@ -26,20 +26,20 @@ def predict(
     """Predict the disparity of a rectified pair.
 
     Writes NAME_disparity.pfm (float32 pixels), NAME_disparity.png (16 bits, pixels times 256, as
-    KITTI), NAME_preview.png to look at, and NAME_pair.json, which tells whose they are.
+    in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images.
 
     Args:
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
         right: Right image, of the same size.
         out: Folder for the results.
-        name: What the results' names begin with; default: what the images' names share, or their
-            folder's name.
+        name: Prefix of the names of the results; default: the common part of the images' names, or
+            the name of their folder.
         force: Overwrite the results of another pair.
-        scale: Predict the pair at this share of its size, as 0.5: less memory and time, a range of
-            disparities twice as far, less detail. Results are in pixels of the images as they are.
-        memory: What the program may hold on the device, as 8GiB; default: what is free there. Pairs
-            that need more are predicted in overlapping tiles.
-        options: Which network predicts, and how.
+        scale: Factor on the size at which the pair is predicted. 0.5 needs less memory and time and
+            doubles the range of disparities, with less detail. Results have the original size.
+        memory: Memory limit of the program on the device, for example 8GiB; default: the free
+            memory. Pairs that need more are predicted in overlapping tiles.
+        options: Network that predicts, and its options.
     """
     from ea_psmnet.files import printable
     from ea_psmnet.inference.pairs import as_pair, predicted_at_scale
@@ -54,7 +54,7 @@ def predict(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file: --out takes a folder")
     if name is not None and (Path(name).name != name or not name.strip(".")):
-        raise ValueError(f"'{name}' is no --name: it begins the names of files in --out")
+        raise ValueError(f"'{name}' is not a valid --name: it is a prefix of file names in --out")
     views = as_pair((left, right))
     called, pair = name or pair_name(left, right), pair_record(left, right)
     for path in prediction_paths(out, called):

@@ -1,4 +1,4 @@
-"""`render`: generated scenes as a dataset on disk."""
+"""`render`: rendered scenes as a dataset on disk."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ def render(
     layout: Literal["sceneflow", "folder"] = "sceneflow",
     workers: int = 2,
 ) -> None:
-    """Render scenes with exact disparity, in Scene Flow's released layout or as folders of pairs.
+    """Render scenes with exact disparity, in the layout of Scene Flow or as folders of pairs.
 
-    The same command continues where it was stopped; larger numbers of scenes add to those that are
-    there. The test scenes are others than the training scenes, and than those that `train --data
-    synthetic` renders.
+    The same command continues after an interruption, and larger numbers add scenes. The test scenes
+    differ from the training scenes and from those of `train --data synthetic`.
 
     Args:
         out: Folder for the dataset.
-        train: Training scenes.
-        test: Test scenes.
+        train: Number of training scenes.
+        test: Number of test scenes.
         size: Height and width of the images.
-        max_disparity: Scenes stay below this many pixels of disparity.
-        seed: Another seed gives other scenes.
-        textures: Folder of photographs that cover surfaces beside the procedural textures.
-        layout: sceneflow has the truth of both views; folder is {train,test}/NUMBER/{left.png,
+        max_disparity: Upper limit of the disparities, in pixels.
+        seed: Seed of the scenes.
+        textures: Folder of photographs that cover surfaces in addition to procedural textures.
+        layout: sceneflow has ground truth for both views; folder is {train,test}/NUMBER/{left.png,
             right.png,disp.pfm}.
-        workers: Processes that render.
+        workers: Number of rendering processes.
     """
     from datasets.synthetic import SyntheticScenes, write_sceneflow
     from ea_psmnet.tables import check_range

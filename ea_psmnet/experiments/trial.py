@@ -46,9 +46,8 @@ from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_range
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StereoBatch
-from ea_psmnet.training.precision import Arithmetic
 from ea_psmnet.training.processes import join_processes
-from ea_psmnet.training.step import OptimiserStep
+from ea_psmnet.training.step import Arithmetic, OptimiserStep
 
 __all__ = [
     "Allocator", "Load", "ModuleTrace", "Outcome", "TrainingSteps", "Trial", "Work",

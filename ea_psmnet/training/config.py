@@ -1,4 +1,4 @@
-"""The settings of a training run, without importing torch; the defaults are the paper's."""
+"""The configuration of a training run, without importing torch; the defaults are the paper's."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import math
 import operator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import tyro
 
 from datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
+from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.tables import check_range
-from ea_psmnet.training.mixture import Source, parse_source
 
 __all__ = [
     "CrossEntropyTarget",
+    "DataOptions",
+    "MachineOptions",
+    "NetworkOptions",
     "Normalisation",
+    "OptimisationOptions",
+    "RunOptions",
     "Schedule",
+    "Source",
     "TrainingConfig",
     "TrainingPrecision",
+    "parse_source",
 ]
 
 Normalisation = Literal["batch", "sync", "frozen", "group"]
@@ -44,122 +51,198 @@ _RANGES = {
     "seed": (0, 2**32 - 1),
     "max_disparity": (16, 4096),
 }
-"""Of whole numbers: what lies beyond would overflow, or never end."""
+"""Ranges of the integers: values outside them would overflow, or the run would never end."""
 _MOST_SIDE = 2**14
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """One training run.
+class Source:
+    """A dataset that training samples are drawn from."""
+
+    name: DatasetName
+    root: Path | None
+    weight: float
+
+
+def parse_source(text: str) -> Source:
+    """Parse NAME:ROOT:WEIGHT; the root of `synthetic` is empty.
 
     Raises:
-        ValueError: a value is out of range or two do not go together; the message says what to do.
+        ValueError: The text has another form, an unknown name or an impossible weight.
     """
+    name, _, rest = text.partition(":")
+    root, separator, number = rest.rpartition(":")
+    if not separator:
+        raise ValueError(f"mix '{text}': expected NAME:ROOT:WEIGHT, as sceneflow:/data:3")
+    check_choice("dataset", name, get_args(DatasetName))
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ValueError(f"mix '{text}': the weight '{number}' must be a positive number")
+    return Source(cast(DatasetName, name), Path(root) if root else None, weight)
 
+
+# Options, in the groups that the help of `train` shows --------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Out:
     out: Path
-    """Run folder: checkpoints, weights, TensorBoard logs. The same command continues a run."""
+    """Run folder for checkpoints, weights and logs. The same command continues a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Training data."""
+
     data: DatasetName = "sceneflow"
-    """Dataset; `synthetic` renders endless scenes while training."""
+    """Dataset; `synthetic` renders an endless stream of scenes during training."""
     root: Path | None = None
     """Folder of the dataset; not needed for `synthetic`."""
     mix: tuple[str, ...] = ()
-    """Several datasets instead, each NAME:ROOT:WEIGHT, as sceneflow:/data/SceneFlow:3 synthetic::1;
-    the weights say how often each is drawn from."""
+    """Train on several datasets instead, each given as NAME:ROOT:WEIGHT, for example
+    sceneflow:/data/SceneFlow:3 synthetic::1. Samples are drawn in proportion to the weights."""
     render_pass: RenderPass = "clean"
-    """Which of two renderings, of datasets that have two."""
+    """Which rendering to read from datasets that have two."""
     augment: Literal["none", "robust"] = "none"
-    """Changes of the samples: a random crop alone, or also scale, tilt, colours and noise."""
+    """Augmentation: `none` is a random crop; `robust` adds scaling, tilt, colour jitter and
+    noise."""
     mirror: bool = False
-    """Mirror half the samples whose right view has truth; `robust` does so in any case."""
+    """Mirror half of the samples whose right view has ground truth; `robust` always does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Network and initial weights."""
+
     preset: str = "ea-psmnet"
     """Network: ea-light or light; psmnet, ea-psmnet or nonlocal-psmnet, each also with -small."""
     network: Path | None = None
-    """A network as JSON instead of a preset: the fields of `PSMNetConfig`."""
+    """Network as a JSON file with the fields of `PSMNetConfig`, instead of a preset."""
     attention_sites: tuple[str, ...] = ()
-    """Places of the preset's attention instead of its own, as bottleneck."""
+    """Where the preset's attention is placed instead of its default sites, for example
+    bottleneck."""
     normalisation: Normalisation = "batch"
-    """Statistics of each process's micro-batch, of all processes' (sync), those of --init (frozen),
-    or group normalisation, which does not depend on the batch."""
+    """Normalisation: batch statistics of each process's micro-batch (batch), of the micro-batches
+    of all processes (sync), the fixed statistics of --init (frozen), or group normalisation, which
+    is independent of the batch (group)."""
     imagenet: bool = True
-    """Start the features of networks that have EfficientNet's from ImageNet, where --init names no
-    weights."""
+    """Initialise EfficientNet features with ImageNet weights, unless --init gives weights."""
     init: Path | None = None
-    """Start from these weights, an original PSMNet's .tar included; attention modules they lack
-    start as the identity."""
+    """Initial weights, also an original PSMNet .tar file. Attention modules that the file lacks
+    are initialised as the identity."""
     align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
-    """How upsampling aligns; true for --init of torch 0.4 (2018); default: what --init states."""
+    """Corner alignment of upsampling; true for an --init from torch 0.4 (2018); default: what
+    --init states."""
     max_disparity: int = 192
-    """Disparities searched, in pixels; a multiple of 16."""
+    """Number of disparities to search, in pixels; a multiple of 16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisationOptions:
+    """Batches, loss and optimisation."""
+
     crop: tuple[int, int] = (256, 512)
     """Height and width of the random crop, multiples of 16."""
     scene_size: tuple[int, int] | None = None
-    """Height and width of rendered scenes, from which the crops are cut; default: the crop's."""
+    """Height and width of rendered scenes, from which crops are taken; default: the crop size."""
     batch: int = 24
-    """Samples a step: micro-batch x accumulation x processes."""
+    """Samples per step: micro-batch x accumulation x processes."""
     micro_batch: int | None = None
-    """Samples a process holds at once; default: the most that fits its memory."""
+    """Samples that a process holds at once; default: as many as fit into memory."""
     lr: float = 2e-3
-    """Learning rate of Adam (0.9, 0.999)."""
+    """Learning rate of Adam (betas 0.9 and 0.999)."""
     schedule: Schedule = "constant"
-    """Course of the learning rate: `step` multiplies it by --decay at each of --milestones,
-    `cosine` falls to zero, `one-cycle` rises to it and falls to zero."""
+    """Learning rate schedule: `step` multiplies the rate by --decay at each of --milestones,
+    `cosine` decays it to zero, `one-cycle` warms up to it and then decays to zero."""
     milestones: tuple[float, ...] = (0.6, 0.8)
-    """Shares of the run after which `step` lowers the rate."""
+    """Fractions of the run after which `step` lowers the rate."""
     decay: float = 0.1
-    """Factor of `step`."""
+    """Factor of the `step` schedule."""
     loss_weights: tuple[float, float, float] = (0.5, 0.7, 1.0)
-    """Of the three classifiers, in network order."""
+    """Weights of the three classifiers' losses, in network order."""
     cross_entropy: float = 0.0
-    """Factor of the cross-entropy of each classifier's distribution over disparities, at 1/4
-    resolution, added to its smooth L1 loss: 0.3 is sensible; the published loss has none."""
+    """Weight of a cross-entropy over the disparity distribution of each classifier, at 1/4
+    resolution, which is added to its smooth L1 loss; 0.3 is sensible; the published loss has
+    none."""
     cross_entropy_target: CrossEntropyTarget = "linear"
-    """What the distribution shall be: `linear` shares each pixel's disparity between the two
-    nearest levels, `adaptive` is a Laplacian around each surface of a cell (ADL)."""
+    """Target distribution of the cross-entropy: `linear` divides each pixel's disparity between
+    the two nearest levels, `adaptive` is a Laplacian around each surface of a cell (ADL)."""
     clip: float | None = None
-    """Scale gradients down to this norm where theirs is larger."""
+    """Clip the gradient norm to this value."""
     ema: float | None = None
-    """Save and validate an exponential moving average of the weights with this decay, as 0.999."""
+    """Decay of an exponential moving average of the weights, for example 0.999, which is then what
+    is validated and saved."""
     epochs: int = 100
-    """Passes over the dataset; one of `synthetic` is as long as Scene Flow's, 35,454, and one of a
-    mixture as long as its parts together."""
+    """Passes over the dataset. An epoch of `synthetic` has as many samples as Scene Flow, 35,454;
+    one of a mixture has as many as its datasets together."""
     steps: int | None = None
-    """Stop after this many steps instead."""
+    """Number of steps to train for, instead of --epochs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Device, precision and speed."""
+
     precision: TrainingPrecision = "auto"
-    """Arithmetic of the convolutions; auto is bf16 where the processor is fast at it; fp16 scales
-    the loss."""
+    """Precision of the convolutions; auto is bf16 where the device is fast at it; fp16 uses loss
+    scaling."""
     checkpointing: bool = False
-    """Compute the hourglasses again in the backward pass instead of keeping them: less memory."""
+    """Recompute the hourglasses in the backward pass (activation checkpointing) to save memory."""
     compile: bool = False
-    """Compile the network with torch.compile first; needs a C++ compiler on CPUs."""
+    """Compile the network with torch.compile; requires a C++ compiler on CPUs."""
     channels_last: bool = True
-    """Keep channels innermost in memory, which convolutions are faster at."""
+    """Use the channels-last memory format, which makes convolutions faster."""
     device: Device = "auto"
-    """Where to train."""
+    """Device to train on."""
     workers: int = 2
-    """Processes that load or render samples; 0 does it in between the steps."""
+    """Processes that load or render samples; 0 loads them in the training process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Checkpoints, validation and safety."""
+
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
-    """Checkpoints to keep, the newest."""
+    """Number of most recent checkpoints to keep."""
     validate_every: int | None = None
     """Steps between validations; the best weights are kept as best.safetensors."""
     validate_data: DatasetName | None = None
-    """Dataset to validate on; default: the training data's test split."""
+    """Dataset to validate on; default: the test split of the training data."""
     validate_root: Path | None = None
-    """Folder of the data to validate on."""
+    """Folder of the dataset to validate on."""
     validate_count: int | None = None
-    """Validate on this many images, spread evenly; default: all."""
+    """Number of images to validate on, spread evenly over the dataset; default: all."""
     max_skipped: int = 10
-    """Steps in a row that may be skipped because loss or gradient is not finite."""
+    """Consecutive steps with a non-finite loss or gradient after which the run ends."""
     memory_check: bool = True
-    """Refuse a run whose estimated memory is not there."""
+    """Refuse to start a run whose estimated memory is not available."""
     seed: int = 0
-    """Of the initial weights, the data order and the crops."""
+    """Seed of the initial weights, the data order and the crops."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig(
+    RunOptions, MachineOptions, OptimisationOptions, NetworkOptions, DataOptions, _Out
+):
+    """The configuration of one training run.
+
+    The groups are base classes, so that all options are attributes of one flat object; fields come
+    in the order of the groups, from the last base to the first.
+
+    Raises:
+        ValueError: A value is out of range, or two values do not go together; the message says
+            what to change.
+    """
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _whole(name, getattr(self, name)))
+                object.__setattr__(self, name, _integer(name, getattr(self, name)))
                 check_range(name, getattr(self, name), low, high)
         self._check_optimisation()
         self._check_sizes()
@@ -175,13 +258,13 @@ class TrainingConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must lie between 0 and 1, not {self.ema}: 0.999 is usual")
         if any(not 0 < share < 1 for share in self.milestones):
-            raise ValueError(f"milestones are shares between 0 and 1, not {self.milestones}")
+            raise ValueError(f"milestones are fractions between 0 and 1, not {self.milestones}")
         if not 0 <= self.cross_entropy < math.inf:
             raise ValueError(f"cross_entropy must be 0 or more, not {self.cross_entropy}")
         if any(not 0 <= weight < math.inf for weight in self.loss_weights):
             raise ValueError(f"loss weights must be 0 or more, not {self.loss_weights}")
         if self.loss_weights[-1] == 0:
-            raise ValueError("the last loss weight is of the prediction itself: it must not be 0")
+            raise ValueError("the last loss weight is that of the prediction: it must not be 0")
 
     def _check_sizes(self) -> None:
         if self.micro_batch is not None and self.batch % self.micro_batch:
@@ -190,7 +273,7 @@ class TrainingConfig:
             )
         for name in ("crop", "scene_size"):
             if getattr(self, name) is not None:
-                sides = tuple(_whole(name, side) for side in getattr(self, name))
+                sides = tuple(_integer(name, side) for side in getattr(self, name))
                 object.__setattr__(self, name, sides)
                 for side in sides:
                     check_range(f"a side of {name}", side, 16, _MOST_SIDE)
@@ -212,29 +295,30 @@ class TrainingConfig:
         wanted = ("validate_data", "validate_root", "validate_count")
         given = [name for name in wanted if getattr(self, name) is not None]
         if given and self.validate_every is None:
-            raise ValueError(f"{given[0]} has no use without --validate-every")
+            raise ValueError(f"{given[0]} has no effect without --validate-every")
 
     def base_network(self) -> PSMNetConfig:
-        """The preset, or what the file `network` describes.
+        """The preset, or the network that the file `network` describes.
 
         Raises:
-            ValueError, FileNotFoundError: an unknown preset, no such file, or no network in it.
+            ValueError: The preset is unknown, or the file describes no network.
+            FileNotFoundError: There is no such file.
         """
         return preset(self.preset) if self.network is None else read_config(self.network)
 
     def sources(self) -> tuple[Source, ...]:
-        """The datasets to draw from, with their weights."""
+        """The datasets to draw samples from, with their weights."""
         if self.mix:
             return tuple(parse_source(text) for text in self.mix)
         return (Source(self.data, self.root, 1.0),)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The configuration as plain values for JSON."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
-def _whole(name: str, value: Any) -> int:
-    """Any kind of whole number, as NumPy's, as Python's own: what is recorded must be plain."""
+def _integer(name: str, value: Any) -> int:
+    """Convert an integer of any type, for example NumPy's, to a plain one that JSON can hold."""
     try:
         return operator.index(value)
     except TypeError:

@@ -1,10 +1,16 @@
-"""Which sample comes when: a function of seed and position alone, so that any run can resume."""
+"""Training and validation data: datasets, sampling order, batches.
+
+The sample at a position of the run depends only on the seed and the position, so that a run can
+resume anywhere and any number of processes draws the same samples.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -13,16 +19,33 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
+from datasets.names import DatasetName
 from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.training.mixture import Order
 
-__all__ = ["StepSampler", "StereoBatch", "TrainingSamples"]
+if TYPE_CHECKING:
+    import numpy as np
+from datasets.builder import build_dataset, detect_dataset
+from datasets.names import Split
+from ea_psmnet.training.config import TrainingConfig
+
+__all__ = [
+    "SCENE_FLOW_SAMPLES",
+    "Order",
+    "Place",
+    "Source",
+    "StepSampler",
+    "StereoBatch",
+    "TrainingSamples",
+    "parse_source",
+    "training_samples",
+    "validation_samples",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class StereoBatch:
-    """Samples stacked as tensors."""
+    """A batch of samples as tensors."""
 
     left: Tensor
     """(B, 3, H, W) uint8."""
@@ -33,11 +56,11 @@ class StereoBatch:
     valid: Tensor
     """(B, H, W) bool."""
     names: tuple[str, ...] = ()
-    """Of the samples."""
+    """Names of the samples."""
 
     @classmethod
     def stack(cls, samples: Sequence[StereoSample]) -> StereoBatch:
-        """Stack samples of one size."""
+        """Stack samples of equal size."""
         return _from_arrays(
             np.stack([s.left for s in samples]),
             np.stack([s.right for s in samples]),
@@ -48,18 +71,18 @@ class StereoBatch:
 
     @classmethod
     def stack_or_error(cls, samples: Sequence[StereoSample | Exception]) -> StereoBatch | Exception:
-        """Stack samples, or pass on the first error that stands in one's place."""
+        """Stack samples, or return the first error among them."""
         good = [sample for sample in samples if isinstance(sample, StereoSample)]
         errors = (sample for sample in samples if isinstance(sample, Exception))
         return next(errors, None) or cls.stack(good)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes as arrays: see `datasets.workers.loaded`."""
+        """Pickle as arrays, see `datasets.workers.loaded`."""
         images = [view.permute(0, 2, 3, 1).numpy() for view in (self.left, self.right)]
         return _from_arrays, (*images, self.disparity.numpy(), self.valid.numpy(), self.names)
 
     def to(self, device: torch.device) -> StereoBatch:
-        """A copy on another device."""
+        """Copy to a device."""
         return replace(
             self,
             left=self.left.to(device),
@@ -69,7 +92,7 @@ class StereoBatch:
         )
 
     def counted(self, max_disparity: int) -> Tensor:
-        """How many pixels the loss looks at."""
+        """Number of pixels that count in the loss."""
         return counted_pixels(self.disparity, self.valid, max_disparity).sum()
 
 
@@ -80,7 +103,7 @@ def _from_arrays(
     valid: NDArray[np.bool_],
     names: tuple[str, ...],
 ) -> StereoBatch:
-    """A batch on the memory of arrays: images (B, H, W, 3), the others (B, H, W)."""
+    """Create a batch that shares memory with arrays: images (B, H, W, 3), others (B, H, W)."""
     return StereoBatch(
         left=torch.from_numpy(left).permute(0, 3, 1, 2),
         right=torch.from_numpy(right).permute(0, 3, 1, 2),
@@ -91,7 +114,7 @@ def _from_arrays(
 
 
 class TrainingSamples(Dataset[StereoSample]):
-    """Position in the run to training sample, of one dataset or a mixture of several."""
+    """Training samples by their position in the run, from one dataset or a mixture of several."""
 
     def __init__(
         self,
@@ -109,27 +132,28 @@ class TrainingSamples(Dataset[StereoSample]):
         self.order = Order([len(source) for source in sources], weights, seed)
 
     def __getitem__(self, position: int) -> StereoSample:
-        """The sample at a position counted from the start of the run, over all epochs."""
+        """The sample at a position, counted from the start of the run over all epochs."""
         place = self.order[position]
         return self._sample(place.source, place.sample, position)
 
     def check(self) -> None:
-        """Make one sample of every dataset: what does not fit shows before the run starts."""
+        """Load one sample of each dataset, so that errors show before the run starts."""
         for number in range(len(self.sources)):
             self._sample(number, 0, 0)
 
     def _sample(self, source: int, index: int, position: int) -> StereoSample:
-        rng = np.random.default_rng([1, self.seed, position])  # another stream than the order's
+        rng = np.random.default_rng([1, self.seed, position])  # not the order's stream
         sample = pick(self.sources[source], index, self.recipe, rng)
         return augment(sample, self.crop, self.recipe, rng)
 
 
 class StepSampler(Sampler[list[int]]):
-    """Positions of one process's micro-batches, step by step.
+    """Positions of the samples in the micro-batches of one process.
 
-    Every step takes the next `batch` positions and deals them out into micro-batches like cards. So
-    these are the same however many processes share them, and what all processes hold at once is
-    what one with larger micro-batches would hold: batch statistics that are shared agree, too.
+    Each step distributes the next `batch` positions over the micro-batches of all processes round
+    robin. The micro-batches are therefore the same for any number of processes, and the samples
+    that all processes hold at once are those of one process with larger micro-batches, which gives
+    equal synchronised batch statistics.
     """
 
     def __init__(
@@ -144,7 +168,7 @@ class StepSampler(Sampler[list[int]]):
         self.steps = range(start, stop)
         self.batch = batch
         self.accumulation = batch // (micro * world)
-        """Micro-batches of a step that a process takes one after the other."""
+        """Micro-batches per step that a process takes one after the other."""
         self.micro_batches = self.accumulation * world
         self.rank = rank
 
@@ -157,3 +181,202 @@ class StepSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulation
+
+
+# MIX ----------------------------------------------------------------------------------------------
+
+
+_BLOCK = 1000
+"""Number of consecutive positions that match the weights, to within one sample per dataset."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset to draw from."""
+
+    name: DatasetName
+    root: Path | None
+    weight: float
+
+
+def parse_source(text: str) -> Source:
+    """Read NAME:ROOT:WEIGHT; the root of `synthetic` is empty.
+
+    Raises:
+        ValueError: it has another form, an unknown name or an impossible weight.
+    """
+    name, _, rest = text.partition(":")
+    root, separator, number = rest.rpartition(":")
+    if not separator:
+        raise ValueError(f"mix '{text}': expected NAME:ROOT:WEIGHT, as sceneflow:/data:3")
+    if name not in get_args(DatasetName):
+        names = ", ".join(get_args(DatasetName))
+        raise ValueError(f"mix '{text}': no dataset '{name}'; choose one of {names}")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ValueError(f"mix '{text}': the weight '{number}' must be a positive number")
+    return Source(cast(DatasetName, name), Path(root) if root else None, weight)
+
+
+class Place(NamedTuple):
+    """Where a sample comes from."""
+
+    source: int
+    """Index of the dataset."""
+    sample: int
+    """Index of the sample in the dataset."""
+
+
+class Order:
+    """Order in which samples are drawn: all samples of a dataset come once before any comes again.
+
+    Every block of 1000 positions holds the datasets in proportion to their weights, in a random
+    order. Every pass over a dataset has a random order, too.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        self.lengths = tuple(lengths)
+        self.seed = seed
+        self._shares = _shares(weights)
+        self._block: tuple[int, np.ndarray] | None = None
+        self._passes: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __getitem__(self, position: int) -> Place:
+        """The sample at a position counted from the start of the run."""
+        if len(self.lengths) == 1:
+            return self._place(0, position)
+        block, place = divmod(position, _BLOCK)
+        sources = self._sources(block)
+        source = int(sources[place])
+        before = block * self._shares[source] + int((sources[:place] == source).sum())
+        return self._place(source, before)
+
+    def _place(self, source: int, drawn: int) -> Place:
+        """The sample of a dataset that follows `drawn` others."""
+        number, place = divmod(drawn, self.lengths[source])
+        known = self._passes.get(source)
+        if known is None or known[0] != number:
+            # With the source last, the order of a single dataset does not depend on it.
+            rng = _generator(0, self.seed, number, source)
+            known = (number, rng.permutation(self.lengths[source]))
+            self._passes[source] = known
+        return Place(source, int(known[1][place]))
+
+    def _sources(self, block: int) -> np.ndarray:
+        import numpy as np
+
+        if self._block is None or self._block[0] != block:
+            everyone = np.repeat(np.arange(len(self._shares)), self._shares)
+            self._block = (block, _generator(2, self.seed, block).permutation(everyone))
+        return self._block[1]
+
+
+def _generator(*words: int) -> np.random.Generator:
+    import numpy as np
+
+    return np.random.default_rng(words)
+
+
+def _shares(weights: Sequence[float]) -> list[int]:
+    """Positions of a block for each weight, by the largest remainder method."""
+    exact = [_BLOCK * weight / sum(weights) for weight in weights]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: shares[i] - exact[i])
+    for i in by_remainder[: _BLOCK - sum(shares)]:
+        shares[i] += 1
+    if min(shares) == 0:
+        raise ValueError(f"mix: weights {list(weights)} differ by more than {_BLOCK} to one")
+    return shares
+
+
+# SOURCES ------------------------------------------------------------------------------------------
+
+
+SCENE_FLOW_SAMPLES = 35_454
+"""Number of training pairs of Scene Flow, also the length of an epoch of rendered scenes."""
+
+_VALIDATION_SCENES = 20
+_HAVE_TEST_SPLIT = ("sceneflow", "instereo2k", "synthetic")
+_HAVE_PASSES = ("auto", "sceneflow", "sintel")
+
+
+def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
+    """The training samples of a run, and its number of steps.
+
+    Raises:
+        FileNotFoundError: A dataset is missing.
+        ValueError: A dataset's first image is smaller than the crop, or an option does not suit it.
+    """
+    wanted = config.sources()
+    onefold = {
+        number: _read(config, source.name, source.root, "train")
+        for number, source in enumerate(wanted)
+        if source.name != "synthetic"
+    }
+    rendered = len(wanted) - len(onefold)
+    epoch = sum(map(len, onefold.values())) + rendered * SCENE_FLOW_SAMPLES
+    steps = config.steps or max(1, config.epochs * epoch // config.batch)
+    recipe = AUGMENTATIONS[config.augment]
+    samples = TrainingSamples(
+        [onefold[n] if n in onefold else _scenes(config, steps) for n in range(len(wanted))],
+        config.crop,
+        config.seed,
+        weights=[source.weight for source in wanted],
+        recipe=replace(recipe, mirror=0.5) if config.mirror else recipe,
+    )
+    samples.check()
+    return samples, steps
+
+
+def validation_samples(config: TrainingConfig) -> Sequence[StereoSample]:
+    """The pairs to validate on: the test split of a dataset, or all pairs of `validate_root`.
+
+    Raises:
+        FileNotFoundError: The dataset is missing.
+        ValueError: The training data have no test split, and no other data are given.
+    """
+    name: str = config.validate_data or config.sources()[0].name
+    if name == "synthetic":
+        return build_dataset(
+            "synthetic",
+            split="test",
+            seed=config.seed,
+            size=config.scene_size or config.crop,
+            count=config.validate_count or _VALIDATION_SCENES,
+            max_disparity=config.max_disparity,
+        )
+    root = config.validate_root or _training_root(config, name)
+    if name == "auto" and root is not None:
+        name = detect_dataset(root)
+    if config.validate_root is None and name not in _HAVE_TEST_SPLIT:
+        raise ValueError(f"data '{name}' has no test split: give other pairs by --validate-root")
+    return _read(config, name, root, "test" if name in _HAVE_TEST_SPLIT else "train")
+
+
+def _training_root(config: TrainingConfig, name: str) -> Path | None:
+    roots = [source.root for source in config.sources() if source.name == name]
+    if not roots:
+        raise ValueError(f"validate_data '{name}' needs --validate-root, its folder")
+    return roots[0]
+
+
+def _read(
+    config: TrainingConfig, name: str, root: Path | None, split: Split
+) -> Sequence[StereoSample]:
+    """Open a dataset on disk; datasets of a mixture without render passes ignore the option."""
+    render_pass = config.render_pass if name in _HAVE_PASSES or not config.mix else "clean"
+    return build_dataset(name, root or "", split=split, render_pass=render_pass)
+
+
+def _scenes(config: TrainingConfig, steps: int) -> Sequence[StereoSample]:
+    """As many scenes as the run draws, so that none comes twice."""
+    return build_dataset(
+        "synthetic",
+        seed=config.seed,
+        size=config.scene_size or config.crop,
+        count=steps * config.batch,
+        max_disparity=config.max_disparity,
+    )

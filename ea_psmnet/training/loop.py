@@ -1,4 +1,4 @@
-"""The training loop: one road for a laptop's CPU and, under torchrun, for many GPUs."""
+"""The training loop, the same on a CPU and, under torchrun, on many GPUs."""
 
 from __future__ import annotations
 
@@ -16,47 +16,53 @@ from accelerate.utils import set_seed
 from datasets.workers import loaded
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.machine import device_name, single_opencv_thread
+from ea_psmnet.machine import device_name, is_first_process, single_opencv_thread
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.weights import save_model
-from ea_psmnet.training.clock import StepClock
+from ea_psmnet.training.checkpoint import RunState
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.data import StepSampler, StereoBatch
-from ea_psmnet.training.guards import FiniteGuard, TruthGuard
+from ea_psmnet.training.data import StepSampler, StereoBatch, training_samples, validation_samples
+from ea_psmnet.training.logs import StepClock, expected_time
+from ea_psmnet.training.memory import MemoryPlan, check_statistics
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
-from ea_psmnet.training.plan import MemoryPlan, check_statistics
-from ea_psmnet.training.precision import choose_arithmetic
-from ea_psmnet.training.processes import from_main, is_first, join_processes
-from ea_psmnet.training.progress import expected_time
+from ea_psmnet.training.processes import (
+    StopRequest,
+    TrainingStopped,
+    from_main,
+    join_processes,
+)
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
 from ea_psmnet.training.schedule import learning_rate
-from ea_psmnet.training.signals import StopRequest, TrainingStopped
-from ea_psmnet.training.sources import training_samples, validation_samples
-from ea_psmnet.training.state import RunState
-from ea_psmnet.training.step import OptimiserStep, StepResult
+from ea_psmnet.training.step import (
+    FiniteGuard,
+    OptimiserStep,
+    StepResult,
+    TruthGuard,
+    choose_arithmetic,
+)
 from ea_psmnet.training.validation import spread, validate
 
 __all__ = ["train"]
 
 _WORTH_TIMING = 500
-"""Samples of a run that is over before one needs to know when."""
+"""Minimum number of samples of a run whose duration is estimated."""
 
 
 def train(config: TrainingConfig) -> Path:
     """Train, or continue, the run that a configuration describes.
 
     Returns:
-        The weights file, `model.safetensors` in the run folder, refreshed at every checkpoint.
+        The weights file, `model.safetensors` in the run folder, updated at every checkpoint.
 
     Raises:
-        ValueError: settings that cannot work, or a run folder of another configuration.
-        FileNotFoundError: no dataset, or no initial weights.
-        OSError: the run folder cannot be written, or not any more.
-        FloatingPointError: too many steps in a row were not finite.
-        TrainingStopped: SIGTERM or Ctrl-C came, and the run has saved.
+        ValueError: The options do not work, or the run folder holds another configuration.
+        FileNotFoundError: The dataset or the initial weights are missing.
+        OSError: The run folder cannot be written.
+        FloatingPointError: Too many consecutive steps were not finite.
+        TrainingStopped: The run has saved after SIGTERM or Ctrl-C.
     """
-    if is_first():  # only the main process writes
+    if is_first_process():
         check_writable(config.out)
     single_opencv_thread()
     accelerator = join_processes(config.device)
@@ -67,15 +73,15 @@ def train(config: TrainingConfig) -> Path:
         try:
             trainer.run()
         except TrainingStopped:
-            accelerator.wait_for_everyone()  # a launcher may kill those that still save else
+            accelerator.wait_for_everyone()  # otherwise a launcher may kill others that still save
             accelerator.end_training()
             raise
-    accelerator.end_training()  # not after an error: the other processes may not answer any more
+    accelerator.end_training()  # not after an error: the other processes may not answer
     return config.out / "model.safetensors"
 
 
 class _Trainer:
-    """The parts of a run and its one loop."""
+    """The parts of a run and its loop."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -99,10 +105,10 @@ class _Trainer:
         self.state = RunState(config, accelerator, self.network, parts)
 
     def _with_micro_batch(self, config: TrainingConfig, structure: PSMNetConfig) -> TrainingConfig:
-        """Settle the micro-batch: as given, or as the run began, or what fits.
+        """Set the micro-batch: as given, as the run started with, or the largest that fits.
 
-        The main process decides for all: free memory differs from card to card, and machines need
-        not share a file system.
+        The main process decides for all, as free memory differs between GPUs and machines may not
+        share a file system.
         """
         micro = from_main(config.micro_batch or recorded_micro_batch(config))
         accumulation = self._accumulation(config.batch, micro or 1)
@@ -115,18 +121,18 @@ class _Trainer:
         return replace(config, micro_batch=micro)
 
     def _accumulation(self, batch: int, micro: int) -> int:
-        """Micro-batches of a step that each process takes."""
+        """Micro-batches per step and process."""
         processes = self.accelerator.num_processes
         return StepSampler(0, 1, batch=batch, micro=micro, world=processes).accumulation
 
     def run(self) -> None:
-        """Train from the last checkpoint to the last step, or until a signal comes."""
+        """Train from the last checkpoint to the last step, or until a signal."""
         self.state.resume(self.steps)
         start, main = self.state.start, self.accelerator.is_main_process
         if start < self.steps:
             self._announce(self.steps - start)
         with (
-            StopRequest() as stop,  # until the summary is written: launchers repeat their SIGTERM
+            StopRequest() as stop,  # also while the summary is written: launchers repeat SIGTERM
             RunRecord(
                 self.config.out,
                 start,
@@ -137,13 +143,13 @@ class _Trainer:
             ) as record,
             self._loaded() as batches,
         ):
-            if self.state.validation_due:  # it was cut off
+            if self.state.validation_due:  # it was interrupted
                 self._end_turn(start, record, stop)
             for step in range(start, self.steps):
                 self._turn(step, batches, record, stop)
 
     def _announce(self, steps: int) -> None:
-        """Tell how the batch is cut up and, of a long run, how long it takes."""
+        """Print how the batch is split and, for a long run, its estimated duration."""
         batch, processes = self.config.batch, self.accelerator.num_processes
         turns = self._accumulation(batch, self._micro)
         self._tell(
@@ -164,7 +170,7 @@ class _Trainer:
         return str(self.arithmetic.dtype).removeprefix("torch.")
 
     def _facts(self) -> dict[str, Any]:
-        """What the record tells of the run besides its settings."""
+        """Facts about the run for its record, besides the configuration."""
         device = self.accelerator.device
         return {
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
@@ -176,7 +182,7 @@ class _Trainer:
     def _turn(
         self, step: int, batches: Iterator[StereoBatch], record: RunRecord, stop: StopRequest
     ) -> None:
-        """A step with all that is due after it."""
+        """Take a step, and do what is due after it."""
         figures = self._step(step, batches, record, stop)
         done = step
         if figures is not None:
@@ -185,11 +191,11 @@ class _Trainer:
             every = self.config.validate_every
             self.state.validation_due = every is not None and self._due(done, every)
             if self.state.validation_due:
-                self.state.save(done)  # a kill, or a picture that is damaged, loses no step
+                self.state.save(done)  # a kill, or a damaged image, loses no step
         self._end_turn(done, record, stop)
 
     def _end_turn(self, done: int, record: RunRecord, stop: StopRequest) -> None:
-        """What is due after so many steps; a validation that a signal cuts off stays due."""
+        """Validate and save if due; a validation that a signal interrupts stays due."""
         validating = self.state.validation_due
         if validating:
             self._validate(done, record, stop)
@@ -206,10 +212,10 @@ class _Trainer:
     def _step(
         self, step: int, batches: Iterator[StereoBatch], record: RunRecord, stop: StopRequest
     ) -> dict[str, float] | None:
-        """Take a step and return its figures; None if a signal came in the middle of it."""
+        """Take a step and return its figures; None if a signal interrupted it."""
         clock = StepClock()
         rate = learning_rate(self.config, step, self.steps)
-        # One process can stop at once; several must first agree, which they do between steps.
+        # A single process can stop at once; several agree between steps.
         alone = self.accelerator.num_processes == 1
         result = self.optimise(
             clock.timed(stop.until_signal(batches) if alone else batches),
@@ -226,12 +232,12 @@ class _Trainer:
         return figures | clock.figures(self.config.batch)
 
     def _judge(self, step: int, result: StepResult, record: RunRecord) -> None:
-        """Count a step that was skipped; average the weights after one that was not."""
+        """Count a skipped step; update the averaged weights after any other."""
         self.truth.saw(result.pixels)
         if result.skipped in ("loss", "gradient"):
             try:
                 record.note(self.guard.skip(step, result.skipped, result.names))
-            except FloatingPointError:  # which points to these weights
+            except FloatingPointError:  # its message refers to these weights
                 self.state.save_weights()
                 raise
         elif not result.skipped:
@@ -240,7 +246,7 @@ class _Trainer:
                 self.state.average.update(self.network)
 
     def _agree_on(self, signal: int) -> int:
-        """The signal that came to any process."""
+        """The signal that any process received; 0 for none."""
         if self.accelerator.num_processes == 1:
             return signal
         own = torch.tensor([signal], device=self.accelerator.device)
@@ -248,11 +254,11 @@ class _Trainer:
 
     @property
     def _micro(self) -> int:
-        assert self.config.micro_batch is not None  # settled at the start
+        assert self.config.micro_batch is not None  # set in __init__
         return self.config.micro_batch
 
     def _loaded(self) -> AbstractContextManager[Iterator[StereoBatch]]:
-        """This process's micro-batches from the first step of the run on."""
+        """The micro-batches of this process from the start on."""
         return loaded(
             self.samples,
             self.config.workers,

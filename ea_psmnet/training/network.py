@@ -1,4 +1,4 @@
-"""The network of a run: its structure, its first weights, and the form in which it trains."""
+"""The network of a run: its structure, initial weights and averaged weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
@@ -17,15 +17,16 @@ from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.weights import load_into, load_state
 from ea_psmnet.training.config import TrainingConfig
 
-__all__ = ["initial_network", "network_config", "prepare_for_training"]
+__all__ = ["WeightAverage", "initial_network", "network_config", "prepare_for_training"]
 
 
 def network_config(config: TrainingConfig) -> PSMNetConfig:
-    """The structure that a run's settings describe.
+    """Structure of the network that a run's configuration describes.
 
     Raises:
-        ValueError: an unknown preset or an impossible structure.
-        FileNotFoundError: no network file, or no initial weights; their alignment is taken over.
+        ValueError: The preset is unknown, or the structure is impossible.
+        FileNotFoundError: The network file or the initial weights, whose corner alignment is
+            adopted, are missing.
     """
     structure = replace(
         config.base_network(),
@@ -39,11 +40,11 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
 
 
 def initial_network(config: TrainingConfig, structure: PSMNetConfig) -> PSMNet:
-    """A network with the weights a run starts from.
+    """Build a network with the initial weights of a run.
 
     Raises:
-        ValueError: the initial weights do not fit.
-        ModuleNotFoundError: ImageNet's weights are wanted and their package is missing.
+        ValueError: The initial weights do not fit.
+        ModuleNotFoundError: The package with the ImageNet weights is missing.
     """
     network = build_model(structure)
     if config.init is not None:
@@ -59,12 +60,12 @@ def initial_network(config: TrainingConfig, structure: PSMNetConfig) -> PSMNet:
 def prepare_for_training(
     network: PSMNet, config: TrainingConfig, accelerator: Accelerator
 ) -> nn.Module:
-    """Set a network up for the device and processes of a run.
+    """Prepare a network for the device and the processes of a run.
 
     Returns:
-        The form to call: compiled, and spread over processes.
+        The network as it is called: compiled, and distributed over processes.
     """
-    # A 1x1 convolution's weights are in both layouts at once; which is named makes no difference.
+    # Weights of 1x1 convolutions have both layouts at once: the warning does not matter.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     network.train()
     if config.normalisation == "frozen":
@@ -72,7 +73,7 @@ def prepare_for_training(
     if config.normalisation == "sync":
         synchronise(network, accelerator.device)
     network.to(accelerator.device)
-    # Crops are of one size, and hand-written backwards do not trace with shapes that vary.
+    # All crops have one size, and hand-written backward passes do not trace with dynamic shapes.
     model = torch.compile(network, dynamic=False) if config.compile else network
     return accelerator.prepare(model)
 
@@ -81,3 +82,41 @@ def _align_corners(config: TrainingConfig) -> bool:
     if config.align_corners is not None:
         return config.align_corners
     return config.init is not None and load_state(config.init)[0].align_corners
+
+
+# Averaged weights ---------------------------------------------------------------------------------
+
+
+class WeightAverage:
+    """An exponential moving average of a network's parameters and batch statistics.
+
+    The decay of step n is at most (1 + n) / (10 + n), so that the initial weights are forgotten
+    quickly (as in TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.weights = {name: t.clone() for name, t in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Update the average with the weights after a step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, current in network.state_dict().items():
+            average = self.weights[name]
+            if average.is_floating_point():
+                average.lerp_(current, 1 - decay)
+            else:
+                average.copy_(current)
+
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        """State for `load_state_dict`."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore a saved state; tensors keep their devices."""
+        self.updates = int(state["updates"])
+        for name, tensor in self.weights.items():
+            tensor.copy_(state["weights"][name])

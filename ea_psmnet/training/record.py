@@ -1,4 +1,4 @@
-"""Everything a run tells about itself while it runs, in one place."""
+"""The record of a run: all of its logs behind one interface."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ea_psmnet.training.environment import record_session
-from ea_psmnet.training.metrics_log import MetricsLog, read_metrics
-from ea_psmnet.training.progress import ProgressBar
+from ea_psmnet.training.logs import MetricsLog, ProgressBar, TensorBoardLog, read_metrics
+from ea_psmnet.training.run_folder import record_session
 from ea_psmnet.training.summary import write_summary
-from ea_psmnet.training.tensorboard_log import TensorBoardLog
 from ea_psmnet.training.validation import Validation
 
 __all__ = ["RunRecord"]
 
 
 class _Part(Protocol):
-    """One place that a run is recorded in."""
+    """One of the logs of a run."""
 
     def step(self, step: int, figures: Mapping[str, float]) -> None: ...
 
@@ -31,22 +29,19 @@ class _Part(Protocol):
 
 
 class RunRecord:
-    """What a run's main process records; others record nothing.
-
-    A progress bar, `metrics.jsonl`, TensorBoard, `environment.json` and, at the end, a summary.
+    """Progress bar, `metrics.jsonl`, TensorBoard, `environment.json` and a summary at the end.
 
     Args:
-        folder: the run folder.
-        start: steps taken before; what was recorded of later ones by a run that was killed is
+        folder: Run folder.
+        start: Number of steps taken before; records of later steps, from a run that was killed, are
             dropped.
-        steps: of the whole run.
-        facts: for `environment.json` and the summary, beside what is found out here: parameters,
-            precision, device and processes.
-        validation_due: whether the validation after these steps is still to come, or to come again.
-        enabled: false in all processes but the main one.
+        steps: Number of steps of the whole run.
+        facts: Parameters, precision, device and processes, for `environment.json` and the summary.
+        validation_due: Whether the validation after `start` is still to come or repeated.
+        enabled: Whether to record; only the main process does.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
 
     def __init__(
@@ -66,7 +61,7 @@ class RunRecord:
             changed = record_session(folder / "environment.json", first | dict(facts))
             if start and changed:
                 self.note(
-                    f"warning: the run goes on with {changed}: it will not end bit for bit as if "
+                    f"warning: the run continues with {changed}: it will not end bit for bit as if "
                     "it had not been stopped"
                 )
         if enabled:
@@ -88,42 +83,42 @@ class RunRecord:
         for part in self._parts:
             try:
                 part.close()
-            except OSError:  # after another one, which is the one to tell
+            except OSError:  # of the first error, the reported one, rather than this
                 if error is None:
                     raise
-        # Where writing failed, a summary would fail, too.
+        # If writing failed, a summary would fail, too.
         begun = self._enabled and read_metrics(self._folder / "metrics.jsonl")
         if begun and not isinstance(error, OSError):
             try:
                 write_summary(self._folder)
-            except ValueError as damage:  # by hand: no reason to fail a run that has done its work
+            except ValueError as damage:  # not a reason to fail a finished run
                 self.note(f"warning: no summary: {damage}")
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """A step was taken.
+        """Record a step.
 
         Args:
-            step: steps taken so far.
+            step: Number of steps taken.
             figures: loss, loss of each output, epe (px), lr, gradient_norm, samples_per_second,
-                waiting (share of the time for data), memory (GiB, the most held so far) and skipped
-                (steps, so far).
+                waiting (share of the time spent waiting for data), memory (peak in GiB) and skipped
+                (number of steps skipped so far).
 
         Raises:
-            OSError: the folder cannot be written any more.
+            OSError: The folder can no longer be written.
         """
         for part in self._parts:
             part.step(step, figures)
 
     def validation(self, step: int, outcome: Validation) -> None:
-        """The weights after so many steps were validated.
+        """Record the validation after `step` steps.
 
         Raises:
-            OSError: the folder cannot be written any more.
+            OSError: The folder can no longer be written.
         """
         for part in self._parts:
             part.validation(step, outcome)
 
     def note(self, line: str) -> None:
-        """Tell the user something beside the progress bar."""
+        """Print a line above the progress bar."""
         if self._enabled:
             tqdm.write(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The course of the learning rate."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["learning_rate"]
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """The rate at a step, counted from 0, of a run of so many steps."""
-    return config.lr * _COURSES[config.schedule](config, step, steps)
+    """Learning rate at a step, counted from 0, of a run of `steps` steps."""
+    return config.lr * _SCHEDULES[config.schedule](config, step, steps)
 
 
 def _constant(config: TrainingConfig, step: int, steps: int) -> float:
@@ -24,19 +24,19 @@ def _step(config: TrainingConfig, step: int, steps: int) -> float:
 
 
 def _cosine(config: TrainingConfig, step: int, steps: int) -> float:
-    """Half a cosine down to zero (Loshchilov and Hutter, ICLR 2017, without restarts)."""
+    """Cosine decay to zero (Loshchilov and Hutter, ICLR 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _one_cycle(config: TrainingConfig, step: int, steps: int) -> float:
-    """Linear over the first twentieth, then half a cosine down to zero."""
+    """Linear warm-up over the first twentieth, then cosine decay to zero."""
     rise = max(1, steps // 20)
     if step < rise:
         return (step + 1) / rise
     return _cosine(config, step - rise, max(1, steps - rise))
 
 
-_COURSES: dict[Schedule, Callable[[TrainingConfig, int, int], float]] = {
+_SCHEDULES: dict[Schedule, Callable[[TrainingConfig, int, int], float]] = {
     "constant": _constant,
     "step": _step,
     "cosine": _cosine,

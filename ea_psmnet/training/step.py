@@ -1,4 +1,4 @@
-"""One optimiser step: all micro-batches of all processes, or nothing."""
+"""One optimiser step: precision, gradient accumulation, and guards against useless steps."""
 
 from __future__ import annotations
 
@@ -15,44 +15,51 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ea_psmnet.losses import counted_pixels, cross_entropies, output_losses, weighted_sum
+from ea_psmnet.machine import has_fast_bfloat16
 from ea_psmnet.models.psmnet import PSMNet, StereoOutput
-from ea_psmnet.training.config import TrainingConfig
+from ea_psmnet.training.config import TrainingConfig, TrainingPrecision
 from ea_psmnet.training.data import StereoBatch
-from ea_psmnet.training.precision import Arithmetic
 
-__all__ = ["OptimiserStep", "StepResult"]
+__all__ = [
+    "Arithmetic",
+    "FiniteGuard",
+    "OptimiserStep",
+    "StepResult",
+    "TruthGuard",
+    "choose_arithmetic",
+]
 
 _PROBE_ROWS = 64
-"""The least height of what is timed; more is in steps of 32, which suit every network."""
+"""Minimum height of the timed crop; larger heights are multiples of 32, which suit all networks."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same in all processes."""
+    """Result of a step, equal in all processes."""
 
     loss: float
-    """Of the whole batch."""
+    """Loss of the whole batch."""
     epe: float
-    """Of the last prediction over the whole batch, in pixels."""
+    """EPE of the last prediction over the whole batch, in pixels."""
     gradient_norm: float
-    """Before clipping."""
+    """Gradient norm before clipping."""
     pixels: int
-    """Counted ones of the whole batch."""
+    """Number of counted pixels of the whole batch."""
     outputs: tuple[float, ...] = ()
-    """Losses of the classifiers, not weighted."""
+    """Unweighted losses of the classifiers."""
     skipped: Literal["", "loss", "gradient", "overflow"] = ""
-    """What was not finite, if the step was skipped for it; `overflow` is a gradient that a smaller
-    loss scale may mend."""
+    """What was not finite, if the step was skipped; `overflow` is a gradient that a smaller loss
+    scale may make finite."""
     names: tuple[str, ...] = ()
-    """Samples that a step was skipped for: those of the micro-batches whose loss is not finite, or
-    all, if only a gradient is not."""
+    """Samples of a skipped step: those of the micro-batches whose loss is not finite, or all of
+    them, if only the gradient is not."""
 
 
 class OptimiserStep:
-    """Takes steps: gradients of a batch cut into micro-batches and shared among processes.
+    """Takes steps, whose batch is split into micro-batches and over processes.
 
-    The loss is the mean over all counted pixels of the whole batch, so that how it is cut and
-    shared changes nothing but batch statistics.
+    The loss is the mean over all counted pixels of the whole batch, so that the split changes
+    nothing but batch statistics.
     """
 
     def __init__(
@@ -63,14 +70,14 @@ class OptimiserStep:
         model: nn.Module,
         arithmetic: Arithmetic,
     ) -> None:
-        """Prepare an optimiser.
+        """Create the optimiser.
 
         Args:
-            config: the run.
-            accelerator: knows device and processes.
-            network: whose parameters are trained.
-            model: the same as it is called: compiled, spread over processes.
-            arithmetic: of the forward pass.
+            config: Configuration of the run.
+            accelerator: Accelerator of the run.
+            network: Network whose parameters are trained.
+            model: The network as it is called: compiled, distributed over processes.
+            arithmetic: Precision of the forward pass.
         """
         self.config = config
         self.accelerator = accelerator
@@ -89,18 +96,17 @@ class OptimiserStep:
         """Take a step.
 
         Args:
-            batches: gives this process's micro-batches, one at a time; ends early where the step
-                is to be undone.
-            count: how many they are.
-            rate: learning rate.
-            stop: asked between micro-batches; where it says true the step is undone.
+            batches: Micro-batches of this process; if they end early, the step is undone.
+            count: Number of micro-batches of the step.
+            rate: Learning rate.
+            stop: Called between micro-batches; if it returns true, the step is undone.
 
         Returns:
-            What came of it; None if it was undone.
+            The result; None if the step was undone.
         """
         statistics = [buffer.clone() for buffer in self.network.buffers()]
         self.optimizer.zero_grad()
-        # What counts is known when all has been seen; until then as if every pixel did.
+        # The number of counted pixels is known only at the end: assume all of them until then.
         most = torch.tensor(self.config.batch * math.prod(self.config.crop))
         figures, names, counts = [], [], []
         for number in range(count):
@@ -116,16 +122,16 @@ class OptimiserStep:
         own = torch.stack(figures) * self._divide_by(pixels, int(most))
         result = self._result(own, names, pixels)
         if result.skipped:
-            self._restore(statistics)  # what is not finite has reached the batch statistics, too
+            self._restore(statistics)  # batch statistics are not finite either
         elif result.pixels > 0:  # without a gradient Adam would still move
             self._update(rate)
         self.arithmetic.scaler.update()
         return result
 
     def seconds_a_sample(self) -> float:
-        """How long a sample takes, about: the second of two passes over the top of an empty one.
+        """Estimate the seconds per sample from the second of two passes over part of a blank one.
 
-        All processes must ask; nothing is changed by it.
+        All processes must call it. It leaves network and optimiser unchanged.
         """
         height, width = self.config.crop
         rows = min(height, max(_PROBE_ROWS, height // 128 * 32))
@@ -136,37 +142,37 @@ class OptimiserStep:
         pixels, start = torch.tensor(rows * width, device=device), 0.0
         for _ in range(2):
             start = time.perf_counter()
-            self._backward(truth, pixels, last=False).tolist()  # which waits for a card, too
+            self._backward(truth, pixels, last=False).tolist()  # waits for the GPU
         seconds = time.perf_counter() - start
         self._restore(statistics)
         self.optimizer.zero_grad()
         return seconds * height / rows
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: the optimiser's."""
+        """State of the optimiser for `load_state_dict`."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Restore a saved state.
 
         Raises:
-            ValueError: it is another network's.
+            ValueError: The state belongs to another network.
         """
         self.optimizer.load_state_dict(state)
-        for parameter, moments in self.optimizer.state.items():  # which Adam does not look at
+        for parameter, moments in self.optimizer.state.items():  # Adam checks no shapes
             if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
-                raise ValueError("its optimiser's state is another network's")
+                raise ValueError("its optimiser state belongs to another network")
 
     def _summed(self, counts: Sequence[Tensor]) -> int:
-        """Counted pixels of the whole batch in all processes."""
+        """Number of counted pixels of the whole batch, over all processes."""
         own = torch.stack(list(counts)).sum().to(self.accelerator.device)
         return int(self.accelerator.reduce(own, "sum"))
 
     def _divide_by(self, pixels: int, most: int) -> float:
-        """Make gradients that were divided by `most` those divided by `pixels`.
+        """Rescale gradients of sums divided by `most` to those of sums divided by `pixels`.
 
         Returns:
-            The factor, which the loss wants, too.
+            The factor, which also applies to the loss.
         """
         factor = most / max(pixels, 1)
         for parameter in self.network.parameters():
@@ -175,13 +181,13 @@ class OptimiserStep:
         return factor
 
     def _backward(self, batch: StereoBatch, pixels: Tensor, *, last: bool) -> Tensor:
-        """Add one micro-batch's gradients.
+        """Accumulate the gradients of one micro-batch.
 
         Args:
-            batch: it.
-            pixels: what every sum over pixels is divided by; `__call__` relies on all that is
-                returned and every gradient being in proportion to 1 / `pixels`.
-            last: whether it is the last of the step.
+            batch: The micro-batch.
+            pixels: Divisor of every sum over pixels; `__call__` relies on all results and gradients
+                being proportional to 1 / `pixels`.
+            last: Whether it is the last micro-batch of the step.
 
         Returns:
             (2 + outputs,): its parts of the loss, of the EPE and of each output's loss.
@@ -193,7 +199,7 @@ class OptimiserStep:
             with self.arithmetic.autocast():
                 outputs = self.model(batch.left.float() / 255, batch.right.float() / 255)
             loss, losses = self._loss(outputs, batch, pixels)
-            # Processes' gradients are averaged, and their losses are parts of a sum.
+            # Gradients are averaged over processes, whose losses are parts of a sum.
             whole = loss * self.accelerator.num_processes
             self.arithmetic.scaler.scale(whole).backward()
         counted = counted_pixels(batch.disparity, batch.valid, limit)
@@ -203,12 +209,12 @@ class OptimiserStep:
     def _loss(
         self, outputs: StereoOutput, batch: StereoBatch, pixels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What to train with, and the loss of each prediction (predictions,).
+        """Loss to minimise, and the loss of each prediction, (predictions,).
 
         Args:
-            outputs: the network's.
-            batch: the truth.
-            pixels: counted ones of the whole batch.
+            outputs: Outputs of the network.
+            batch: Ground truth.
+            pixels: Number of counted pixels of the whole batch.
         """
         config, truth = self.config, (batch.disparity, batch.valid)
         disparities = [disparity.float() for disparity in outputs.disparities]
@@ -227,9 +233,9 @@ class OptimiserStep:
         return loss, losses
 
     def _result(self, own: Tensor, names: Sequence[tuple[str, ...]], pixels: int) -> StepResult:
-        """What came of a step, from this process's figures, (micro-batches, 2 + outputs)."""
+        """Result of a step from the figures of this process, (micro-batches, 2 + outputs)."""
         self.arithmetic.scaler.unscale_(self.optimizer)
-        # An infinite norm clips nothing; without a limit the norm is still of interest.
+        # An infinite limit clips nothing; the norm is logged in any case.
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip or math.inf)
         loss, epe, *outputs = self.accelerator.reduce(own.sum(0), "sum").tolist()
         told = (loss, epe, norm.item(), pixels, tuple(outputs))
@@ -243,7 +249,7 @@ class OptimiserStep:
     def _guilty(
         self, names: Sequence[tuple[str, ...]], losses: Tensor, what: str
     ) -> tuple[str, ...]:
-        """Samples of the micro-batches whose loss is not finite, or of all if every loss is."""
+        """Samples of micro-batches with a non-finite loss, or all if every loss is finite."""
         finite = losses.isfinite().tolist()
         guilty = [
             name
@@ -261,3 +267,137 @@ class OptimiserStep:
     def _restore(self, statistics: Sequence[Tensor]) -> None:
         for buffer, before in zip(self.network.buffers(), statistics, strict=True):
             buffer.copy_(before)
+
+
+# Precision ----------------------------------------------------------------------------------------
+
+
+_BF16_BROKEN_AT = (16, 32)
+"""Maximum disparities whose volumes are two cells deep at some scale, where the CPU's bfloat16
+weight gradient of convolutions reads uninitialised memory (oneDNN in torch 2.15, both layouts)."""
+
+_DTYPES: dict[TrainingPrecision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+class Arithmetic:
+    """Autocast and loss scaling for one device.
+
+    Parameters, their gradients and the optimiser stay in float32.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+
+    def autocast(self) -> torch.autocast:
+        """Context for the forward pass."""
+        reduced = self.dtype != torch.float32
+        return torch.autocast(self.device, self.dtype if reduced else None, enabled=reduced)
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether a smaller loss scale may make an infinite gradient finite."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+
+def choose_arithmetic(config: TrainingConfig, device: str) -> Arithmetic:
+    """Choose the precision of a run on a device type, `cpu` or `cuda`.
+
+    Raises:
+        ValueError: The device computes this precision wrongly at this maximum disparity.
+    """
+    broken = device == "cpu" and config.max_disparity in _BF16_BROKEN_AT
+    if broken and config.precision in ("bf16", "fp16"):
+        raise ValueError(
+            f"{config.precision} on a CPU cannot train max disparity {config.max_disparity}: take "
+            "48 or more, or --precision fp32"
+        )
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_fast_bfloat16(device) and not broken else "fp32"
+    return Arithmetic(_DTYPES[precision], device)
+
+
+# Guards -------------------------------------------------------------------------------------------
+
+
+class FiniteGuard:
+    """Counts skipped steps and ends the run after too many in a row."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.skipped = 0
+        """Number of skipped steps of the whole run."""
+        self.in_a_row = 0
+
+    def passed(self) -> None:
+        """Note that a step was finite."""
+        self.in_a_row = 0
+
+    def skip(self, step: int, cause: str, names: Sequence[str]) -> str:
+        """Count a step that was skipped.
+
+        Args:
+            step: Number of the step.
+            cause: What was not finite.
+            names: Samples that it was computed from.
+
+        Returns:
+            A warning for the user.
+
+        Raises:
+            FloatingPointError: Too many consecutive steps were skipped.
+        """
+        self.skipped += 1
+        self.in_a_row += 1
+        line = f"step {step} skipped: the {cause} is not finite; samples: {', '.join(names)}"
+        if self.in_a_row < self.limit:
+            return line
+        raise FloatingPointError(
+            f"{self.in_a_row} steps in a row were not finite, at last {line}. The weights of the "
+            "last good step are kept: continue from the run's model.safetensors by --init in "
+            "another --out, with a lower --lr, --clip or --precision fp32"
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """State for `load_state_dict`."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore a saved state."""
+        self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
+
+
+class TruthGuard:
+    """Ends a run whose first steps have no ground truth.
+
+    Single batches without ground truth do no harm; a dataset without any would train on zeros.
+    """
+
+    LIMIT = 10
+    """Number of steps after which the run ends."""
+
+    def __init__(self, max_disparity: int) -> None:
+        self.max_disparity = max_disparity
+        self._steps = 0
+        self._found = False
+
+    def saw(self, pixels: int) -> None:
+        """Note the number of counted pixels of a step.
+
+        Raises:
+            ValueError: None of the first `LIMIT` steps had any.
+        """
+        self._found = self._found or pixels > 0
+        self._steps += 1
+        if not self._found and self._steps == self.LIMIT:
+            raise ValueError(
+                f"{self.LIMIT} steps without a single pixel of known disparity below "
+                f"{self.max_disparity}: check the dataset (python -m ea_psmnet data check) or "
+                "raise --max-disparity"
+            )

@@ -1,7 +1,7 @@
-"""A run on one page: `summary.md` and `curves.png`, from what its folder records.
+"""A run on one page: `summary.md` and `curves.png`, from what the run folder records.
 
-Written when a run ends or is stopped; `python -m ea_psmnet.training.summary RUN` writes it of one
-that goes on, or was killed.
+Written when a run ends or is stopped. `python -m ea_psmnet.training.summary RUN` writes them also
+for a run that is in progress or was killed.
 """
 
 from __future__ import annotations
@@ -13,33 +13,38 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ea_psmnet.files import write_text
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from ea_psmnet.files import atomic_path, write_text
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import markdown_table
-from ea_psmnet.training.curves import Records, write_curves
-from ea_psmnet.training.environment import read_sessions
-from ea_psmnet.training.metrics_log import read_metrics
+from ea_psmnet.training.logs import read_metrics
+from ea_psmnet.training.run_folder import read_sessions
 
-__all__ = ["write_summary"]
+__all__ = ["binned", "write_curves", "write_summary"]
+
+_Records = Sequence[dict[str, Any]]
 
 _FIGURES = ("EPE", "bad-1", "bad-3")
 
 
 def write_summary(folder: Path) -> Path:
-    """Write a run's page and its curves into its folder.
+    """Write the page and the curves of a run into its folder.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        FileNotFoundError: the folder holds no run that has begun.
-        ValueError: what it records is damaged, as by hand.
-        OSError: it cannot be written.
+        FileNotFoundError: The folder holds no run that has taken a step.
+        ValueError: Its records are damaged.
+        OSError: The page cannot be written.
     """
-    records, sessions = (
-        read_metrics(folder / "metrics.jsonl"),
-        read_sessions(folder / "environment.json"),
-    )
+    records = read_metrics(folder / "metrics.jsonl")
+    sessions = read_sessions(folder / "environment.json")
     begun = any(record["kind"] == "step" for record in records) and sessions
     if not begun or not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no run that has taken a step is in this folder")
@@ -60,17 +65,17 @@ def write_summary(folder: Path) -> Path:
     return folder / "summary.md"
 
 
-def _state(records: Records, session: dict[str, Any]) -> str:
+def _state(records: _Records, session: dict[str, Any]) -> str:
     taken, steps = records[-1]["step"], session["steps"]
     if taken == steps:
         return f"Finished: {steps:,} steps."
-    return f"Not finished: {taken:,} of {steps:,} steps; the same command goes on."
+    return f"Not finished: {taken:,} of {steps:,} steps; the same command continues."
 
 
 # What was trained, from what, for how long -------------------------------------------------------
 
 
-def _facts(config: dict[str, Any], records: Records, sessions: Sequence[dict[str, Any]]) -> str:
+def _facts(config: dict[str, Any], records: _Records, sessions: Sequence[dict[str, Any]]) -> str:
     facts = _recipe(config, sessions[-1]) | _course(config, records, len(sessions))
     facts |= _program(sessions)
     return markdown_table([{"what": name, "this run": told} for name, told in facts.items()])
@@ -102,7 +107,7 @@ def _data(config: dict[str, Any]) -> str:
     return (", ".join(config["mix"]) or single) + changes
 
 
-def _course(config: dict[str, Any], records: Records, starts: int) -> dict[str, str]:
+def _course(config: dict[str, Any], records: _Records, starts: int) -> dict[str, str]:
     steps = [record for record in records if record["kind"] == "step"]
     elapsed, taken = records[-1]["elapsed"], records[-1]["step"]
     rates = [record["samples_per_second"] for record in steps]
@@ -147,8 +152,8 @@ def _count(number: int, noun: str) -> str:
 # Validation --------------------------------------------------------------------------------------
 
 
-def _validation(records: Records) -> list[str]:
-    """A table of the final and the best validation, by true disparity; nothing without one."""
+def _validation(records: _Records) -> list[str]:
+    """A table of the final and the best validation by true disparity; empty without validations."""
     measured = [record for record in records if record.get("EPE") is not None]
     if not measured:
         return []
@@ -170,8 +175,113 @@ def _validation(records: Records) -> list[str]:
     return ["## Validation", f"{when}; {images}; EPE in pixels, bad-N in percent.", table]
 
 
+# Curves -------------------------------------------------------------------------------------------
+
+
+_INK, _BLUE = "#222222", "#0072b2"
+_BANDS = ("#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#888888")
+"""Colour-blind safe palette of Okabe and Ito."""
+_BINS = 200
+"""Maximum number of points of a curve."""
+
+
+def write_curves(path: Path, records: _Records) -> None:
+    """Plot the records of a `metrics.jsonl` as a PNG.
+
+    Training curves are means over bins of steps, with bands from the 10th to the 90th percentile.
+    """
+    steps = [record for record in records if record["kind"] == "step"]
+    validations = [record for record in records if record["kind"] == "validation"]
+    figure = Figure(figsize=(13, 8), dpi=100, facecolor="white")
+    (loss, epe), (rate, validation) = figure.subplots(2, 2)
+    figure.subplots_adjust(
+        left=0.06, right=0.985, top=0.955, bottom=0.065, hspace=0.25, wspace=0.14
+    )
+    _plot_training(loss, steps, "loss", "Training loss")
+    _plot_training(epe, steps, "epe", "Training EPE, px")
+    _plot_training(rate, steps, "lr", "Learning rate", logarithmic=False)
+    _plot_validation(validation, validations)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def binned(values: NDArray[np.floating], bins: int = _BINS) -> NDArray[np.float64]:
+    """Means, 10th and 90th percentiles over bins of consecutive values, without NaN.
+
+    Args:
+        values: (N,), at least one.
+        bins: Number of bins, of almost equal size.
+
+    Returns:
+        (3, min(bins, N)); NaN for bins without finite values.
+    """
+    parts = [part[np.isfinite(part)] for part in np.array_split(values, min(bins, len(values)))]
+    columns = [(p.mean(), *np.quantile(p, (0.1, 0.9))) if p.size else (np.nan,) * 3 for p in parts]
+    return np.array(columns, np.float64).T
+
+
+def _plot_training(
+    axes: Axes, steps: _Records, name: str, title: str, *, logarithmic: bool = True
+) -> None:
+    taken = np.array([record["step"] for record in steps], np.float64)
+    if len(steps):
+        at, (mean, low, high) = binned(taken)[0], binned(_column(steps, name))
+        axes.fill_between(at, low, high, color=_BLUE, alpha=0.2, linewidth=0)
+        axes.plot(at, mean, color=_BLUE, linewidth=1.6, marker="" if len(at) > 30 else ".")
+    _style(axes, title, logarithmic=logarithmic)
+    if not logarithmic:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _plot_validation(axes: Axes, validations: _Records) -> None:
+    """Plot the EPE of all pixels (thick, best circled) and by true disparity (thin)."""
+    at = [record["step"] for record in validations]
+    bands = list(validations[0]["by_range"]) if validations else []
+    for band, colour in zip(bands, _BANDS, strict=False):
+        values = _column([record["by_range"].get(band, {}) for record in validations], "EPE")
+        if np.isfinite(values).any():
+            axes.plot(at, values, color=colour, marker=".", linewidth=1, label=band)
+    total = _column(validations, "EPE")
+    if np.isfinite(total).any():
+        axes.plot(at, total, color="black", marker=".", linewidth=2, label="all pixels")
+        best = int(np.nanargmin(total))
+        axes.plot(at[best], total[best], "o", color="black", markersize=11, fillstyle="none")
+        axes.legend(frameon=False, fontsize=9, ncols=2)
+    _style(axes, "Validation EPE, px", logarithmic=True)
+
+
+def _column(records: _Records, name: str) -> NDArray[np.float64]:
+    """One field of all records, (N,); NaN where it is missing or null."""
+    return np.array([record.get(name) for record in records], np.float64)
+
+
+def _style(axes: Axes, title: str, *, logarithmic: bool) -> None:
+    axes.set_title(title, size=13, color=_INK, loc="left")
+    axes.set_xlabel("steps", size=11, color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=_INK)
+    elif logarithmic and all((_heights(axes) > 0).tolist()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelsize=10, colors=_INK, which="both")
+    axes.grid(True, color="#eeeeee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _heights(axes: Axes) -> NDArray[np.float64]:
+    """All finite ordinates of the plotted lines."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
+    return drawn[np.isfinite(drawn)]
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Write the page of the run folder that is named."""
+    """Write the page of a run folder."""
     if len(arguments) != 1:
         print("usage: python -m ea_psmnet.training.summary RUN", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Validation while training: every image once, whatever the number of processes."""
+"""Validation during training: every image once, for any number of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datasets.workers import loaded
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors, disparity_bands
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.training.signals import StopRequest
+from ea_psmnet.training.processes import StopRequest
 
 __all__ = ["Predicted", "Validation", "spread", "validate"]
 
@@ -25,9 +25,9 @@ _ALL = "all"
 
 
 class Predicted(NamedTuple):
-    """A pair, its predicted disparity, (H, W) in pixels, and the error of the counted pixels.
+    """A pair, its predicted disparity, (H, W) in pixels, and the EPE of the counted pixels.
 
-    Pixels that do not count are unknown in it.
+    Other pixels of the pair are marked as invalid.
     """
 
     sample: StereoSample
@@ -39,18 +39,18 @@ class Predicted(NamedTuple):
 class Validation:
     """Errors over all images, pooled over pixels, and some predictions of this process.
 
-    The same images are shown at every validation.
+    Every validation shows the same images.
     """
 
     errors: DisparityErrors
     by_range: dict[str, DisparityErrors]
-    """By the name of the band of true disparity."""
+    """Errors by band of true disparity."""
     images: int
     shown: list[Predicted]
 
 
 def spread(total: int, wanted: int | None) -> list[int]:
-    """Numbers of as many images as wanted, evenly over a dataset; None wants all."""
+    """Indices of `wanted` images, evenly spread over `total`; all if `wanted` is None."""
     count = total if wanted is None else min(wanted, total)
     return [index * total // count for index in range(count)]
 
@@ -63,24 +63,24 @@ def validate(
     workers: int = 0,
     stop: StopRequest | None = None,
 ) -> Validation | None:
-    """Predict whole images, dealt out among the processes, and add up their errors.
+    """Predict whole images, distributed over the processes, and add up their errors.
 
-    Processes meet once, at the end, so that it does not matter who has how many images.
+    Processes communicate only at the end, so that they may have different numbers of images.
 
     Args:
-        matcher: the network to validate, the same in all processes.
-        dataset: the pairs.
-        indices: of those to predict.
-        accelerator: knows the processes.
-        workers: processes that load images ahead.
-        stop: a signal that comes to it lets this process leave out the images to come.
+        matcher: Network to validate, the same in all processes.
+        dataset: Pairs with ground truth.
+        indices: Indices of the pairs to predict.
+        accelerator: Accelerator of the run.
+        workers: Number of data workers.
+        stop: After a signal to it, this process skips its remaining images.
 
     Returns:
-        What came of it; None if it was cut off in any process.
+        The errors; None if any process skipped images.
 
     Raises:
-        OSError: an image cannot be read, or a process that loads them has died.
-        ValueError: a pair does not suit the network; the message says why.
+        OSError: An image cannot be read, or a data worker died.
+        ValueError: A pair does not suit the network.
     """
     own = indices[accelerator.process_index :: accelerator.num_processes]
     errors = _added([])
@@ -106,7 +106,7 @@ def validate(
 
 
 def _only_counted(sample: StereoSample, limit: int) -> StereoSample:
-    """A sample without the truth beyond the limit, which would stretch a picture's colours."""
+    """Invalidate ground truth beyond the limit, which would stretch the colours of a picture."""
     counted = sample.counted(limit)
     known = np.where(counted, sample.disparity, np.float32(0))
     return replace(sample, disparity=known, valid=counted)
@@ -115,7 +115,7 @@ def _only_counted(sample: StereoSample, limit: int) -> StereoSample:
 def _measured(
     sample: StereoSample, disparity: NDArray[np.float32], limit: int
 ) -> dict[str, DisparityErrors]:
-    """Errors of all counted pixels and of each band of true disparity."""
+    """Errors of all counted pixels, and by band of true disparity."""
     counted = sample.counted(limit)
     parts = {_ALL: counted} | disparity_bands(sample.disparity, counted)
     return {
@@ -125,7 +125,7 @@ def _measured(
 
 
 def _added(parts: Iterable[Mapping[str, DisparityErrors]]) -> dict[str, DisparityErrors]:
-    """Sums over parts, or over no part."""
+    """Add up errors; zeros if there are none."""
     known = list(parts)
     names = (_ALL, *DISPARITY_BANDS)
     return {name: sum((part[name] for part in known), DisparityErrors()) for name in names}

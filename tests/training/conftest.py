@@ -5,7 +5,7 @@ import pytest
 from training.tiny import TINY, write_pairs
 
 from ea_psmnet.models import config as config_module
-from ea_psmnet.training import summary, tensorboard_log
+from ea_psmnet.training import logs, summary
 from ea_psmnet.training.config import TrainingConfig
 
 
@@ -25,7 +25,7 @@ def no_pictures(request, monkeypatch):
     if "pictures" not in request.fixturenames:
         blank = np.zeros((1, 1, 3), np.uint8)
         monkeypatch.setattr(summary, "write_curves", lambda path, records: None)
-        monkeypatch.setattr(tensorboard_log, "_sheet", lambda *_: blank)
+        monkeypatch.setattr(logs, "_sheet", lambda *_: blank)
 
 
 @pytest.fixture

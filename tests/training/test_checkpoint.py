@@ -71,7 +71,9 @@ def test_a_whole_file_that_is_no_checkpoint_of_the_run_is_refused_in_a_line(conf
     good = first.read_bytes()
     for what, strange in STRANGE.items():
         torch.save(strange(torch.load(first, weights_only=True)), first)
-        with pytest.raises(ValueError, match=r"step-0000001.pt: no checkpoint of this run") as told:
+        with pytest.raises(
+            ValueError, match=r"step-0000001.pt: not a checkpoint of this run"
+        ) as told:
             train(config)
         assert "\n" not in str(told.value), what
         assert len(str(told.value)) < len(str(first)) + 300, what

@@ -1,4 +1,7 @@
+"""The training loop."""
+
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +15,10 @@ from training.tiny import TINY, write_pairs
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_model, save_model
-from ea_psmnet.training import loop, progress
+from ea_psmnet.training import logs, loop
 from ea_psmnet.training.checkpoint import load_newest
+from ea_psmnet.training.logs import read_metrics
 from ea_psmnet.training.loop import train
-from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.network import initial_network, network_config
 
 
@@ -303,7 +306,7 @@ def test_before_the_first_step_a_run_tells_what_it_will_take(config, monkeypatch
         turn(self, step, *rest)
 
     monkeypatch.setattr(loop._Trainer, "_turn", until_the_second)
-    monkeypatch.setattr(progress, "_LONG_FOR_A_CPU", 0)
+    monkeypatch.setattr(logs, "_LONG_FOR_A_CPU", 0)
     states = []
     for worth in (500, 10**9):
         monkeypatch.setattr(loop, "_WORTH_TIMING", worth)
@@ -323,8 +326,23 @@ def test_before_the_first_step_a_run_tells_what_it_will_take(config, monkeypatch
 
 def test_the_time_to_expect_is_told_in_its_unit_with_a_way_out():
     for seconds, told in ((20, "1 min"), (7000, "117 min"), (36000, "10 h")):
-        line = f"estimated time: about {told}, if samples come as fast"
-        assert progress.expected_time(seconds, "cpu") == line
-    assert "about 14,000 h (583 days)" in progress.expected_time(14_000 * 3600, "cpu")
-    assert "--preset ea-psmnet-small" in progress.expected_time(14_000 * 3600, "cpu")
-    assert "--preset" not in progress.expected_time(14_000 * 3600, "cuda")
+        line = f"estimated time: about {told}, if data loading keeps up"
+        assert logs.expected_time(seconds, "cpu") == line
+    assert "about 14,000 h (583 days)" in logs.expected_time(14_000 * 3600, "cpu")
+    assert "--preset ea-psmnet-small" in logs.expected_time(14_000 * 3600, "cpu")
+    assert "--preset" not in logs.expected_time(14_000 * 3600, "cuda")
+
+
+# torch.compile ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_where_an_eager_one_does(config, monkeypatch):
+    """Traced forward and backward, without code generation, which needs a C++ compiler."""
+    config = replace(config, batch=2, steps=2, precision="fp32")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    weights = []
+    for name in ("eager", "compiled"):
+        train(replace(config, out=config.out / name, compile=name == "compiled"))
+        weights.append(safetensors.torch.load_file(config.out / name / "model.safetensors"))
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-4, rtol=1e-3)

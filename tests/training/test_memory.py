@@ -7,14 +7,14 @@ from training.tiny import TINY
 from ea_psmnet import machine
 from ea_psmnet.machine import available_memory
 from ea_psmnet.models.config import preset
-from ea_psmnet.training import memory, plan
+from ea_psmnet.training import memory
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.memory import (
     LiveBytes,
     MemoryEstimate,
+    MemoryPlan,
     estimate_memory,
 )
-from ea_psmnet.training.plan import MemoryPlan
 
 CPU = torch.device("cpu")
 
@@ -81,8 +81,8 @@ def planned(config, monkeypatch):
             large = network.attention == "dot_product" and not site
             return MemoryEstimate(0, (100 if large else 1) * 2**30 // (1 + checkpointing))
 
-        monkeypatch.setattr(plan, "estimate_memory", estimate)
-        monkeypatch.setattr(plan, "available_memory", lambda device: int(free * 2**30))
+        monkeypatch.setattr(memory, "estimate_memory", estimate)
+        monkeypatch.setattr(memory, "available_memory", lambda device: int(free * 2**30))
         return MemoryPlan(replace(config, **changes), structure, torch.float32, CPU)
 
     return make
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused_with_what_would(planned):
 
 
 def test_a_run_that_does_not_fit_writes_nothing(config, monkeypatch):
-    monkeypatch.setattr(plan, "available_memory", lambda device: 2**20)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 2**20)
     with pytest.raises(ValueError, match=r"0.0 GiB are free: lower --crop"):
         train(replace(config, memory_check=True, checkpointing=True))
     assert not config.out.exists()

@@ -1,76 +1,109 @@
-"""Runs of several processes, under torchrun on this machine, with gloo."""
+"""Signals that ask a run to end, their repetitions, and launchers that die without one."""
 
-import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ea_psmnet.training.checkpoint import load_newest
-from ea_psmnet.training.loop import train
+from ea_psmnet.training import processes
+from ea_psmnet.training.processes import StopRequest
 
-ROOT = Path(__file__).parents[2]
-
-
-def torchrun(config, deaths):
-    """Two processes, of which the second dies at each of some starts, and is started again."""
-    command = (
-        f"-m ea_psmnet.training.launch --standalone --nproc-per-node 2 --max-restarts 2 "
-        f"--monitor-interval 0.5 -m training.dying_run {deaths} "
-        f"train --data folder --root {config.root} --out {config.out} --preset tiny --batch 4 "
-        "--max-disparity 16 --crop 32 64 --steps 5 --save-every 2 --precision fp32 --device cpu "
-        f"--workers 1 --micro-batch 1 --normalisation sync --lr {config.lr} --no-memory-check "
-        f"--validate-every 5 --validate-root {config.root} --validate-count 5"
-    )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=ROOT,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from ea_psmnet.training import processes
+processes._GRACE = float(sys.argv[2])
+with processes.StopRequest() as stop:
+    processes.end_with_launcher()
+    told = Path(sys.argv[1])
+    told.write_text("up")
+    while not (stop.number and processes._GRACE > 9):  # one of no grace is stuck in its saving
+        time.sleep(0.01)
+    told.write_text("saved")
+"""
 
 
-def logged(folder, name):
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars(name)}
+@pytest.fixture
+def orphan(tmp_path):
+    """A worker whose launcher is killed: `orphan(grace, settings)` gives its number and file."""
+    started = []
+
+    def start(grace, **settings):
+        told = tmp_path / "told"
+        launcher = subprocess.Popen(
+            ["bash", "-c", '"$@" & echo $!; wait', "-", sys.executable, "-c", WORKER, told, grace],
+            cwd=Path(__file__).parents[2],
+            env={key: v for key, v in os.environ.items() if key != "TORCHELASTIC_RUN_ID"}
+            | settings,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(int(launcher.stdout.readline()))
+        wait_for(lambda: told.exists() and told.read_text() == "up")
+        launcher.kill()
+        launcher.wait(timeout=60)
+        return started[0], told
+
+    yield start
+    for number in filter(alive, started):
+        os.kill(number, signal.SIGKILL)
 
 
-@pytest.mark.slow
-def test_two_processes_compute_what_one_with_double_batch_does(config, tmp_path):
-    """Although one fails and another is killed, loaders and all: torchrun tells and restarts them.
+def alive(number):
+    """Not a zombie, either: nobody need be there to collect an orphan."""
+    status = Path(f"/proc/{number}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
-    Loss and gradients agree to rounding: losses to 0.5 %, as pooled maps of few pixels
-    amplify it, while a small rate keeps Adam,
-    whose first steps go by the gradients' signs alone, from making rounding into differences.
-    """
-    one = replace(
-        config, batch=4, micro_batch=2, steps=5, lr=1e-6, validate_every=5, validate_count=5
-    )
-    one = replace(one, validate_root=config.root)
-    train(one)
-    two = replace(one, out=tmp_path / "two")
-    ended = torchrun(two, "2:raise,2:kill")
-    assert ended.returncode == 0, ended.stderr
-    assert "[rank1]: RuntimeError: made to fail" in ended.stderr
-    assert "failed (exitcode: -9) local_rank: 1" in ended.stderr
-    assert "a worker that torchrun restarts may hang" not in ended.stderr
-    losses = [logged(run.out, "train/loss") for run in (one, two)]
-    assert losses[0].keys() == losses[1].keys() == set(range(1, 6))
-    for step in range(1, 6):
-        assert losses[1][step] == pytest.approx(losses[0][step], rel=5e-3)
-    states = [load_newest(run.out / "checkpoints") for run in (one, two)]
-    for index, state in states[0]["optimizer"]["state"].items():
-        ours, theirs = state["exp_avg"], states[1]["optimizer"]["state"][index]["exp_avg"]
-        assert (ours - theirs).norm() <= 0.1 * ours.norm() + 1e-4
-    bests = [json.loads((run.out / "best.json").read_text()) for run in (one, two)]
-    assert bests[0]["images"] == bests[1]["images"] == 5
-    assert bests[1]["EPE"] == pytest.approx(bests[0]["EPE"], rel=1e-2)
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen within 30 seconds")
+
+
+def test_a_worker_saves_and_ends_when_torchrun_was_killed(orphan):
+    worker, told = orphan("60", TORCHELASTIC_RUN_ID="run")
+    wait_for(lambda: not alive(worker))
+    assert told.read_text() == "saved"
+
+
+def test_a_worker_that_cannot_save_ends_all_the_same(orphan):
+    """Others, which it waits for, may be gone, too."""
+    worker, told = orphan("0.1", TORCHELASTIC_RUN_ID="run")
+    wait_for(lambda: not alive(worker))
+    assert told.read_text() == "up"
+
+
+def test_without_torchrun_a_run_outlives_what_started_it(orphan):
+    worker, told = orphan("0.1")
+    time.sleep(2.5)
+    assert alive(worker)
+    assert told.read_text() == "up"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_launcher_repeats_is_one(number):
+    """torchrun and SLURM do: the run must still save."""
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.number == 0
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert stop.number == number
+    assert signal.getsignal(number) == before
+
+
+def test_ctrl_c_again_ends_the_run_at_once_and_sigterm_again_does_not(monkeypatch):
+    monkeypatch.setattr(processes, "_ECHO", -1.0)
+    with StopRequest() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

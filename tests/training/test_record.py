@@ -2,30 +2,24 @@
 
 import contextlib
 import json
-import os
 import resource
-import subprocess
-import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training.tiny import FIGURES, OUTCOME
+from training.tiny import FACTS, FIGURES, OUTCOME
 
 from datasets.folder import PairFolder
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors
-from ea_psmnet.training import environment, loop
-from ea_psmnet.training.environment import describe_environment, read_sessions
+from ea_psmnet.training import loop
+from ea_psmnet.training.logs import read_metrics
 from ea_psmnet.training.loop import train
-from ea_psmnet.training.metrics_log import read_metrics
 from ea_psmnet.training.record import RunRecord
-
-FACTS = {"parameters": 1000, "precision": "float32", "device": "cpu", "processes": 1}
+from ea_psmnet.training.run_folder import read_sessions
 
 
 def board(folder):
@@ -219,71 +213,3 @@ def test_the_first_error_is_the_one_that_is_told(tmp_path):
         end(OSError("first"))
     with pytest.raises(OSError, match="second"):
         end(None)
-
-
-# environment.json ---------------------------------------------------------------------------------
-
-
-def git(folder, *arguments):
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def test_the_revision_is_that_of_the_clone_and_changes_show(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text("one")
-    git(tmp_path, "init")
-    assert environment._git_state(program) == (None, None)  # of another project so far
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "first")
-    revision, dirty = environment._git_state(program)
-    head = (tmp_path / ".git" / (tmp_path / ".git/HEAD").read_text().split()[1]).read_text()
-    assert (revision, dirty) == (head.strip(), False)
-    (tmp_path / "results").write_text("not part of the program")
-    assert environment._git_state(program)[1] is False
-    program.write_text("two")
-    assert environment._git_state(program) == (revision, True)
-
-
-def test_without_git_the_revision_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    told = describe_environment()
-    assert (told["revision"], told["dirty"]) == (None, None)
-    assert told["libraries"]["torch"].startswith(__import__("torch").__version__.split("+")[0])
-    assert told["processor"]
-
-
-def test_a_start_that_cannot_be_read_is_no_hindrance(tmp_path):
-    path = Path(tmp_path / "environment.json")
-    for damaged in ("{", "{}", "[1, null]", "[" * 10**5):
-        path.write_text(damaged)
-        assert read_sessions(path) == []
-    environment.record_session(path, {"steps": 5})
-    environment.record_session(path, {"steps": 5})
-    assert [session["steps"] for session in read_sessions(path)] == [5, 5]
-
-
-def test_what_rounds_otherwise_than_before_is_told(tmp_path, capsys, monkeypatch):
-    """Threads, as by OMP_NUM_THREADS, and compiled code, as by EA_PSMNET_COMPILE."""
-    told = describe_environment()
-    changed = told | {"threads": told["threads"] + 1, "compiled": not told["compiled"]}
-    for start, described in ((0, told), (2, told), (3, changed), (4, changed)):
-        monkeypatch.setattr(environment, "describe_environment", lambda now=described: now)
-        with RunRecord(tmp_path, start, 6, FACTS):
-            pass
-    (line,) = (x for x in capsys.readouterr().err.splitlines() if "warning" in x)
-    assert f"goes on with threads {changed['threads']} instead of {told['threads']}, comp" in line
-    (tmp_path / "environment.json").write_text("[{}]")  # an older run's tells less
-    assert environment.record_session(tmp_path / "environment.json", {}) == ""
-
-
-def test_settings_that_round_otherwise_are_recorded():
-    code = "from ea_psmnet.training.environment import describe_environment as d; print(d())"
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "EA_PSMNET_COMPILE": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert "'threads': 1, 'compiled': False" in ended.stdout

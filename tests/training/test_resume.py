@@ -20,12 +20,16 @@ import safetensors.torch
 import torch
 
 from ea_psmnet.training import checkpoint, loop, record, validation
-from ea_psmnet.training.checkpoint import load_newest, save_checkpoint
+from ea_psmnet.training.checkpoint import (
+    load_newest,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
 from ea_psmnet.training.data import TrainingSamples
+from ea_psmnet.training.logs import read_metrics
 from ea_psmnet.training.loop import train
-from ea_psmnet.training.metrics_log import read_metrics
-from ea_psmnet.training.randomness import random_state, set_random_state
-from ea_psmnet.training.signals import TrainingStopped
+from ea_psmnet.training.processes import TrainingStopped
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training.tiny import TINY
+from training.tiny import FACTS, TINY
 
+from ea_psmnet.training import run_folder
 from ea_psmnet.training.loop import train
-from ea_psmnet.training.run_folder import claimed
+from ea_psmnet.training.record import RunRecord
+from ea_psmnet.training.run_folder import claimed, describe_environment, read_sessions
 
 HOLDER = """
 import os, sys, time
@@ -80,3 +83,85 @@ def test_a_file_system_without_locks_is_used_without(config, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", none)
     with claimed(config, TINY, [6]):
         assert (config.out / "config.json").is_file()
+
+
+# environment.json ---------------------------------------------------------------------------------
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_revision_is_that_of_the_clone_and_changes_show(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("one")
+    git(tmp_path, "init")
+    assert run_folder._git_state(program) == (None, None)  # of another project so far
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    revision, dirty = run_folder._git_state(program)
+    head = (tmp_path / ".git" / (tmp_path / ".git/HEAD").read_text().split()[1]).read_text()
+    assert (revision, dirty) == (head.strip(), False)
+    (tmp_path / "results").write_text("not part of the program")
+    assert run_folder._git_state(program)[1] is False
+    program.write_text("two")
+    assert run_folder._git_state(program) == (revision, True)
+
+
+def test_without_git_the_revision_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = describe_environment()
+    assert (told["revision"], told["dirty"]) == (None, None)
+    assert told["libraries"]["torch"].startswith(__import__("torch").__version__.split("+")[0])
+    assert told["processor"]
+
+
+@pytest.mark.parametrize("damaged", ["{", "{}", "[1, null]", "[" * 10**5])
+def test_a_damaged_file_is_told_in_one_line_and_begins_anew(tmp_path, damaged):
+    path = tmp_path / "environment.json"
+    path.write_text(damaged)
+    with pytest.raises(ValueError, match=r"environment.json: .*; damaged") as told:
+        read_sessions(path)
+    assert "\n" not in str(told.value)
+    with pytest.warns(UserWarning, match="damaged; it begins anew"):
+        run_folder.record_session(path, {"steps": 5})
+    run_folder.record_session(path, {"steps": 5})
+    assert [session["steps"] for session in read_sessions(path)] == [5, 5]
+
+
+def test_a_finished_run_ends_well_though_the_file_is_damaged(config, capsys):
+    run = replace(config, steps=1)
+    train(run)
+    (config.out / "environment.json").write_text("[")
+    capsys.readouterr()
+    assert train(run).is_file()
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "warning" in x)
+    assert "no summary" in line
+    assert "environment.json" in line
+
+
+def test_what_rounds_otherwise_than_before_is_told(tmp_path, capsys, monkeypatch):
+    """Threads, as by OMP_NUM_THREADS, and compiled code, as by EA_PSMNET_COMPILE."""
+    told = describe_environment()
+    changed = told | {"threads": told["threads"] + 1, "compiled": not told["compiled"]}
+    for start, described in ((0, told), (2, told), (3, changed), (4, changed)):
+        monkeypatch.setattr(run_folder, "describe_environment", lambda now=described: now)
+        with RunRecord(tmp_path, start, 6, FACTS):
+            pass
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "warning" in x)
+    assert f"continues with threads {changed['threads']} instead of {told['threads']}, comp" in line
+    (tmp_path / "environment.json").write_text("[{}]")  # an older run's tells less
+    assert run_folder.record_session(tmp_path / "environment.json", {}) == ""
+
+
+def test_settings_that_round_otherwise_are_recorded():
+    code = "from ea_psmnet.training.run_folder import describe_environment as d; print(d())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "EA_PSMNET_COMPILE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert "'threads': 1, 'compiled': False" in ended.stdout

@@ -8,9 +8,8 @@ import pytest
 
 from ea_psmnet.files import write_json
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.curves import binned, write_curves
-from ea_psmnet.training.environment import record_session
-from ea_psmnet.training.summary import main, write_summary
+from ea_psmnet.training.run_folder import record_session
+from ea_psmnet.training.summary import binned, main, write_curves, write_summary
 
 FACTS = {"parameters": 12345, "precision": "bfloat16", "device": "cpu", "processes": 2}
 

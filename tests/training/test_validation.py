@@ -17,9 +17,9 @@ from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.training import loop
+from ea_psmnet.training.data import validation_samples
 from ea_psmnet.training.loop import train
-from ea_psmnet.training.signals import StopRequest
-from ea_psmnet.training.sources import validation_samples
+from ea_psmnet.training.processes import StopRequest
 from ea_psmnet.training.validation import spread, validate
 
 
@@ -133,9 +133,9 @@ def test_a_resumed_run_knows_the_best_so_far(config, pairs):
 def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypatch):
     """A named folder without splits is taken whole; training pairs are never validated on."""
     wanted = replace(config, validate_every=1)
-    with pytest.raises(ValueError, match="has no test split: name --validate-root"):
+    with pytest.raises(ValueError, match=r"has no test split: .* --validate-root"):
         validation_samples(wanted)
-    with pytest.raises(ValueError, match="has no test split: name --validate-root"):
+    with pytest.raises(ValueError, match=r"has no test split: .* --validate-root"):
         validation_samples(replace(wanted, data="auto"))
     with pytest.raises(ValueError, match="'kitti2015' needs --validate-root"):
         validation_samples(replace(wanted, validate_data="kitti2015"))

@@ -21,6 +21,9 @@ FIGURES = {
 }
 """What a step tells."""
 
+FACTS = {"parameters": 1000, "precision": "float32", "device": "cpu", "processes": 1}
+"""What a run records about itself."""
+
 OUTCOME = Validation(DisparityErrors(4, 4, 8.0), {}, 1, [])
 """Of a validation of one image."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import runpy
 import shlex
 import subprocess
 from dataclasses import replace
@@ -10,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
-from training.programs import write_programs
+from command_line import ROOT, write_programs
 from training.tiny import TINY
 
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_model, save_model
 from ea_psmnet.training.config import TrainingConfig
-from ea_psmnet.training.release import release
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train_release"
+SCRIPT = ROOT / "scripts" / "train_release"
+release = runpy.run_path(str(SCRIPT))["release"]
 
 
 def test_released_weights_are_the_trained_ones_in_half_precision(tmp_path):

@@ -75,7 +75,7 @@ def test_a_folder_of_other_things_is_refused(config):
     with pytest.raises(ValueError, match="weights of something else"):
         train(config)
     (config.out / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json: invalid JSON: .*; damaged: to go on"):
+    with pytest.raises(ValueError, match=r"config.json: invalid JSON: .*; damaged: to continue"):
         train(config)
 
 
@@ -128,7 +128,7 @@ def test_the_defaults_are_the_papers():
         ({"lr": float("inf")}, "finite"),
         ({"clip": -1.0}, "clip must be positive"),
         ({"ema": 1.0}, "ema must lie between 0 and 1"),
-        ({"milestones": (2.0,)}, "milestones are shares"),
+        ({"milestones": (2.0,)}, "milestones are fractions"),
         ({"loss_weights": (1.0, 1.0, 0.0)}, "must not be 0"),
         ({"loss_weights": (-1.0, 1.0, 1.0)}, "must be 0 or more"),
         ({"cross_entropy": -0.1}, "cross_entropy must be 0 or more"),
@@ -151,7 +151,7 @@ def test_the_defaults_are_the_papers():
         ({"mix": ("synthetic::1",)}, "leave out --root"),
         ({"mix": ("synthetic",), "root": None}, "expected NAME:ROOT:WEIGHT"),
         ({"mix": ("folder::1",), "root": None}, "--mix folder:FOLDER:WEIGHT"),
-        ({"validate_count": 5}, "no use without --validate-every"),
+        ({"validate_count": 5}, "no effect without --validate-every"),
     ],
 )
 def test_impossible_settings_are_refused(config, changes, message):
@@ -166,7 +166,7 @@ def test_whole_numbers_of_numpys_are_recorded_as_pythons(config):
 
 def test_a_crop_too_small_for_batch_normalisation_is_refused_with_what_helps(config):
     tiny = replace(config, crop=(16, 16), micro_batch=1, steps=1)
-    with pytest.raises(ValueError, match=r"single number in crops of \(16, 16\).*--micro-batch"):
+    with pytest.raises(ValueError, match=r"in crops of \(16, 16\).*--micro-batch"):
         train(tiny)
     train(replace(tiny, micro_batch=2))
     train(replace(tiny, normalisation="group", out=config.out.with_name("group")))

@@ -1,13 +1,17 @@
-"""`metrics.jsonl`: what is in it, and what is left of it when it was damaged."""
+"""Metrics log and step clock."""
 
 import json
 from dataclasses import replace
 
 import pytest
+import torch
 from training.tiny import FIGURES, OUTCOME
 
+from ea_psmnet.machine import peak_bytes
 from ea_psmnet.metrics import DisparityErrors
-from ea_psmnet.training.metrics_log import MetricsLog, read_metrics
+from ea_psmnet.training.logs import MetricsLog, StepClock, read_metrics
+
+# metrics.jsonl ------------------------------------------------------------------------------------
 
 
 def test_time_adds_up_over_resumptions(tmp_path, monkeypatch):
@@ -75,3 +79,8 @@ def test_damaged_lines_are_dropped(tmp_path, damage):
 def test_whole_lines_are_kept(tmp_path, record):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record))
     assert read_metrics(tmp_path / "metrics.jsonl") == [record]
+
+
+def test_the_clock_tells_the_peak_of_the_process_in_gib():
+    peak = peak_bytes(torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
+    assert StepClock().figures(samples=1)["memory"] == pytest.approx(peak / 2**30, rel=0.1)

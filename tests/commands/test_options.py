@@ -1,0 +1,58 @@
+"""The options of every command: adding or removing one is a decision, to be made here, too."""
+
+import re
+
+import pytest
+
+from ea_psmnet.__main__ import COMMANDS, GROUPS, main
+
+MATCHER = "checkpoint max-disparity align-corners peak-reach attention device precision threads "
+"""Options of commands that predict."""
+
+OPTIONS = {
+    "predict": MATCHER + "out name force scale memory ",
+    "train": (
+        "out threads data root mix render-pass augment mirror preset network attention-sites "
+        "normalisation imagenet init align-corners max-disparity crop scene-size batch "
+        "micro-batch lr schedule milestones decay loss-weights cross-entropy cross-entropy-target "
+        "clip ema epochs steps precision checkpointing compile channels-last device workers "
+        "save-every keep validate-every validate-data validate-root validate-count max-skipped "
+        "memory-check seed "
+    ),
+    "evaluate": (
+        MATCHER
+        + "root data split render-pass checkpoints method fill pad predictions protocols limit "
+        "batch protocol-batch out sheets error-maps worst report against "
+    ),
+    "compare": (
+        "variants presets checkpoints sites sizes batches works width max-disparity root data "
+        "budget device precision allocator repeats timeout threads out "
+    ),
+    "ablate": (
+        "threads out seeds variants sites preset width max-disparity crop init batch lr steps "
+        "augment cross-entropy precision data root scenes test-scenes eval-roots device workers "
+    ),
+    "data check": "name max-disparity pairs whole workers out ",
+    "data show": "out name split render-pass count augment seed size ",
+    "data render": "out train test size max-disparity seed textures layout workers ",
+    "attention-maps": MATCHER + "site out pixel ",
+    "resources": (
+        "volumes channels key-channels mechanisms dtype limit preset size batch max-disparity "
+        "sites out "
+    ),
+}
+
+
+def test_every_command_is_listed():
+    names = {name for name in COMMANDS if name not in GROUPS}
+    names |= {f"{group} {name}" for group, commands in GROUPS.items() for name in commands}
+    assert names - {"render"} == set(OPTIONS)  # `render` is the same as `data render`
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_the_options_of_a_command(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "90")
+    with pytest.raises(SystemExit, match="0"):
+        main([*command.split(), "--help"])
+    told = re.findall(r"^. --([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(told) == sorted(OPTIONS[command].split())
