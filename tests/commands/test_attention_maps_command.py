@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from made_pairs import write_noise_pair
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
 from ea_psmnet.experiments.attention_maps import attention_maps
-from ea_psmnet.files import read_image, write_image
+from ea_psmnet.files import read_image
 from ea_psmnet.models.weights import save_model
 
 SIZE = (40, 72)
@@ -27,11 +28,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pair")
-    wide = np.random.default_rng(0).integers(0, 256, (SIZE[0], SIZE[1] + 8, 3), dtype=np.uint8)
-    write_image(folder / "left.png", wide[:, : SIZE[1]])
-    write_image(folder / "right.png", wide[:, 8:])
-    return folder
+    return write_noise_pair(tmp_path_factory.mktemp("pair"), np.random.default_rng(0), SIZE, 8)
 
 
 def run(pair, checkpoint, out, *arguments):

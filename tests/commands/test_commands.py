@@ -10,32 +10,19 @@ import numpy as np
 import pytest
 import torch
 from command_line import ROOT, run_command
+from made_pairs import write_noise_pair
 
-from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet import StereoMatcher
 from ea_psmnet.__main__ import main
-from ea_psmnet.files import read_image, read_pfm, write_image, write_npy
-from ea_psmnet.models.weights import save_model
+from ea_psmnet.files import read_image, read_pfm, write_image
 
 SIZE = (40, 72)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_model(path, build_model(PSMNetConfig(max_disparity=32, width=0.25)))
-    return path
-
-
-@pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("pairs") / "noise"
-    wide = rng.integers(0, 256, (SIZE[0], SIZE[1] + 8, 3), dtype=np.uint8)
-    write_image(folder / "left.png", wide[:, : SIZE[1]])
-    write_image(folder / "right.png", wide[:, 8:])
-    write_npy(folder / "disp.npy", np.full(SIZE, 8, np.float32))
-    return folder
+    return write_noise_pair(folder, np.random.default_rng(0), SIZE, 8)
 
 
 def fails(capsys, message, *arguments):

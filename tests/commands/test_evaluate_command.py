@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import ROOT, command
+from made_pairs import write_noise_pair
 
-from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet import StereoMatcher
 from ea_psmnet.__main__ import main
-from ea_psmnet.files import read_disparity, read_image, write_image, write_npy, write_pfm
+from ea_psmnet.files import read_disparity, read_image, write_pfm
 from ea_psmnet.metrics import DisparityErrors
-from ea_psmnet.models.weights import save_model
 
 SIZE = (40, 96)
 
@@ -27,19 +26,8 @@ def pairs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
     for name, shift in (("four", 4), ("eight", 8)):
-        wide = rng.integers(0, 256, (SIZE[0], SIZE[1] + shift, 3), dtype=np.uint8)
-        write_image(folder / name / "left.png", wide[:, : SIZE[1]])
-        write_image(folder / name / "right.png", wide[:, shift:])
-        write_npy(folder / name / "disp.npy", np.full(SIZE, shift, np.float32))
+        write_noise_pair(folder / name, rng, SIZE, shift)
     return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_model(path, build_model(PSMNetConfig(max_disparity=32, width=0.25)))
-    return path
 
 
 @pytest.fixture

@@ -10,16 +10,6 @@ from ea_psmnet.inference import outputs
 BLACK = (0, 0, 0)
 
 
-@pytest.fixture
-def left():
-    return np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def disparity():
-    return np.linspace(1, 30, 24 * 40, dtype=np.float32).reshape(24, 40)
-
-
 def test_near_is_red_far_is_blue_unknown_is_black():
     colours = outputs.colourise(np.array([[2.0, 9.0, np.nan, np.inf, -50.0, 99.0]]), 2, 9)
     far, near, unknown, infinite, below, above = colours[0].astype(int)

@@ -17,16 +17,6 @@ from ea_psmnet.inference.outputs import preview
 PAIR = {"left": {"path": "l.png", "sha256": "0"}, "right": {"path": "r.png", "sha256": "1"}}
 
 
-@pytest.fixture
-def left():
-    return np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def disparity():
-    return np.linspace(1, 30, 24 * 40, dtype=np.float32).reshape(24, 40)
-
-
 def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
     paths = files.write_prediction(tmp_path / "new", "scene.01", left, disparity, PAIR)
     assert [path.name for path in paths] == [
