@@ -162,7 +162,7 @@ def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_pa
           "predict", left, right, *end, "--memory", "1MiB")  # fmt: skip
     fails(capsys, "nowhere.png: no such file", "predict", tmp_path / "nowhere.png", right, *end)
     fails(capsys, "left 72 x 40, right 60 x 40", "predict", left, other, *end)
-    fails(capsys, "'a/b' is no --name", "predict", left, right, *end, "--name", "a/b")
+    fails(capsys, "'a/b' is not a valid --name", "predict", left, right, *end, "--name", "a/b")
     fails(capsys, "scale is 0: expected above 0", "predict", left, right, *end, "--scale", 0)
     fails(capsys, "unknown device 'gpu'", "predict", left, right, *end, "--device", "gpu")
     fails(capsys, "0 threads: expected 1", "predict", left, right, *end, "--threads", 0)

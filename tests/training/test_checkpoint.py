@@ -61,6 +61,7 @@ STRANGE = {
 """Checkpoints that can be read and are not this run's."""
 
 
+@pytest.mark.slow
 def test_a_whole_file_that_is_no_checkpoint_of_the_run_is_refused_in_a_line(config):
     """Only a user can have put it there: the run neither starts anew nor goes on with it."""
     config = replace(config, ema=0.9, steps=2, save_every=1)

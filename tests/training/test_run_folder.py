@@ -47,6 +47,7 @@ def holder(config):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_process_trains_in_is_refused_until_it_is_gone(config, holder):
     """Also while what it forked lives on."""
     with pytest.raises(ValueError, match=f"process {holder.pid} on .* trains in it") as caught:
@@ -155,6 +156,7 @@ def test_what_rounds_otherwise_than_before_is_told(tmp_path, capsys, monkeypatch
     assert run_folder.record_session(tmp_path / "environment.json", {}) == ""
 
 
+@pytest.mark.slow
 def test_settings_that_round_otherwise_are_recorded():
     code = "from ea_psmnet.training.run_folder import describe_environment as d; print(d())"
     ended = subprocess.run(

@@ -157,6 +157,7 @@ def test_bins_hold_means_and_quantiles_of_what_is_finite():
     assert binned(values, 100).shape == (3, 6)
 
 
+@pytest.mark.slow
 def test_each_panel_shows_its_own_figures(tmp_path):
     """A change of one kind of figure changes one quarter of the picture."""
     records = [step(number, epe=5.0 / number) for number in range(1, 9)] + [validation(8, 1.0)]
