@@ -22,7 +22,7 @@ class MatcherOptions:
 
     checkpoint: Path | None = None
     """Weights (.safetensors), an original PSMNet file (.tar), a run folder, or the name of bundled
-    weights; default: ea-psmnet-small."""
+    weights; default: ea-light."""
     max_disparity: int | None = None
     """Number of disparities to search, in pixels; default: as in training."""
     align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None

@@ -18,6 +18,7 @@ def render(
     max_disparity: int = 192,
     seed: int = 0,
     textures: Path | None = None,
+    kind: str | None = None,
     layout: Literal["sceneflow", "folder"] = "sceneflow",
     workers: int = 2,
 ) -> None:
@@ -34,6 +35,7 @@ def render(
         max_disparity: Upper limit of the disparities, in pixels.
         seed: Seed of the scenes.
         textures: Folder of photographs that cover surfaces in addition to procedural textures.
+        kind: Kind of the scenes, for example bare; default: all kinds, mixed.
         layout: sceneflow has ground truth for both views; folder is {train,test}/NUMBER/{left.png,
             right.png,disp.pfm}.
         workers: Number of rendering processes.
@@ -44,7 +46,12 @@ def render(
     for name, count in (("train", train), ("test", test)):
         check_range(name, count, 0, 10**6)
     scenes = partial(
-        SyntheticScenes, seed=seed, size=size, max_disparity=max_disparity, textures=textures
+        SyntheticScenes,
+        seed=seed,
+        size=size,
+        max_disparity=max_disparity,
+        textures=textures,
+        kind=kind,
     )
     write_sceneflow(
         out,

@@ -37,7 +37,7 @@ from ea_psmnet.tables import parse_bytes
 
 __all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
 
-DEFAULT = "ea-psmnet-small"
+DEFAULT = "ea-light"
 """Name of the bundled weights that are used by default."""
 
 

@@ -34,7 +34,7 @@ OPTIONS = {
     ),
     "data check": "name max-disparity pairs whole workers out ",
     "data show": "out name split render-pass count augment seed size ",
-    "data render": "out train test size max-disparity seed textures layout workers ",
+    "data render": "out train test size max-disparity seed textures kind layout workers ",
     "attention-maps": MATCHER + "site out pixel ",
     "resources": (
         "volumes channels key-channels mechanisms dtype limit preset size batch max-disparity "
