@@ -1,4 +1,4 @@
-"""Memory and time: how much a process holds, how much it may take, and how long work takes."""
+"""Memory and time: how much a process may take, and how long work takes."""
 
 from __future__ import annotations
 
@@ -8,54 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
 
-from ea_psmnet.machine import available_memory
+from ea_psmnet.machine import available_memory, status_bytes
 from ea_psmnet.tables import format_bytes, parse_bytes
 
 __all__ = [
-    "GPUS", "Budget", "held_bytes", "limited", "median_seconds", "parse_budget", "peak_bytes",
-    "reset_peak", "synchronize", "timed",
+    "GPUS", "Budget", "limited", "median_seconds", "parse_budget", "synchronize", "timed",
 ]  # fmt: skip
-
-# Memory -------------------------------------------------------------------------------------------
-
-
-def status_bytes(field: str) -> int:
-    """Read a field of Linux's /proc/self/status, in bytes.
-
-    Raises:
-        OSError: The system has no such field.
-    """
-    status = Path("/proc/self/status")
-    match = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
-    if not match:
-        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
-    return int(match[1]) * 1024
-
-
-def held_bytes(device: torch.device) -> int:
-    """Return the memory held now: resident on the CPU, allocated on a GPU."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else status_bytes("VmRSS")
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory held since `reset_peak`, or since the start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return status_bytes("VmHWM")
-
-
-def reset_peak(device: torch.device) -> None:
-    """Begin a new measurement of the peak."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-
 
 # A memory budget ----------------------------------------------------------------------------------
 

@@ -25,18 +25,21 @@ from datasets.builder import build_dataset
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.console import exit_code, is_out_of_memory
 from ea_psmnet.evaluation.evaluation import evaluate
-from ea_psmnet.experiments.measure import (
-    held_bytes,
-    limited,
-    median_seconds,
-    peak_bytes,
-    reset_peak,
-)
+from ea_psmnet.experiments.measure import limited, median_seconds
 from ea_psmnet.experiments.networks import Network
 from ea_psmnet.experiments.resources import parse_volume
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.machine import Device, Precision, choose_device, has_fast_bfloat16, keep_freed_memory
+from ea_psmnet.machine import (
+    Device,
+    Precision,
+    choose_device,
+    has_fast_bfloat16,
+    held_bytes,
+    keep_freed_memory,
+    peak_bytes,
+    reset_peak,
+)
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import PSMNet, build_model

@@ -26,8 +26,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ea_psmnet.attention import EfficientAttention
-from ea_psmnet.experiments.measure import held_bytes, median_seconds, peak_bytes, reset_peak
-from ea_psmnet.machine import choose_device, device_name, keep_freed_memory
+from ea_psmnet.experiments.measure import median_seconds
+from ea_psmnet.machine import (
+    choose_device,
+    device_name,
+    held_bytes,
+    keep_freed_memory,
+    peak_bytes,
+    reset_peak,
+)
 from ea_psmnet.tables import format_bytes, markdown_table
 
 _VOLUMES = ((32, (48, 136, 240)), (64, (24, 68, 120)))

@@ -21,18 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datasets.synthetic import SyntheticScenes
-from ea_psmnet.experiments.measure import (
-    held_bytes,
-    median_seconds,
-    peak_bytes,
-    reset_peak,
-    synchronize,
-    timed,
-)
+from ea_psmnet.experiments.measure import median_seconds, synchronize, timed
 from ea_psmnet.experiments.networks import forecast
 from ea_psmnet.experiments.trial import TrainingSteps
 from ea_psmnet.files import read_disparity, read_image
-from ea_psmnet.machine import choose_device, keep_freed_memory
+from ea_psmnet.machine import choose_device, held_bytes, keep_freed_memory, peak_bytes, reset_peak
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.layers import to_channels_last

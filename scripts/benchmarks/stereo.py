@@ -30,10 +30,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ea_psmnet.experiments.measure import held_bytes, peak_bytes, reset_peak, timed
+from ea_psmnet.experiments.measure import timed
 from ea_psmnet.experiments.trial import TrainingSteps
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.machine import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model

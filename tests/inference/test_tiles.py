@@ -184,7 +184,7 @@ from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.inference.memory_plan import whole_bytes
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.experiments.measure import held_bytes, peak_bytes, reset_peak
+from ea_psmnet.machine import held_bytes, peak_bytes, reset_peak
 height, width, disparities, channels, precision, share, pairs = sys.argv[1:]
 if channels == "light":
     config = replace(preset("ea-light"), max_disparity=int(disparities))
