@@ -38,6 +38,7 @@ from datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow, holds_images, is_sce
 from datasets.sintel import Sintel, is_sintel
 from datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.tables import check_choice
 
 __all__ = ["DATASETS", "Entry", "build_dataset", "dataset_entry", "detect_dataset"]
 
@@ -145,8 +146,7 @@ def dataset_entry(name: str) -> Entry:
     Raises:
         ValueError: the name is unknown.
     """
-    if name not in DATASETS:
-        raise ValueError(f"no dataset {name!r}; choose one of {', '.join(DATASETS)} or auto")
+    check_choice("dataset", name, DATASETS)
     return DATASETS[name]
 
 

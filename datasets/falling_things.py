@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from datasets.decoders import depth_png
 from datasets.frames import FrameDataset
-from datasets.names import Split, check_choice, train_only
+from datasets.names import Split, train_only
 from datasets.templates import Files, frames_of_parts, home
 from ea_psmnet.files import readable
+from ea_psmnet.tables import check_choice
 
 __all__ = ["FallingThings", "Variant", "is_falling_things"]
 

@@ -8,8 +8,9 @@ from typing import get_args
 
 from datasets.decoders import scaled_png
 from datasets.frames import FrameDataset
-from datasets.names import Split, check_choice
+from datasets.names import Split
 from datasets.templates import Files, both_views, frames_of_views, home
+from ea_psmnet.tables import check_choice
 
 __all__ = ["InStereo2k", "is_instereo2k"]
 

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from datasets.decoders import is_full
 from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import Split, check_choice, train_only
+from datasets.names import Split, train_only
 from datasets.templates import Files, Key, every_part, home, matched
+from ea_psmnet.tables import check_choice
 
 __all__ = [
     "Calibration",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from ea_psmnet.tables import check_choice
+
 __all__ = [
     "RENDERINGS",
     "DatasetName",
     "RenderPass",
     "Rendering",
     "Split",
-    "check_choice",
     "render_passes",
     "train_only",
 ]
@@ -46,12 +47,6 @@ RENDERINGS: tuple[Rendering, ...] = get_args(Rendering)
 
 RenderPass = Literal["clean", "final", "both"]
 """Which renderings of the scenes to read."""
-
-
-def check_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
-    """Raise a ValueError that lists the choices if `value` is not one of them."""
-    if value not in choices:
-        raise ValueError(f"{field}={value!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def train_only(split: Split, why: str) -> None:

@@ -10,9 +10,10 @@ from typing import Literal, get_args
 
 from datasets.decoders import is_unset, negated_pfm
 from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import RENDERINGS, Rendering, RenderPass, Split, check_choice, render_passes
+from datasets.names import RENDERINGS, Rendering, RenderPass, Split, render_passes
 from datasets.templates import Files, Key, every_part, matched
 from ea_psmnet.files import readable
+from ea_psmnet.tables import check_choice
 
 __all__ = [
     "LAYOUTS",

@@ -1,12 +1,12 @@
-"""Tables and quantities as text, and checks of ranges."""
+"""Tables and quantities as text, and checks of choices and ranges."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = ["check_range", "format_bytes", "markdown_table", "parse_bytes"]
+__all__ = ["check_choice", "check_range", "format_bytes", "markdown_table", "parse_bytes"]
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -86,6 +86,17 @@ def parse_bytes(text: str) -> int:
     if count >= _MOST_BYTES:
         raise ValueError(f"'{text}' is more than any machine has")
     return int(count)
+
+
+def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
+    """Check that a value is one of some choices.
+
+    Raises:
+        ValueError: It is not; the message lists the choices.
+    """
+    known = list(choices)
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(map(str, known))}")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -33,7 +33,7 @@ FREE = {
     # The package's front door names what is behind it, late.
     "ea_psmnet": {"ea_psmnet.inference", "ea_psmnet.models"},
 }
-DATASETS_MAY_USE = {"ea_psmnet.sample", "ea_psmnet.files", "ea_psmnet.records"}
+DATASETS_MAY_USE = {"ea_psmnet.sample", "ea_psmnet.files", "ea_psmnet.records", "ea_psmnet.tables"}
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 
 

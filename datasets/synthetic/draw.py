@@ -19,6 +19,7 @@ from datasets.synthetic.cast import Rays, nearest, one_thread
 from datasets.synthetic.kinds import KINDS
 from datasets.synthetic.palette import FACING, NO_CUTS, UPRIGHT, Palette, slanted, spot, turn_z
 from datasets.synthetic.scene import Array, Material, Rig, Scene, Sensor, Solid
+from ea_psmnet.tables import check_choice
 
 _PEAK = (0.016, 0.4)
 """Range of the large disparity of a scene in image widths: 8 to 205 of 512 pixels."""
@@ -72,8 +73,7 @@ def draw_scene(
     names = list(KINDS)
     drawn = str(rng.choice(names, p=[one.share for one in KINDS.values()]))
     kind = kind or drawn
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(names)}")
+    check_choice("kind", kind, names)
     height, width = size
     low, high = np.log(KINDS[kind].focal)
     vivid = float(np.exp(rng.uniform(np.log(0.12), np.log(1.1))))

@@ -13,6 +13,7 @@ from datasets.synthetic.kinds import KINDS
 from datasets.synthetic.render import Look, RenderedScene, render
 from datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.tables import check_choice
 
 GENERATOR = 6
 """Version of the generator; incremented by changes that alter the scene of a seed and number."""
@@ -83,8 +84,8 @@ class SyntheticScenes(Sequence[StereoSample]):
         self.size = _check("height", height, 16, _MOST_SIDE), _check("width", width, 16, _MOST_SIDE)
         self.numbers = range(_check("count", count, 0, _WORD))
         self.look = Look(lighting, noise, _check("supersample", supersample, 1, 16))
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        if kind is not None:
+            check_choice("kind", kind, KINDS)
         self.textures, self.kind, self.device = textures, kind, device
 
     @property

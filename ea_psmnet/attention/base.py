@@ -26,7 +26,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ea_psmnet.ops.choices import check_choice
+from ea_psmnet.tables import check_choice
 
 __all__ = [
     "TABLE_1",

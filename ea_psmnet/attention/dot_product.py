@@ -27,8 +27,8 @@ from ea_psmnet.ops.attention import (
     dot_product_attention_reference,
     position_shares,
 )
-from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.ops.precision import widen
+from ea_psmnet.tables import check_choice
 
 __all__ = ["DotProductAttention"]
 

@@ -22,9 +22,9 @@ from ea_psmnet.attention.base import (
     matrix_and_bias,
     silence,
 )
-from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
+from ea_psmnet.tables import check_choice
 
 __all__ = [
     "HydraAttention",

@@ -17,6 +17,7 @@ from ea_psmnet.evaluation.regions import ALL, NON_OCCLUDED
 from ea_psmnet.inference.baselines import fill_background
 from ea_psmnet.metrics import DisparityErrors, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.tables import check_choice
 
 __all__ = ["PROTOCOLS", "Protocol", "Score", "find_protocols"]
 
@@ -64,8 +65,7 @@ def find_protocols(names: Sequence[str]) -> list[Protocol]:
     """
     known = dict.fromkeys(protocol.name for protocol in PROTOCOLS)
     for name in names:
-        if name not in known:
-            raise ValueError(f"unknown protocol {name!r}: choose from {', '.join(known)}")
+        check_choice("protocol", name, known)
     return [protocol for protocol in PROTOCOLS if not names or protocol.name in names]
 
 

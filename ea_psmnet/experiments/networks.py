@@ -21,8 +21,7 @@ from ea_psmnet.experiments.resources import DTYPES, decimal
 from ea_psmnet.models.config import Aggregation, PSMNetConfig, preset
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, build_model
 from ea_psmnet.models.weights import find_weights, load_state
-from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.tables import markdown_table
+from ea_psmnet.tables import check_choice, markdown_table
 
 __all__ = [
     "DEFAULT_VARIANTS", "VARIANTS", "Forecast", "Network", "NetworkReport", "Site", "SiteForecast",

@@ -30,8 +30,7 @@ from ea_psmnet.attention.external import external_attention_reference
 from ea_psmnet.attention.focused_linear import focused_features, focused_linear_attention
 from ea_psmnet.attention.hydra import hydra_attention
 from ea_psmnet.ops.attention import dot_product_attention_reference, efficient_attention
-from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.tables import format_bytes, markdown_table
+from ea_psmnet.tables import check_choice, format_bytes, markdown_table
 from ea_psmnet.training.memory import LiveBytes
 
 __all__ = [

@@ -32,8 +32,7 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model
-from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.tables import parse_bytes
+from ea_psmnet.tables import check_choice, parse_bytes
 
 __all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
 

@@ -8,8 +8,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.records import read_record
+from ea_psmnet.tables import check_choice
 
 __all__ = [
     "HOURGLASS_SITES",
@@ -248,8 +248,7 @@ def preset(name: str) -> PSMNetConfig:
     Raises:
         ValueError: Unknown preset; the message lists the choices.
     """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset '{name}': choose from {', '.join(PRESETS)}")
+    check_choice("preset", name, PRESETS)
     return PRESETS[name]
 
 

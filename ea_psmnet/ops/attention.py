@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.choices import check_choice
 from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.tables import check_choice
 
 __all__ = [
     "Normalisation",

@@ -1,20 +1,16 @@
-"""Choices by name: checking them, and building what a name stands for."""
+"""Building what a name in a table stands for."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["build_choice", "check_choice"]
+from ea_psmnet.tables import check_choice
+
+__all__ = ["build_choice"]
 
 _T = TypeVar("_T")
-
-
-def check_choice(what: str, name: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError that lists the choices when `name` is not among them."""
-    if name not in choices:
-        raise ValueError(f"unknown {what} '{name}': choose from {', '.join(choices)}")
 
 
 def build_choice(

@@ -13,8 +13,7 @@ import tyro
 from datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
-from ea_psmnet.ops.choices import check_choice
-from ea_psmnet.tables import check_range
+from ea_psmnet.tables import check_choice, check_range
 
 __all__ = [
     "CrossEntropyTarget",

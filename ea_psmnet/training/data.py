@@ -6,11 +6,10 @@ resume anywhere and any number of processes draws the same samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
-from datasets.names import DatasetName
 from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
 
@@ -33,11 +31,9 @@ __all__ = [
     "SCENE_FLOW_SAMPLES",
     "Order",
     "Place",
-    "Source",
     "StepSampler",
     "StereoBatch",
     "TrainingSamples",
-    "parse_source",
     "training_samples",
     "validation_samples",
 ]
@@ -188,37 +184,6 @@ class StepSampler(Sampler[list[int]]):
 
 _BLOCK = 1000
 """Number of consecutive positions that match the weights, to within one sample per dataset."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset to draw from."""
-
-    name: DatasetName
-    root: Path | None
-    weight: float
-
-
-def parse_source(text: str) -> Source:
-    """Read NAME:ROOT:WEIGHT; the root of `synthetic` is empty.
-
-    Raises:
-        ValueError: it has another form, an unknown name or an impossible weight.
-    """
-    name, _, rest = text.partition(":")
-    root, separator, number = rest.rpartition(":")
-    if not separator:
-        raise ValueError(f"mix '{text}': expected NAME:ROOT:WEIGHT, as sceneflow:/data:3")
-    if name not in get_args(DatasetName):
-        names = ", ".join(get_args(DatasetName))
-        raise ValueError(f"mix '{text}': no dataset '{name}'; choose one of {names}")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise ValueError(f"mix '{text}': the weight '{number}' must be a positive number")
-    return Source(cast(DatasetName, name), Path(root) if root else None, weight)
 
 
 class Place(NamedTuple):

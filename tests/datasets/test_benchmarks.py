@@ -34,7 +34,7 @@ def test_exposures_change_the_right_image_only(tmp_path):
         sample = build_dataset("middlebury2014", tmp_path, right=right)[0]
         assert sample.left[0, 0, 0] == shade(0)
         assert sample.right[0, 0, 0] == shade(k, "right")
-    with pytest.raises(ValueError, match="right='im0'; choose one of im1, im1E, im1L"):
+    with pytest.raises(ValueError, match="unknown right 'im0': choose from im1, im1E, im1L"):
         Middlebury2014(tmp_path, right="im0")
 
 
@@ -64,7 +64,7 @@ def test_resolutions(tmp_path):
     assert detect_dataset(tmp_path / "MiddEval3/trainingQ") == "middeval3"
     with pytest.raises(FileNotFoundError, match="trainingF: no such folder; understood as MiddEv"):
         MiddEval3(tmp_path, resolution="F")
-    with pytest.raises(ValueError, match="resolution='f'; choose one of F, H, Q"):
+    with pytest.raises(ValueError, match="unknown resolution 'f': choose from F, H, Q"):
         MiddEval3(tmp_path, resolution="f")
     with pytest.raises(FileNotFoundError, match="nowhere: no training images"):
         MiddEval3(tmp_path / "nowhere")

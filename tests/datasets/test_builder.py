@@ -164,7 +164,7 @@ def test_unknown_options_are_told_with_those_there_are(tmp_path):
 
 
 def test_what_is_no_dataset_is_told(tmp_path):
-    with pytest.raises(ValueError, match="'kitty'; choose one of list, sceneflow, kitti2012"):
+    with pytest.raises(ValueError, match="'kitty': choose from list, sceneflow, kitti2012"):
         build_dataset("kitty", tmp_path)
     with pytest.raises(ValueError, match="folder: needs the folder"):
         build_dataset("folder")

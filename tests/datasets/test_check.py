@@ -271,7 +271,7 @@ def test_the_maximum_is_a_number_of_pixels(tree, wrong):
 
 
 def test_an_unknown_dataset_is_told(tree):
-    with pytest.raises(ValueError, match="no dataset 'kitty'; choose one of"):
+    with pytest.raises(ValueError, match="unknown dataset 'kitty': choose from"):
         checked(tree, name="kitty")
 
 

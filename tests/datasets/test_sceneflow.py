@@ -168,9 +168,9 @@ def test_a_wrong_size_names_the_file(tmp_path, place):
 
 def test_choices_are_checked(tmp_path):
     write_tree(tmp_path)
-    with pytest.raises(ValueError, match="split='val'; choose one of train, test"):
+    with pytest.raises(ValueError, match="unknown split 'val': choose from train, test"):
         SceneFlow(tmp_path, split="val")
-    with pytest.raises(ValueError, match="choose one of clean, final, both"):
+    with pytest.raises(ValueError, match="choose from clean, final, both"):
         SceneFlow(tmp_path, render_pass="cleanpass")
 
 

@@ -308,7 +308,7 @@ def is_thin(solid: Solid) -> bool:
 def test_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="flying, stage, layers, room, street, garden, bare"):
         draw_scene(0, 0, SIZE, 192, "moon")
-    with pytest.raises(ValueError, match="expected one of flying"):
+    with pytest.raises(ValueError, match="unknown kind 'moon': choose from flying"):
         SyntheticScenes(kind="moon")
 
 

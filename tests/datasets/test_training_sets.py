@@ -103,7 +103,7 @@ def test_splits_of_instereo2k(tmp_path):
     assert detect_dataset(tmp_path) == "instereo2k"
     names = [f.name for f in InStereo2k(tmp_path, split="test").frames]
     assert names == ["test/000005", "test/000006"]
-    with pytest.raises(ValueError, match="split='val'; choose one of train, test"):
+    with pytest.raises(ValueError, match="unknown split 'val': choose from train, test"):
         InStereo2k(tmp_path, split="val")
 
 
