@@ -123,7 +123,7 @@ def test_a_real_pair_is_matched_as_by_the_published_form(shared_data, monkeypatc
         for precision in ("exact", "fast")
     }
     assert difference["exact"].max() < 0.005
-    assert 0 < difference["fast"].mean() < 0.02
+    assert 0 < difference["fast"].mean() < 0.05
 
 
 def test_load_reads_a_checkpoint_and_another_range(tmp_path):
