@@ -39,7 +39,8 @@ class _FastBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) to the same."""
-        if not (self.training and self.affine and self.track_running_stats and self.momentum):
+        learns = self.training and self.affine and self.track_running_stats
+        if not learns or self.momentum is None:
             return super().forward(input)
         self._check_input_dim(input)
         self.num_batches_tracked += 1

@@ -10,7 +10,7 @@ import torch
 
 from ea_psmnet import PSMNet, PSMNetConfig, build_model
 from ea_psmnet.attention import DotProductAttention, EfficientAttention
-from ea_psmnet.models.config import PRESETS, SITES
+from ea_psmnet.models.config import PRESETS, SITES, preset
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import PlainPSMNet
 from ea_psmnet.ops.cost_volume import PairVolume
@@ -240,6 +240,24 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(options):
         saving.named_buffers(), model.named_buffers(), strict=True
     ):
         assert torch.equal(ours, theirs), name
+
+
+def test_checkpointing_goes_with_bfloat16():
+    """The light network's convolutions and normalisations have forms of their own there."""
+    torch.manual_seed(3)
+    model = build_model(replace(preset("light"), max_disparity=32)).train()
+    saving = copy.deepcopy(model)
+    saving.checkpointing = True
+    images = torch.rand(2, 1, 3, 64, 64)
+    for network in (model, saving):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = network(*images)
+        output.disparity.sum().backward()
+    for (name, ours), theirs in zip(saving.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+    for (name, ours), theirs in zip(saving.named_buffers(), model.buffers(), strict=True):
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(ours, theirs), name
 
 
 def test_checkpointing_keeps_less():
