@@ -11,7 +11,11 @@ PATHS = {
     "backward passes": (r"\.backward\(\)", "training/step.py training/memory.py"),
     "optimisers": (r"torch\.optim\.\w+\(", "training/step.py"),
     "data loaders": (r"\bDataLoader\(", "datasets/workers.py"),
-    "reading of images": (r"cv2\.imread\(|Image\.open\(", "images.py"),
+    # JPEG as a change of training samples is decoded where it is made.
+    "decoding of images": (
+        r"cv2\.im(read|decode)\w*\(",
+        "images.py datasets/augment/photometric.py",
+    ),
     "files that take their place at once": (r"os\.(replace|rename)\(", "atomic.py"),
     "resident memory": (r"VmRSS|VmHWM|ru_maxrss", "machine.py"),
     "block matching": (r"cv2\.Stereo(SGBM|BM)", "inference/baselines.py"),
