@@ -103,7 +103,7 @@ def stages(calls):
 
 def test_the_recipe_is_that_of_the_record(recipe):
     """Each stage starts from the one before; the last two have the cross-entropy, fixed scenes."""
-    calls = recipe()
+    calls = recipe("ea-psmnet-small")
     runs = stages(calls)
     assert [run.steps for run in runs] == [900, 1570, 1180, 1220, 1000]
     assert [run.cross_entropy for run in runs] == [0, 0, 0, 0.3, 0.3]
@@ -124,6 +124,24 @@ def test_the_recipe_is_that_of_the_record(recipe):
     last, start = (f"{run.out}/model.safetensors" for run in (runs[-1], runs[-2]))
     shipped = "checkpoints/ea-psmnet-small.safetensors"
     assert calls[-1][2:] == [last, shipped, "--other", start, "--share", "0.4"]
+
+
+def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
+    calls = recipe()
+    first, second = stages(calls)
+    assert {first.preset, second.preset} == {"ea-light"}
+    assert (first.init, second.init) == (None, first.out / "model.safetensors")
+    assert (first.steps, second.steps, first.batch, second.crop) == (2200, 2100, 8, (192, 384))
+    assert [call[5:7] for call in calls if "render" in call] == [
+        ["900", "--test"],
+        ["1200", "--test"],
+    ]
+    assert calls[-1][2:] == [f"{second.out}/model.safetensors", "checkpoints/ea-light.safetensors"]
+    given = tmp_path / "given.safetensors"
+    given.touch()
+    (tmp_path / "calls").unlink()
+    (on,) = stages(recipe("light", INIT=str(given)))
+    assert (on.preset, on.init, on.steps) == ("light", given, 2100)
 
 
 def test_preset_folder_length_and_photographs_may_be_given(recipe):
