@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from ea_psmnet.machine import (
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
-from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model
+from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model, read_card
 from ea_psmnet.tables import check_choice, parse_bytes
 
 __all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
@@ -88,6 +88,7 @@ class StereoMatcher:
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype, self.device)
         self.max_disparity = model.config.max_disparity
+        self._source: Path | str | None = None
         self._room = (
             plannable(available_memory(self.device))
             if held is None
@@ -119,14 +120,22 @@ class StereoMatcher:
         for name, value in (("align_corners", align_corners), ("attention", attention)):
             if not isinstance(value, bool | None):
                 raise TypeError(f"{name} is {value!r}: give True or False")
+        path = DEFAULT if path is None else path
         model = load_model(
-            DEFAULT if path is None else path,
+            path,
             max_disparity=max_disparity,
             align_corners=align_corners,
             peak_reach=peak_reach,
             attention=attention,
         )
-        return cls(model, device=device, precision=precision, memory=memory)
+        matcher = cls(model, device=device, precision=precision, memory=memory)
+        matcher._source = path
+        return matcher
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Description of the weights, if a file beside them has one: see `read_card`."""
+        return {} if self._source is None else read_card(self._source)
 
     def __call__(self, left: ImageLike, right: ImageLike) -> StereoResult:
         """Predict the disparity of the left image.

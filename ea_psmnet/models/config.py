@@ -238,6 +238,7 @@ PRESETS: dict[str, PSMNetConfig] = _with_small(
 ) | {
     "light": _LIGHT,
     "ea-light": replace(_LIGHT, attention="efficient", attention_sites=("encoder",)),
+    "nonlocal-light": replace(_LIGHT, attention="dot_product", attention_sites=("encoder",)),
 }
 """Networks by name. Both kinds of attention use the same sites, so that they are comparable."""
 

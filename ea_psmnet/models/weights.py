@@ -22,7 +22,7 @@ from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import atomic_path
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
-from ea_psmnet.records import parse_record
+from ea_psmnet.records import parse_record, read_record
 
 __all__ = [
     "NotFiniteError",
@@ -32,6 +32,7 @@ __all__ = [
     "load_into",
     "load_model",
     "load_state",
+    "read_card",
     "save_model",
     "widen",
 ]
@@ -122,6 +123,23 @@ def _weights_in(folder: Path) -> Path:
 
 
 # Writing and reading ------------------------------------------------------------------------------
+
+
+def read_card(path: Path | str) -> dict[str, Any]:
+    """Read the description of weights: `NAME.json` beside their file, or nothing if there is none.
+
+    Bundled weights have one: how and on what they were trained, their hash, and errors by kind of
+    pair.
+
+    Args:
+        path: See `find_weights`.
+
+    Raises:
+        FileNotFoundError: There are no such weights.
+        ValueError: The description is damaged.
+    """
+    card = find_weights(path).with_suffix(".json")
+    return read_record(card, dict[str, Any]) if card.is_file() else {}
 
 
 def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:

@@ -129,7 +129,7 @@ def test_presets_put_both_attentions_at_the_same_sites():
         name + suffix
         for name in ("psmnet", "ea-psmnet", "nonlocal-psmnet")
         for suffix in ("", "-small")
-    } | {"light", "ea-light"}
+    } | {"light", "ea-light", "nonlocal-light"}
 
 
 def test_a_bare_site_stands_for_all_three_hourglasses():
