@@ -16,7 +16,7 @@ from ea_psmnet.evaluation.evaluation import Evaluation
 from ea_psmnet.evaluation.shares import gather, process_index
 from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
 from ea_psmnet.files import write_image
-from ea_psmnet.inference.outputs import colour_range, colourise, error_bar, error_map, sheet
+from ea_psmnet.inference.outputs import coloured_beside_truth, error_bar, error_map, sheet
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
@@ -179,13 +179,7 @@ def sheet_row(
         valid: Mask (H, W), true where the ground truth is known.
         caption: Description of the pair, to which the range of colours is added.
     """
-    known = np.where(valid, ground_truth, np.nan)
-    low, high = colour_range(known if valid.any() else disparity)
-    pictures = (
-        colourise(disparity, low, high),
-        error_map(disparity, ground_truth, valid),
-        colourise(known, low, high),
-    )
+    pictures, (low, high) = coloured_beside_truth(disparity, ground_truth, valid)
     small = [fitted(picture, _STYLE.width, _TALLEST) for picture in pictures]
     image = fitted(left, _STYLE.width, _TALLEST, cv2.INTER_AREA)
     return Row((image, *small), headings=(f"{caption}; colours from {low:g} to {high:g} px",))

@@ -12,6 +12,7 @@ from ea_psmnet.figures import Bar, GridStyle, Row, fitted, panel_grid
 
 __all__ = [
     "colour_range",
+    "coloured_beside_truth",
     "colourise",
     "disparity_bar",
     "error_bar",
@@ -86,6 +87,30 @@ def error_map(
     return np.where(valid[..., None], colours, np.uint8(0))
 
 
+def coloured_beside_truth(
+    disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
+) -> tuple[list[NDArray[np.uint8]], tuple[float, float]]:
+    """Colour prediction, error and ground truth.
+
+    Args:
+        disparity: (H, W) in pixels.
+        truth: (H, W), ground truth in pixels.
+        valid: (H, W), true at valid pixels; others are black in error and ground truth.
+
+    Returns:
+        The three pictures (H, W, 3), and the range of colours that prediction and ground truth
+        share: that of the ground truth, or of the prediction if no pixel is valid.
+    """
+    known = np.where(valid, truth, np.nan)
+    low, high = colour_range(known if valid.any() else disparity)
+    pictures = [
+        colourise(disparity, low, high),
+        error_map(disparity, truth, valid),
+        colourise(known, low, high),
+    ]
+    return pictures, (low, high)
+
+
 def sheet(
     left: NDArray[np.uint8],
     disparity: NDArray[np.floating],
@@ -107,17 +132,14 @@ def sheet(
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
-    known = np.where(valid, truth, np.nan)
-    low, high = colour_range(known if valid.any() else disparity)
+    pictures, colours = coloured_beside_truth(disparity, truth, valid)
+    predicted, error, known = map(_panel, pictures)
     image = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA)
     rows = [
-        Row((image, _panel(colourise(disparity, low, high))), captions=_CAPTIONS[:2]),
-        Row(
-            (_panel(error_map(disparity, truth, valid)), _panel(colourise(known, low, high))),
-            captions=_CAPTIONS[2:],
-        ),
+        Row((image, predicted), captions=_CAPTIONS[:2]),
+        Row((error, known), captions=_CAPTIONS[2:]),
     ]
-    bars = [error_bar(), disparity_bar(low, high)]
+    bars = [error_bar(), disparity_bar(*colours)]
     return panel_grid(rows, _style(image), title=title, bars=bars)
 
 

@@ -14,7 +14,6 @@ from benchmarking import Request, ask, run, write_results
 
 # isort: split
 import argparse
-import platform
 import statistics
 import sys
 from collections.abc import Callable
@@ -39,6 +38,7 @@ from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 from ea_psmnet.tables import markdown_table
+from ea_psmnet.training.run_folder import describe_environment
 
 NETWORKS = ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")
 PREDICTED, TRAINED = (544, 960), (256, 512)
@@ -120,11 +120,8 @@ def _convolution(dtype: str) -> Callable[[], Any]:
 
 
 def _machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.machine(),
+        "processor": describe_environment()["processor"],
         "threads": torch.get_num_threads(),
         "bfloat16": has_fast_bfloat16("cpu"),
         "torch": torch.__version__,

@@ -139,9 +139,10 @@ def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
     assert calls[-1][2:] == [f"{second.out}/model.safetensors", "checkpoints/ea-light.safetensors"]
     given = tmp_path / "given.safetensors"
     given.touch()
-    (tmp_path / "calls").unlink()
-    (on,) = stages(recipe("light", INIT=str(given)))
-    assert (on.preset, on.init, on.steps) == ("light", given, 2100)
+    for preset in ("light", "nonlocal-light"):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        (on,) = stages(recipe(preset, INIT=str(given)))
+        assert (on.preset, on.init, on.steps) == (preset, given, 2100)
 
 
 def test_preset_folder_length_and_photographs_may_be_given(recipe):
