@@ -19,6 +19,7 @@ from ea_psmnet.commands.evaluate import evaluate
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
 from ea_psmnet.commands.resources import resources
+from ea_psmnet.commands.submission import submission
 from ea_psmnet.commands.train import train
 from ea_psmnet.console import exit_code, show_warning, without_empty_defaults
 from ea_psmnet.machine import keep_freed_memory
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "render": render,
     "attention-maps": attention_maps,
     "resources": resources,
+    "submission": submission,
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"check": check, "show": show, "render": render},

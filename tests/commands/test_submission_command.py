@@ -1,0 +1,27 @@
+import zipfile
+
+import numpy as np
+from made_pairs import write_noise_pair
+
+from ea_psmnet.__main__ import main
+
+SIZE = (40, 72)
+
+
+def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
+    scene = tmp_path / "two_view_testing" / "lakeside_1l"
+    write_noise_pair(scene, np.random.default_rng(0), SIZE, 8)
+    for view, name in (("left", "im0"), ("right", "im1")):
+        (scene / f"{view}.png").rename(scene / f"{name}.png")
+    out = tmp_path / "out.zip"
+    command = ["submission", "eth3d", "--root", str(tmp_path), "--out", str(out)]
+    command += ["--checkpoint", str(checkpoint)]
+    assert main(command) == 2
+    assert "1 pairs of eth3d's 47" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--partial"]) == 0
+    assert zipfile.ZipFile(out).namelist() == [
+        "low_res_two_view/lakeside_1l.pfm",
+        "low_res_two_view/lakeside_1l.txt",
+    ]
+    assert "1 pairs" in capsys.readouterr().out
