@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ea_psmnet.models.config import PSMNetConfig
     from ea_psmnet.models.psmnet import PSMNet, build_model
 
-__all__ = ["PSMNet", "PSMNetConfig", "StereoMatcher", "StereoResult", "build_model"]
+__version__ = "0.1.0"
+
+__all__ = ["PSMNet", "PSMNetConfig", "StereoMatcher", "StereoResult", "__version__", "build_model"]
 
 _HOMES = {
     "PSMNet": "ea_psmnet.models.psmnet",

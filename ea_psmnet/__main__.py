@@ -1,4 +1,4 @@
-"""`python -m ea_psmnet COMMAND`."""
+"""`python -m ea_psmnet COMMAND`, or `ea-psmnet COMMAND` where the package is installed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import tyro
 
+from ea_psmnet import __version__
 from ea_psmnet.commands.ablate import ablate
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
 from ea_psmnet.commands.evaluate import evaluate
+from ea_psmnet.commands.info import info
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
 from ea_psmnet.commands.resources import resources
@@ -35,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "attention-maps": attention_maps,
     "resources": resources,
     "submission": submission,
+    "info": info,
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"check": check, "show": show, "render": render},
@@ -46,7 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the program reports its errors itself
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
+        print(__version__)
+        return 0
     return exit_code(lambda: _asked(given)())
+
+
+def cli() -> None:
+    """Run a command and exit: the entry point of the console command."""
+    warnings.showwarning = show_warning
+    sys.exit(main())
 
 
 def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
@@ -54,7 +67,11 @@ def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
 
     Each command has its own parser, so that messages about unknown options refer to that command.
     """
-    program, about = "python -m ea_psmnet", "Stereo depth with attention."
+    about = (
+        "Stereo depth with attention. --version prints the version; --tyro-print-completion "
+        "{bash,zsh,tcsh} prints the shell's completion script."
+    )
+    program = _program()
     commands = COMMANDS
     marks = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
     with without_empty_defaults():
@@ -80,6 +97,11 @@ def _later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
     return parsed
 
 
+def _program() -> str:
+    """The program's name as the user typed it."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("ea-psmnet") else "python -m ea_psmnet"
+
+
 if __name__ == "__main__":
-    warnings.showwarning = show_warning
-    sys.exit(main())
+    cli()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where an open file can be neither replaced nor deleted
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["atomic_path", "remove_leftovers", "remove_own"]
 
@@ -55,8 +59,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of `atomic_path` in a folder whose process has died.
 
-    Other files, and files that another process is writing, are kept.
+    Other files, and files that another process is writing, are kept; on Windows, all of them.
     """
+    if fcntl is None:
+        return
     for leftover in folder.glob(f"{_TEMPORARY}*"):
         if _is_temporary(leftover) and leftover.is_file():
             with suppress(OSError), leftover.open("rb") as file:
@@ -86,6 +92,9 @@ def _held(temporary: Path) -> Iterator[None]:
     The system releases the lock when the process ends in any way. On file systems without locks,
     leftovers are kept.
     """
+    if fcntl is None:
+        yield
+        return
     while True:
         with temporary.open("ab") as file:
             with suppress(OSError):

@@ -149,15 +149,13 @@ def plannable(free: int) -> int:
 
 
 def held_memory(device: torch.device) -> int:
-    """Bytes that the system has given to this process: resident, or reserved on a GPU.
-
-    On a CPU it is 0 where the system does not report it.
-    """
+    """Bytes that the system has given to this process: resident, or reserved on a GPU."""
+    import psutil
     import torch
 
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
-    return _status_bytes("VmRSS") or 0
+    return psutil.Process().memory_info().rss
 
 
 def held_bytes(device: torch.device) -> int:
@@ -180,6 +178,10 @@ def peak_bytes(device: torch.device) -> int:
     peak = _status_bytes("VmHWM")
     if peak is not None:
         return peak
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -219,10 +221,9 @@ def _status_bytes(field: str) -> int | None:
 
 
 def _free_on_machine() -> int:
-    meminfo = Path("/proc/meminfo")
-    text = meminfo.read_text() if meminfo.is_file() else ""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    return int(found[1]) * 1024 if found else 2**63
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def _free_in_group() -> int:

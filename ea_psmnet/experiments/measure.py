@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,6 +93,12 @@ def limited(budget: int, device: torch.device) -> Iterator[None]:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, index)
         return
+    try:
+        import resource
+    except ModuleNotFoundError:
+        raise OSError(
+            "memory on the CPU is limited on Linux and macOS alone: measure on a GPU, or there"
+        ) from None
     before = resource.getrlimit(resource.RLIMIT_DATA)
     allowed = status_bytes("VmData") + budget
     soft = allowed if before[1] == resource.RLIM_INFINITY else min(allowed, before[1])

@@ -37,8 +37,13 @@ __all__ = [
     "widen",
 ]
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints"
-"""Folder of the weights that are bundled with the project."""
+_PACKAGE = Path(__file__).parents[1]
+
+BUNDLED = next(
+    (p for p in (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints") if p.is_dir()),
+    _PACKAGE / "checkpoints",
+)
+"""Folder of the weights that are bundled: inside the package, or beside it in a clone."""
 
 _HEADER = "ea_psmnet"
 

@@ -174,7 +174,7 @@ def _outlive(launcher: int) -> None:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has no SIGKILL
 
 
 def _name(number: int) -> str:

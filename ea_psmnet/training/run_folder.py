@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import subprocess
@@ -22,6 +21,11 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.ops.native.soft_argmin import is_compiled_for
 from ea_psmnet.records import read_record
 from ea_psmnet.training.config import TrainingConfig
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "check_writable",
@@ -93,7 +97,8 @@ def claimed(
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that the system releases when the process ends in any way.
 
-    It is a record lock: one of `flock` would outlive a killed process in its data workers.
+    It is a record lock: one of `flock` would outlive a killed process in its data workers. Windows
+    has none, so there two runs in one folder are not noticed.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +107,8 @@ def _locked(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: not written ({error.strerror}): choose another --out") from error
     with opened as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"

@@ -40,6 +40,7 @@ OPTIONS = {
         "volumes channels key-channels mechanisms dtype limit preset size batch max-disparity "
         "sites out "
     ),
+    "info": "json ",
     "submission": MATCHER + "root out method resolution partial scale memory ",
 }
 

@@ -23,11 +23,12 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from ea_psmnet.files import atomic_path
 
-__all__ = ["load_library"]
+__all__ = ["compiled_libraries", "load_library"]
 
 _PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 """Compiler option for the processor at hand."""
@@ -69,6 +70,13 @@ def load_library(
         reason = f"networks take longer without {source.name} as a library: {error}"
         warnings.warn(reason, stacklevel=2)
         return None
+
+
+def compiled_libraries() -> dict[str, bool]:
+    """Whether each of the package's C sources is compiled and loaded here, by name."""
+    names = sorted(source.stem for source in Path(__file__).parent.glob("*.c"))
+    modules = {name: import_module(f"{__name__}.{name}") for name in names}
+    return {name: module._library() is not None for name, module in modules.items()}
 
 
 def _compiler() -> list[str] | None:

@@ -1,0 +1,101 @@
+"""`data`: check, show and render datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from datasets.names import DatasetName, RenderPass, Split
+
+__all__ = ["check", "data", "show"]
+
+_Data = Annotated[DatasetName, tyro.conf.arg(name="data", aliases=("--name",), metavar="KIND")]
+"""Named `--data` as in all commands; `--name` is its earlier name here."""
+
+
+def check(
+    root: tyro.conf.Positional[Path],
+    *,
+    name: _Data = "auto",
+    max_disparity: float = 192,
+    pairs: int = 32,
+    whole: bool = True,
+    workers: int = 4,
+    out: Path | None = None,
+) -> int:
+    """Open every file of a dataset and report what is wrong with it.
+
+    The check covers numbers of frames against the published ones, damaged files, image sizes and
+    implausible disparities; and for some pairs, whether the views are swapped or not rectified, and
+    whether the ground truth maps one to the other. Pairs need no ground truth. Exit codes: 0
+    nothing is wrong; 1 something is wrong; 2 there is nothing to check.
+
+    Args:
+        root: Folder of the dataset, or a list of pairs.
+        name: Kind of dataset, as `evaluate --data`; auto detects it.
+        max_disparity: Disparity in pixels above which pixels are counted.
+        pairs: Number of pairs whose views are compared.
+        whole: Report fewer frames than published as a problem.
+        workers: Number of threads.
+        out: JSON file for the report.
+    """
+    from datasets.check import check_dataset
+    from ea_psmnet.files import write_json
+
+    report = check_dataset(
+        root, name=name, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
+    )
+    print(report.to_text())
+    if out is not None:
+        write_json(out, report.to_dict())
+    return 1 if report.problems else 0
+
+
+def show(
+    root: tyro.conf.Positional[Path],
+    *,
+    out: Path,
+    name: _Data = "auto",
+    split: Split = "train",
+    render_pass: RenderPass = "clean",
+    count: int = 8,
+    augment: Literal["none", "robust"] | None = None,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 512),
+) -> None:
+    """Draw pairs with disparity and warp error on one sheet; ground truth is not needed.
+
+    Args:
+        root: Folder of the dataset, or a list of pairs.
+        out: Picture to write, for example pairs.png.
+        name: Kind of dataset, as `evaluate --data`; auto detects it.
+        split: Split of the dataset, if it has splits.
+        render_pass: Rendering of Scene Flow and Sintel.
+        count: Number of pairs, evenly spread over the dataset.
+        augment: Show training samples with this augmentation instead of whole images.
+        seed: Seed of the training samples.
+        size: Height and width of the training samples.
+    """
+    import numpy as np
+
+    from datasets.augment import AUGMENTATIONS, pick
+    from datasets.augment import augment as changed
+    from datasets.builder import build_dataset
+    from datasets.check import spread
+    from ea_psmnet.files import write_image
+    from ea_psmnet.inference.contact import contact_sheet
+
+    if count < 1 or seed < 0:
+        raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
+    dataset = build_dataset(name, root, split=split, render_pass=render_pass, require_truth=False)
+    recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
+    samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
+    if augment is not None:
+        samples = [changed(sample, size, recipe, rng) for sample in samples]
+    write_image(out, contact_sheet(samples, str(root)))
+
+
+def data() -> None:
+    """Check, show and render datasets."""

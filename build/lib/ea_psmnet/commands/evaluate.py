@@ -1,0 +1,271 @@
+"""`evaluate`: networks, baselines and other systems' predictions on a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from datasets.names import DatasetName, RenderPass, Split
+from ea_psmnet.commands.options import MatcherOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ea_psmnet.evaluation.predictors import Predictor
+    from ea_psmnet.evaluation.report import EvaluationReport
+    from ea_psmnet.evaluation.shares import Journal
+    from ea_psmnet.sample import StereoSample
+
+__all__ = ["EvaluationOptions", "evaluate"]
+
+_UNFINISHED = "unfinished"
+"""Folder in `--out` for measurements until the report is written."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of `evaluate`."""
+
+    root: Path | None = None
+    """Folder of the dataset."""
+    data: DatasetName = "auto"
+    """Kind of the dataset; auto recognises it by its files."""
+    split: Split = "test"
+    """Split of the dataset; for Scene Flow, test is FlyingThings3D's TEST."""
+    render_pass: RenderPass = "clean"
+    """Rendering of Scene Flow and Sintel."""
+    matcher: Annotated[MatcherOptions, tyro.conf.arg(name="")] = field(
+        default_factory=MatcherOptions
+    )
+    """Network, and how networks predict."""
+    checkpoints: tuple[Path, ...] = ()
+    """Several networks; that of --checkpoint comes first."""
+    method: tuple[Literal["network", "sgbm", "bm"], ...] = ()
+    """OpenCV's matchers, or the bundled network, which is the default if no predictor is named."""
+    fill: bool = True
+    """Fill the holes of sgbm and bm with the background beside them."""
+    pad: bool = True
+    """Let sgbm and bm search the left border, too, where OpenCV alone gives no result."""
+    predictions: tuple[Path, ...] = ()
+    """Folders of disparity maps from any system: NAME.pfm, .png (as KITTI's) or .npy."""
+    protocols: tuple[str, ...] = ()
+    """Protocols: psmnet, gwcnet, raft, pooled, kitti, middlebury; default: all."""
+    limit: int = 192
+    """Disparity up to which sgbm and bm search, and from which on only kitti and middlebury count
+    ground truth."""
+    batch: int = 1
+    """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
+    protocol_batch: int = 8
+    """Number of images over which the protocols psmnet and gwcnet average first."""
+    out: Path | None = None
+    """Folder for report.json, report.md, images.csv and pictures. Measurements are kept there, too,
+    until the report is written: after an interruption the same command goes on."""
+    sheets: bool = False
+    """Draw a sheet of every pair: left image, disparity, ground truth and error map."""
+    error_maps: bool = False
+    """Draw an error map of every pair."""
+    worst: bool = False
+    """Draw a sheet of the ten worst pairs of every predictor."""
+    report: Path | None = None
+    """Read this report.json instead of evaluating."""
+    against: Path | None = None
+    """Earlier report.json to compare with: differences and their intervals."""
+
+
+def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> None:
+    """Measure errors of networks, OpenCV's matchers and saved predictions, by every protocol.
+
+    All predictors are measured in one pass over the dataset. Under torchrun the processes share the
+    pairs, with the same results.
+    """
+    from ea_psmnet.evaluation.report import EvaluationReport
+    from ea_psmnet.evaluation.shares import process_index
+    from ea_psmnet.store import Store
+
+    pictures = options.sheets or options.error_maps or options.worst
+    if pictures and (options.out is None or options.report is not None):
+        raise ValueError("pictures need --out, a folder for them, and pairs, not --report")
+    earlier = EvaluationReport.read(options.against) if options.against else None
+    report = EvaluationReport.read(options.report) if options.report else _measure(options)
+    if process_index() > 0:
+        return
+    print(report.to_text())
+    if options.out is not None:
+        report.write(options.out)  # now: if the comparison is refused, the report is there
+        if options.report is None:
+            Store(options.out / _UNFINISHED).clear()
+    if earlier is not None:
+        report = replace(report, comparisons=tuple(report.against(earlier)))
+        print(f"\n{report.comparisons_text()}")
+        if options.out is not None:
+            report.write(options.out)
+
+
+def _measure(options: EvaluationOptions) -> EvaluationReport:
+    from datasets.builder import build_dataset
+    from ea_psmnet.evaluation.evaluation import evaluate_predictors
+    from ea_psmnet.evaluation.pictures import Pictures
+    from ea_psmnet.evaluation.predictors import sample_names
+    from ea_psmnet.evaluation.protocols import find_protocols
+    from ea_psmnet.evaluation.report import EvaluationReport
+    from ea_psmnet.evaluation.shares import join
+    from ea_psmnet.files import printable
+    from ea_psmnet.machine import use_threads
+    from ea_psmnet.tables import check_range
+
+    check_range("limit", options.limit, 1, 4096)
+    for name in ("batch", "protocol_batch"):
+        check_range(name, getattr(options, name), 1, 2**16)
+    if options.root is None:
+        raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
+    protocols = find_protocols(options.protocols)
+    use_threads(options.matcher.threads)
+    join()
+    dataset = build_dataset(
+        options.data, options.root, split=options.split, render_pass=options.render_pass
+    )
+    predictors, settings = _predictors(options, dataset), _settings(options)
+    pictures = Pictures(
+        options.out or Path(),
+        [each.label for each in predictors],
+        sample_names(dataset),
+        sheets=options.sheets,
+        error_maps=options.error_maps,
+        worst=options.worst,
+    )
+    evaluations = evaluate_predictors(
+        predictors,
+        dataset,
+        limit=options.limit,
+        protocols=protocols,
+        protocol_batch=options.protocol_batch,
+        batch=options.batch,
+        journal=_journal(options, settings, predictors, dataset),
+        observer=pictures,
+    )
+
+    def predict(label: str, place: int) -> tuple[StereoSample, NDArray[np.float32]]:
+        sample = dataset[place]
+        return sample, next(each for each in predictors if each.label == label).predict(sample)
+
+    return EvaluationReport(
+        title=printable(options.root.resolve().name or options.root),
+        evaluations=tuple(evaluations),
+        settings=settings,
+        pictures=pictures.finish(evaluations, predict),
+    )
+
+
+def _journal(
+    options: EvaluationOptions,
+    settings: Mapping[str, str],
+    predictors: Sequence[Predictor],
+    dataset: Sequence[StereoSample],
+) -> Journal | None:
+    """Return the journal with everything that measurements depend on; None without `--out`.
+
+    Raises:
+        ValueError: The folder has measurements of other settings.
+    """
+    from ea_psmnet.evaluation.predictors import sample_names
+    from ea_psmnet.evaluation.shares import Journal
+    from ea_psmnet.store import digest
+
+    if options.out is None or options.root is None:
+        return None
+    names = sample_names(dataset)
+    drawn = [name for name in ("sheets", "error_maps") if getattr(options, name)]
+    depends = {
+        "root": str(options.root.resolve()),
+        "pairs": f"{len(names)} {digest(' '.join(names))}",
+        "limit": str(options.limit),
+        "protocols": " ".join(options.protocols) or "all",
+        "pictures": " ".join(drawn) or "none",
+    }
+    identities = {f"method {each.label}": each.identity for each in predictors}
+    merged = {name: value for name, value in settings.items() if name != "protocol batch"}
+    return Journal(options.out / _UNFINISHED, merged | depends | identities)
+
+
+def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Predictor]:
+    from ea_psmnet.evaluation.predictors import baseline, saved_predictions
+    from ea_psmnet.inference.baselines import BlockMatcher
+    from ea_psmnet.inference.matcher import DEFAULT
+    from ea_psmnet.models.weights import find_weights
+
+    named = [options.matcher.checkpoint] if options.matcher.checkpoint else []
+    weights = [find_weights(path) for path in (*named, *options.checkpoints)]
+    if "network" in options.method or not (weights or options.method or options.predictions):
+        weights.append(find_weights(DEFAULT))
+    folders = [folder.resolve() for folder in options.predictions]
+    labels = _labels([*(path.with_suffix("") for path in weights), *folders])
+    search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
+    return [
+        *(
+            _network(replace(options.matcher, checkpoint=path), path, label)
+            for path, label in zip(weights, labels, strict=False)
+        ),
+        *(
+            baseline(BlockMatcher(name, search, fill=options.fill, pad=options.pad))
+            for name in dict.fromkeys(options.method)
+            if name != "network"
+        ),
+        *(
+            saved_predictions(folder, label, dataset)
+            for folder, label in zip(folders, labels[len(weights) :], strict=True)
+        ),
+    ]
+
+
+def _network(options: MatcherOptions, weights: Path, label: str) -> Predictor:
+    from ea_psmnet.evaluation.predictors import network
+    from ea_psmnet.files import content_hash
+
+    matcher = options.load()
+    identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
+    overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
+    return network(matcher, label, f"{identity}, {overridden}")
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Return the last parts of the paths, as many as it takes to tell the paths apart.
+
+    Raises:
+        ValueError: Two paths are the same.
+    """
+    from ea_psmnet.files import printable
+
+    for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        labels = [printable("/".join(path.parts[-count:])) for path in paths]
+        if len(set(labels)) == len(labels):
+            return labels
+    if paths:
+        raise ValueError(f"named twice: {', '.join(map(str, paths))}")
+    return []
+
+
+def _settings(options: EvaluationOptions) -> dict[str, str]:
+    import cv2
+    import numpy as np
+    import torch
+
+    from datasets.builder import detect_dataset
+
+    auto = options.data == "auto"
+    return {
+        "data": detect_dataset(options.root or "") if auto else options.data,
+        "split": options.split,
+        "render pass": options.render_pass,
+        "batch": str(options.batch),
+        "protocol batch": str(options.protocol_batch),
+        "device": options.matcher.device,
+        "precision": options.matcher.precision,
+        "torch": str(torch.__version__),
+        "OpenCV": str(cv2.__version__),
+        "NumPy": np.__version__,
+    }

@@ -1,0 +1,76 @@
+"""`submission`: an archive to upload to a benchmark's server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ea_psmnet.commands.options import MatcherOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["submission"]
+
+
+def submission(
+    benchmark: tyro.conf.Positional[Literal["kitti2012", "kitti2015", "middlebury", "eth3d"]],
+    *,
+    root: Path,
+    out: Path,
+    method: str = "EA-PSMNet",
+    resolution: Literal["F", "H", "Q"] | None = None,
+    partial: bool = False,
+    scale: float = 1,
+    memory: str | None = None,
+    options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
+) -> None:
+    """Predict the pairs of a public benchmark and write the archive that its server takes.
+
+    File names, formats and run times are as the server expects. The same command continues after an
+    interruption.
+
+    Args:
+        benchmark: The benchmark.
+        root: Folder with the benchmark's images, unpacked.
+        out: The archive to write, a .zip file.
+        method: Name of the method; Middlebury's file names contain it.
+        resolution: Middlebury's images: full, half or quarter size; default: the only one there.
+        partial: Write the archive even if pairs of the benchmark are missing.
+        scale: Factor on the size at which pairs are predicted; see `predict`.
+        memory: Memory limit of the program on the device, for example 8GiB; default: the free
+            memory.
+        options: Network that predicts, and its options.
+    """
+    from ea_psmnet.evaluation.submission import BENCHMARKS, find_pairs, write_submission
+    from ea_psmnet.files import content_hash
+    from ea_psmnet.inference.matcher import DEFAULT
+    from ea_psmnet.inference.pairs import predicted_at_scale
+    from ea_psmnet.models.weights import find_weights
+
+    if out.suffix != ".zip":
+        raise ValueError(f"{out}: an archive's name ends in .zip")
+    entries = find_pairs(benchmark, root, method=method, resolution=resolution)
+    whole = BENCHMARKS[benchmark].pairs
+    if len(entries) != whole and not partial:
+        raise ValueError(
+            f"{root}: {len(entries)} pairs of {benchmark}'s {whole}; --partial writes them alone"
+        )
+    matcher = options.load(memory)
+
+    def predict(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return predicted_at_scale(lambda *pair: matcher(*pair).disparity, (left, right), scale)
+
+    settings = {
+        "weights": content_hash(find_weights(options.checkpoint or DEFAULT)),
+        "max_disparity": matcher.max_disparity,
+        "precision": options.precision,
+        "peak_reach": matcher.model.config.peak_reach,
+        "attention": options.attention,
+        "scale": scale,
+    }
+    seconds = write_submission(out, benchmark, entries, predict, settings)
+    print(f"{out}: {len(entries)} pairs, {seconds:.2f} s each")

@@ -1,0 +1,1 @@
+"""Stereo pairs with ground truth: dataset readers, rendered scenes, augmentation, checks."""

@@ -1,0 +1,232 @@
+"""All datasets by name: a table of them, and the functions that build and detect them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+from datasets.crestereo import CreStereo, is_crestereo
+from datasets.falling_things import FallingThings, is_falling_things
+from datasets.folder import PairFolder, is_pair_folder
+from datasets.instereo2k import InStereo2k, is_instereo2k
+from datasets.kitti import (
+    Kitti2012,
+    Kitti2015,
+    VirtualKitti,
+    is_kitti2012,
+    is_kitti2015,
+    is_virtual_kitti,
+)
+from datasets.listing import PairList, is_pair_list
+from datasets.middlebury import (
+    Eth3d,
+    MiddEval3,
+    Middlebury2014,
+    Middlebury2021,
+    Resolution,
+    is_eth3d,
+    is_middeval3,
+    is_middlebury2014,
+    is_middlebury2021,
+)
+from datasets.names import RENDERINGS, RenderPass, Split
+from datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow, holds_images, is_sceneflow
+from datasets.sintel import Sintel, is_sintel
+from datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
+from ea_psmnet.sample import StereoSample
+from ea_psmnet.tables import check_choice
+
+__all__ = ["DATASETS", "Entry", "build_dataset", "dataset_entry", "detect_dataset"]
+
+_ABOVE, _BELOW = 3, 20
+"""Number of parent folders and of subfolders to search when a folder holds no dataset."""
+
+Options = dict[str, Any]
+"""Keyword arguments of a reader."""
+
+
+def _splits(root: Path) -> list[Options]:
+    return [{"split": split} for split in get_args(Split)]
+
+
+def _splits_and_passes(root: Path) -> list[Options]:
+    return [
+        {"split": split, "render_pass": render_pass}
+        for split, render_pass in product(get_args(Split), RENDERINGS)
+    ]
+
+
+def _resolutions(root: Path) -> list[Options]:
+    return [{"split": "train", "resolution": size} for size in get_args(Resolution)]
+
+
+def _sceneflow_variants(root: Path) -> list[Options]:
+    """Return variants whose images exist, or else the first, whose absence is then reported."""
+    variants = _splits_and_passes(root)
+    return [one for one in variants if holds_images(root, **one)] or variants[:1]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A dataset of the table, with everything that sets it apart from the others."""
+
+    reader: Callable[..., Sequence[StereoSample]]
+    """Builds the dataset from its folder and its own keyword arguments."""
+    recognises: Callable[[str | Path], bool]
+    """Returns whether a folder or file holds this dataset."""
+    any_name: bool = False
+    """Whether its folders may have any name. Such folders may lie beside unrelated data, so finding
+    them in a parent folder is not worth a hint."""
+    needs_root: bool = True
+    """Whether the dataset is read from a folder or file."""
+    signature: Callable[[], Callable[..., Any]] | None = None
+    """Imports the callable whose keyword-only arguments are the options; by default `reader`."""
+    variants: Callable[[Path], Iterable[Options]] = _splits
+    """Returns the options of each variant (split, render pass, resolution) for a check to look for
+    in a folder."""
+    all_variants: bool = False
+    """Whether each variant must be complete; otherwise one must be there."""
+    published_counts: Mapping[str, int] = field(default_factory=dict)
+    """Number of frames of a complete download in each part (`FrameDataset.parts`)."""
+
+    def options(self) -> set[str]:
+        """Return the names of the reader's keyword arguments."""
+        reader = self.reader if self.signature is None else self.signature()
+        parameters = inspect.signature(reader).parameters.values()
+        return {item.name for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _scene_class() -> Callable[..., Any]:
+    from datasets.synthetic import SyntheticScenes  # late: readers of files need no renderer
+
+    return SyntheticScenes
+
+
+def _synthetic(root: Path, **options: Any) -> Sequence[StereoSample]:
+    scenes = _scene_class()(**options)
+    scenes.prepare()  # before a loader forks its workers, so that they share the textures
+    return scenes
+
+
+DATASETS = {
+    "list": Entry(PairList, is_pair_list),
+    "sceneflow": Entry(
+        SceneFlow,
+        is_sceneflow,
+        variants=_sceneflow_variants,
+        all_variants=True,
+        published_counts=PUBLISHED_COUNTS,
+    ),
+    "kitti2012": Entry(Kitti2012, is_kitti2012),
+    "kitti2015": Entry(Kitti2015, is_kitti2015),
+    "middlebury2014": Entry(Middlebury2014, is_middlebury2014, any_name=True),
+    "middlebury2021": Entry(Middlebury2021, is_middlebury2021, any_name=True),
+    "middeval3": Entry(MiddEval3, is_middeval3, variants=_resolutions),
+    "eth3d": Entry(Eth3d, is_eth3d),
+    "sintel": Entry(Sintel, is_sintel, variants=_splits_and_passes),
+    "virtual-kitti": Entry(VirtualKitti, is_virtual_kitti),
+    "tartanair": Entry(TartanAir, is_tartanair, any_name=True),
+    "tartanair-v2": Entry(TartanAirV2, is_tartanair_v2, any_name=True),
+    "folder": Entry(PairFolder, is_pair_folder, any_name=True),
+    "instereo2k": Entry(InStereo2k, is_instereo2k),
+    "crestereo": Entry(CreStereo, is_crestereo),
+    "falling-things": Entry(FallingThings, is_falling_things),
+    "synthetic": Entry(_synthetic, lambda _: False, needs_root=False, signature=_scene_class),
+}
+"""Datasets by name, in the order in which messages list them."""
+
+
+def dataset_entry(name: str) -> Entry:
+    """Return the entry of a dataset.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    check_choice("dataset", name, DATASETS)
+    return DATASETS[name]
+
+
+def build_dataset(
+    name: str,
+    root: str | Path = "",
+    *,
+    split: Split = "train",
+    render_pass: RenderPass = "clean",
+    require_truth: bool = True,
+    **options: Any,
+) -> Sequence[StereoSample]:
+    """Build a dataset.
+
+    Args:
+        name: A key of `DATASETS`, or `auto` to detect the dataset from `root`.
+        root: The dataset's folder, or the file of `list`; unused by `synthetic`.
+        split: `train` or `test`; ignored by `folder` and `list`, which have no splits.
+        render_pass: `clean`, `final` or `both`, for `sceneflow` and `sintel`.
+        require_truth: Whether `folder` and `list` reject pairs without ground truth; all other
+            datasets always do.
+        **options: Further arguments of the dataset's reader, such as `resolution` of `MiddEval3`.
+
+    Returns:
+        Samples in a fixed order, each read or rendered on access.
+
+    Raises:
+        FileNotFoundError: `root` does not hold the data in the expected layout.
+        ValueError: the name is unknown, or the dataset does not take an argument.
+    """
+    if (name == "auto" or dataset_entry(name).needs_root) and not str(root):
+        raise ValueError(f"{name}: needs the folder of the data")
+    if name == "auto":
+        name = detect_dataset(root)
+    entry = dataset_entry(name)
+    accepted = entry.options()
+    if "render_pass" not in accepted and render_pass != "clean":
+        raise ValueError(f"render_pass={render_pass!r}: {name} has no render passes")
+    if unknown := options.keys() - accepted:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))}: no option of {name}, "
+            f"which takes {', '.join(sorted(accepted)) or 'none'}"
+        )
+    options |= {"split": split, "render_pass": render_pass, "require_truth": require_truth}
+    known = {key: value for key, value in options.items() if key in accepted}
+    return entry.reader(Path(root), **known)
+
+
+def detect_dataset(root: str | Path) -> str:
+    """Return the name of the dataset in `root`, a key of `DATASETS`.
+
+    Raises:
+        FileNotFoundError: `root` does not exist.
+        ValueError: the layout is unknown, or `root` holds several datasets.
+    """
+    if not Path(root).exists():
+        raise FileNotFoundError(f"{root}: no such folder")
+    names = _recognised(Path(root))
+    if len(names) > 1:
+        raise ValueError(
+            f"{root}: holds {' and '.join(names)}; choose one by its name (--data {names[0]})"
+        )
+    if names:
+        return names[0]
+    raise ValueError(
+        f"{root}: no known layout{_nearby(Path(root))}; expected one of {', '.join(DATASETS)} "
+        "(see datasets/ for their layouts); the simplest is a folder per pair "
+        "with left.png, right.png and disp.npy|.pfm|.png"
+    )
+
+
+def _recognised(root: Path) -> list[str]:
+    return [name for name, entry in DATASETS.items() if entry.recognises(root)]
+
+
+def _nearby(root: Path) -> str:
+    """Name a parent folder or subfolder that holds a dataset, as a hint for the user."""
+    inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in (*root.resolve().parents[:_ABOVE], *inside[:_BELOW]):
+        for name in _recognised(folder):
+            if folder in inside or not DATASETS[name].any_name:
+                return f", though {folder} holds {name}"
+    return ""

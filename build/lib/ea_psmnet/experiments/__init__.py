@@ -1,0 +1,1 @@
+"""Experiments: comparisons, ablations, what attention costs and where it looks."""

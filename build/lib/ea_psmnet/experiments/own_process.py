@@ -1,0 +1,50 @@
+"""Programs in fresh processes, which end with the process that started them.
+
+As a program it runs another: `python -m ea_psmnet.experiments.own_process PARENT PROGRAM ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ea_psmnet.machine import end_with_parent, ending_children
+
+__all__ = ["run_program"]
+
+
+def run_program(
+    program: str, arguments: Sequence[str] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a module or a script in a fresh process, which ends when this one does, however it does.
+
+    Args:
+        program: Name of a module, as for `python -m`, or path of a script, which ends in `.py`.
+        arguments: Arguments of its command line.
+        options: Keyword arguments of `subprocess.run`.
+
+    Raises:
+        subprocess.SubprocessError: See `subprocess.run`.
+    """
+    tied = [sys.executable, "-m", "ea_psmnet.experiments.own_process", str(os.getpid())]
+    with ending_children():
+        return subprocess.run([*tied, program, *arguments], text=True, check=False, **options)
+
+
+def _main(parent: str, program: str, *arguments: str) -> None:
+    end_with_parent(int(parent))
+    sys.argv = [program, *arguments]
+    if program.endswith(".py"):
+        sys.path.insert(0, str(Path(program).parent))
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

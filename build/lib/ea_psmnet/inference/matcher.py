@@ -1,0 +1,287 @@
+"""`StereoMatcher`: from two images of any size to disparity."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
+from ea_psmnet.inference.tiles import predict_in_tiles
+from ea_psmnet.machine import (
+    Precision,
+    available_memory,
+    choose_device,
+    has_fast_bfloat16,
+    held_memory,
+    plannable,
+)
+from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.deploy import arrange_for_inference
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
+from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model, read_card
+from ea_psmnet.tables import check_choice, parse_bytes
+
+__all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
+
+DEFAULT = "ea-light"
+"""Name of the bundled weights that are used by default."""
+
+
+@dataclass(frozen=True, eq=False)
+class StereoResult:
+    """Result of a matcher for a pair."""
+
+    disparity: NDArray[np.float32]
+    """(H, W) in pixels: the left pixel (x, y) matches the right pixel (x - disparity, y)."""
+
+
+class StereoMatcher:
+    """Predicts the disparity of rectified pairs of any size.
+
+    Args:
+        model: The network; it is not changed, a copy arranged for inference is used.
+        device: Device to compute on: auto, cpu, cuda or cuda:1.
+        precision: Precision of the convolutions; attention and soft-argmin sum in float32 anyway.
+        memory: Bytes that the process may hold on the device, as a number or as text (8GiB); None
+            for what is free now. Pairs that need more are predicted in tiles.
+
+    Raises:
+        NotFiniteError: The weights of the network have NaN or infinity.
+        ValueError: No such device or precision, or an invalid size of memory.
+        TypeError: An argument has the wrong type.
+
+    Example:
+        >>> matcher = StereoMatcher.load("ea-psmnet-small")
+        >>> matcher(left, right).disparity.shape == left.shape[:2]
+        True
+    """
+
+    def __init__(
+        self,
+        model: PSMNet,
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        memory: int | str | None = None,
+    ) -> None:
+        if not isinstance(model, PSMNet):
+            raise TypeError(f"a {type(model).__name__} is no PSMNet: StereoMatcher.load reads one")
+        check_choice("precision", precision, get_args(Precision))
+        held = _bytes(memory)
+        chosen = choose_device(device)
+        self.device = torch.device(chosen)
+        check_finite(model.state_dict(), "the network")
+        self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
+        dtype = torch.bfloat16 if self._bf16 else torch.float32
+        self.model = arrange_for_inference(model, dtype, self.device)
+        self.max_disparity = model.config.max_disparity
+        self._source: Path | str | None = None
+        self._room = (
+            plannable(available_memory(self.device))
+            if held is None
+            else held - held_memory(self.device)
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str | None = None,
+        *,
+        max_disparity: int | None = None,
+        align_corners: bool | None = None,
+        peak_reach: int | None = None,
+        attention: bool = True,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        memory: int | str | None = None,
+    ) -> StereoMatcher:
+        """Make a matcher from a checkpoint, or from bundled weights by name (default: `DEFAULT`).
+
+        Arguments override the checkpoint's own settings: see `load_model`.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint.
+            ValueError: The file is not a checkpoint of this network, or a setting is impossible.
+            TypeError: An argument has the wrong type.
+        """
+        for name, value in (("align_corners", align_corners), ("attention", attention)):
+            if not isinstance(value, bool | None):
+                raise TypeError(f"{name} is {value!r}: give True or False")
+        path = DEFAULT if path is None else path
+        model = load_model(
+            path,
+            max_disparity=max_disparity,
+            align_corners=align_corners,
+            peak_reach=peak_reach,
+            attention=attention,
+        )
+        matcher = cls(model, device=device, precision=precision, memory=memory)
+        matcher._source = path
+        return matcher
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Description of the weights, if a file beside them has one: see `read_card`."""
+        return {} if self._source is None else read_card(self._source)
+
+    def __call__(self, left: ImageLike, right: ImageLike) -> StereoResult:
+        """Predict the disparity of the left image.
+
+        If images are narrower than the range of disparities, their width is searched instead, with
+        a warning.
+
+        Args:
+            left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
+                or the path of a file.
+            right: The right image, rectified.
+
+        Raises:
+            ValueError: The images differ in size, are not pictures, or need more memory than there
+                is.
+            TypeError: An argument has the wrong type.
+            NotFiniteError: The network computes NaN or infinity.
+        """
+        return self.match([(left, right)])[0]
+
+    def match(self, pairs: Sequence[tuple[ImageLike, ImageLike]]) -> list[StereoResult]:
+        """Predict several pairs; pairs of one padded size form batches that fit into memory.
+
+        In float32 the results are those of single pairs but for rounding.
+
+        Args:
+            pairs: Left and right images, as for a single call; sizes may differ between pairs.
+
+        Returns:
+            One result for each pair, in their order.
+
+        Raises:
+            ValueError, TypeError: As for a single call.
+        """
+        given = dict(enumerate(map(as_pair, pairs)))
+        narrow = {place for place, (left, _) in given.items() if self._is_narrow(left.shape[1])}
+        results = {place: self.fitting(given[place][0].shape[1])(*given[place]) for place in narrow}
+        views = {place: pair for place, pair in given.items() if place not in narrow}
+        for places in self._batches(views):
+            found = self._predict([views[place] for place in places])
+            for place, disparity in zip(places, found, strict=True):
+                height, width = views[place][0].shape[:2]
+                # The padding is above and to the right.
+                results[place] = StereoResult(disparity[-height:, :width].copy())
+        return [results[place] for place in given]
+
+    def fitting(self, width: int) -> StereoMatcher:
+        """This matcher, or, with a warning, one that searches images narrower than its range."""
+        if not self._is_narrow(width):
+            return self
+        reach = _padded(0, width)[1]
+        warnings.warn(
+            f"the images are {width} px wide: disparities up to {reach} are searched, "
+            f"not up to {self.max_disparity}",
+            stacklevel=3,
+        )
+        other, model = copy.copy(self), copy.copy(self.model)  # of the same weights
+        model.config = replace(model.config, max_disparity=reach)
+        other.model, other.max_disparity = model, reach
+        return other
+
+    def _is_narrow(self, width: int) -> bool:
+        return _padded(0, width)[1] < self.max_disparity
+
+    def plan(self, height: int, width: int) -> MemoryPlan:
+        """How pairs of a size are predicted, and the memory that this takes.
+
+        Raises:
+            ValueError: It takes more memory than there is.
+        """
+        return plan_memory(*self._request(height, width))
+
+    def _request(self, height: int, width: int) -> tuple[PSMNetConfig, tuple[int, int], int, int]:
+        """Arguments of `plan_memory`."""
+        itemsize = 2 if self._bf16 else 4
+        return self.model.config, _padded(height, width), itemsize, self._room
+
+    def _batches(self, pairs: Mapping[int, Pair]) -> Iterator[list[int]]:
+        """Yield the indices of pairs that are predicted together."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, (left, _) in pairs.items():
+            groups.setdefault(_padded(*left.shape[:2]), []).append(place)
+        for size, places in groups.items():
+            most = pairs_at_once(*self._request(*size))
+            for start in range(0, len(places), most):
+                yield places[start : start + most]
+
+    def _predict(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        """Disparities (B, H', W') of pairs of one padded size, including the padding."""
+        left, right = (torch.cat([self._to_input(pair[side]) for pair in pairs]) for side in (0, 1))
+        plan = self.plan(*left.shape[-2:])
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, self._bf16),
+            contextlib.nullcontext() if self._bf16 else _full_float32(),
+        ):
+            if plan.is_whole:
+                disparity = self.model(left, right).disparity
+            else:
+                disparity = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
+        found = np.asarray(disparity.float().cpu().numpy())
+        if not np.isfinite(found).all():
+            raise NotFiniteError(
+                "the network computes NaN or infinity: its weights are damaged, or so large that "
+                "they overflow"
+            )
+        return found
+
+    def _to_input(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 to (1, 3, H', W') from 0 to 1, padded at the top and right."""
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        tensor = tensor.permute(2, 0, 1).unsqueeze(0).float() / 255
+        top, right = (-side % SIZE_MULTIPLE for side in image.shape[:2])
+        # PSMNet's features were trained with zeros after normalisation as padding.
+        border = self.model.features.border
+        return F.pad(tensor - self.model.mean, (0, right, top, 0), mode=border) + self.model.mean
+
+
+def _bytes(memory: int | str | None) -> int | None:
+    """Convert a number or text to bytes.
+
+    Raises:
+        ValueError: The size is not positive, or the text is not a size.
+        TypeError: It is neither a number nor text.
+    """
+    count = parse_bytes(memory) if isinstance(memory, str) else memory
+    if count is None:
+        return None
+    if not isinstance(count, Integral) or isinstance(count, bool):
+        raise TypeError(f"memory is a {type(memory).__name__}: give bytes, or text as 8GiB")
+    if count <= 0:
+        raise ValueError(f"memory is {memory}: give bytes, or text as 8GiB")
+    return int(count)
+
+
+def _padded(height: int, width: int) -> tuple[int, int]:
+    """Height and width of images after padding."""
+    return height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
+
+
+def _full_float32() -> contextlib.AbstractContextManager[None]:
+    """Context that keeps all bits of float32: on GPUs cuDNN rounds it to TF32 by default."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )

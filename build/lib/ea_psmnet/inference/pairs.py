@@ -1,0 +1,117 @@
+"""Pairs of images from files, arrays or Pillow, checked and converted to 8-bit RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ea_psmnet.images import eight_bits, read_image
+
+__all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
+
+ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
+"""A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
+(H, W) in grey; a Pillow image; or the path of a file."""
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Left and right image, each (H, W, 3) RGB."""
+
+_KINDS = "an array (H, W, 3) of uint8, a Pillow image or a path"
+_LARGEST_SCALE = 8
+
+
+def as_pair(pair: Any) -> Pair:
+    """Convert left and right image to (H, W, 3) uint8 RGB.
+
+    Args:
+        pair: Two `ImageLike`.
+
+    Raises:
+        TypeError: There are not two images, or one has the wrong type.
+        ValueError: An image is empty or has an invalid shape or type, or the sizes differ.
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        views = dict(zip(("left", "right"), pair, strict=True))
+    except (TypeError, ValueError):
+        message = f"a pair is a tuple of left and right image; this is {_described(pair)}"
+        raise TypeError(message) from None
+    left, right = (_as_rgb(label, image) for label, image in views.items())
+    if left.shape != right.shape:
+        raise ValueError(
+            f"the images differ in size: left {left.shape[1]} x {left.shape[0]}, "
+            f"right {right.shape[1]} x {right.shape[0]}: a rectified pair has one size"
+        )
+    return left, right
+
+
+def predicted_at_scale(
+    predict: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]],
+    pair: Pair,
+    scale: float,
+) -> NDArray[np.float32]:
+    """Predict the disparity of a pair at another size, and resample it to the pair's own size.
+
+    Args:
+        predict: Function from two images to disparity (H', W') in their pixels.
+        pair: The images.
+        scale: Factor of width and height; below 1 larger disparities are found, in less detail.
+
+    Returns:
+        (H, W) in pixels of the pair.
+
+    Raises:
+        ValueError: The scale is not above 0, or too large, or `predict` refuses the images.
+    """
+    if not 0 < scale <= _LARGEST_SCALE:
+        raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
+    height, width = pair[0].shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if size == (width, height):
+        return predict(*pair)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    left, right = (
+        np.asarray(cv2.resize(view, size, interpolation=method), np.uint8) for view in pair
+    )
+    found = cv2.resize(predict(left, right), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(found, np.float32) * np.float32(width / size[0])
+
+
+def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:
+    if isinstance(image, str | PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        image = _pixels(image)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"the {label} image is {_described(image)}: expected {_KINDS}")
+    grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
+    if not grey and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+        raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
+    if image.size == 0:
+        raise ValueError(f"the {label} image is empty: {_described(image)}")
+    if image.dtype == np.uint16:
+        image = eight_bits(image, f"the {label} image")
+    elif image.dtype != np.uint8:
+        raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
+    colours = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if grey else image[..., :3]
+    return np.require(colours, np.uint8, ("C", "W"))  # as torch needs it; copied if necessary
+
+
+def _pixels(image: Image.Image) -> NDArray[Any]:
+    """Pixels of an image, rotated as its EXIF states, without a palette; 16 bits are kept."""
+    upright = ImageOps.exif_transpose(image)
+    deep = upright.mode.startswith(("I", "F"))
+    return np.asarray(upright if deep else upright.convert("RGB"))
+
+
+def _described(thing: Any) -> str:
+    if isinstance(thing, np.ndarray):
+        return f"an array {thing.shape} of {thing.dtype}"
+    return "None" if thing is None else f"of type {type(thing).__name__}"

@@ -1,0 +1,385 @@
+"""The network arranged for inference: the same function with its layers folded and replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Self, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ea_psmnet.attention import VolumeAttention
+from ea_psmnet.models.aggregation import Classifier, Residual
+from ea_psmnet.models.features import FeatureNetwork, ResidualBlock
+from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
+from ea_psmnet.models.psmnet import Features, PSMNet
+from ea_psmnet.models.volume import ConcatVolume
+from ea_psmnet.ops.convolutions import (
+    Convolve,
+    convolve_in_place,
+    residual_in_place,
+    score_in_slabs,
+)
+from ea_psmnet.ops.cost_volume import PairVolume, VolumeKernels, convolve_factored, volume_kernels
+from ea_psmnet.ops.native.narrow_conv3d import is_narrow, narrow_conv3d
+from ea_psmnet.ops.native.winograd import (
+    compiled_conv2d,
+    compiled_conv3d,
+    compiled_kernels,
+    is_compiled_for,
+)
+from ea_psmnet.ops.precision import round_kernel
+
+__all__ = ["arrange_for_inference"]
+
+
+def arrange_for_inference(
+    model: PSMNet, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> PSMNet:
+    """Copy a network for evaluation only, with parameters that no longer fit checkpoints.
+
+    Batch normalisation is folded into the convolutions before it, the first 3D convolution of a
+    concatenation volume becomes its 2D factors, and weights are channels-last. On CPUs convolutions
+    are compiled Winograd convolutions where there is a C compiler. In half precision the finest
+    volumes are processed a slab of disparities at a time, which takes less memory (in float32 it
+    would take a sixth more time; docs/speed-notes.md).
+
+    Args:
+        model: Any network; it is not changed.
+        dtype: Type of the convolutions. Attention modules, which run under the caller's autocast,
+            keep their type, and so do features where that costs little: all of PSMNet's with
+            compiled convolutions, otherwise those at half resolution.
+        device: The only device that the copy will run on; None for the network's.
+    """
+    arranged = copy.deepcopy(model).to(device or model.mean.device).eval().requires_grad_(False)
+    for pair in _convolutions_and_norms(arranged):
+        _fold(pair)
+        if isinstance(pair[0], VolumeConv3d) and isinstance(arranged.volume, ConcatVolume):
+            pair[0] = FactoredConv(pair[0])
+    if _is_on_cpu(arranged):
+        if dtype in (torch.float32, torch.bfloat16):
+            _compile(arranged, narrow=dtype == torch.bfloat16)
+        _fuse(arranged)
+    _narrow(arranged, dtype)
+    to_channels_last(arranged)
+    if _is_on_cpu(arranged) and dtype.itemsize < 4:
+        _take_slabs(arranged)
+    return arranged
+
+
+def _is_on_cpu(model: PSMNet) -> bool:
+    return model.mean.device.type == "cpu"
+
+
+def _outside_attention(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and its descendants, without attention modules."""
+    if not isinstance(module, VolumeAttention):
+        yield module
+        for child in module.children():
+            yield from _outside_attention(child)
+
+
+def _convolutions_and_norms(model: nn.Module) -> list[nn.Sequential]:
+    """All pairs of a convolution and its normalisation that `models.layers` makes."""
+    sequences = (m for m in _outside_attention(model) if isinstance(m, nn.Sequential))
+    return [m for m in sequences if len(m) == 2 and isinstance(m[1], _BatchNorm)]
+
+
+def _fold(pair: nn.Sequential) -> None:
+    """Fold a normalisation into the convolution before it."""
+    conv, norm = cast(nn.Conv3d, pair[0]), cast(_BatchNorm, pair[1])
+    transposed = isinstance(conv, nn.ConvTranspose3d)
+    folded = fuse_conv_bn_eval(conv, norm, transpose=transposed).requires_grad_(False)
+    if isinstance(folded, nn.Conv3d) and not isinstance(folded, VolumeConv3d):
+        folded = DirectConv3d.like(folded)
+    pair[0] = folded
+    pair[1] = nn.Identity()
+
+
+def _compile(model: PSMNet, *, narrow: bool) -> None:
+    """Replace convolutions by compiled ones where their numbers of channels allow.
+
+    Args:
+        model: The network.
+        narrow: Multiply in bfloat16, except in the layers whose rounding errors would reach the
+            disparity (docs/speed-notes.md).
+    """
+    features, aggregation = model.features, model.aggregation
+    first = _modules(features.stem, features.stages[0], aggregation.stem, aggregation.residuals)
+    for module in set(_outside_attention(model)):
+        for name, conv in module.named_children():
+            if _is_three_wide(conv) and is_compiled_for(conv.in_channels, conv.out_channels):
+                half = narrow and module not in first
+                compiled = (
+                    CompiledConv3d(conv, narrow=half)
+                    if isinstance(conv, DirectConv3d)
+                    else CompiledConv2d(conv, narrow=half)
+                )
+                setattr(module, name, compiled)
+
+
+def _modules(*parts: nn.Module) -> set[nn.Module]:
+    return {module for part in parts for module in part.modules()}
+
+
+def _is_three_wide(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
+    """Whether a convolution has three taps a side, stride 1 and a bias."""
+    if type(conv) not in (nn.Conv2d, DirectConv3d):
+        return False
+    conv = cast(nn.Conv2d | DirectConv3d, conv)
+    return (set(conv.kernel_size), set(conv.stride)) == ({3}, {1}) and conv.bias is not None
+
+
+def _fuse(model: PSMNet) -> None:
+    """Let compiled convolutions compute the activation, or the sum, that follows them."""
+    for module in set(model.modules()):
+        if isinstance(module, nn.Sequential):
+            for index in range(len(module) - 1):
+                conv = _first(module[index])
+                if isinstance(conv, _Compiled) and isinstance(module[index + 1], nn.ReLU):
+                    conv.positive, module[index + 1] = True, nn.Identity()
+        for name, block in module.named_children():
+            if isinstance(block, ResidualBlock) and isinstance(_first(block.conv2), CompiledConv2d):
+                setattr(module, name, AddingBlock.like(block))
+
+
+def _first(pair: nn.Module) -> nn.Module:
+    """The convolution of a pair whose normalisation has been folded."""
+    return pair[0] if isinstance(pair, nn.Sequential) and len(pair) == 2 else pair
+
+
+def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
+    """Round convolutions to a type, except for the first few, which halves the rounding error.
+
+    With compiled convolutions all of PSMNet's features stay in float32, which takes little time.
+    """
+    features = model.features
+    compiled = any(isinstance(module, CompiledConv2d) for module in features.modules())
+    whole = compiled and isinstance(features, FeatureNetwork)
+    kept = _modules(features) if whole else _modules(features.stem, features.stages[0])
+    for module in set(_outside_attention(model)) - kept:
+        for parameter in module.parameters(recurse=False):
+            data = parameter.data
+            parameter.data = round_kernel(data, dtype) if data.dim() > 2 else data.to(dtype)
+        if isinstance(module, _Compiled):
+            module.dtype = dtype
+    _leave_autocast(features, dtype, whole=whole)
+
+
+def _leave_autocast(features: Features, dtype: torch.dtype, *, whole: bool) -> None:
+    """Run all layers of the features, or the first few, in float32; cast their output."""
+    features.stem = FullPrecision(*features.stem)
+    if not (whole and isinstance(features, FeatureNetwork)):
+        features.stages[0] = FullPrecision(*cast(nn.Sequential, features.stages[0]), Cast(dtype))
+        return
+    for parts in (features.stages, features.pyramid):
+        for index, part in enumerate(parts):
+            parts[index] = FullPrecision(*cast(nn.Sequential, part))
+    features.fuse = FullPrecision(*features.fuse, Cast(dtype))
+
+
+def _take_slabs(model: PSMNet) -> None:
+    """Process the finest volumes a slab of disparities at a time."""
+    aggregation = model.aggregation
+    kinds = DirectConv3d | CompiledConv3d
+    if isinstance(aggregation.stem.get_submodule("2.0"), kinds):
+        aggregation.stem[2] = SlabConv.like(aggregation.stem[2])
+    for kind, parts in (
+        (SlabResidual, aggregation.residuals),
+        (SlabClassifier, aggregation.classifiers),
+    ):
+        for index, part in enumerate(parts):
+            if isinstance(part.get_submodule("0.0"), kinds):
+                parts[index] = kind.like(part)
+
+
+# Layers -------------------------------------------------------------------------------------------
+
+
+class FullPrecision(nn.Sequential):
+    """Layers that run with autocast off; on the CPU one image at a time, to save memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the output of the last layer."""
+        images = x.split(1) if x.device.type == "cpu" else (x,)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([nn.Sequential.forward(self, image) for image in images])
+
+
+class Cast(nn.Module):
+    """Conversion to another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convert a tensor of any shape."""
+        return x.to(self.dtype)
+
+
+class _Replacing(nn.Module):
+    """A module that replaces another one and shares its parameters."""
+
+    @classmethod
+    def like(cls, module: nn.Module) -> Self:
+        """A replacement that shares the settings, parameters and children of a module."""
+        made = cls.__new__(cls)
+        made.__dict__.update(module.__dict__)
+        return made
+
+
+class DirectConv3d(_Replacing, nn.Conv3d):
+    """A convolution that always runs in oneDNN on the CPU.
+
+    For single small float32 volumes torch chooses its own convolution, which is several times
+    slower.
+    """
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, outputs, ...)."""
+        return self._convolve(volume, cast(tuple[int, ...], self.padding))
+
+    def between(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D + 2, H, W) to (B, outputs, D, H, W), padded in rows and columns only."""
+        return self._convolve(volume, (0, 1, 1))
+
+    def _convolve(self, volume: Tensor, padding: tuple[int, ...]) -> Tensor:
+        taps, steps = set(self.kernel_size), set(self.stride)
+        if (taps, steps) == ({3}, {1}) and is_narrow(volume, self.weight):
+            return narrow_conv3d(volume, self.weight, self.bias, padded=padding[0] == 1)
+        kernel, rest = (self.weight, self.bias), (self.dilation, self.groups)
+        if not (volume.device.type == "cpu" and volume.dtype == torch.float32 and _has_onednn()):
+            return F.conv3d(volume, *kernel, self.stride, padding, *rest)
+        return torch.ops.aten.mkldnn_convolution(volume, *kernel, padding, self.stride, *rest)
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
+class _Compiled(nn.Module):
+    """A convolution by compiled code on the CPU; see `compiled_kernels` for `narrow`."""
+
+    kernels: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d, *, narrow: bool) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.dtype = torch.float32
+        self.positive = False
+        kernels = compiled_kernels(conv.weight, narrow=narrow)
+        self.register_buffer("kernels", kernels, persistent=False)
+        self.register_buffer("bias", conv.bias.detach().float(), persistent=False)
+
+
+class CompiledConv3d(_Compiled):
+    """A 3x3x3 convolution of stride 1, by compiled code."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
+        return self._convolve(volume, padded=True)
+
+    def between(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D + 2, H, W) to (B, outputs, D, H, W), padded in rows and columns only."""
+        return self._convolve(volume, padded=False)
+
+    def _convolve(self, volume: Tensor, *, padded: bool) -> Tensor:
+        given = volume.to(self.dtype)
+        return compiled_conv3d(
+            given, self.kernels, self.bias, padded=padded, positive=self.positive
+        )
+
+
+class CompiledConv2d(_Compiled):
+    """A 3x3 convolution of stride 1, by compiled code."""
+
+    def __init__(self, conv: nn.Conv2d, *, narrow: bool) -> None:
+        super().__init__(conv, narrow=narrow)
+        self.dilation = conv.dilation[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        return self._convolve(images, None)
+
+    def add_to(self, total: Tensor, images: Tensor) -> Tensor:
+        """Add the convolution of (B, inputs, H, W) to a total (B, outputs, H, W) in place."""
+        return self._convolve(images, total)
+
+    def _convolve(self, images: Tensor, total: Tensor | None) -> Tensor:
+        return compiled_conv2d(
+            images.to(self.dtype),
+            self.kernels,
+            self.bias,
+            dilation=self.dilation,
+            positive=self.positive,
+            total=total,
+        )
+
+
+class AddingBlock(_Replacing, ResidualBlock):
+    """A block whose second convolution adds to the output of the shortcut in place.
+
+    Without a shortcut convolution this overwrites the input. Features that are used again only
+    enter blocks with one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W), which may be overwritten, to (B, outputs, H / stride, W / stride)."""
+        second = cast(CompiledConv2d, self.conv2[0])
+        hidden = self.conv1(x)
+        return second.add_to(self.shortcut(x), hidden)
+
+
+class FactoredConv(nn.Module):
+    """A `VolumeConv3d` of a concatenation volume, by 2D kernels that are computed once."""
+
+    def __init__(self, conv: VolumeConv3d) -> None:
+        super().__init__()
+        kernels = volume_kernels(conv.weight)
+        self.left, self.right = (nn.Parameter(k, requires_grad=False) for k in kernels)
+        self.bias = conv.bias
+
+    def forward(self, volume: tuple[PairVolume]) -> Tensor:
+        """See `volume_conv`."""
+        return convolve_factored(volume[0], VolumeKernels(self.left, self.right), self.bias)
+
+
+class SlabConv(_Replacing, nn.Sequential):
+    """A convolution that overwrites its input, a slab of disparities at a time."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w) to the same."""
+        return convolve_in_place(volume, _convolution(self, "0").between)
+
+
+class SlabResidual(_Replacing, Residual):
+    """A residual block that adds to its input in place, a slab of disparities at a time."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w) to the same, in place."""
+        second = _convolution(self, "2.0")
+        return residual_in_place(volume, _activated(self), second.between)
+
+
+class SlabClassifier(_Replacing, Classifier):
+    """A classifier that works on a slab of disparities at a time."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, K, h, w) to (B, 1, K, h, w)."""
+        return score_in_slabs(volume, _activated(self), cast(Tensor, self[2].weight))
+
+
+def _activated(module: nn.Sequential) -> Convolve:
+    """The first convolution of a module, followed by its activation."""
+    first, activation = _convolution(module, "0.0"), module[1]
+    return lambda volume: activation(first.between(volume))
+
+
+def _convolution(module: nn.Module, name: str) -> DirectConv3d | CompiledConv3d:
+    return cast(DirectConv3d | CompiledConv3d, module.get_submodule(name))

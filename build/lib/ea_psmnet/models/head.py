@@ -1,0 +1,171 @@
+"""Disparity heads: from scores of disparity levels to the disparity of every image pixel.
+
+Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ea_psmnet.models.config import SCALE, PSMNetConfig
+from ea_psmnet.models.features import Guides
+from ea_psmnet.models.layers import conv2d_bn
+from ea_psmnet.ops.choices import build_choice
+from ea_psmnet.ops.precision import widen
+from ea_psmnet.ops.regression import (
+    convex_upsampling,
+    near_peak,
+    soft_argmin,
+    soft_argmin_reference,
+)
+
+__all__ = ["HEADS", "DisparityHead", "build_head"]
+
+_SLAB_BYTES = 2**28
+
+
+class DisparityHead(nn.Module):
+    """Scores to disparity.
+
+    Args:
+        config: Configuration of the network.
+        guides: Channels of the image's guide maps by their scale.
+    """
+
+    plain: bool = False
+    """Whether to compute as the published code does, which takes more time and memory."""
+    guided: bool = False
+    """Whether `forward` needs guide maps."""
+    first: float
+    """Disparity of level 0, in pixels; each further level is `SCALE` pixels more."""
+
+    def __init__(self, config: PSMNetConfig, guides: Mapping[int, int]) -> None:
+        super().__init__()
+        self.align_corners = config.align_corners
+        self.peak_reach = config.peak_reach
+
+    def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
+        """Scores (B, K, h, w), higher is likelier, to disparities (B, H, W) in pixels.
+
+        Args:
+            scores: Scores of each classifier.
+            guides: Guide maps of the left image.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
+        """Bytes of living tensors in `forward` for one score in evaluation, at most.
+
+        Args:
+            config: Configuration of the network.
+            pixels: H * W.
+            cells: K * h * w.
+        """
+        raise NotImplementedError
+
+    @property
+    def reach(self) -> int:
+        """Levels that count on either side of the likeliest; 0 for all, as in training."""
+        return 0 if self.training else self.peak_reach
+
+
+class TrilinearHead(DisparityHead):
+    """Trilinear upsampling to image resolution, softmax, expectation (PSMNet, section 3.5)."""
+
+    first = (SCALE - 1) / 2
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
+        """See `DisparityHead.working_bytes`: scores, and scores as tall as the image."""
+        return 28.0 * cells + 3 * _SLAB_BYTES * config.align_corners
+
+    def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
+        """See `DisparityHead.forward`."""
+        return [self._regress(score) for score in scores]
+
+    def _regress(self, score: Tensor) -> Tensor:
+        levels, height, width = (SCALE * side for side in score.shape[1:])
+        align, reach = self.align_corners, self.reach
+        if self.plain or torch.is_grad_enabled() or not align:
+            regress = soft_argmin_reference if self.plain else soft_argmin
+            return regress(score, (levels, height, width), align_corners=align, reach=reach)
+        # Aligned corners need the whole (B, D, H, W): upsample rows first, then work in slabs.
+        tall = F.interpolate(
+            score, (height, score.shape[-1]), mode="bilinear", align_corners=True
+        )  # (B, K, H, w)
+        rows = max(1, _SLAB_BYTES // (4 * len(score) * levels * width))
+        slabs = [
+            soft_argmin_reference(
+                part, (levels, part.shape[-2], width), align_corners=True, reach=reach
+            )
+            for part in tall.split(rows, dim=-2)
+        ]
+        return torch.cat(slabs, dim=1)
+
+
+class LearnedHead(DisparityHead):
+    """Expectation at the volume's resolution, then convex upsampling by the image's features.
+
+    Every pixel is a convex combination of the nine cells around it (Teed and Deng, "RAFT", ECCV
+    2020, section 3.3), so that edges follow the image. With `top_k`, the expectation is taken over
+    the likeliest levels only (Bangunharcana et al., "CoEx", IROS 2021, section III-D).
+
+    Args:
+        config: Configuration of the network.
+        guides: Channels of the image's guide maps by their scale.
+        top_k: Number of levels; 0 for all.
+    """
+
+    guided = True
+    first = 0.0
+
+    @staticmethod
+    def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
+        """See `DisparityHead.working_bytes`: upsampling weights, and scores."""
+        return 101 * pixels + 12 * cells
+
+    def __init__(self, config: PSMNetConfig, guides: Mapping[int, int], *, top_k: int = 0) -> None:
+        super().__init__(config, guides)
+        if top_k not in range(config.levels + 1):
+            raise ValueError(f"top_k must be 0 to {config.levels} levels, not {top_k!r}")
+        self.top_k = top_k
+        self.weights = nn.Sequential(
+            *(conv2d_bn(SCALE * guides[2] + guides[SCALE], 64), nn.ReLU(inplace=True)),
+            nn.Conv2d(64, 9 * SCALE**2, 1),
+        )
+
+    def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
+        """See `DisparityHead.forward`."""
+        fine = F.pixel_unshuffle(guides[2], SCALE // 2)
+        weights = self.weights(torch.cat([fine, guides[SCALE]], dim=1))  # (B, 9 * 16, h, w)
+        return [convex_upsampling(self._expect(widen(s)), weights, SCALE) for s in scores]
+
+    def _expect(self, score: Tensor) -> Tensor:
+        """(B, K, h, w) to the disparity of the cells (B, h, w), in pixels."""
+        if self.reach:
+            score = near_peak(score, self.reach)
+        if self.top_k:
+            score, levels = score.topk(self.top_k, dim=1)
+            return SCALE * (score.softmax(dim=1) * levels).sum(dim=1) + self.first
+        levels = torch.arange(score.shape[1], dtype=score.dtype, device=score.device)
+        return SCALE * torch.einsum("bkhw,k->bhw", score.softmax(dim=1), levels) + self.first
+
+
+HEADS: dict[str, type[DisparityHead]] = {
+    "trilinear": TrilinearHead,
+    "learned": LearnedHead,
+}
+
+
+def build_head(config: PSMNetConfig, guides: Mapping[int, int]) -> DisparityHead:
+    """Build the disparity head that a configuration names; arguments as in `DisparityHead`.
+
+    Raises:
+        ValueError: Unknown name or option; the message lists the choices.
+    """
+    return build_choice("head", HEADS, config.head, config.head_options, config, guides)

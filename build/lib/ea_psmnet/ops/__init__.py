@@ -1,0 +1,1 @@
+"""Parameter-free tensor functions; a fast `f` stands beside its plain `f_reference`."""

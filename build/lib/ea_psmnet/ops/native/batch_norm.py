@@ -1,0 +1,168 @@
+"""Batch normalisation in training with bfloat16 activations, on the CPU.
+
+torch's own takes several times as long if channels are few and adjacent, as in a cost volume.
+
+Shapes: B batch, C channels, ... the sides of an image or a volume.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ea_psmnet.ops.native import load_library
+
+__all__ = ["batch_norm", "batch_norm_reference"]
+
+_FUNCTIONS = ("batch_norm_forward", "batch_norm_backward")
+_INTERFACE = 1
+_LEAST_LANES, _MOST_LANES, _VECTOR = 32, 2048, 16
+
+
+def batch_norm_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` in training mode.
+
+    Args:
+        x: (B, C, ...).
+        weight: (C,) gain.
+        bias: (C,).
+        running_mean: (C,), updated in place, or None.
+        running_var: (C,), updated in place, or None.
+        momentum: Share of the batch's statistics in the updated ones.
+        eps: Added to the variance.
+    """
+    return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """`batch_norm_reference`, in C for bfloat16 activations that are channels-last on a CPU.
+
+    Compiled code needs parameters and statistics in float32, and sums in float32.
+    """
+    kept = [t for t in (weight, bias, running_mean, running_var) if t is not None]
+    fits = _rows(x) is not None and all(t.dtype == torch.float32 for t in kept)
+    if not fits or _library() is None:
+        return batch_norm_reference(x, weight, bias, running_mean, running_var, momentum, eps)
+    return _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)
+
+
+def _rows(x: Tensor) -> Tensor | None:
+    """(B, C, ...) as rows of pixels that fill vectors, (R, lanes); None without compiled code."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.bfloat16:
+        return None
+    moved = x.detach().movedim(1, -1)
+    channels = x.shape[1]
+    if not moved.is_contiguous() or not x.numel():
+        return None
+    fitting = (n * channels for n in range(1, _VECTOR + 1) if n * channels % _VECTOR == 0)
+    lanes = next((n for n in fitting if n >= _LEAST_LANES), channels * _VECTOR)
+    if lanes > _MOST_LANES or x.numel() % lanes:
+        return None
+    return moved.reshape(-1, lanes)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Keeps its input, and the mean and the inverse deviation of every channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        made, (mean, scale) = torch.empty_like(x), torch.empty(2, x.shape[1])
+        _run(
+            "forward",
+            x,
+            {
+                "output": made,
+                "weight": weight,
+                "bias": bias,
+                "mean": mean,
+                "scale": scale,
+                "running_mean": running_mean,
+                "running_var": running_var,
+            },
+            momentum=momentum,
+            eps=eps,
+        )
+        ctx.save_for_backward(x, weight, mean, scale)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        made = torch.empty_like(x)
+        of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
+        _run(
+            "backward",
+            x,
+            {
+                "gradient": grads[0].to(x.dtype).contiguous(memory_format=layout),
+                "output": made,
+                "weight": weight,
+                "mean": mean,
+                "scale": scale,
+                "weight_gradient": of_weight,
+                "bias_gradient": of_bias,
+            },
+        )
+        return made, of_weight, of_bias, None, None, None, None
+
+
+class _Norm(ctypes.Structure):
+    """`Norm` of batch_norm.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("input", "gradient", "output", "weight", "bias")),
+        *((name, ctypes.c_void_p) for name in ("mean", "scale", "running_mean", "running_var")),
+        *((name, ctypes.c_void_p) for name in ("weight_gradient", "bias_gradient")),
+        *((name, ctypes.c_int64) for name in ("rows", "lanes", "channels", "threads")),
+        *((name, ctypes.c_double) for name in ("momentum", "eps")),
+    )
+
+
+def _run(name: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: float) -> None:
+    library, rows = _library(), _rows(x)
+    assert library is not None
+    assert rows is not None
+    pointers = {field: t.data_ptr() for field, t in tensors.items() if t is not None}
+    job = _Norm(input=rows.data_ptr(), **pointers, **numbers)
+    job.rows, job.lanes = rows.shape
+    job.channels, job.threads = x.shape[1], torch.get_num_threads()
+    if not getattr(library, f"batch_norm_{name}")(ctypes.byref(job)):
+        raise MemoryError("batch normalisation: no memory for its sums")
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    source = Path(__file__).with_name("batch_norm.c")
+    return load_library(source, _FUNCTIONS, _INTERFACE, _Norm)

@@ -1,0 +1,87 @@
+"""The sums of `soft_argmin` by `soft_argmin.c` on CPUs: all that follows its upsampling of rows.
+
+They make the whole disparity head about five times as fast (docs/speed-notes.md).
+
+Shapes: B batch, K levels, H rows, w columns of the scores, W = 4w.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ea_psmnet.ops.native import load_library
+
+__all__ = ["compiled_expectation", "compiled_expectation_backward", "is_compiled_for"]
+
+_FUNCTIONS = ("soft_argmin_forward", "soft_argmin_backward")
+
+_INTERFACE = 1
+"""Version of `_Head`: change it together with it, here and in soft_argmin.c."""
+
+
+class _Head(ctypes.Structure):
+    """`Head` of soft_argmin.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("eighths", "disparity", "total")),
+        *((name, ctypes.c_void_p) for name in ("gradient", "result")),
+        *((name, ctypes.c_int64) for name in ("images", "levels", "height", "width", "threads")),
+        ("lowest", ctypes.c_float),
+    )
+
+
+def is_compiled_for(scores: Tensor) -> bool:
+    """Whether there is compiled code for these scores on this machine; it cannot be traced."""
+    if torch.compiler.is_compiling():
+        return False
+    return scores.device.type == "cpu" and scores.dtype == torch.float32 and _library() is not None
+
+
+def compiled_expectation(eighths: Tensor, lowest: float) -> tuple[Tensor, Tensor]:
+    """Disparity and normaliser.
+
+    Args:
+        eighths: (B, K, H, w), an eighth of the scores, float32; K at least 2.
+        lowest: Lower bound of the difference to a pixel's highest eighth, to which others are
+            clamped.
+
+    Returns:
+        Two of (B, H, W).
+    """
+    batch, _, height, width = eighths.shape
+    disparity, total = eighths.new_empty(2, batch, height, 4 * width)
+    _run("soft_argmin_forward", eighths, disparity, total, lowest)
+    return disparity, total
+
+
+def compiled_expectation_backward(
+    eighths: Tensor, gradient: Tensor, disparity: Tensor, total: Tensor, lowest: float
+) -> Tensor:
+    """Gradient of the scores (B, K, H, w) for one of the disparity (B, H, W).
+
+    The other arguments are the arguments and results of `compiled_expectation`.
+    """
+    gradient, result = gradient.contiguous(), eighths.new_zeros(eighths.shape)
+    pointers = {"gradient": gradient.data_ptr(), "result": result.data_ptr()}
+    _run("soft_argmin_backward", eighths, disparity, total, lowest, **pointers)
+    return result
+
+
+def _run(
+    name: str, eighths: Tensor, disparity: Tensor, total: Tensor, lowest: float, **pointers: int
+) -> None:
+    eighths = eighths.contiguous()
+    head = _Head(eighths.data_ptr(), disparity.data_ptr(), total.data_ptr(), **pointers)
+    head.images, head.levels, head.height, head.width = eighths.shape
+    head.threads, head.lowest = torch.get_num_threads(), lowest
+    getattr(_library(), name)(ctypes.byref(head))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    return load_library(Path(__file__).with_name("soft_argmin.c"), _FUNCTIONS, _INTERFACE, _Head)

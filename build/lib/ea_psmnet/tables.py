@@ -1,0 +1,109 @@
+"""Tables and quantities as text, and checks of choices and ranges."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+__all__ = ["check_choice", "check_range", "format_bytes", "markdown_table", "parse_bytes"]
+
+_UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+_MOST_BYTES = 2**60
+
+
+def markdown_table(
+    rows: Sequence[Mapping[str, object]],
+    digits: Mapping[str, int] | None = None,
+    bold_smallest: Collection[str] = (),
+) -> str:
+    """Format rows with equal keys as an aligned Markdown table; NaN and None become a dash.
+
+    Args:
+        rows: Rows; columns whose first value is text are left-aligned.
+        digits: Number of decimals by column, where it is not two.
+        bold_smallest: Columns whose smallest number, out of several, is set in bold.
+    """
+    header = list(rows[0])
+    decimals = dict.fromkeys(header, 2) | dict(digits or {})
+    best = {n: _smallest([row[n] for row in rows]) for n in header if n in bold_smallest}
+    cells = [
+        header,
+        *([_cell(row[n], decimals[n], bold=row[n] == best.get(n)) for n in header] for row in rows),
+    ]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
+    left = [isinstance(rows[0][name], str) for name in header]
+    rule = [_rule(*column) for column in zip(widths, left, strict=True)]
+    lines = [cells[0], rule, *cells[1:]]
+    return "\n".join(
+        "| " + " | ".join(_pad(*column) for column in zip(line, widths, left, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _smallest(values: Sequence[object]) -> float:
+    """Smallest of several numbers; NaN, which equals nothing, for fewer than two."""
+    numbers = [v for v in values if isinstance(v, float) and not math.isnan(v)]
+    return min(numbers) if len(numbers) > 1 else math.nan
+
+
+def _cell(value: object, digits: int, *, bold: bool) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"**{text}**" if bold else text
+
+
+def _rule(width: int, left: bool) -> str:
+    dashes = "-" * (width - 1)
+    return f":{dashes}" if left else f"{dashes}:"
+
+
+def _pad(text: str, width: int, left: bool) -> str:
+    return text.ljust(width) if left else text.rjust(width)
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes in binary units, as `9.0 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a number of bytes with a unit, as `11GiB` or `500 MB`.
+
+    Raises:
+        ValueError: The text is not a number with a unit, or the number is too large.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"'{text}' is not a size in bytes: write it as 11GiB or 500MB")
+    count = float(match[1]) * _UNITS[match[2].upper()]
+    if count >= _MOST_BYTES:
+        raise ValueError(f"'{text}' is more than any machine has")
+    return int(count)
+
+
+def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
+    """Check that a value is one of some choices.
+
+    Raises:
+        ValueError: It is not; the message lists the choices.
+    """
+    known = list(choices)
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(map(str, known))}")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Check that a number lies from `low` to `high`.
+
+    Raises:
+        ValueError: It does not, or it is NaN.
+    """
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low} to {high}")

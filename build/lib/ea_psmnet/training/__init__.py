@@ -1,0 +1,1 @@
+"""Training: settings, data order, the loop and its checkpoints."""
