@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from command_line import ROOT
 
 import hubconf
 from ea_psmnet import PSMNetConfig, build_model
@@ -12,10 +13,8 @@ from ea_psmnet.models.weights import BUNDLED, save_model
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_an_entry(preset):
-    assert preset.replace("-", "_") in torch.hub.list(
-        hubconf.__file__.rsplit("/", 1)[0], source="local"
-    )
-    model = getattr(hubconf, preset.replace("-", "_"))(pretrained=False)
+    entry = preset.replace("-", "_")
+    model = torch.hub.load(str(ROOT), entry, source="local", pretrained=False)
     assert isinstance(model, PSMNet)
     assert model.config == PRESETS[preset]
 

@@ -58,6 +58,10 @@ def imported_rooms(path):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
+            if node.module == "ea_psmnet" and [alias.name for alias in node.names] == [
+                "__version__"
+            ]:
+                continue
             names = [node.module or ""]
         else:
             continue
