@@ -27,16 +27,16 @@ keep_freed_memory()
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.experiments.measure import timed
+from ea_psmnet.experiments.networks import count_operations, count_parameters
 from ea_psmnet.experiments.trial import TrainingSteps
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
-from ea_psmnet.models.psmnet import PlainPSMNet, build_model
+from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.tables import markdown_table
 from ea_psmnet.training.run_folder import describe_environment
 
@@ -130,17 +130,13 @@ def _machine() -> dict[str, Any]:
 
 def _arithmetic(name: str) -> dict[str, Any]:
     """Parameters, and multiply-adds of the published form's convolutions and matrix products."""
-    network = PlainPSMNet(build_model(preset(name)).eval())
-
-    def products(size: tuple[int, int]) -> int:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            network(*torch.zeros(2, 1, 3, *size))
-        return counter.get_total_flops() // 2
-
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    config = preset(name)
     return {
-        "parameters": parameters,
-        "macs": {f"{size[0]}x{size[1]}": products(size) for size in (TRAINED, PREDICTED)},
+        "parameters": count_parameters(config),
+        "macs": {
+            f"{height}x{width}": count_operations(config, (height, width)) // 2
+            for height, width in (TRAINED, PREDICTED)
+        },
     }
 
 
