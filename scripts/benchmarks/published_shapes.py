@@ -1,9 +1,8 @@
 """Stacks of layers of two published light networks, for timing alone.
 
-Their weights are random and their authors' code is not used: layers, channels and resolutions follow
-the papers' descriptions as far as these go, so times are those of a network *like* the published
-one. `tests/scripts/test_published_shapes.py` compares parameters and multiply-adds with what the
-papers state.
+Their weights are random, and their authors' code is not used: layers, channels and resolutions
+follow the papers as far as these describe them, so times are those of a network *like* the published
+one. `tests/scripts/test_published_shapes.py` compares parameters and multiply-adds with the papers.
 
 - CoEx (Bangunharcana et al., "Correlate-and-Excite", IROS 2021): 2.7 M parameters, 53 GMAC at
   544 x 960.
@@ -12,6 +11,8 @@ papers state.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,7 @@ class CoExLike(nn.Module):
         wide = 2 * _ENDS[4] + 48
         self.match = nn.Sequential(Conv2dNormActivation(wide, wide, 3), nn.Conv2d(wide, 48, 1))
         self.stem = _conv3d(1, channels[0])
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(pairwise(channels))
         self.down = nn.ModuleList(nn.Sequential(_conv3d(a, b, 2), _conv3d(b, b)) for a, b in pairs)
         self.up = nn.ModuleList(
             nn.Sequential(

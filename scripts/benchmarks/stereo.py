@@ -3,11 +3,11 @@
     .venv/bin/python scripts/benchmarks/stereo.py [--rounds N] [--pairs FOLDER] [--out FILE]
 
 Run nothing beside it. Every round measures every method once in every situation (all threads, one
-thread, beside two busy processes), so that a machine that slows down slows all of them; figures are
-medians over the rounds, with the best and the worst. Peak memory is that of a process of its own, in
-addition to what it held after a small pair. Freed memory is kept, as by all commands. Without
---pairs, a folder of pairs with ground truth (`FOLDER/NAME/{left.png, right.png, disp.npy}`), there
-are no errors.
+thread, beside two busy processes), so that a machine that slows down slows all of them; figures
+are medians over the rounds, with the best and the worst. Peak memory is that of a process of its
+own, in addition to what it held after a small pair. Freed memory is kept, as by all commands.
+--pairs is a folder of pairs with ground truth (`FOLDER/NAME/{left.png, right.png, disp.npy}`);
+without it there are no errors.
 """
 
 from __future__ import annotations
