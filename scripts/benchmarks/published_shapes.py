@@ -1,8 +1,9 @@
 """Stacks of layers of two published light networks, for timing alone.
 
 Their weights are random, and their authors' code is not used: layers, channels and resolutions
-follow the papers as far as these describe them, so times are those of a network *like* the published
-one. `tests/scripts/test_published_shapes.py` compares parameters and multiply-adds with the papers.
+follow the papers as far as these describe them, so times are those of a network *like* the
+published one. `tests/scripts/test_published_shapes.py` compares parameters and multiply-adds with
+what the papers state.
 
 - CoEx (Bangunharcana et al., "Correlate-and-Excite", IROS 2021): 2.7 M parameters, 53 GMAC at
   544 x 960.
