@@ -35,7 +35,7 @@ class BlockMatcher:
     fill: bool = True
     """Fill holes with the background beside them; otherwise they are NaN."""
     mode: int = cv2.STEREO_SGBM_MODE_SGBM
-    """StereoSGBM's aggregation: five directions, or three (`MODE_SGBM_3WAY`), or eight (`MODE_HH`)."""
+    """StereoSGBM's directions: five, three (`MODE_SGBM_3WAY`) or eight (`MODE_HH`)."""
     pad: bool = True
     """Replicate the left border of the images, so that the search covers it.
 
