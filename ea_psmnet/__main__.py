@@ -34,7 +34,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "ablate": ablate,
     "data": data,
-    "render": render,
     "attention-maps": attention_maps,
     "resources": resources,
     "submission": submission,

@@ -60,8 +60,6 @@ class EvaluationOptions:
     ground truth."""
     batch: int = 1
     """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
-    protocol_batch: int = 8
-    """Number of images over which the protocols psmnet and gwcnet average first."""
     out: Path | None = None
     """Folder for report.json, report.md, images.csv and pictures. Measurements are kept there, too,
     until the report is written: after an interruption the same command goes on."""
@@ -119,8 +117,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     from ea_psmnet.tables import check_range
 
     check_range("limit", options.limit, 1, 4096)
-    for name in ("batch", "protocol_batch"):
-        check_range(name, getattr(options, name), 1, 2**16)
+    check_range("batch", options.batch, 1, 2**16)
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)
@@ -143,7 +140,6 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         dataset,
         limit=options.limit,
         protocols=protocols,
-        protocol_batch=options.protocol_batch,
         batch=options.batch,
         journal=_journal(options, settings, predictors, dataset),
         observer=pictures,
@@ -188,8 +184,7 @@ def _journal(
         "pictures": " ".join(drawn) or "none",
     }
     identities = {f"method {each.label}": each.identity for each in predictors}
-    merged = {name: value for name, value in settings.items() if name != "protocol batch"}
-    return Journal(options.out / _UNFINISHED, merged | depends | identities)
+    return Journal(options.out / _UNFINISHED, {**settings} | depends | identities)
 
 
 def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Predictor]:
@@ -255,6 +250,7 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
     import torch
 
     from datasets.builder import detect_dataset
+    from ea_psmnet.evaluation.evaluation import PROTOCOL_BATCH
 
     auto = options.data == "auto"
     return {
@@ -262,7 +258,7 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
         "split": options.split,
         "render pass": options.render_pass,
         "batch": str(options.batch),
-        "protocol batch": str(options.protocol_batch),
+        "protocol batch": str(PROTOCOL_BATCH),
         "device": options.matcher.device,
         "precision": options.matcher.precision,
         "torch": str(torch.__version__),

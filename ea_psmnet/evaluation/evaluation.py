@@ -29,7 +29,17 @@ from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Evaluation", "Observer", "ProtocolResult", "evaluate", "evaluate_predictors"]
+__all__ = [
+    "PROTOCOL_BATCH",
+    "Evaluation",
+    "Observer",
+    "ProtocolResult",
+    "evaluate",
+    "evaluate_predictors",
+]
+
+PROTOCOL_BATCH = 8
+"""Number of images over which the published code of PSMNet and GwcNet averages first."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ def evaluate_predictors(
     *,
     limit: float = 192,
     protocols: Sequence[Protocol] = (),
-    protocol_batch: int = 8,
+    protocol_batch: int = PROTOCOL_BATCH,
     batch: int = 1,
     journal: Journal | None = None,
     observer: Observer | None = None,

@@ -95,7 +95,7 @@ def compare(
     """Run every trial in its own process, one after the other; a failure is an outcome, too.
 
     Args:
-        trials: Trials with the same device, precision and allocator.
+        trials: Trials with the same device and precision.
         budget: The budget of the trials.
         timeout: Seconds after which a process is ended.
         kept: Outcomes are kept here, so that a comparison that was stopped goes on; trials that
@@ -122,7 +122,7 @@ def machine(trial: Trial) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if on_card else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": _dtype(trial),
-        "allocator": "torch's caching allocator" if on_card else trial.allocator,
+        "allocator": "torch's caching allocator" if on_card else "kept",
         "torch": torch.__version__,
     }
 
@@ -305,11 +305,6 @@ _TITLES = {
 
 _FIGURES = ("EPE", "bad-1", "bad-2", "bad-3", "D1")
 
-_ALLOCATORS = {
-    "kept": "glibc told to keep freed memory, as by all commands: faster, with a higher peak",
-    "default": "glibc's default: slower, with a lower peak",
-}
-
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Return Markdown: a table for every kind of work, what did not fit, and notes."""
@@ -333,15 +328,15 @@ def _list(title: str, notes: Iterable[str]) -> list[str]:
 
 def _measuring(comparison: Comparison) -> str:
     machine = comparison.machine
-    allocator = machine["allocator"]
+    kept = "glibc told to keep freed memory, as by all commands"
+    allocator = kept if machine["allocator"] == "kept" else machine["allocator"]
     return (
         "Memory is the peak in addition to the loaded network, under a budget of "
         f"{comparison.budget}; in training it includes gradients and the optimiser's moments. "
         "Operations and the closed form of attention are those of a forward pass: of the largest "
         f"module in prediction, of all modules in training. Measured on "
         f"{machine['device']} ({machine['threads']} threads), "
-        f"{machine['dtype']}, torch {machine['torch']}; allocator: "
-        f"{_ALLOCATORS.get(allocator, allocator)}."
+        f"{machine['dtype']}, torch {machine['torch']}; allocator: {allocator}."
     )
 
 

@@ -284,13 +284,12 @@ def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
     rendered = len(wanted) - len(onefold)
     epoch = sum(map(len, onefold.values())) + rendered * SCENE_FLOW_SAMPLES
     steps = config.steps or max(1, config.epochs * epoch // config.batch)
-    recipe = AUGMENTATIONS[config.augment]
     samples = TrainingSamples(
         [onefold[n] if n in onefold else _scenes(config, steps) for n in range(len(wanted))],
         config.crop,
         config.seed,
         weights=[source.weight for source in wanted],
-        recipe=replace(recipe, mirror=0.5) if config.mirror else recipe,
+        recipe=AUGMENTATIONS[config.augment],
     )
     samples.check()
     return samples, steps

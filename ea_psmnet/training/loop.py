@@ -95,7 +95,7 @@ class _Trainer:
         self.network = initial_network(config, structure)
         model = prepare_for_training(self.network, config, accelerator)
         self.optimise = OptimiserStep(config, accelerator, self.network, model, self.arithmetic)
-        self.guard = FiniteGuard(config.max_skipped)
+        self.guard = FiniteGuard()
         self.truth = TruthGuard(config.max_disparity)
         parts = {
             "optimizer": self.optimise,

@@ -11,7 +11,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +114,19 @@ class Answers:
     def clear(self) -> None:
         """Delete the answers, which are in the report."""
         self._store.clear()
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Run processes that only compute beside what is measured."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 # Machine and results ------------------------------------------------------------------------------

@@ -8,17 +8,14 @@ own: the best of its pairs. Every round takes all settings in turn; figures are 
 
 from __future__ import annotations
 
-from benchmarking import Request, ask, run, write_results
+from benchmarking import Request, ask, busy, run, write_results
 
 # isort: split
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ea_psmnet.tables import markdown_table
@@ -40,7 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     parser.add_argument("--out", type=Path, default=Path("docs/results/waiting"))
     arguments = parser.parse_args()
-    rows = [_row(network, busy, arguments.rounds) for network in NETWORKS for busy in (0, BUSY)]
+    rows = [_row(network, others, arguments.rounds) for network in NETWORKS for others in (0, BUSY)]
     text = _markdown(rows)
     write_results(arguments.out, {"processors": os.cpu_count(), "rows": rows}, text)
     print(text)
@@ -66,30 +63,17 @@ def answer(request: Request, pairs: int = 4) -> Request:
     return {"seconds": min(taken)}
 
 
-def _row(network: str, busy: int, rounds: int) -> dict[str, object]:
+def _row(network: str, others: int, rounds: int) -> dict[str, object]:
     seconds: dict[str, list[float]] = defaultdict(list)
     env = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
-    with _busy(busy):
+    with busy(others):
         for number in range(rounds):
             for name, variables in SETTINGS.items():
                 found = ask(__file__, {"network": network}, env | variables)
                 seconds[name].append(found["seconds"])
-            print(f"{network}, {busy} busy: round {number + 1} of {rounds}", file=sys.stderr)
+            print(f"{network}, {others} busy: round {number + 1} of {rounds}", file=sys.stderr)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return {"network": network, "busy processes": busy, **medians}
-
-
-@contextmanager
-def _busy(count: int) -> Iterator[None]:
-    """Run processes that only compute."""
-    command = [sys.executable, "-c", "while True: pass"]
-    processes = [subprocess.Popen(command) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    return {"network": network, "busy processes": others, **medians}
 
 
 def _markdown(rows: list[dict[str, object]]) -> str:

@@ -36,7 +36,7 @@ def fails(capsys, message, *arguments):
 
 def test_help_loads_nothing_slow():
     """Instant help is a matter of what is imported for it; times would depend on the machine."""
-    for arguments in ([], ["train"], ["predict"], ["evaluate"], ["compare"], ["render"]):
+    for arguments in ([], ["train"], ["predict"], ["evaluate"], ["compare"], ["data", "render"]):
         result = run_command(*arguments, "--help")
         assert result.returncode == 0
         assert "usage: python -m ea_psmnet" in result.stdout

@@ -52,10 +52,9 @@ def test_one_folder_has_one_layout(tmp_path, capsys):
 
 
 def test_the_kind_of_dataset_has_the_name_it_has_everywhere(pairs, capsys):
-    for option in ("--data", "--name"):  # the latter is older
-        assert main(["data", "check", str(pairs), option, "folder", "--pairs", "0"]) == 0
-        assert main(["data", "check", str(pairs), option, "eth3d", "--pairs", "0"]) == 1
-        assert "understood as ETH3D" in capsys.readouterr().out
+    assert main(["data", "check", str(pairs), "--data", "folder", "--pairs", "0"]) == 0
+    assert main(["data", "check", str(pairs), "--data", "eth3d", "--pairs", "0"]) == 1
+    assert "understood as ETH3D" in capsys.readouterr().out
 
 
 def test_one_problem_is_one(pairs, capsys):
@@ -84,9 +83,8 @@ def test_pairs_without_truth_are_shown_and_listed(pairs):
     whole = read_image(out)
     (pairs / "pairs.txt").write_text("a/left.png a/right.png\nb/left.png b/right.png b/disp.pfm\n")
     command = ["data", "show", str(pairs / "pairs.txt"), "--out", str(out)]
-    for name in ("--data", "--name"):
-        assert main([*command, name, "list"]) == 0
-        assert read_image(out).shape[0] < whole.shape[0]
+    assert main([*command, "--data", "list"]) == 0
+    assert read_image(out).shape[0] < whole.shape[0]
     assert main(["data", "check", str(pairs / "pairs.txt"), "--data", "list", "--pairs", "1"]) == 1
     assert main(["data", "check", str(pairs / "a")]) == 0
     for learn in (["evaluate", "--root", str(pairs)], ["data", "show", str(pairs / "none")]):

@@ -455,7 +455,7 @@ def test_processes_of_a_launch_give_the_figures_of_one(tmp_path):
         write_pfm(folder / "disp.pfm", rng.uniform(1, 30, (8, 12)))
         write_pfm(tmp_path / "theirs" / f"{index}.pfm", rng.uniform(1, 30, (8, 12)))
     options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst --batch 2 "
-    options += "--protocol-batch 2 --sheets"
+    options += "--sheets"
     assert main([*options.split(), "--out", str(tmp_path / "one")]) == 0
     launch = "-m torch.distributed.run --nproc-per-node 2 --master-port 29623 -m ea_psmnet"
     command = [sys.executable, *launch.split(), *options.split(), "--out", tmp_path / "two"]

@@ -1,17 +1,21 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ea_psmnet.attention import closed_form
+from ea_psmnet.attention import build_attention, closed_form
 from ea_psmnet.experiments.networks import (
     VARIANTS,
     at_sites,
+    count_operations,
     count_parameters,
     forecast,
     parse_variant,
+    site_volume,
     slug,
 )
-from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 
 
@@ -99,15 +103,58 @@ def test_the_papers_network_has_its_parameters_and_operations():
     assert expected.attention_bytes == 0
 
 
-def test_operations_are_the_counted_convolutions_and_the_closed_forms():
+@pytest.mark.parametrize("name", ["ea-psmnet", "ea-light"])
+def test_operations_are_the_networks_own_convolutions_and_the_closed_forms(name):
+    config = replace(preset(name), max_disparity=32)
+    assert forecast(config, SHAPE, training=True).operations == 2 * (
+        _convolutions(config, SHAPE[1:])
+        + sum(
+            closed_form("efficient", *site_volume(config, site, SHAPE[1:])).operations
+            for site in config.attention_sites
+        )
+    )
+
+
+def _convolutions(config, size):
+    """Operations of the modules of a network without attention, by hooks; two a multiply-add."""
+    config = replace(config, attention="none", attention_sites=())
+    network = PlainPSMNet(build_model(config).eval())
+    counts = []
+
+    def count(layer, inputs, output):
+        moved = inputs[0] if layer.transposed else output
+        counts.append(2 * moved.numel() * layer.weight[0].numel())
+
+    def expect(head, inputs, output):
+        counts.extend(2 * config.max_disparity * each.numel() for each in output)
+
+    if config.head == "trilinear":  # its expectation is a matrix product
+        network.head.register_forward_hook(expect)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.modules.conv._ConvNd):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        network(*torch.zeros(2, 1, 3, *size))
+    return sum(counts)
+
+
+def test_counted_operations_are_those_of_the_network_that_is_given():
+    light = replace(preset("light"), max_disparity=32)
+    assert count_operations(light, (32, 64)) == _convolutions(light, (32, 64))
+    deeper = replace(light, hourglasses=3)
+    assert count_operations(deeper, (32, 64)) == _convolutions(deeper, (32, 64))
+    assert count_operations(deeper, (32, 64)) > count_operations(light, (32, 64))
+
+
+@pytest.mark.parametrize("attention", ["non-local", "non-local-sdpa"])
+def test_matrix_products_of_attention_are_counted(attention):
+    bare, config = (parse_variant(text, **SMALL) for text in ("baseline", attention))
+    surplus = count_operations(config, (32, 64)) - count_operations(bare, (32, 64))
     with FlopCounterMode(display=False) as counter:
-        image = torch.rand(2, 3, 32, 64)
-        PlainPSMNet(build_model(parse_variant("baseline", **SMALL)).eval())(image, image)
-    bare = forecast(parse_variant("baseline", **SMALL), SHAPE, training=True).operations
-    assert bare == counter.get_total_flops()
-    attention = closed_form("efficient", (4, 4, 8), 16).operations
-    with_it = forecast(parse_variant("efficient", **SMALL), SHAPE, training=True).operations
-    assert with_it == bare + 2 * 3 * attention
+        channels = config.channels(64)
+        module = build_attention(config.attention, channels).eval()
+        module(torch.zeros(1, channels, 4, 4, 8))
+    assert surplus == 3 * counter.get_total_flops()
 
 
 def test_attention_is_held_together_in_training_and_one_by_one_in_prediction():

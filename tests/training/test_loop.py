@@ -12,14 +12,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._subclasses import FakeTensorMode
 from training.tiny import TINY, write_pairs
 
+from ea_psmnet.files import write_json
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_model, save_model
 from ea_psmnet.training import logs, loop
+from ea_psmnet.training import network as network_module
 from ea_psmnet.training.checkpoint import load_newest
 from ea_psmnet.training.logs import read_metrics
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.network import initial_network, network_config
+from ea_psmnet.training.step import FiniteGuard
 
 
 def weights(path):
@@ -71,7 +74,8 @@ def test_accumulated_micro_batches_are_one_batch(fixed, monkeypatch, pairs, cros
 def test_checkpointing_and_layout_change_no_gradient(config, monkeypatch):
     plain = gradients_of_first_step(config, monkeypatch, checkpointing=False)
     again = gradients_of_first_step(config, monkeypatch, checkpointing=True)
-    rows = gradients_of_first_step(config, monkeypatch, channels_last=False, seed=0)
+    monkeypatch.setattr(network_module, "to_channels_last", lambda network: None)
+    rows = gradients_of_first_step(config, monkeypatch, seed=0)
     for a, b, c in zip(plain, again, rows, strict=True):
         assert (a - b).norm() <= 1e-4 * a.norm() + 1e-7
         assert (a - c).norm() <= 1e-2 * a.norm() + 1e-6
@@ -158,9 +162,10 @@ def test_bf16_gradients_are_close_to_float32s(config, monkeypatch):
     assert norms[1] / norms[0] == pytest.approx(1, abs=0.1)
 
 
-def test_fp16_lowers_its_loss_scale_until_gradients_fit(config):
+def test_fp16_lowers_its_loss_scale_until_gradients_fit(config, monkeypatch):
     """Overflows of the first guess are no faults: they are neither counted nor end the run."""
-    run = replace(config, precision="fp16", max_disparity=48, max_skipped=1, steps=8, save_every=8)
+    run = replace(config, precision="fp16", max_disparity=48, steps=8, save_every=8)
+    monkeypatch.setattr(FiniteGuard, "LIMIT", 1)
     start = {name: p.detach().clone() for name, p in start_of(run).named_parameters()}
     trained = load_model(train(run))
     state = load_newest(run.out / "checkpoints")
@@ -235,13 +240,16 @@ def test_an_original_psmnet_starts_an_ea_psmnet(config, tmp_path):
     assert theirs.disparity.std() > 0.01
 
 
-def test_alignment_comes_with_the_weights_or_is_given(config, tmp_path):
+def test_alignment_comes_with_the_weights_or_the_network_file(config, tmp_path):
     old = PSMNetConfig(width=0.25, max_disparity=16, align_corners=True)
     save_model(tmp_path / "old.safetensors", build_model(old))
     started = replace(config, init=tmp_path / "old.safetensors", steps=1)
     assert load_model(train(started)).config.align_corners
-    given = replace(started, align_corners=False, out=tmp_path / "given")
-    assert not load_model(train(given)).config.align_corners
+    assert not network_config(config).align_corners
+    aligned = replace(TINY, align_corners=True)
+    write_json(tmp_path / "network.json", aligned.to_dict())
+    given = replace(config, network=tmp_path / "network.json")
+    assert network_config(given) == replace(aligned, max_disparity=16)
 
 
 def test_attention_goes_to_other_sites(config):

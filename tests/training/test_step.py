@@ -61,9 +61,10 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_told(config, spoil, ho
     assert line.partition("samples: ")[2].count(",") == (1 if how is nan_loss else 3)
 
 
-def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(config, spoil):
+def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(config, spoil, monkeypatch):
     spoil(nan_loss, lambda call: call >= 2)
-    config = replace(config, max_skipped=3, save_every=1)
+    monkeypatch.setattr(FiniteGuard, "LIMIT", 3)
+    config = replace(config, save_every=1)
     with pytest.raises(FloatingPointError, match="3 steps in a row were not finite") as caught:
         train(config)
     assert "step 4 skipped: the loss" in str(caught.value)
@@ -74,16 +75,18 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(config, spoil)
     assert load_newest(config.out / "checkpoints")["step"] == 4
 
 
-def test_good_steps_between_bad_ones_let_the_run_go_on(config, spoil):
+def test_good_steps_between_bad_ones_let_the_run_go_on(config, spoil, monkeypatch):
     spoil(nan_loss, lambda call: call % 2 == 1)
-    train(replace(config, max_skipped=2))
+    monkeypatch.setattr(FiniteGuard, "LIMIT", 2)
+    train(config)
     assert load_newest(config.out / "checkpoints")["guard"] == {"skipped": 3, "in_a_row": 1}
 
 
-def test_the_count_in_a_row_survives_a_restart():
-    guard = FiniteGuard(2)
+def test_the_count_in_a_row_survives_a_restart(monkeypatch):
+    monkeypatch.setattr(FiniteGuard, "LIMIT", 2)
+    guard = FiniteGuard()
     guard.skip(0, "loss", ["a"])
-    later = FiniteGuard(2)
+    later = FiniteGuard()
     later.load_state_dict(guard.state_dict())
     with pytest.raises(FloatingPointError, match="samples: b"):
         later.skip(1, "loss", ["b"])
@@ -140,7 +143,8 @@ def test_the_weights_of_the_last_good_step_are_there_though_no_checkpoint_was_du
 
     two = safetensors.torch.load_file(train(replace(config, steps=2)))
     monkeypatch.setattr(OptimiserStep, "_loss", spoiled)
-    ended = replace(config, out=config.out.with_name("ended"), max_skipped=2, save_every=100)
+    monkeypatch.setattr(FiniteGuard, "LIMIT", 2)
+    ended = replace(config, out=config.out.with_name("ended"), save_every=100)
     with pytest.raises(FloatingPointError, match=r"continue from the run's model.safetensors"):
         train(ended)
     left = safetensors.torch.load_file(ended.out / "model.safetensors")

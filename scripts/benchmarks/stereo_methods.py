@@ -1,0 +1,124 @@
+"""The methods that `stereo.py` measures: functions from a pair of images to disparity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from published_shapes import CoExLike, LightStereoLike
+from torch import nn
+from torch.nn import functional as F
+
+from ea_psmnet.inference.baselines import BlockMatcher
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.machine import has_fast_bfloat16
+from ea_psmnet.models.psmnet import PlainPSMNet, build_model
+from ea_psmnet.models.weights import BUNDLED
+
+__all__ = ["METHODS", "Method", "Network", "Predict"]
+
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_RANGE = 192
+_SHAPE_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method to measure."""
+
+    build: Callable[[], Predict]
+    kind: str
+    """ours, OpenCV, published form, or shape: layers like those of a published network, with random
+    weights."""
+    accurate: bool = True
+    """Whether it has weights, so that its errors are worth measuring."""
+    preset: str | None = None
+    """Preset, for parameters and multiply-adds."""
+    slow: bool = False
+    """Whether it is measured with all threads on an idle machine alone."""
+
+
+class Network:
+    """A preset with its bundled weights, or with random ones."""
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        self._matcher = (
+            StereoMatcher.load(name, device="cpu")
+            if _has_weights(name)
+            else StereoMatcher(build_model(name).eval(), device="cpu")
+        )
+
+    def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Disparity (H, W)."""
+        return self._matcher(left, right).disparity
+
+    def confidence(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Probability (H, W) of an error below 1 px."""
+        found = self._matcher(left, right, confidence=True).confidence
+        assert found is not None
+        return found
+
+
+def _has_weights(name: str) -> bool:
+    return (BUNDLED / f"{name}.safetensors").is_file()
+
+
+def _ours(name: str) -> Method:
+    return Method(lambda: Network(name), "ours", accurate=_has_weights(name), preset=name)
+
+
+def _sgbm(mode: int) -> Method:
+    return Method(lambda: BlockMatcher("sgbm", _RANGE, mode=mode), "OpenCV")
+
+
+def _published() -> Predict:
+    """The published form in float32, the images padded as there."""
+    torch.manual_seed(0)
+    network = PlainPSMNet(build_model("psmnet")).eval()
+
+    def predict(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            disparity = network(*_tensors(left, right, 16)).disparity[0]
+        return disparity[-left.shape[0] :, : left.shape[1]].numpy()
+
+    return predict
+
+
+def _shape(network: Callable[[], nn.Module]) -> Predict:
+    torch.manual_seed(0)
+    model = network().eval().to(memory_format=torch.channels_last)
+    half = has_fast_bfloat16("cpu")
+
+    def predict(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, half):
+            disparity = model(*_tensors(left, right, _SHAPE_STRIDE))[0].float()
+        return disparity[-left.shape[0] :, : left.shape[1]].numpy()
+
+    return predict
+
+
+def _tensors(left: np.ndarray, right: np.ndarray, multiple: int) -> list[torch.Tensor]:
+    """(H, W, 3) uint8 to (1, 3, H', W'), padded at the top and right to a multiple."""
+    height, width = left.shape[:2]
+    views = (torch.from_numpy(view).permute(2, 0, 1)[None].float() / 255 for view in (left, right))
+    return [F.pad(view, (0, -width % multiple, -height % multiple, 0)) for view in views]
+
+
+METHODS: dict[str, Method] = {
+    **{name: _ours(name) for name in ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")},
+    "PSMNet, published form": Method(
+        _published, "published form", accurate=False, preset="psmnet", slow=True
+    ),
+    "CoEx-like shape": Method(lambda: _shape(CoExLike), "shape", accurate=False),
+    "LightStereo-S-like shape": Method(lambda: _shape(LightStereoLike), "shape", accurate=False),
+    "StereoSGBM": _sgbm(cv2.STEREO_SGBM_MODE_SGBM),
+    "StereoSGBM, three-way": _sgbm(cv2.STEREO_SGBM_MODE_SGBM_3WAY),
+    "StereoSGBM, full": _sgbm(cv2.STEREO_SGBM_MODE_HH),
+    "StereoBM": Method(lambda: BlockMatcher("bm", _RANGE), "OpenCV"),
+}
+"""Methods by name. OpenCV's have their left border padded and their holes filled."""

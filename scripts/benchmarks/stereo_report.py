@@ -1,0 +1,193 @@
+"""The page of `stereo.py`: tables, and the plot of errors against time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_psmnet.evaluation.regions import ALL, NEAR_EDGES, NON_OCCLUDED
+from ea_psmnet.figures import dress, new_figure, to_image
+from ea_psmnet.tables import markdown_table
+
+__all__ = ["AS_DENSE", "SIZES", "markdown", "plot"]
+
+SIZES = ((240, 320), (480, 640), (540, 960), (375, 1242))
+"""Heights and widths of the pairs."""
+AS_DENSE = "as dense as StereoSGBM"
+
+_MAIN = "960x540"
+_COLOURS = {"ours": "#1b6ca8", "OpenCV": "#c0504d"}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """All tables, with what they mean."""
+    machine = report["machine"]
+    used = "used" if machine["bfloat16"] else "not used"
+    parts = [
+        "# Stereo on a CPU: time, memory and errors",
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, OpenCV "
+        f"{machine['opencv']}, bfloat16 {used}; 192 disparities, batch 1. Written by "
+        "`scripts/benchmarks/stereo.py`; the raw figures are in the JSON file of the same name.",
+    ]
+    if report["errors"]:
+        parts.append("![Errors against time](stereo.png)")
+    parts += ["## Seconds a pair", _METHOD, *_time_tables(report)]
+    parts += ["## Work and memory, 960 x 540", _WORK, markdown_table(_work_rows(report))]
+    parts += ["## A stream of frames, 640 x 480", _STREAM, markdown_table(_stream_rows(report))]
+    parts += ["## Arithmetic and training", _FLOOR, markdown_table(_floor_rows(report))]
+    if report["errors"]:
+        parts += ["## Errors", _ERRORS, *_error_tables(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+_METHOD = (
+    "Median (best to worst) of rounds in which every method is measured once in every situation. "
+    "*Busy*: all threads beside two processes that only compute. OpenCV's methods have their left "
+    "border padded, so that all 192 disparities are searched everywhere, and their holes filled. "
+    "*Shape*: layers like those of a published network, with random weights and torch's operators; "
+    "for time alone. *Published form*: PSMNet as published, in float32."
+)
+_WORK = (
+    "Core-seconds are those of all threads together. MiB: peak of a process of its own in addition "
+    "to what it held after a small pair. Joules are those of the processor's package, where the "
+    "machine tells them."
+)
+_STREAM = (
+    "Latency: a frame with all threads. Throughput: one process of one thread on each core, all at "
+    "once."
+)
+_FLOOR = (
+    "GMAC: multiply-adds of convolutions and matrix products of the plain form. Floor: their time "
+    "at the rate of a large convolution in the same run; a backward counts as two forwards. A "
+    "training sample is a step of batch 1 at 512 x 256."
+)
+_ERRORS = (
+    "Means over the pairs of a kind, none of which was used in training; pixels with known "
+    "disparity below 192. Errors above 192 px count as 192. Near edges: at most 4 px from a jump "
+    "of more than 2 px. As dense as StereoSGBM: as many pixels of each pair as StereoSGBM keeps "
+    "before its holes are filled; a network keeps its most confident ones."
+)
+
+
+def _seconds(quantity: dict[str, float]) -> str:
+    median, best, worst = (quantity[key] for key in ("median", "best", "worst"))
+    return f"{median:.3f} ({best:.3f} to {worst:.3f})"
+
+
+def _time_tables(report: dict[str, Any]) -> list[str]:
+    tables = []
+    titles = {"all threads": "All threads", "one thread": "One thread", "busy": "Busy"}
+    for situation, title in titles.items():
+        rows: dict[str, dict[str, str]] = {}
+        for row in report["pairs"]:
+            if row["situation"] == situation:
+                cells = rows.setdefault(row["method"], {"method": row["method"]})
+                cells[row["size"]] = _seconds(row["seconds"])
+        if rows:
+            tables += [f"### {title}", markdown_table(list(rows.values()))]
+    return tables
+
+
+def _main_rows(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of the main size with all threads, by method."""
+    return {
+        row["method"]: row
+        for row in report["pairs"]
+        if row["size"] == _MAIN and row["situation"] == "all threads"
+    }
+
+
+def _work_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": name,
+            "kind": report["methods"][name]["kind"],
+            "core-seconds": row["core_seconds"]["median"],
+            "MiB": f"{report['peak_bytes'][name] / 2**20:.0f}",
+            "J": row["joules"]["median"] if "joules" in row else None,
+        }
+        for name, row in _main_rows(report).items()
+    ]
+
+
+def _stream_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"method": name, "latency, s": f["latency"], "frames a second": f["frames_a_second"]}
+        for name, f in report["stream"].items()
+    ]
+
+
+def _floor_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    times = report["training"]
+    rates = [times[f"rate {dtype}"]["median"] for dtype in ("float32", "bfloat16")]
+    rate = report["rate_operations"] / min(rates)
+    rows = []
+    for name, row in _main_rows(report).items():
+        network = report["methods"][name]
+        if "macs" not in network:
+            continue
+        floor = 2 * network["macs"]["544x960"] / rate
+        rows.append(
+            {
+                "method": name,
+                "parameters": f"{network['parameters']:,}",
+                "GMAC": network["macs"]["544x960"] / 1e9,
+                "floor, s": f"{floor:.3f}",
+                "times the floor": row["seconds"]["median"] / floor,
+                "a training sample, s": _seconds(times[name]) if name in times else "-",
+                "its floor, s": f"{6 * network['macs']['256x512'] / rate:.3f}",
+            }
+        )
+    return rows
+
+
+def _error_tables(report: dict[str, Any]) -> list[str]:
+    tables = []
+    for region in (ALL, NON_OCCLUDED, NEAR_EDGES, AS_DENSE):
+        rows: list[dict[str, Any]] = []
+        for name, by_kind in report["errors"].items():
+            cells = {
+                f"{kind} ({figures[region]['pairs']})": _error(figures[region])
+                for kind, figures in by_kind.items()
+                if region in figures
+            }
+            rows.append({"method": name, **cells})
+        tables += [f"### {region.capitalize()}: EPE / bad-2 in percent", markdown_table(rows)]
+    return tables
+
+
+def _error(figures: dict[str, float]) -> str:
+    return f"{figures['epe']:.2f} / {figures['bad_2']:.1f}"
+
+
+def plot(report: dict[str, Any]) -> NDArray[np.uint8]:
+    """Mean bad-2 over the kinds of pairs against seconds a pair, on a logarithmic axis."""
+    figure = new_figure(8, 5)
+    axes = figure.add_subplot()
+    for name, row in _main_rows(report).items():
+        seconds = row["seconds"]
+        kind = report["methods"][name]["kind"]
+        colour = _COLOURS.get(kind, "#777777")
+        by_kind = report["errors"].get(name)
+        if by_kind is None:  # no weights: time alone
+            axes.axvline(seconds["median"], color=colour, linewidth=1, linestyle=":")
+            axes.annotate(
+                name, (seconds["median"], 1), (3, -4), xycoords=("data", "axes fraction"),
+                textcoords="offset points", rotation=90, va="top", fontsize=8, color=colour,
+            )  # fmt: skip
+            continue
+        error = float(np.mean([figures[ALL]["bad_2"] for figures in by_kind.values()]))
+        spread = [[seconds["median"] - seconds["best"]], [seconds["worst"] - seconds["median"]]]
+        axes.errorbar(seconds["median"], error, xerr=spread, fmt="o", color=colour, capsize=2)
+        axes.annotate(name, (seconds["median"], error), (6, 5), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    dress(
+        axes,
+        title="Errors against time on a CPU",
+        x="Seconds a pair of 960 x 540, all threads",
+        y="Pixels wrong by more than 2 px, %, mean over kinds of pairs",
+    )
+    return to_image(figure)
