@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.calibration import Calibration
+from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
-from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair, calibrated_pair
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
@@ -132,7 +132,11 @@ class StereoMatcher:
         return {} if self._source is None else read_card(self._source)
 
     def __call__(
-        self, left: ImageLike, right: ImageLike, *, calibration: Calibration | None = None
+        self,
+        left: ImageLike,
+        right: ImageLike,
+        *,
+        calibration: Calibration | RawCalibration | None = None,
     ) -> StereoResult:
         """Predict the disparity of the left image.
 
@@ -142,9 +146,10 @@ class StereoMatcher:
         Args:
             left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
                 or the path of a file.
-            right: The right image, rectified.
+            right: The right image; the pair is rectified, or `calibration` is a `RawCalibration`.
             calibration: Calibration of the images, for the result's depth and points. It is scaled
-                to their size if it is of another.
+                to their size if it is of another. With a `RawCalibration` the pair is rectified
+                first, and the result is that of the rectified pair.
 
         Raises:
             ValueError: The images differ in size, are not pictures, or need more memory than there
@@ -152,10 +157,8 @@ class StereoMatcher:
             TypeError: An argument has the wrong type.
             NotFiniteError: The network computes NaN or infinity.
         """
-        result = self.match([(left, right)])[0]
-        if calibration is None:
-            return result
-        return replace(result, calibration=calibration.scaled_to(*result.disparity.shape))
+        pair, fitting = calibrated_pair(as_pair((left, right)), calibration)
+        return replace(self.match([pair])[0], calibration=fitting)
 
     def match(self, pairs: Sequence[tuple[ImageLike, ImageLike]]) -> list[StereoResult]:
         """Predict several pairs; pairs of one padded size form batches that fit into memory.
