@@ -200,6 +200,15 @@ def test_cleaning_uses_all_that_is_known():
     assert checked.points().points[:, 2].min() == pytest.approx(200 * 0.1 / NEAR)
 
 
+def test_cleaning_drops_what_is_too_far_to_tell():
+    disparity = np.full((6, 30), 0.8, np.float32)
+    for doffs, kept in ((0, 0), (0.3, 180)):
+        camera = Calibration(200, 15, 3, 0.1, doffs=doffs)
+        result = StereoResult(disparity, grey(disparity), calibration=camera)
+        assert len(result.points()) == kept - 6 * (kept > 0)  # the first column left the image
+        assert len(result.points(clean=False)) == 180
+
+
 # Files --------------------------------------------------------------------------------------------
 
 

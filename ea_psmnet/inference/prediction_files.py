@@ -243,9 +243,10 @@ def _files_of_another(
 def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None:
     over = int(np.count_nonzero(values > most))
     if over:
+        limit = int(100 * most) / 100
         warnings.warn(
-            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {int(100 * most) / 100}, the "
-            f"most that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
+            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {limit}, the most that "
+            f"16 bits hold, and are unknown in it; {png.stem}.pfm has them",
             stacklevel=3,
         )
 
