@@ -19,6 +19,7 @@ def predict(
     out: Path,
     name: str | None = None,
     force: bool = False,
+    write: tuple[str, ...] = ("disparity", "preview"),
     scale: float = 1,
     memory: str | None = None,
     options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
@@ -26,7 +27,8 @@ def predict(
     """Predict the disparity of a rectified pair.
 
     Writes NAME_disparity.pfm (float32 pixels), NAME_disparity.png (16 bits, pixels times 256, as
-    in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images.
+    in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images. --write
+    chooses among these and other outputs.
 
     Args:
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
@@ -35,6 +37,7 @@ def predict(
         name: Prefix of the names of the results; default: the common part of the images' names, or
             the name of their folder.
         force: Overwrite the results of another pair.
+        write: What to write besides NAME_pair.json: disparity, preview.
         scale: Factor on the size at which the pair is predicted. 0.5 needs less memory and time and
             doubles the range of disparities, with less detail. Results have the original size.
         memory: Memory limit of the program on the device, for example 8GiB; default: the free
@@ -57,12 +60,12 @@ def predict(
         raise ValueError(f"'{name}' is not a valid --name: it is a prefix of file names in --out")
     views = as_pair((left, right))
     called, pair = name or pair_name(left, right), pair_record(left, right)
-    for path in prediction_paths(out, called):
+    for path in prediction_paths(out, called, write):
         if path.exists() and any(path.samefile(image) for image in (left, right)):
             raise ValueError(f"{path}: would overwrite an input image: give another --out")
     if not force:
         check_unclaimed(out, called, pair)
     matcher = options.load(memory)
-    disparity = predicted_at_scale(lambda *pair: matcher(*pair).disparity, views, scale)
-    for path in write_prediction(out, called, views[0], disparity, pair):
+    result = predicted_at_scale(matcher, views, scale)
+    for path in write_prediction(out, called, result, pair, write):
         print(printable(path))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ea_psmnet.images import eight_bits, read_image
+from ea_psmnet.inference.result import StereoResult
 
 __all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
 
@@ -53,19 +54,16 @@ def as_pair(pair: Any) -> Pair:
 
 
 def predicted_at_scale(
-    predict: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]],
+    predict: Callable[[NDArray[np.uint8], NDArray[np.uint8]], StereoResult],
     pair: Pair,
     scale: float,
-) -> NDArray[np.float32]:
-    """Predict the disparity of a pair at another size, and resample it to the pair's own size.
+) -> StereoResult:
+    """Predict a pair at another size, and resample the result to the pair's own size.
 
     Args:
-        predict: Function from two images to disparity (H', W') in their pixels.
+        predict: Function from two images to their result.
         pair: The images.
         scale: Factor of width and height; below 1 larger disparities are found, in less detail.
-
-    Returns:
-        (H, W) in pixels of the pair.
 
     Raises:
         ValueError: The scale is not above 0, or too large, or `predict` refuses the images.
@@ -80,8 +78,7 @@ def predicted_at_scale(
     left, right = (
         np.asarray(cv2.resize(view, size, interpolation=method), np.uint8) for view in pair
     )
-    found = cv2.resize(predict(left, right), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(found, np.float32) * np.float32(width / size[0])
+    return predict(left, right).resampled(pair[0])
 
 
 def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:

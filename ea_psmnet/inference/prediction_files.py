@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,55 @@ from ea_psmnet.files import (
     write_pfm,
 )
 from ea_psmnet.inference.outputs import preview
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.records import read_record
+from ea_psmnet.tables import check_choice
 
-__all__ = ["check_unclaimed", "pair_name", "pair_record", "prediction_paths", "write_prediction"]
+__all__ = [
+    "DEFAULT_OUTPUTS",
+    "OUTPUTS",
+    "Output",
+    "check_unclaimed",
+    "pair_name",
+    "pair_record",
+    "prediction_paths",
+    "write_prediction",
+]
 
 PairRecord = dict[str, dict[str, str]]
 """`path` and `sha256` of the `left` and the `right` image."""
 
-_ENDINGS = ("_disparity.pfm", "_disparity.png", "_preview.png", "_pair.json")
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of output: its files, and the function that writes them."""
+
+    endings: tuple[str, ...]
+    """What follows the prediction's name in the files' names."""
+    write: Callable[[Sequence[Path], StereoResult], None]
+    """Writes a result to paths in the order of `endings`; raises a ValueError if the result lacks
+    what this output needs."""
+
+
+def _write_disparity(paths: Sequence[Path], result: StereoResult) -> None:
+    pfm, png = paths
+    write_pfm(pfm, result.disparity)
+    write_disparity_png(png, result.disparity)
+
+
+def _write_preview(paths: Sequence[Path], result: StereoResult) -> None:
+    write_image(paths[0], preview(result.image, result.disparity))
+
+
+OUTPUTS = {
+    "disparity": Output(("_disparity.pfm", "_disparity.png"), _write_disparity),
+    "preview": Output(("_preview.png",), _write_preview),
+}
+"""Everything that a prediction can be written as, by the name that `--write` takes."""
+
+DEFAULT_OUTPUTS = ("disparity", "preview")
+
+_RECORD = "_pair.json"
 _PNG_MOST = 65535 / 256
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
 """Common names of images, which do not identify a pair."""
@@ -57,9 +100,18 @@ def pair_record(left: Path, right: Path) -> PairRecord:
     }
 
 
-def prediction_paths(folder: Path, name: str) -> list[Path]:
-    """The files of `write_prediction`, in its order."""
-    return [folder / f"{name}{ending}" for ending in _ENDINGS]
+def prediction_paths(
+    folder: Path, name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS
+) -> list[Path]:
+    """The files of `write_prediction`, in its order.
+
+    Raises:
+        ValueError: There is no such output.
+    """
+    for output in outputs:
+        check_choice("output", output, OUTPUTS)
+    endings = [ending for output in dict.fromkeys(outputs) for ending in OUTPUTS[output].endings]
+    return [folder / f"{name}{ending}" for ending in (*endings, _RECORD)]
 
 
 def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
@@ -70,9 +122,9 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
         name: Name of the prediction.
         pair: Its `pair_record`; pairs are the same if their images have the same path or content.
     """
-    paths = prediction_paths(folder, name)
-    there = [path for path in paths if path.exists()]
-    if there and not _is_of(pair, paths[-1]):
+    *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
+    there = [path for path in (*paths, record) if path.exists()]
+    if there and not _is_of(pair, record):
         raise FileExistsError(
             f"{there[0]}: is there and not of this pair: give another --name or --out, or --force "
             "to overwrite it"
@@ -82,11 +134,11 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
 def write_prediction(
     folder: Path,
     name: str,
-    left: NDArray[np.uint8],
-    disparity: NDArray[np.floating],
+    result: StereoResult,
     pair: PairRecord,
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> list[Path]:
-    """Write a prediction: disparity as PFM and as 16-bit PNG, a picture, and the pair's record.
+    """Write a prediction's outputs, and the record of its pair.
 
     The files appear once all of them are complete. A warning reports disparities that are too large
     for the PNG.
@@ -94,34 +146,41 @@ def write_prediction(
     Args:
         folder: The folder to write to; it is created if necessary.
         name: Name of the pair, with which all files begin.
-        left: (H, W, 3) uint8 RGB.
-        disparity: (H, W) in pixels.
+        result: The prediction.
         pair: The `pair_record` of the images.
+        outputs: What to write: keys of `OUTPUTS`.
 
     Returns:
-        The four paths, as in `prediction_paths`.
+        The paths, as in `prediction_paths`.
 
     Raises:
         OSError: A file cannot be written.
-        ValueError: Image and disparity differ in size.
+        ValueError: Image and disparity differ in size, there is no such output, or the result lacks
+            what an output needs.
     """
-    if left.shape[:2] != disparity.shape:
-        raise ValueError(f"{name}: image {left.shape[:2]} and disparity {disparity.shape} differ")
-    paths = prediction_paths(folder, name)
+    size, disparity = result.image.shape[:2], result.disparity
+    if size != disparity.shape:
+        raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
+    paths = prediction_paths(folder, name, outputs)
     with ExitStack() as stack:
-        pfm, png, picture, record = (stack.enter_context(atomic_path(path)) for path in paths)
-        write_pfm(pfm, disparity)
-        write_disparity_png(png, disparity)
-        write_image(picture, preview(left, disparity))
+        *waiting, record = (stack.enter_context(atomic_path(path)) for path in paths)
+        for output in map(OUTPUTS.__getitem__, dict.fromkeys(outputs)):
+            own, waiting = waiting[: len(output.endings)], waiting[len(output.endings) :]
+            output.write(own, result)
         write_json(record, pair)
+    if "disparity" in outputs:
+        _warn_of_large(paths[0].with_name(f"{name}_disparity.png"), disparity)
+    return paths
+
+
+def _warn_of_large(png: Path, disparity: NDArray[np.floating]) -> None:
     over = int(np.count_nonzero(disparity > _PNG_MOST))
     if over:
         warnings.warn(
-            f"{paths[1]}: {over:,} pixels ({over / disparity.size:.1%}) lie over 255.99, the most "
-            f"that 16 bits hold, and are unknown in it; {paths[0].name} has them",
-            stacklevel=2,
+            f"{png}: {over:,} pixels ({over / disparity.size:.1%}) lie over 255.99, the most "
+            f"that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
+            stacklevel=3,
         )
-    return paths
 
 
 def _is_of(pair: PairRecord, path: Path) -> bool:

@@ -10,7 +10,7 @@ MATCHER = "checkpoint max-disparity align-corners peak-reach attention device pr
 """Options of commands that predict."""
 
 OPTIONS = {
-    "predict": MATCHER + "out name force scale memory ",
+    "predict": MATCHER + "out name force write scale memory ",
     "train": (
         "out threads data root mix render-pass augment mirror preset network attention-sites "
         "normalisation imagenet init align-corners max-disparity crop scene-size batch "
