@@ -12,9 +12,12 @@ Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of th
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.files import content_hash
 from ea_psmnet.models.config import SCALE
+from ea_psmnet.models.weights import find_weights, read_card
 from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.records import parse_record
 
 __all__ = [
     "THRESHOLD",
@@ -33,6 +39,7 @@ __all__ = [
     "ConfidenceMap",
     "disparity_deviation",
     "fit_confidence",
+    "read_confidence",
     "rescaled",
     "window_masses",
 ]
@@ -97,8 +104,8 @@ class ConfidenceMap:
     bias: float
     network: str = ""
     """SHA-256 of the file of weights that it was fitted to."""
-    fitted_on: str = ""
-    """The scenes that it was fitted on."""
+    scenes: str = ""
+    """The scenes that it was fitted and measured on."""
     figures: Mapping[str, float] | None = None
     """What was measured on scenes that it was not fitted on."""
 
@@ -118,6 +125,38 @@ class ConfidenceMap:
 
 UNCALIBRATED = ConfidenceMap((0.0, 1.0, 0.0), 0.0)
 """The mass within 6 pixels as it is: it ranks pixels, but is no probability of an error."""
+
+
+def read_confidence(path: Path | str | None) -> ConfidenceMap:
+    """Read the map of a file of weights from its description, beside it.
+
+    Without one, or if it was fitted to other weights, a warning says that confidence is
+    uncalibrated, and the result is `UNCALIBRATED`.
+
+    Args:
+        path: See `find_weights`; None for a network that is from no file.
+
+    Raises:
+        FileNotFoundError: There are no such weights.
+        ValueError: The description is damaged.
+    """
+    record = None if path is None else read_card(path).get("confidence")
+    if path is None or record is None:
+        return _uncalibrated("this network has no calibration of it")
+    source = f"{find_weights(path).with_suffix('.json')}: confidence"
+    found = parse_record(json.dumps(record), ConfidenceMap, source)
+    if found.network != content_hash(find_weights(path)):
+        return _uncalibrated(f"{source} was fitted to other weights")
+    return found
+
+
+def _uncalibrated(reason: str) -> ConfidenceMap:
+    warnings.warn(
+        f"confidence is uncalibrated: {reason}; it ranks pixels, but is no probability "
+        "(scripts/calibrate_confidence makes it one)",
+        stacklevel=4,
+    )
+    return UNCALIBRATED
 
 
 def fit_confidence(masses: NDArray[np.floating], correct: NDArray[np.bool_]) -> ConfidenceMap:

@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 
 from ea_psmnet.calibration import Calibration
 from ea_psmnet.geometry import depth_map
+from ea_psmnet.inference.confidence import disparity_deviation, rescaled
+from ea_psmnet.sample import at_columns
+from ea_psmnet.tables import check_range
 
-__all__ = ["StereoResult"]
+__all__ = ["LEFT_RIGHT_TOLERANCE", "StereoResult"]
+
+LEFT_RIGHT_TOLERANCE = 1.0
+"""Pixels by which the disparities of a left pixel and of its match may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +45,63 @@ class StereoResult:
         """
         return depth_map(self.disparity, self._calibrated())
 
+    @property
+    def disparity_deviation(self) -> NDArray[np.float32]:
+        """(H, W), standard deviation of the disparity in pixels: see `confidence`'s function.
+
+        Raises:
+            ValueError: The result has no confidence.
+        """
+        return disparity_deviation(self._confident())
+
+    @property
+    def depth_deviation(self) -> NDArray[np.float32]:
+        """(H, W), standard deviation of the depth in metres, to first order in the disparity's.
+
+        Depth Z = f * B / (disparity + doffs) changes by Z^2 / (f * B) with each pixel of disparity.
+
+        Raises:
+            ValueError: The result has no confidence or no calibration.
+        """
+        calibration = self._calibrated()
+        slope = np.square(self.depth) / np.float32(calibration.f * calibration.baseline)
+        return slope * self.disparity_deviation
+
+    @property
+    def occluded(self) -> NDArray[np.bool_]:
+        """(H, W), true where the right view's disparity contradicts the left one's.
+
+        These are pixels whose match lies outside of the right image, those that something nearer
+        hides there, and pixels where one of the two is wrong.
+
+        Raises:
+            ValueError: The result has no disparity of the right view.
+        """
+        if self.right is None:
+            raise ValueError(
+                "occlusion needs the right view's disparity: give matcher(..., right_view=True)"
+            )
+        there = np.arange(self.disparity.shape[1], dtype=np.float32) - self.disparity
+        known = np.isfinite(there)
+        back = at_columns(self.right, np.where(known, there, 0))
+        agree = np.abs(back - self.disparity) <= LEFT_RIGHT_TOLERANCE
+        return ~(known & agree & (there >= 0) & (there <= self.disparity.shape[1] - 1))
+
+    def masked(self, least: float) -> StereoResult:
+        """This result with NaN for the disparity of pixels whose confidence is below `least`.
+
+        Raises:
+            ValueError: The result has no confidence, or `least` is no probability.
+        """
+        check_range("min_confidence", least, 0, 1)
+        sure = self._confident() >= least
+        return replace(self, disparity=np.where(sure, self.disparity, np.float32(np.nan)))
+
+    def _confident(self) -> NDArray[np.float32]:
+        if self.confidence is None:
+            raise ValueError("this needs confidence: give matcher(..., confidence=True)")
+        return self.confidence
+
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
             raise ValueError("depth needs a calibration: give matcher(..., calibration=...)")
@@ -62,7 +125,9 @@ class StereoResult:
             self,
             disparity=resized(self.disparity, scale),
             image=image,
-            confidence=None if self.confidence is None else resized(self.confidence, 1),
+            confidence=None
+            if self.confidence is None
+            else rescaled(resized(self.confidence, 1), scale),
             right=None if self.right is None else resized(self.right, scale),
             calibration=None if calibration is None else calibration.scaled_to(height, width),
         )

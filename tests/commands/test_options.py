@@ -22,7 +22,7 @@ OPTIONS = {
     "evaluate": (
         MATCHER
         + "root data split render-pass checkpoints method fill pad predictions protocols limit "
-        "batch protocol-batch out sheets error-maps worst report against "
+        "batch protocol-batch out confidence sheets error-maps worst report against "
     ),
     "compare": (
         "variants presets checkpoints sites sizes batches works width max-disparity root data "

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from stereo_pairs import textured_pair
 
+from ea_psmnet import StereoMatcher
+from ea_psmnet.files import content_hash
 from ea_psmnet.inference.confidence import (
     UNCALIBRATED,
     ConfidenceMap,
     disparity_deviation,
     fit_confidence,
+    read_confidence,
     rescaled,
     window_masses,
 )
+from ea_psmnet.inference.memory_plan import whole_bytes
+from ea_psmnet.models.weights import BUNDLED
 
 
 def scores_of(probabilities, height=2, width=3):
@@ -115,3 +125,88 @@ def test_the_ends_of_confidence():
     assert disparity_deviation(np.zeros(1)).tolist() == [np.inf]
     assert 0 < disparity_deviation(np.ones(1))[0] < 0.2
     assert rescaled(np.array([0.0, 1.0]), 3).tolist() == [0, 1]
+
+
+# With a network ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Weights without a description."""
+    return shutil.copy(BUNDLED / "ea-light.safetensors", tmp_path / "mine.safetensors")
+
+
+def describe(path, **changes):
+    record = ConfidenceMap((0.5, 1.0, 0.25), -0.5, content_hash(path)).to_dict() | changes
+    path.with_suffix(".json").write_text(json.dumps({"confidence": record}))
+
+
+def test_the_map_is_read_from_the_description_of_its_weights(weights):
+    describe(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_confidence(weights).weights == (0.5, 1.0, 0.25)
+
+
+def test_without_a_map_of_these_weights_confidence_is_said_to_be_uncalibrated(weights):
+    with pytest.warns(UserWarning, match="uncalibrated: this network has no"):
+        assert read_confidence(weights) == UNCALIBRATED
+    with pytest.warns(UserWarning, match="uncalibrated"):
+        assert read_confidence(None) == UNCALIBRATED
+    describe(weights, network="0" * 64)
+    with pytest.warns(UserWarning, match="fitted to other weights"):
+        assert read_confidence(weights) == UNCALIBRATED
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"weights": [1.0]}, "1 weights, expected 3"), ({"bias": "0"}, "bias")]
+)
+def test_a_damaged_map_is_refused(weights, changes, told):
+    describe(weights, **changes)
+    with pytest.raises(ValueError, match=rf"mine\.json: confidence.*{told}"):
+        read_confidence(weights)
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    return StereoMatcher.load("ea-light", max_disparity=48, device="cpu", precision="exact")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return textured_pair(250, 380)
+
+
+@pytest.fixture(scope="module")
+def result(matcher, sample):
+    return matcher(sample.left, sample.right, confidence=True)
+
+
+def test_disparity_is_the_same_with_confidence_and_without(matcher, sample, result):
+    plain = matcher(sample.left, sample.right)
+    assert plain.confidence is None
+    assert np.array_equal(plain.disparity, result.disparity)
+
+
+def test_confidence_is_high_where_the_network_is_right(sample, result):
+    assert result.confidence.shape == result.disparity.shape
+    assert result.confidence.dtype == np.float32
+    assert 0 <= result.confidence.min() < result.confidence.max() <= 1
+    right = np.abs(result.disparity - sample.disparity) < 1
+    assert 0.5 < right.mean() < 1
+    assert result.confidence[right].mean() > result.confidence[~right].mean() + 0.2
+
+
+def test_several_sizes_have_the_confidence_of_each_alone(matcher, sample, result):
+    small = sample.left[:90, :201], sample.right[:90, :201]
+    found = matcher.match([small, (sample.left, sample.right)], confidence=True)
+    assert found[0].confidence.shape == (90, 201)
+    np.testing.assert_allclose(found[1].confidence, result.confidence, rtol=0, atol=1e-5)
+
+
+def test_tiles_have_the_confidence_of_the_whole(matcher, sample, result, monkeypatch):
+    whole = whole_bytes(matcher.model.config, (256, 384), 4)
+    monkeypatch.setattr(matcher, "_room", int(0.8 * whole))
+    assert not matcher.plan(250, 380).is_whole
+    tiled = matcher(sample.left, sample.right, confidence=True)
+    assert np.abs(tiled.confidence - result.confidence).mean() < 0.02
