@@ -229,7 +229,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str, *, confidence: bool) -> Predictor:
+def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor:
     from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
 

@@ -180,10 +180,10 @@ def fit_confidence(masses: NDArray[np.floating], correct: NDArray[np.bool_]) -> 
         optimiser.zero_grad()
         logits = inputs @ weights[:-1] + weights[-1]
         value = F.binary_cross_entropy_with_logits(logits, target)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)
     *found, bias = weights.tolist()
     return ConfidenceMap(tuple(found), bias)
 

@@ -64,8 +64,8 @@ class StereoResult:
             ValueError: The result has no confidence or no calibration.
         """
         calibration = self._calibrated()
-        slope = np.square(self.depth) / np.float32(calibration.f * calibration.baseline)
-        return slope * self.disparity_deviation
+        slope = np.square(self.depth) / (calibration.f * calibration.baseline)
+        return np.asarray(slope * self.disparity_deviation, np.float32)
 
     @property
     def occluded(self) -> NDArray[np.bool_]:
