@@ -15,6 +15,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from ea_psmnet.calibration import Calibration
+    from ea_psmnet.calibration_files import read_calibration
     from ea_psmnet.inference.matcher import StereoMatcher
     from ea_psmnet.inference.result import StereoResult
     from ea_psmnet.models.config import PSMNetConfig
@@ -27,10 +28,12 @@ __all__ = [
     "StereoMatcher",
     "StereoResult",
     "build_model",
+    "read_calibration",
 ]
 
 _HOMES = {
     "Calibration": "ea_psmnet.calibration",
+    "read_calibration": "ea_psmnet.calibration_files",
     "PSMNet": "ea_psmnet.models.psmnet",
     "PSMNetConfig": "ea_psmnet.models.config",
     "StereoMatcher": "ea_psmnet.inference.matcher",

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.calibration import Calibration
+from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.inference.confidence import ConfidenceMap, read_confidence, window_masses
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
-from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair, calibrated_pair
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
@@ -178,7 +178,7 @@ class StereoMatcher:
         left: ImageLike,
         right: ImageLike,
         *,
-        calibration: Calibration | None = None,
+        calibration: Calibration | RawCalibration | None = None,
         confidence: bool = False,
         right_view: bool = False,
     ) -> StereoResult:
@@ -190,9 +190,10 @@ class StereoMatcher:
         Args:
             left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
                 or the path of a file.
-            right: The right image, rectified.
+            right: The right image; the pair is rectified, or `calibration` is a `RawCalibration`.
             calibration: Calibration of the images, for the result's depth and points. It is scaled
-                to their size if it is of another.
+                to their size if it is of another. With a `RawCalibration` the pair is rectified
+                first, and the result is that of the rectified pair.
             confidence: Whether to compute the probability that a pixel's error is below 1 pixel.
             right_view: Whether to predict the right view's disparity, too, which takes as long
                 again.
@@ -203,10 +204,9 @@ class StereoMatcher:
             TypeError: An argument has the wrong type.
             NotFiniteError: The network computes NaN or infinity.
         """
-        result = self.match([(left, right)], confidence=confidence, right_view=right_view)[0]
-        if calibration is None:
-            return result
-        return replace(result, calibration=calibration.scaled_to(*result.disparity.shape))
+        pair, fitting = calibrated_pair(as_pair((left, right)), calibration)
+        result = self.match([pair], confidence=confidence, right_view=right_view)[0]
+        return replace(result, calibration=fitting)
 
     def match(
         self,

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.images import eight_bits, read_image
 from ea_psmnet.inference.result import StereoResult
 
-__all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
+__all__ = ["ImageLike", "Pair", "as_pair", "calibrated_pair", "predicted_at_scale"]
 
 ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
 """A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
@@ -51,6 +52,19 @@ def as_pair(pair: Any) -> Pair:
             f"right {right.shape[1]} x {right.shape[0]}: a rectified pair has one size"
         )
     return left, right
+
+
+def calibrated_pair(
+    pair: Pair, calibration: Calibration | RawCalibration | None
+) -> tuple[Pair, Calibration | None]:
+    """Rectify a pair if its calibration is that of unrectified images.
+
+    Returns:
+        The rectified pair, and its calibration at its size; None if there is none.
+    """
+    if isinstance(calibration, RawCalibration):
+        return calibration.rectify(*pair)
+    return pair, None if calibration is None else calibration.for_images(*pair[0].shape[:2])
 
 
 def predicted_at_scale(

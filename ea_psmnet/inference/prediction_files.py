@@ -16,11 +16,15 @@ from ea_psmnet.files import (
     atomic_path,
     content_hash,
     printable,
+    write_depth_png,
     write_disparity_png,
     write_image,
     write_json,
+    write_npy,
     write_pfm,
+    write_text,
 )
+from ea_psmnet.geometry import PointCloud
 from ea_psmnet.inference.outputs import preview
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.records import read_record
@@ -30,6 +34,7 @@ __all__ = [
     "DEFAULT_OUTPUTS",
     "OUTPUTS",
     "Output",
+    "Prediction",
     "check_unclaimed",
     "pair_name",
     "pair_record",
@@ -42,36 +47,76 @@ PairRecord = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What is written: a result, and how to make a cloud of it."""
+
+    result: StereoResult
+    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points
+
+
+@dataclass(frozen=True)
 class Output:
     """One kind of output: its files, and the function that writes them."""
 
     endings: tuple[str, ...]
     """What follows the prediction's name in the files' names."""
-    write: Callable[[Sequence[Path], StereoResult], None]
-    """Writes a result to paths in the order of `endings`; raises a ValueError if the result lacks
-    what this output needs."""
+    write: Callable[[Sequence[Path], Prediction], None]
+    """Writes to paths in the order of `endings`; raises a ValueError if the result lacks what this
+    output needs."""
+    metric: bool = False
+    """Whether it needs a calibration."""
 
 
-def _write_disparity(paths: Sequence[Path], result: StereoResult) -> None:
+def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
     pfm, png = paths
-    write_pfm(pfm, result.disparity)
-    write_disparity_png(png, result.disparity)
+    write_pfm(pfm, prediction.result.disparity)
+    write_disparity_png(png, prediction.result.disparity)
 
 
-def _write_preview(paths: Sequence[Path], result: StereoResult) -> None:
-    write_image(paths[0], preview(result.image, result.disparity))
+def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
+    write_image(paths[0], preview(prediction.result.image, prediction.result.disparity))
+
+
+def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
+    png, pfm, npy = paths
+    depth = prediction.result.depth
+    write_depth_png(png, depth)
+    write_pfm(pfm, np.where(np.isnan(depth), np.float32(np.inf), depth))
+    write_npy(npy, depth)
+
+
+def _write_cloud(paths: Sequence[Path], prediction: Prediction) -> None:
+    cloud = prediction.cloud(prediction.result)
+    for path in paths:
+        cloud.write(path)
+
+
+def _write_calibration(paths: Sequence[Path], prediction: Prediction) -> None:
+    calibration = prediction.result.calibration
+    if calibration is None:
+        raise ValueError("no calibration to write")
+    write_text(paths[0], calibration.as_middlebury())
+
+
+def _write_image(paths: Sequence[Path], prediction: Prediction) -> None:
+    write_image(paths[0], prediction.result.image)
 
 
 OUTPUTS = {
     "disparity": Output(("_disparity.pfm", "_disparity.png"), _write_disparity),
     "preview": Output(("_preview.png",), _write_preview),
+    "depth": Output(("_depth.png", "_depth.pfm", "_depth.npy"), _write_depth, metric=True),
+    "cloud": Output(("_cloud.ply", "_cloud.glb"), _write_cloud, metric=True),
+    "calibration": Output(("_calib.txt",), _write_calibration, metric=True),
+    "image": Output(("_image.png",), _write_image),
 }
 """Everything that a prediction can be written as, by the name that `--write` takes."""
 
 DEFAULT_OUTPUTS = ("disparity", "preview")
 
 _RECORD = "_pair.json"
-_PNG_MOST = 65535 / 256
+_LARGEST_DISPARITY, _LARGEST_DEPTH = 65535 / 256, 65535 / 1000
+"""What 16 bits hold in the steps of the PNG files, in pixels and metres."""
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
 """Common names of images, which do not identify a pair."""
 
@@ -137,11 +182,12 @@ def write_prediction(
     result: StereoResult,
     pair: PairRecord,
     outputs: Sequence[str] = DEFAULT_OUTPUTS,
+    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points,
 ) -> list[Path]:
     """Write a prediction's outputs, and the record of its pair.
 
-    The files appear once all of them are complete. A warning reports disparities that are too large
-    for the PNG.
+    The files appear once all of them are complete. A warning reports disparities and depths that
+    are too large for their PNG.
 
     Args:
         folder: The folder to write to; it is created if necessary.
@@ -149,6 +195,7 @@ def write_prediction(
         result: The prediction.
         pair: The `pair_record` of the images.
         outputs: What to write: keys of `OUTPUTS`.
+        cloud: Function that makes the point cloud.
 
     Returns:
         The paths, as in `prediction_paths`.
@@ -159,6 +206,7 @@ def write_prediction(
             what an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
+    prediction = Prediction(result, cloud)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
@@ -166,18 +214,20 @@ def write_prediction(
         *waiting, record = (stack.enter_context(atomic_path(path)) for path in paths)
         for output in map(OUTPUTS.__getitem__, dict.fromkeys(outputs)):
             own, waiting = waiting[: len(output.endings)], waiting[len(output.endings) :]
-            output.write(own, result)
+            output.write(own, prediction)
         write_json(record, pair)
     if "disparity" in outputs:
-        _warn_of_large(paths[0].with_name(f"{name}_disparity.png"), disparity)
+        _warn_of_large(folder / f"{name}_disparity.png", result.disparity, _LARGEST_DISPARITY)
+    if "depth" in outputs:
+        _warn_of_large(folder / f"{name}_depth.png", result.depth, _LARGEST_DEPTH)
     return paths
 
 
-def _warn_of_large(png: Path, disparity: NDArray[np.floating]) -> None:
-    over = int(np.count_nonzero(disparity > _PNG_MOST))
+def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None:
+    over = int(np.count_nonzero(values > most))
     if over:
         warnings.warn(
-            f"{png}: {over:,} pixels ({over / disparity.size:.1%}) lie over 255.99, the most "
+            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {most:.2f}, the most "
             f"that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
             stacklevel=3,
         )

@@ -9,15 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.calibration import Calibration
-from ea_psmnet.geometry import depth_map
+from ea_psmnet.geometry import (
+    PointCloud,
+    depth_map,
+    flying_pixels,
+    hidden_in_right,
+    inconsistent,
+    point_map,
+)
 from ea_psmnet.inference.confidence import disparity_deviation, rescaled
-from ea_psmnet.sample import at_columns
 from ea_psmnet.tables import check_range
 
-__all__ = ["LEFT_RIGHT_TOLERANCE", "StereoResult"]
-
-LEFT_RIGHT_TOLERANCE = 1.0
-"""Pixels by which the disparities of a left pixel and of its match may differ."""
+__all__ = ["StereoResult"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +72,14 @@ class StereoResult:
 
     @property
     def occluded(self) -> NDArray[np.bool_]:
-        """(H, W), true where the right view's disparity contradicts the left one's.
-
-        These are pixels whose match lies outside of the right image, those that something nearer
-        hides there, and pixels where one of the two is wrong.
+        """(H, W), true where the left-right check fails: hidden in the right image, or wrong.
 
         Raises:
             ValueError: The result has no disparity of the right view.
         """
         if self.right is None:
-            raise ValueError(
-                "occlusion needs the right view's disparity: give matcher(..., right_view=True)"
-            )
-        there = np.arange(self.disparity.shape[1], dtype=np.float32) - self.disparity
-        known = np.isfinite(there)
-        back = at_columns(self.right, np.where(known, there, 0))
-        agree = np.abs(back - self.disparity) <= LEFT_RIGHT_TOLERANCE
-        return ~(known & agree & (there >= 0) & (there <= self.disparity.shape[1] - 1))
+            raise ValueError("occlusion needs the right view: give matcher(..., right_view=True)")
+        return inconsistent(self.disparity, self.right)
 
     def masked(self, least: float) -> StereoResult:
         """This result with NaN for the disparity of pixels whose confidence is below `least`.
@@ -101,6 +95,49 @@ class StereoResult:
         if self.confidence is None:
             raise ValueError("this needs confidence: give matcher(..., confidence=True)")
         return self.confidence
+
+    def points(
+        self,
+        *,
+        clean: bool = True,
+        min_depth: float = 0.0,
+        max_depth: float = np.inf,
+        min_confidence: float = 0.5,
+    ) -> PointCloud:
+        """Points of the left image's pixels, with its colours.
+
+        Cleaning removes what is likely to be wrong: flying points at depth edges
+        (`flying_pixels`); points that the right image does not show, by the left-right check if
+        there is the right view's disparity, else by the left disparity alone (`hidden_in_right`);
+        and points of low confidence if there is a confidence.
+
+        Args:
+            clean: Whether to remove such points.
+            min_depth: Smallest depth in metres.
+            max_depth: Largest depth in metres.
+            min_confidence: Smallest confidence of a point that cleaning keeps.
+
+        Returns:
+            The points of all pixels whose depth is known, finite and within the limits.
+
+        Raises:
+            ValueError: The result has no calibration, or the limits contradict each other.
+        """
+        if not 0 <= min_depth < max_depth:
+            raise ValueError(
+                f"depth from {min_depth:g} to {max_depth:g} m: expected 0 <= min < max"
+            )
+        calibration, depth = self._calibrated(), self.depth
+        mask = np.isfinite(depth) & (depth >= min_depth) & (depth <= max_depth)
+        if clean:
+            mask &= self._trusted(calibration.doffs, min_confidence)
+        return PointCloud(point_map(depth, calibration)[mask], self.image[mask], mask)
+
+    def _trusted(self, doffs: float, min_confidence: float) -> NDArray[np.bool_]:
+        """Mask (H, W) of the pixels that cleaning keeps."""
+        unseen = hidden_in_right(self.disparity) if self.right is None else self.occluded
+        trusted = ~(unseen | flying_pixels(self.disparity, doffs))
+        return trusted if self.confidence is None else trusted & (self.confidence >= min_confidence)
 
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
