@@ -208,15 +208,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     labels = _labels([*(path.with_suffix("") for path in weights), *folders])
     search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
-        *(
-            _network(
-                replace(options.matcher, checkpoint=path),
-                path,
-                label,
-                confidence=options.confidence,
-            )
-            for path, label in zip(weights, labels, strict=False)
-        ),
+        *(_network(options, path, label) for path, label in zip(weights, labels, strict=False)),
         *(
             baseline(BlockMatcher(name, search, fill=options.fill, pad=options.pad))
             for name in dict.fromkeys(options.method)

@@ -115,8 +115,10 @@ class ConfidenceMap:
 
     def __call__(self, masses: Tensor) -> Tensor:
         """Masses (B, len(WIDTHS), ...) to confidence (B, ...)."""
-        weights = masses.new_tensor(self.weights)
-        return torch.sigmoid(torch.einsum("bw...,w->b...", _log_odds(masses), weights) + self.bias)
+        odds = _log_odds(masses).unbind(dim=1)
+        # No product of matrices, which autocast would round.
+        total = sum(weight * each for weight, each in zip(self.weights, odds, strict=True))
+        return torch.sigmoid(total + self.bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the description of weights."""

@@ -74,19 +74,14 @@ def find_range(matcher: StereoMatcher, pair: Pair) -> RangeReport:
     known = found.disparity[sure] if sure.any() else found.disparity.ravel()
     ends = np.percentile(known, (_OUTLIERS, 100 - _OUTLIERS))
     low, high = (enlarged * np.add(ends, (-_MARGIN, _MARGIN))).tolist()
-    minimum, count = _window(matcher, low, high, _multiple(width))
+    minimum, count = matcher.min_disparity, min(matcher.max_disparity, _multiple(width))
+    # The coarse pass errs by its margin: the networks' range is not left for less.
+    if low + 2 * _MARGIN * enlarged < minimum or high > minimum + count:
+        count = min(max(count, _multiple(high - low)), _multiple(width))
+        minimum = max(min(minimum, math.floor(low)), math.ceil(high) - count)
     place = known * enlarged
     beyond = float(((place < minimum) | (place >= minimum + count)).mean())
     return RangeReport(low, high, minimum, count, beyond)
-
-
-def _window(matcher: StereoMatcher, low: float, high: float, most: int) -> tuple[int, int]:
-    """Smallest disparity and number of disparities to search for all from `low` to `high`."""
-    minimum, count = matcher.min_disparity, min(matcher.max_disparity, most)
-    if low >= minimum - _MARGIN and high <= minimum + count:
-        return minimum, count
-    count = min(max(count, _multiple(high - low)), most)
-    return max(min(minimum, math.floor(low)), math.ceil(high) - count), count
 
 
 def _multiple(length: float) -> int:

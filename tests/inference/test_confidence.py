@@ -11,7 +11,10 @@ import pytest
 import torch
 from stereo_pairs import textured_pair
 
+from datasets.synthetic import SyntheticScenes
 from ea_psmnet import StereoMatcher
+from ea_psmnet.evaluation.evaluation import evaluate_predictors
+from ea_psmnet.evaluation.predictors import network
 from ea_psmnet.files import content_hash
 from ea_psmnet.inference.confidence import (
     UNCALIBRATED,
@@ -22,7 +25,8 @@ from ea_psmnet.inference.confidence import (
     rescaled,
     window_masses,
 )
-from ea_psmnet.inference.memory_plan import whole_bytes
+from ea_psmnet.inference.memory_plan import MemoryPlan
+from ea_psmnet.inference.tiles import spans
 from ea_psmnet.models.weights import BUNDLED
 
 
@@ -197,6 +201,15 @@ def test_confidence_is_high_where_the_network_is_right(sample, result):
     assert result.confidence[right].mean() > result.confidence[~right].mean() + 0.2
 
 
+def test_half_precision_has_nearly_the_same_confidence(sample, result, monkeypatch):
+    # On any processor: slow on some, but the same arithmetic.
+    monkeypatch.setattr("ea_psmnet.inference.matcher.has_fast_bfloat16", lambda _: True)
+    fast = StereoMatcher.load("ea-light", max_disparity=48, device="cpu", precision="fast")
+    found = fast(sample.left, sample.right, confidence=True)
+    assert found.confidence.dtype == np.float32
+    assert np.abs(found.confidence - result.confidence).mean() < 0.03
+
+
 def test_several_sizes_have_the_confidence_of_each_alone(matcher, sample, result):
     small = sample.left[:90, :201], sample.right[:90, :201]
     found = matcher.match([small, (sample.left, sample.right)], confidence=True)
@@ -205,8 +218,20 @@ def test_several_sizes_have_the_confidence_of_each_alone(matcher, sample, result
 
 
 def test_tiles_have_the_confidence_of_the_whole(matcher, sample, result, monkeypatch):
-    whole = whole_bytes(matcher.model.config, (256, 384), 4)
-    monkeypatch.setattr(matcher, "_room", int(0.8 * whole))
-    assert not matcher.plan(250, 380).is_whole
+    tiles = MemoryPlan(spans(64, 2), spans(96, 1), 0)
+    monkeypatch.setattr(matcher, "plan", lambda *_: tiles)
     tiled = matcher(sample.left, sample.right, confidence=True)
     assert np.abs(tiled.confidence - result.confidence).mean() < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ea-light", "ea-psmnet-small"])
+def test_bundled_weights_are_calibrated(name):
+    scenes = SyntheticScenes(seed=77_001, split="test", size=(256, 512), count=6)
+    matcher = StereoMatcher.load(name, device="cpu")
+    assert matcher.confidence_map != UNCALIBRATED
+    found = network(matcher, name, confidence=True)
+    (evaluation,) = evaluate_predictors([found], list(scenes))
+    figures = evaluation.confidence.figures()
+    assert figures["ECE"] < 6
+    assert figures["AUSE of bad-1"] < 12

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from stereo_pairs import textured_pair
 
+from datasets.folder import PairFolder
 from ea_psmnet import StereoMatcher
 from ea_psmnet.calibration import Calibration
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.inference.search_range import find_range
 
-FAR, NEAR = 5, 30
-"""Least and largest disparity of the pair, in pixels."""
+FAR, NEAR = 5, 20
+"""Disparities at both ends of the pair's background, in pixels. The coarse pass may lose the
+rectangle before it, a twentieth of the pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_an_impossible_smallest_disparity_is_refused(matcher, minimum, kind):
 def test_a_pair_that_fits_keeps_the_networks_range(matcher, sample):
     found = find_range(matcher, (sample.left, sample.right))
     assert found.low < FAR + 3
-    assert NEAR - 3 < found.high < 48
+    assert NEAR - 2 < found.high < 48
     assert (found.minimum, found.count) == (0, 48)
     assert found.beyond == 0
 
@@ -157,3 +159,15 @@ def test_confidence_of_a_smaller_prediction_is_of_larger_pixels():
     whole = half.resampled(np.zeros((2, 4, 3), np.uint8))
     np.testing.assert_allclose(whole.disparity, 8)
     np.testing.assert_allclose(whole.confidence, 1 - np.exp(-0.5), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [0, 60, -170])
+def test_the_range_of_a_real_pair(shared_data, columns):
+    sample = PairFolder(shared_data / "stereo" / "mb03_cones")[0]
+    found = find_range(StereoMatcher.load(device="cpu"), turned(sample, columns))
+    low, high = np.percentile(sample.disparity[sample.valid], (1, 99)) - columns
+    assert found.minimum <= low
+    assert high <= found.minimum + found.count
+    assert found.count == 192
+    assert (found.minimum == 0) == (columns == 0)
