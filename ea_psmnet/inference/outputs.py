@@ -143,22 +143,31 @@ def sheet(
     return panel_grid(rows, _style(image), title=title, bars=bars)
 
 
-def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Draw the left image beside its coloured disparity, with a colour bar.
+def preview(
+    left: NDArray[np.uint8],
+    disparity: NDArray[np.floating],
+    confidence: NDArray[np.floating] | None = None,
+) -> NDArray[np.uint8]:
+    """Draw the left image beside its coloured disparity, and its confidence, with colour bars.
 
     Args:
         left: (H, W, 3) uint8 RGB.
         disparity: (H, W) in pixels; black where not finite.
+        confidence: (H, W) from 0 to 1; None leaves its panel out.
 
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
     low, high = colour_range(disparity)
     image = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA)
-    row = Row(
-        (image, _panel(colourise(disparity, low, high))), captions=("Left image", "Disparity")
-    )
-    return panel_grid([row], _style(image), bars=[None, disparity_bar(low, high)])
+    panels, captions = [image, _panel(colourise(disparity, low, high))], ["Left image", "Disparity"]
+    bars = [None, disparity_bar(low, high)]
+    if confidence is not None:
+        colours = ScalarMappable(Normalize(0, 1), "cividis")
+        panels.append(_panel(colours.to_rgba(confidence, bytes=True)[..., :3]))
+        captions.append("Confidence")
+        bars.append(Bar("probability of an error below 1 px", colours))
+    return panel_grid([Row(panels, captions=captions)], _style(image), bars=bars)
 
 
 _SIDE = 960

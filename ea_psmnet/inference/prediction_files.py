@@ -22,6 +22,7 @@ from ea_psmnet.files import (
     write_json,
     write_npy,
     write_pfm,
+    write_share_png,
     write_text,
 )
 from ea_psmnet.geometry import PointCloud
@@ -74,7 +75,8 @@ def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
 
 
 def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
-    write_image(paths[0], preview(prediction.result.image, prediction.result.disparity))
+    result = prediction.result
+    write_image(paths[0], preview(result.image, result.disparity, result.confidence))
 
 
 def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -89,6 +91,25 @@ def _write_cloud(paths: Sequence[Path], prediction: Prediction) -> None:
     cloud = prediction.cloud(prediction.result)
     for path in paths:
         cloud.write(path)
+
+
+def _write_confidence(paths: Sequence[Path], prediction: Prediction) -> None:
+    png, npy = paths
+    confidence = prediction.result.confidence
+    if confidence is None:
+        raise ValueError("no confidence to write")
+    write_share_png(png, confidence)
+    write_npy(npy, confidence)
+
+
+def _write_right(paths: Sequence[Path], prediction: Prediction) -> None:
+    pfm, png, occluded = paths
+    right = prediction.result.right
+    if right is None:
+        raise ValueError("no disparity of the right view to write")
+    write_pfm(pfm, right)
+    write_disparity_png(png, right)
+    write_share_png(occluded, prediction.result.occluded)
 
 
 def _write_calibration(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -107,6 +128,8 @@ OUTPUTS = {
     "preview": Output(("_preview.png",), _write_preview),
     "depth": Output(("_depth.png", "_depth.pfm", "_depth.npy"), _write_depth, metric=True),
     "cloud": Output(("_cloud.ply", "_cloud.glb"), _write_cloud, metric=True),
+    "confidence": Output(("_confidence.png", "_confidence.npy"), _write_confidence),
+    "right": Output(("_right.pfm", "_right.png", "_occluded.png"), _write_right),
     "calibration": Output(("_calib.txt",), _write_calibration, metric=True),
     "image": Output(("_image.png",), _write_image),
 }

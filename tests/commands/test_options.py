@@ -14,7 +14,8 @@ CALIBRATION = "calib raw focal baseline doffs cx cy "
 OPTIONS = {
     "predict": MATCHER
     + CALIBRATION
-    + "out name force write scale memory clean min-depth max-depth ",
+    + "out name force write scale memory clean min-depth max-depth min-confidence "
+    "min-disparity range ",
     "train": (
         "out threads data root mix render-pass augment preset network attention-sites "
         "normalisation imagenet init max-disparity crop scene-size batch "
@@ -26,7 +27,7 @@ OPTIONS = {
     "evaluate": (
         MATCHER
         + "root data split render-pass checkpoints method fill pad predictions protocols limit "
-        "batch out sheets error-maps worst report against "
+        "batch out confidence sheets error-maps worst report against "
     ),
     "compare": (
         "variants presets checkpoints sites sizes batches width max-disparity root data "
