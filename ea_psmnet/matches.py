@@ -46,17 +46,16 @@ def match_features(left: NDArray[np.uint8], right: NDArray[np.uint8], count: int
     )
     features = len(points), len(others)
     if min(features) < 2:
-        return FeatureMatches(_places([]), _places([]), features)
+        nowhere = np.zeros((0, 2), np.float32)
+        return FeatureMatches(nowhere, nowhere, features)
     distances = _distances(words, other_words)
     forth, back = _best(distances), _best(distances.T)
     index = np.arange(len(points))
     mutual = (forth >= 0) & (back[forth] == index)
-    pairs = [(points[i].pt, others[forth[i]].pt) for i in index[mutual]]
-    return FeatureMatches(_places([a for a, _ in pairs]), _places([b for _, b in pairs]), features)
-
-
-def _places(points: list[tuple[float, float]]) -> NDArray[np.float32]:
-    return np.array(points, np.float32).reshape(-1, 2)
+    both = [(*points[i].pt, *others[forth[i]].pt) for i in index[mutual]]
+    # A place with two dominant orientations has two features, which mostly match the same.
+    places = np.unique(np.array(both, np.float32).reshape(-1, 4), axis=0)
+    return FeatureMatches(places[:, :2], places[:, 2:], features)
 
 
 def _distances(words: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,7 @@ def predict(
     write: tuple[str, ...] = ("disparity", "preview"),
     scale: float = 1,
     memory: str | None = None,
+    rectify: Literal["auto", "off"] = "off",
     clean: bool = True,
     min_depth: float = 0,
     max_depth: float = float("inf"),
@@ -35,7 +36,7 @@ def predict(
 
     Writes NAME_disparity.pfm (float32 pixels), NAME_disparity.png (16 bits, pixels times 256, as
     in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images. --write
-    chooses among these and other outputs.
+    chooses among these and other outputs. Warnings name faults of the pair, as `doctor` finds them.
 
     Args:
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
@@ -51,6 +52,8 @@ def predict(
             doubles the range of disparities, with less detail. Results have the original size.
         memory: Memory limit of the program on the device, for example 8GiB; default: the free
             memory. Pairs that need more are predicted in overlapping tiles.
+        rectify: What to do with a pair that is not rectified, beside a warning: auto moves, turns
+            and resizes the right image so that rows match, as far as matched features tell.
         clean: Leave flying points at depth edges, points that the right image does not show, and
             points of low confidence out of the cloud.
         min_depth: Smallest depth in the cloud, in metres.
@@ -60,6 +63,7 @@ def predict(
     """
     from ea_psmnet.calibration import RawCalibration
     from ea_psmnet.files import printable
+    from ea_psmnet.inference.doctor import examined
     from ea_psmnet.inference.pairs import as_pair, calibrated_pair, predicted_at_scale
     from ea_psmnet.inference.prediction_files import (
         OUTPUTS,
@@ -87,6 +91,9 @@ def predict(
     if isinstance(given, RawCalibration):
         print("The pair was rectified; if it already was, give --raw False", file=sys.stderr)
     matcher = options.load(memory)
+    doffs = 0 if camera is None else camera.doffs
+    reach = matcher.max_disparity / scale
+    views = examined(views, reach, doffs=doffs, rectify=rectify == "auto")
     result = replace(predicted_at_scale(matcher, views, scale), calibration=camera)
     cloud = partial(StereoResult.points, clean=clean, min_depth=min_depth, max_depth=max_depth)
     for path in write_prediction(out, called, result, pair, write, cloud):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -14,7 +15,7 @@ from ea_psmnet.inference.alignment import RowAlignment, RowFit, fit_rows
 from ea_psmnet.inference.pairs import Pair
 from ea_psmnet.matches import FeatureMatches, match_features
 
-__all__ = ["Code", "Diagnosis", "Finding", "diagnose"]
+__all__ = ["Code", "Diagnosis", "Finding", "diagnose", "examined"]
 
 Code = Literal[
     "identical",
@@ -29,9 +30,9 @@ Code = Literal[
 ]
 """What is wrong. `docs/input-check.md` explains each."""
 
-_PIXELS = 600 * 400
+_PIXELS = 160_000
 """Size at which features are matched, to limit the time."""
-_FEATURES = 1000
+_FEATURES = 800
 _ENOUGH = 20
 """Smallest number of matches to draw conclusions from."""
 
@@ -64,6 +65,8 @@ _BEYOND = 0.03
 """Smallest share of matches beyond the range of disparities."""
 _CLUSTER = 8
 """Smallest number of such matches."""
+_IMPLAUSIBLE = 0.1
+"""Smallest share of matches beyond infinity that contradicts a calibration."""
 _NONE_RIGHT = 0.05
 """Largest share of matches with positive disparity in a swapped pair."""
 _SCALES = (0.75, 0.5, 0.25)
@@ -104,6 +107,30 @@ class Diagnosis:
         return tuple(finding.code for finding in self.findings)
 
 
+def examined(
+    pair: Pair, reach: float, *, least: float = 0, doffs: float = 0, rectify: bool = False
+) -> Pair:
+    """Warn of the faults of a pair, for arguments see `diagnose`.
+
+    Args:
+        pair: The images.
+        reach: Largest disparity that is searched.
+        least: Smallest disparity that is searched.
+        doffs: What the calibration adds to disparities.
+        rectify: Apply the correction if the pair is not rectified and there is one.
+
+    Returns:
+        The pair, with the right image corrected if that was asked for.
+    """
+    diagnosis = diagnose(*pair, reach, least=least, doffs=doffs)
+    correction = diagnosis.correction if rectify else None
+    for finding in diagnosis.findings:
+        corrected = correction is not None and finding.code == "unrectified"
+        told = f"{finding.message}: corrected, as asked" if corrected else finding
+        warnings.warn(str(told), stacklevel=2)
+    return pair if correction is None else (pair[0], correction.apply(pair[1]))
+
+
 @dataclass(frozen=True, eq=False)
 class _Evidence:
     """A pair at the size at which its features are matched."""
@@ -125,13 +152,22 @@ class _Evidence:
         return agreeing >= max(_ENOUGH, _AGREEING * len(self.fit.agreeing))
 
 
-def diagnose(left: NDArray[np.uint8], right: NDArray[np.uint8], reach: float = 192) -> Diagnosis:
-    """Examine a pair by matched features; it is reported only what is certain.
+def diagnose(
+    left: NDArray[np.uint8],
+    right: NDArray[np.uint8],
+    reach: float = 192,
+    *,
+    least: float = 0,
+    doffs: float = 0,
+) -> Diagnosis:
+    """Examine a pair by matched features; only what is certain is reported.
 
     Args:
         left: (H, W, 3) uint8 RGB.
         right: (H, W, 3) uint8 RGB.
         reach: Largest disparity that is searched, in pixels of these images.
+        least: Smallest disparity that is searched.
+        doffs: What the calibration adds to disparities: negated, the disparity at infinity.
     """
     evidence = _gather((left, right))
     if (finding := _without_matches(evidence, left, right)) is not None:
@@ -143,7 +179,11 @@ def diagnose(left: NDArray[np.uint8], right: NDArray[np.uint8], reach: float = 1
     findings = [*_unrectified(alignment, evidence)]
     disparities = _disparities(evidence)
     correction = alignment if findings else None
-    findings += [*_exposure(evidence), *_directions(disparities, min(reach, left.shape[1]))]
+    findings += [
+        *_exposure(evidence),
+        *_directions(disparities, least, min(reach, left.shape[1])),
+        *_behind(disparities, doffs),
+    ]
     return Diagnosis(tuple(findings), len(disparities), correction)
 
 
@@ -336,34 +376,53 @@ def _values(view: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.
     return view[np.clip(y, 0, last_row), np.clip(x, 0, last_column)].astype(np.float64)
 
 
-def _directions(disparities: NDArray[np.float64], reach: float) -> Iterator[Finding]:
+def _directions(disparities: NDArray[np.float64], least: float, reach: float) -> Iterator[Finding]:
     """Findings about the signs of disparities and their range."""
     positive, negative = (float(np.mean(sign * disparities > 1)) for sign in (1, -1))
-    median = float(np.median(disparities))
-    if positive < _NONE_RIGHT and negative > 0.5:
+    if least >= 0 and positive < _NONE_RIGHT and negative > 0.5:
+        median = float(np.median(disparities))
         yield Finding(
             "swapped",
             f"left and right are swapped: {negative:.0%} of {len(disparities)} matches lie further "
             f"right in the right image, by {-median:.1f} px in the median",
-            "give the images in the other order",
+            "give the images in the other order, or, if the cameras are toed in, --min-disparity",
             {"share": negative, "median_disparity": median},
         )
         return
-    if _many(disparities < -1):
-        least = float(np.percentile(disparities, 1))
-        yield Finding(
-            "negative",
-            f"{negative:.0%} of the matches have negative disparities, down to {least:.0f} px, "
-            "which are not searched: the cameras are toed in, or the images cropped",
-            "rectify the pair to parallel cameras",
-            {"share": negative, "least_disparity": least},
-        )
+    if _many(disparities < least - 1):
+        yield _too_far(disparities, least)
     if _many(disparities > reach):
         yield _too_near(disparities, reach)
 
 
+def _behind(disparities: NDArray[np.float64], doffs: float) -> Iterator[Finding]:
+    """A calibration by which much of the scene would be beyond infinity."""
+    share = float(np.mean(disparities + doffs < -1))
+    if doffs and share > _IMPLAUSIBLE:
+        yield Finding(
+            "calibration",
+            f"with doffs = {doffs:g} px of the calibration {share:.0%} of the matches have no "
+            "positive depth",
+            "give the calibration of these images, and check the sign of doffs",
+            {"doffs": doffs, "share": share},
+        )
+
+
 def _many(those: NDArray[np.bool_]) -> bool:
     return bool(those.sum() >= _CLUSTER and those.mean() >= _BEYOND)
+
+
+def _too_far(disparities: NDArray[np.float64], least: float) -> Finding:
+    share, lowest = float(np.mean(disparities < least - 1)), float(np.percentile(disparities, 1))
+    lower = int(_MARGIN * lowest // 4 * 4)
+    return Finding(
+        "negative",
+        f"{share:.0%} of the matches have disparities below the {least:.0f} px from which on is "
+        f"searched, down to {lowest:.0f} px: the cameras are toed in, or the images cropped",
+        f"predict with --min-disparity {lower}, or rectify the pair to parallel cameras",
+        {"share": share, "smallest_disparity": lowest, "least": least},
+        ("--min-disparity", str(lower)),
+    )
 
 
 def _too_near(disparities: NDArray[np.float64], reach: float) -> Finding:

@@ -56,7 +56,7 @@ class Rate:
     wrong: int
     """Pairs with a finding that is not the fault and not of the unchanged pair either."""
     residual: float | None
-    """Largest median row offset, in pixels, after `--rectify auto`; None for other faults."""
+    """Largest median row offset, in pixels, after `--rectify auto`, where the fault was found."""
 
 
 def turned(view: Image, degrees: float, down: float = 0) -> Image:
@@ -122,12 +122,10 @@ def short_range(sample: StereoSample) -> float:
     return float(np.quantile(sample.disparity[sample.valid], 1 - _NEAR))
 
 
-def residual(pair: Pair, correction: RowAlignment | None) -> float:
-    """Median row offset of matches in pixels after the correction; infinite without one."""
-    if correction is None:
-        return float("inf")
+def residual(pair: Pair, correction: RowAlignment) -> float:
+    """Median row offset of matches in pixels after the correction."""
     views = [cv2.cvtColor(v, cv2.COLOR_RGB2GRAY) for v in (pair[0], correction.apply(pair[1]))]
-    found = match_features(views[0], views[1], 2000)
+    found = match_features(views[0], views[1], 800)
     return float(np.median(np.abs(found.left - found.right)[:, 1]))
 
 
@@ -149,8 +147,7 @@ def rates(samples: Sequence[StereoSample]) -> list[Rate]:
     table = {SOUND: Rate(SOUND, len(samples), quiet, len(samples) - quiet, None)}
     faults = provoked(samples)
     each = len(FAULTS) + 2
-    for number in tqdm(range(each * len(samples)), unit="pair", disable=None):
-        name, code, pair, reach = next(faults)
+    for number, (name, code, pair, reach) in enumerate(tqdm(faults, unit="pair", disable=None)):
         found = diagnose(*pair, reach)
         row = table.setdefault(name, Rate(name, 0, 0, 0, None))
         table[name] = _counted(row, code, pair, found, sound[number // each])
@@ -159,7 +156,7 @@ def rates(samples: Sequence[StereoSample]) -> list[Rate]:
 
 def _counted(row: Rate, code: Code, pair: Pair, found: Diagnosis, sound: Diagnosis) -> Rate:
     left = row.residual
-    if code == "unrectified":
+    if code == "unrectified" and found.correction is not None:
         left = max(left or 0, residual(pair, found.correction))
     wrong = set(found.codes) - {code} - set(sound.codes)
     hit = code in found.codes
@@ -195,7 +192,7 @@ def _text(rows: list[dict[str, object]]) -> str:
 
 Each fault was put into every pair. *Found*: the check names it; of unchanged pairs, it finds
 nothing. *Wrong*: pairs with a finding that is neither the fault nor one of the unchanged pair.
-*Residual*: the largest median row offset of a pair, in pixels, after `--rectify auto`.
+*Residual*: the largest median row offset of a pair, in pixels, after `--rectify auto`\nof the found ones.
 
 {markdown_table(rows)}
 """

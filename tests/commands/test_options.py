@@ -14,7 +14,8 @@ CALIBRATION = "calib raw focal baseline doffs cx cy "
 OPTIONS = {
     "predict": MATCHER
     + CALIBRATION
-    + "out name force write scale memory clean min-depth max-depth ",
+    + "out name force write scale memory rectify clean min-depth max-depth ",
+    "doctor": CALIBRATION + "json max-disparity min-disparity scale ",
     "train": (
         "out threads data root mix render-pass augment mirror preset network attention-sites "
         "normalisation imagenet init align-corners max-disparity crop scene-size batch "
