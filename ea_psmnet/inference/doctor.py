@@ -36,8 +36,8 @@ _FEATURES = 800
 _ENOUGH = 20
 """Smallest number of matches to draw conclusions from."""
 
-_SAME = 0.2
-"""Largest offset, in pixels, of 19 of 20 matches in two copies of an image."""
+_SAME = 0.5
+"""Largest offset, in pixels, of nine of ten matches in two copies of an image."""
 _CONTRAST = 2.0
 """Smallest local standard deviation of texture, in grey levels after smoothing."""
 _PLAIN = 0.05
@@ -61,8 +61,11 @@ _NEIGHBOURS, _ALLIES = 5, 2
 _ALIKE = 0.02
 """Largest difference of similar disparities, over the image's width."""
 
-_BEYOND = 0.03
-"""Smallest share of matches beyond the range of disparities."""
+_BEYOND, _BELOW = 0.03, 0.05
+"""Smallest share of matches above, or below, the range of disparities."""
+_TOED = 0.25
+"""Furthest plausible match below the range, over the image's width: things that exist twice match
+anywhere."""
 _CLUSTER = 8
 """Smallest number of such matches."""
 _IMPLAUSIBLE = 0.1
@@ -177,11 +180,11 @@ def diagnose(
         return Diagnosis(() if general is None else (general,), 0)
     alignment = _at_full_size(evidence.fit.alignment, evidence)
     findings = [*_unrectified(alignment, evidence)]
-    disparities = _disparities(evidence)
+    disparities, width = _disparities(evidence), left.shape[1]
     correction = alignment if findings else None
     findings += [
         *_exposure(evidence),
-        *_directions(disparities, least, min(reach, left.shape[1])),
+        *_directions(disparities, least, min(reach, width), width),
         *_behind(disparities, doffs),
     ]
     return Diagnosis(tuple(findings), len(disparities), correction)
@@ -236,7 +239,7 @@ def _is_copy(evidence: _Evidence) -> bool:
     if evidence.fit is None or not evidence.trusted:
         return False
     offsets = (evidence.matches.left - evidence.matches.right)[evidence.fit.agreeing]
-    return bool(np.mean(np.abs(offsets).max(1) < _SAME) > 0.95)
+    return bool(np.mean(np.abs(offsets).max(1) < _SAME) > 0.9)
 
 
 def _textured(view: NDArray[np.uint8]) -> float:
@@ -389,9 +392,10 @@ def _directions(disparities: NDArray[np.float64], least: float, reach: float) ->
             {"share": negative, "median_disparity": median},
         )
         return
-    if _many(disparities < least - 1):
-        yield _too_far(disparities, least)
-    if _many(disparities > reach):
+    below = (disparities < least - 1) & (disparities > least - _TOED * width)
+    if _many(below, _BELOW):
+        yield _too_far(disparities[disparities > least - _TOED * width], least)
+    if _many(disparities > reach, _BEYOND):
         yield _too_near(disparities, reach)
 
 
@@ -408,8 +412,8 @@ def _behind(disparities: NDArray[np.float64], doffs: float) -> Iterator[Finding]
         )
 
 
-def _many(those: NDArray[np.bool_]) -> bool:
-    return bool(those.sum() >= _CLUSTER and those.mean() >= _BEYOND)
+def _many(those: NDArray[np.bool_], share: float) -> bool:
+    return bool(those.sum() >= _CLUSTER and those.mean() >= share)
 
 
 def _too_far(disparities: NDArray[np.float64], least: float) -> Finding:

@@ -23,12 +23,12 @@ def matches(alignment, outliers=0, noise=0.0):
 def test_the_centre_moves_by_the_offset_alone():
     centre = np.array([[(WIDTH - 1) / 2, (HEIGHT - 1) / 2]])
     moved = RowAlignment(offset=2.5, rotation=4, zoom=1.1).moved(centre, *SIZE)
-    np.testing.assert_allclose(moved, centre + (0, 2.5))
+    np.testing.assert_allclose(moved - centre, [[0, 2.5]], atol=1e-9)
 
 
 def test_a_quarter_turn_takes_right_to_below():
     centre = np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
-    moved = RowAlignment(offset=0, rotation=90, zoom=2).moved(centre[None] + (10, 0), *SIZE)
+    moved = RowAlignment(offset=0, rotation=90, zoom=2).moved(centre[None] + [10, 0], *SIZE)
     np.testing.assert_allclose(moved[0] - centre, (0, 20), atol=1e-9)
 
 
