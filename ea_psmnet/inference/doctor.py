@@ -379,7 +379,9 @@ def _values(view: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.
     return view[np.clip(y, 0, last_row), np.clip(x, 0, last_column)].astype(np.float64)
 
 
-def _directions(disparities: NDArray[np.float64], least: float, reach: float) -> Iterator[Finding]:
+def _directions(
+    disparities: NDArray[np.float64], least: float, reach: float, width: int
+) -> Iterator[Finding]:
     """Findings about the signs of disparities and their range."""
     positive, negative = (float(np.mean(sign * disparities > 1)) for sign in (1, -1))
     if least >= 0 and positive < _NONE_RIGHT and negative > 0.5:
