@@ -17,6 +17,7 @@ FLOORS = [
         "ea_psmnet.files",
         "ea_psmnet.metrics",
         "ea_psmnet.losses",
+        "ea_psmnet.matches",
         "ea_psmnet.tables",
     },
     {"ea_psmnet.figures", "ea_psmnet.store"},
@@ -36,7 +37,13 @@ FREE = {
         *("ea_psmnet.inference", "ea_psmnet.models"),
     },
 }
-DATASETS_MAY_USE = {"ea_psmnet.sample", "ea_psmnet.files", "ea_psmnet.records", "ea_psmnet.tables"}
+DATASETS_MAY_USE = {
+    "ea_psmnet.sample",
+    "ea_psmnet.files",
+    "ea_psmnet.matches",
+    "ea_psmnet.records",
+    "ea_psmnet.tables",
+}
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 
 

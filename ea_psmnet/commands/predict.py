@@ -37,6 +37,7 @@ def predict(
     search: Annotated[Literal["network", "auto"], tyro.conf.arg(name="range")] = "network",
     scale: float = 1,
     memory: str | None = None,
+    rectify: Literal["auto", "off"] = "off",
     clean: bool = True,
     min_depth: float = 0,
     max_depth: float = float("inf"),
@@ -47,7 +48,7 @@ def predict(
 
     Writes NAME_disparity.pfm (float32 pixels), NAME_disparity.png (16 bits, pixels times 256, as
     in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images. --write
-    chooses among these and other outputs.
+    chooses among these and other outputs. Warnings name faults of the pair, as `doctor` finds them.
 
     Args:
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
@@ -71,6 +72,8 @@ def predict(
             doubles the range of disparities, with less detail. Results have the original size.
         memory: Memory limit of the program on the device, for example 8GiB; default: the free
             memory. Pairs that need more are predicted in overlapping tiles.
+        rectify: What to do with a pair that is not rectified, beside a warning: auto moves, turns
+            and resizes the right image so that rows match, as far as matched features tell.
         clean: Leave flying points at depth edges, points that the right image does not show, and
             points of low confidence out of the cloud.
         min_depth: Smallest depth in the cloud, in metres.
@@ -80,6 +83,7 @@ def predict(
     """
     from ea_psmnet.calibration import RawCalibration
     from ea_psmnet.files import printable
+    from ea_psmnet.inference.doctor import examined
     from ea_psmnet.inference.pairs import as_pair, calibrated_pair, predicted_at_scale
     from ea_psmnet.inference.prediction_files import (
         OUTPUTS,
@@ -108,10 +112,18 @@ def predict(
         print("The pair was rectified; if it already was, give --raw False", file=sys.stderr)
     matcher = options.load(memory)
     matcher = matcher.searching(math.floor(scale * min_disparity), matcher.max_disparity)
+    fixed = search == "network"
+    views = examined(
+        views,
+        min_disparity + matcher.max_disparity / scale if fixed else math.inf,
+        least=min_disparity if fixed else -math.inf,
+        doffs=0 if camera is None else camera.doffs,
+        rectify=rectify == "auto",
+    )
     wanted = set(write)
 
     def matched(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
-        chosen = matcher if search == "network" else _ranged(matcher, (left, right))
+        chosen = matcher if fixed else _ranged(matcher, (left, right))
         sure = min_confidence is not None or bool(wanted & {"confidence", "cloud"})
         return chosen(left, right, confidence=sure, right_view="right" in wanted)
 
