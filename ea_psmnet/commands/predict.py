@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ea_psmnet.inference.matcher import StereoMatcher
-    from ea_psmnet.inference.pairs import Pair
     from ea_psmnet.inference.result import StereoResult
 
 __all__ = ["predict"]
@@ -120,13 +120,9 @@ def predict(
         doffs=0 if camera is None else camera.doffs,
         rectify=rectify == "auto",
     )
-    wanted = set(write)
-
-    def matched(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
-        chosen = matcher if fixed else _ranged(matcher, (left, right))
-        sure = min_confidence is not None or bool(wanted & {"confidence", "cloud"})
-        return chosen(left, right, confidence=sure, right_view="right" in wanted)
-
+    trusted = min_confidence is not None or (clean and "cloud" in write)
+    wanted = {"confidence": trusted or "confidence" in write, "right_view": "right" in write}
+    matched = partial(_matched, matcher, search, wanted)
     result = replace(predicted_at_scale(matched, views, scale), calibration=camera)
     if min_confidence is not None:
         result = result.masked(min_confidence)
@@ -135,13 +131,21 @@ def predict(
         print(printable(path))
 
 
-def _ranged(matcher: StereoMatcher, pair: Pair) -> StereoMatcher:
-    """A matcher that searches the range of a pair, which is told on stderr."""
-    from ea_psmnet.inference.search_range import find_range
+def _matched(
+    matcher: StereoMatcher,
+    search: Literal["network", "auto"],
+    wanted: Mapping[str, bool],
+    left: NDArray[np.uint8],
+    right: NDArray[np.uint8],
+) -> StereoResult:
+    """Predict a pair in the network's range, or in the pair's own, which stderr tells."""
+    if search == "auto":
+        from ea_psmnet.inference.search_range import find_range
 
-    found = find_range(matcher, pair)
-    print(f"Range: {found}", file=sys.stderr)
-    return matcher.searching(found.minimum, found.count)
+        found = find_range(matcher, (left, right))
+        print(f"Range: {found}", file=sys.stderr)
+        matcher = matcher.searching(found.minimum, found.count)
+    return matcher(left, right, **wanted)
 
 
 def _check_options(
