@@ -172,15 +172,6 @@ def _label(path: Path, stems: Sequence[str]) -> str:
 
 # Closed forms of their attention ------------------------------------------------------------------
 
-_PLACES = {
-    "volume": (4, 32),
-    "encoder": (8, 64),
-    "bottleneck": (16, 64),
-    "decoder": (8, 64),
-    "output": (4, 32),
-}
-"""For every place of attention: the image's sides over the volume's, and channels at width 1."""
-
 
 @dataclass(frozen=True)
 class Site:
@@ -253,11 +244,9 @@ def site_volume(
     config: PSMNetConfig, site: str, size: tuple[int, int]
 ) -> tuple[tuple[int, int, int], int]:
     """Return size (D, H, W) and channels of the volume at a site, for padded images."""
-    scale, channels = _PLACES[site.rpartition(".")[2]]
+    scale, channels = config.site(site)
     height, width = size
-    return (config.max_disparity // scale, height // scale, width // scale), config.channels(
-        channels
-    )
+    return (config.max_disparity // scale, height // scale, width // scale), channels
 
 
 def _site(
@@ -342,7 +331,7 @@ class SiteForecast:
 
 def count_parameters(config: PSMNetConfig) -> int:
     """Count the parameters of a network; raises a ValueError if it cannot be built."""
-    with FakeTensorMode():
+    with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from ea_psmnet.attention.base import Resources
 from ea_psmnet.experiments.ablation import Ablation
 from ea_psmnet.experiments.compare import Comparison, Result, crossing, curves, pixels
-from ea_psmnet.experiments.resources import DTYPES, Measured, VolumeReport, case_resources
+from ea_psmnet.experiments.resources import (
+    CASES,
+    DTYPES,
+    TABLE_1,
+    Measured,
+    VolumeReport,
+    case_resources,
+)
 from ea_psmnet.figures import COLOURS, FAINT, INK, WARNING, dress, new_figure, to_image
 from ea_psmnet.tables import format_bytes
 
@@ -135,23 +142,22 @@ def _size(result: Result) -> str:
 
 # Resources: Figure 3 of the paper, with every mechanism -------------------------------------------
 
-_CASES: dict[str, tuple[str, str, str]] = {
-    "table1-non-local": ("#d55e00", "--", "non-local, Table 1"),
-    "dot_product": ("#d55e00", "-", "dot_product"),
-    "dot_product-sdpa": ("#e69f00", "-", "dot_product, sdpa"),
-    "table1-residual": ("#888888", "--", "residual block, Table 1"),
-    "focused_linear-published": ("#cc79a7", ":", "focused_linear, published order"),
-    "focused_linear": ("#cc79a7", "-", "focused_linear"),
-    "hydra-published": ("#56b4e9", ":", "hydra, published order"),
-    "hydra": ("#56b4e9", "-", "hydra"),
-    "external-published": ("#009e73", ":", "external, published order"),
-    "external": ("#009e73", "-", "external"),
-    "efficient-published": ("#0072b2", ":", "efficient, published order"),
-    "table1-efficient": ("#0072b2", "--", "efficient, Table 1"),
-    "efficient": ("#000000", "-", "efficient"),
-}
-"""Colour, line and label of the cases, most expensive first: the paper's Table 1 is dashed, the
-order in which a mechanism was published dotted, and the form that runs here solid."""
+_FORMS = {"": ("-", ""), "published": (":", ", published order"), "sdpa": ("-.", ", sdpa")}
+"""Line and label of the forms of a mechanism: solid is the one that runs here."""
+
+
+def _look(case: str) -> tuple[str, str, str]:
+    """Colour, line and label of a case: a mechanism has one colour; Table 1 is dashed."""
+    families = list(dict.fromkeys(_family(name) for name in CASES))
+    colour = COLOURS[families.index(_family(case)) % len(COLOURS)]
+    if case in TABLE_1:
+        return colour, "--", f"{_family(case)}, Table 1"
+    line, told = _FORMS[case.partition("-")[2]]
+    return colour, line, f"{_family(case)}{told}"
+
+
+def _family(case: str) -> str:
+    return case.removeprefix("table1-") if case in TABLE_1 else case.partition("-")[0]
 
 
 class _Quantity(NamedTuple):
@@ -201,10 +207,11 @@ def _lines(axes: Axes, report: VolumeReport, quantity: _Quantity) -> None:
     counts = [row.positions for row in report.rows]
     span = max(2.0, min(counts) / 2), max(counts) * 2.0
     positions = [int(count) for count in np.geomspace(*span, 60)]
-    asked = {row.case for row in report.rows}
-    shown = [case for case in _CASES if case in asked]
-    for width, case in zip(np.linspace(4.5, 1.5, len(shown)), shown, strict=True):
-        colour, line, label = _CASES[case]
+    largest = max(report.rows, key=lambda row: row.positions).volume
+    rows = [row for row in report.rows if row.volume == largest]
+    rows.sort(key=lambda row: row.resources.operations, reverse=True)
+    for width, case in zip(np.linspace(4.5, 1.5, len(rows)), [r.case for r in rows], strict=True):
+        colour, line, label = _look(case)
         costs = [
             case_resources(case, (n,), report.channels, report.key_channels) for n in positions
         ]

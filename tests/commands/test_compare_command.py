@@ -1,7 +1,6 @@
 """`compare` as a user runs it."""
 
 import json
-import os
 import re
 import subprocess
 from types import SimpleNamespace
@@ -9,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from command_line import run_command
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.experiments import compare as comparison
@@ -43,18 +41,27 @@ def pairs(tmp_path_factory):
     return root
 
 
-def compare(*arguments):
-    # Every thread takes some of a small budget.
-    return run_command("compare", *arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
+@pytest.fixture
+def compare(monkeypatch, capsys):
+    """Run `compare`; returns what it prints. Trials are processes of their own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # every thread takes some of a small budget
+
+    def run(*arguments):
+        assert main(["compare", *map(str, arguments)]) == 0
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, pairs, tmp_path):
-    done = compare(
+@pytest.mark.slow
+def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(
+    compare, checkpoint, pairs, tmp_path
+):
+    told = compare(
         *("--variants", "non-local", "--checkpoints", checkpoint, "--root", pairs),
         *("--width", 0.25, "--max-disparity", 96, "--budget", "140MiB"),
         *("--device", "cpu", "--out", tmp_path),
     )
-    assert done.returncode == 0, done.stderr
     fits, starves = json.loads((tmp_path / "comparison.json").read_text())["results"]
     assert fits["outcome"]["end"] == "fits"
     assert fits["outcome"]["figures"]["EPE"] > 0
@@ -65,26 +72,26 @@ def test_running_out_of_memory_is_an_event_with_bytes_and_a_module(checkpoint, p
     assert outcome["shape"] == [1, 128, 256]
     assert outcome["module"].startswith("aggregation.hourglasses.0.attention.encoder")
     assert starves["forecast"]["sites"]["hourglass1.encoder"]["map_bytes"] == MAP_BYTES
-    assert f"{MAP_BYTES:,} bytes" in done.stdout
-    assert done.stdout == (tmp_path / "comparison.md").read_text()
+    assert f"{MAP_BYTES:,} bytes" in told
+    assert told == (tmp_path / "comparison.md").read_text()
     assert not (tmp_path / "comparison.png").exists()  # a dataset's memory is one point
 
 
-def test_a_training_step_starves_where_prediction_fits(tmp_path):
+@pytest.mark.slow
+def test_a_training_step_starves_where_prediction_fits(compare, tmp_path):
     """Prediction of 64 x 128 takes some 50 MiB, a step that keeps all activations over 130."""
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "thesis.txt").touch()  # a user's
-    done = compare(
+    told = compare(
         *("--variants", "baseline", "--sizes", "64x128", "--width", 0.5, "--repeats", 1),
         *("--max-disparity", 96, "--budget", "100MiB", "--out", tmp_path),
         *("--device", "cpu", "--precision", "exact"),
     )
-    assert done.returncode == 0, done.stderr
     fits, starves = json.loads((tmp_path / "comparison.json").read_text())["results"]
     assert (fits["trial"]["work"], fits["outcome"]["end"]) == ("inference", "fits")
     assert (starves["trial"]["work"], starves["outcome"]["end"]) == ("training", "out of memory")
     assert starves["outcome"]["requested"] > 0
-    assert "glibc told to keep" in done.stdout
+    assert "glibc told to keep" in told
     assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["thesis.txt"]
 
 

@@ -64,7 +64,9 @@ def seams(matcher, left, right, down, across):
     return float((tiled - whole).abs().mean()), float(whole.std())
 
 
-@pytest.fixture(scope="module", params=["ea-light", "ea-psmnet-small"])
+@pytest.fixture(
+    scope="module", params=["ea-light", pytest.param("ea-psmnet-small", marks=pytest.mark.slow)]
+)
 def bundled(request):
     """A trained network with a smaller range, for a quick test."""
     return StereoMatcher.load(request.param, max_disparity=48, device="cpu", precision="exact")
@@ -207,6 +209,7 @@ print(plan.is_whole, whole if plan.is_whole else plan.bytes, peak_bytes(device) 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize(
     ("size", "disparities", "width", "precision", "share", "pairs"),

@@ -30,6 +30,7 @@ CONFIGS = {
     "group": PSMNetConfig(max_disparity=48, width=0.25, normalisation="group"),
     "full width": PSMNetConfig(max_disparity=48),
 }
+MOSTLY = [*list(CONFIGS)[:-1], pytest.param("full width", marks=pytest.mark.slow)]
 
 
 def network(config):
@@ -98,7 +99,7 @@ def test_nothing_is_left_to_normalise_and_the_network_stays_as_it_is():
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", MOSTLY)
 def test_half_precision_stays_close(name, either_way):
     model = network(CONFIGS[name])
     arranged = arrange_for_inference(model, torch.bfloat16)
@@ -179,7 +180,7 @@ def test_the_finest_volumes_are_worked_on_in_slabs_where_normalisation_is_folded
         assert sum(isinstance(m, kinds) for m in arranged.modules()) == expected
 
 
-@pytest.mark.parametrize("name", ["hourglass", "basic", "full width"])
+@pytest.mark.parametrize("name", ["hourglass", "basic", MOSTLY[-1]])
 def test_slabs_change_no_output(name):
     arranged = arrange_for_inference(network(CONFIGS[name]).double(), torch.float64)
     with torch.inference_mode():

@@ -90,37 +90,44 @@ def test_both_images_pass_the_same_features():
 
 
 @pytest.mark.parametrize("mechanism", ["efficient", "dot_product"])
-@pytest.mark.parametrize("site", SITES)
-def test_attention_sits_where_it_is_asked_and_starts_as_the_identity(mechanism, site):
-    config = small(attention=mechanism, attention_sites=(site,))
+def test_attention_sits_where_it_is_asked_and_starts_as_the_identity(mechanism):
     torch.manual_seed(9)
     plain = build_model(small()).eval()
-    model = build_model(config).eval()
+    model = build_model(small(attention=mechanism, attention_sites=SITES)).eval()
     kinds = (EfficientAttention, DotProductAttention)
-    placed = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    stage, _, place = site.partition(".")
-    expected = (
-        "aggregation.attention"
-        if site == "volume"
-        else f"aggregation.hourglasses.{int(stage[-1]) - 1}.attention.{place}"
-    )
-    assert placed == [expected]
+    placed = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    assert placed == {module_at(site) for site in SITES}
     missing, surplus = model.load_state_dict(plain.state_dict(), strict=False)
     assert surplus == []
-    assert all(name.startswith(expected) for name in missing)
+    assert all(name.startswith(tuple(placed)) for name in missing)
     with torch.no_grad():
         torch.testing.assert_close(model(*images()), plain(*images()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_attention_at_every_site_changes_the_output_once_trained(site):
-    model = build_model(small(attention="efficient", attention_sites=(site,))).eval()
+def module_at(site):
+    stage, _, place = site.partition(".")
+    if site == "volume":
+        return "aggregation.attention"
+    return f"aggregation.hourglasses.{int(stage[-1]) - 1}.attention.{place}"
+
+
+@pytest.mark.parametrize("site", ["volume", "hourglass2.bottleneck"])
+def test_attention_is_nowhere_else(site):
+    model = build_model(small(attention="efficient", attention_sites=(site,)))
+    placed = [n for n, module in model.named_modules() if isinstance(module, EfficientAttention)]
+    assert placed == [module_at(site)]
+
+
+def test_attention_at_every_site_changes_the_output_once_trained():
+    model = build_model(small(attention="efficient", attention_sites=SITES)).eval()
     with torch.no_grad():
         before = model(*images()).disparity
-        for module in model.modules():
-            if isinstance(module, EfficientAttention):
-                module.projection.weight.normal_(std=0.3)
-        assert (model(*images()).disparity - before).abs().max() > 1e-6
+        for site in SITES:
+            weight = model.get_submodule(module_at(site)).projection.weight
+            start = weight.clone()
+            weight.normal_(std=0.3)
+            assert (model(*images()).disparity - before).abs().max() > 1e-6, site
+            weight.copy_(start)
 
 
 def test_presets_put_both_attentions_at_the_same_sites():

@@ -36,7 +36,7 @@ def everything(function, tensors, weights):
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_everything_is_as_in_float32(shape, offset):
     tensors = given(shape, offset)
-    assert module._rows(tensors[0]) is not None
+    assert module._lanes(tensors[0]) is not None
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     ours = everything(batch_norm, tensors, weights)
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]

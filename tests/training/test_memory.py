@@ -42,6 +42,7 @@ def test_tensors_kept_for_the_backward_are_counted():
     assert live.peak >= 3 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("ea-psmnet", 256), ("nonlocal-psmnet", 192)])
 def test_the_estimate_of_a_larger_volume_holds(name, width):
     """Up to three times the largest that is measured for it, without the slack: to 25 %."""

@@ -40,6 +40,7 @@ def config(config, pairs):
 # A run and what it records ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_told_in_every_place(config, pictures, capsys):
     train(replace(config, steps=3))
     records, events = read_metrics(config.out / "metrics.jsonl"), board(config.out)

@@ -70,6 +70,7 @@ def arguments(config):
     ).split()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_where_an_uninterrupted_one_does(config, tmp_path, on_step):
     """By SIGKILL, in a process of its own, in the middle of step 5; then the same command."""
     config = replace(config, ema=0.9, schedule="cosine", clip=100.0)
@@ -140,7 +141,10 @@ def test_states_of_generators_survive_being_saved():
     assert first == (random.random(), np.random.rand(), torch.rand(2).tolist())  # noqa: NPY002
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+)
 def test_a_signal_saves_first_and_the_run_goes_on_later(
     config, tmp_path, monkeypatch, number, code
 ):
@@ -167,7 +171,7 @@ def test_a_signal_saves_first_and_the_run_goes_on_later(
     assert same(whole, weights(train(config)))
 
 
-@pytest.mark.parametrize("steps", [6, 4])
+@pytest.mark.parametrize("steps", [pytest.param(6, marks=pytest.mark.slow), 4])
 def test_a_signal_cuts_a_validation_off_which_is_made_up_for_later(
     config, tmp_path, monkeypatch, steps
 ):
@@ -204,10 +208,12 @@ def test_a_signal_cuts_a_validation_off_which_is_made_up_for_later(
     assert validated == [sorted({4, steps})] * 2
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_what_ends_a_run_in_a_validation_loses_no_step(config, tmp_path, monkeypatch, moment):
     """As a picture that is damaged, or a kill between the record and the checkpoint."""
-    config = replace(config, validate_every=4, validate_root=config.root, save_every=9)
+    config = replace(
+        config, validate_every=4, validate_root=config.root, validate_count=2, save_every=9
+    )
     whole = replace(config, out=tmp_path / "whole")
     expected, validate = weights(train(whole)), loop._Trainer._validate
 
@@ -239,7 +245,7 @@ def test_a_signal_that_comes_again_while_the_summary_is_written_changes_nothing(
     assert [way.__name__ for way in ways] == ["_note"]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_is_heard_while_a_sample_is_waited_for(
     config, tmp_path, monkeypatch, capfd, workers
 ):
@@ -346,8 +352,8 @@ def test_a_folder_without_a_whole_checkpoint_has_none(tmp_path):
 
 
 def test_the_newest_are_kept(config):
-    train(replace(config, save_every=1, keep=3))
-    assert steps_of(config.out / "checkpoints") == [4, 5, 6]
+    train(replace(config, steps=4, save_every=1, keep=2))
+    assert steps_of(config.out / "checkpoints") == [3, 4]
 
 
 def test_what_killed_writes_left_is_removed_before_the_first_step(config, on_step):

@@ -101,7 +101,7 @@ def test_the_best_weights_are_those_of_the_lowest_error(config, pairs, monkeypat
     validate_run = loop._Trainer._validate
     monkeypatch.setattr(loop._Trainer, "_validate", noting)
     monkeypatch.setattr(loop, "validate", made_up)
-    train(replace(config, steps=4, validate_every=1, validate_root=pairs))
+    train(replace(config, steps=4, validate_every=1, validate_root=pairs, validate_count=1))
     assert [done for done, _ in seen] == [1, 2, 3, 4]
     best = safetensors.torch.load_file(config.out / "best.safetensors")
     assert all(torch.equal(best[name], t) for name, t in seen[1][1].items())
@@ -125,7 +125,8 @@ def test_validation_is_logged_and_leaves_the_training_as_it_was(config, pairs, t
 
 
 def test_a_resumed_run_knows_the_best_so_far(config, pairs):
-    train(replace(config, steps=2, save_every=1, validate_every=1, validate_root=pairs))
+    checked = replace(config, validate_every=1, validate_root=pairs, validate_count=1)
+    train(replace(checked, steps=2, save_every=1))
     state = torch.load(config.out / "checkpoints" / "step-0000002.pt", weights_only=True)
     assert 0 < state["best"] < 100
 
