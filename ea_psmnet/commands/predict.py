@@ -145,7 +145,7 @@ def _matched(
         found = find_range(matcher, (left, right))
         print(f"Range: {found}", file=sys.stderr)
         matcher = matcher.searching(found.minimum, found.count)
-    return matcher(left, right, **wanted)
+    return matcher.match([(left, right)], **wanted)[0]
 
 
 def _check_options(

@@ -117,8 +117,8 @@ class ConfidenceMap:
         """Masses (B, len(WIDTHS), ...) to confidence (B, ...)."""
         odds = _log_odds(masses).unbind(dim=1)
         # No product of matrices, which autocast would round.
-        total = sum(weight * each for weight, each in zip(self.weights, odds, strict=True))
-        return torch.sigmoid(total + self.bias)
+        weighted = [weight * each for weight, each in zip(self.weights, odds, strict=True)]
+        return torch.sigmoid(torch.stack(weighted).sum(0) + self.bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the description of weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -195,10 +195,12 @@ def _gather(pair: Pair) -> _Evidence:
     height, width = views[0].shape
     factor = min(1.0, (_PIXELS / (height * width)) ** 0.5)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = [cv2.resize(view, size, interpolation=cv2.INTER_AREA) for view in views]
-    matches = match_features(*map(_stretched, small), _FEATURES)
-    fit = fit_rows(matches.left, matches.right, *size)
-    return _Evidence(small[0], small[1], (size[0] / width, size[1] / height), matches, fit)
+    left, right = (
+        np.asarray(cv2.resize(view, size, interpolation=cv2.INTER_AREA), np.uint8) for view in views
+    )
+    matches = match_features(_stretched(left), _stretched(right), _FEATURES)
+    fit = fit_rows(matches.left.astype(np.float64), matches.right.astype(np.float64), *size)
+    return _Evidence(left, right, (size[0] / width, size[1] / height), matches, fit)
 
 
 def _stretched(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -360,7 +362,7 @@ def _exposure(evidence: _Evidence) -> Iterator[Finding]:
         strict=True,
     )
     bright = [
-        _values(cv2.GaussianBlur(view, (0, 0), 3), places[evidence.fit.agreeing])
+        _values(np.asarray(cv2.GaussianBlur(view, (0, 0), 3)), places[evidence.fit.agreeing])
         for view, places in pair
     ]
     ratio = float(np.exp(np.median(np.log((bright[1] + 1) / (bright[0] + 1)))))
@@ -373,7 +375,7 @@ def _exposure(evidence: _Evidence) -> Iterator[Finding]:
         )
 
 
-def _values(view: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.float64]:
+def _values(view: NDArray[Any], places: NDArray[np.float32]) -> NDArray[np.float64]:
     x, y = np.rint(places).astype(int).T
     last_row, last_column = view.shape[0] - 1, view.shape[1] - 1
     return view[np.clip(y, 0, last_row), np.clip(x, 0, last_column)].astype(np.float64)
