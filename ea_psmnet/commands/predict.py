@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -121,8 +121,11 @@ def predict(
         rectify=rectify == "auto",
     )
     trusted = min_confidence is not None or (clean and "cloud" in write)
-    wanted = {"confidence": trusted or "confidence" in write, "right_view": "right" in write}
-    matched = partial(_matched, matcher, search, wanted)
+    matched = partial(
+        _matched(matcher, search),
+        confidence=trusted or "confidence" in write,
+        right_view="right" in write,
+    )
     result = replace(predicted_at_scale(matched, views, scale), calibration=camera)
     if min_confidence is not None:
         result = result.masked(min_confidence)
@@ -132,20 +135,18 @@ def predict(
 
 
 def _matched(
-    matcher: StereoMatcher,
-    search: Literal["network", "auto"],
-    wanted: Mapping[str, bool],
-    left: NDArray[np.uint8],
-    right: NDArray[np.uint8],
-) -> StereoResult:
-    """Predict a pair in the network's range, or in the pair's own, which stderr tells."""
-    if search == "auto":
-        from ea_psmnet.inference.search_range import find_range
+    matcher: StereoMatcher, search: Literal["network", "auto"]
+) -> Callable[..., StereoResult]:
+    """The matcher, or one that first finds the range of a pair and tells it on stderr."""
+    from ea_psmnet.inference.search_range import find_range
 
+    def ranged(left: NDArray[np.uint8], right: NDArray[np.uint8], **wanted: bool) -> StereoResult:
         found = find_range(matcher, (left, right))
         print(f"Range: {found}", file=sys.stderr)
-        matcher = matcher.searching(found.minimum, found.count)
-    return matcher.match([(left, right)], **wanted)[0]
+        fitting = matcher.searching(found.minimum, found.count)
+        return fitting.match([(left, right)], **wanted)[0]
+
+    return matcher if search == "network" else ranged
 
 
 def _check_options(
