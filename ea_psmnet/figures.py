@@ -142,7 +142,7 @@ class _Canvas:
         # Not parsed as mathematics: names of files may hold dollar signs.
         style = {"color": INK, "va": "center", "parse_math": False, **style}
         line = self._figure.text(*self._share(x, y), printable(text), **style)
-        room, length = self._width - x if room is None else room, line.get_window_extent().width
+        room, length = self._width - x - 4 if room is None else room, line.get_window_extent().width
         if length > room:
             line.set_size(line.get_size() * room / length)
 
