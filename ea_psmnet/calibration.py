@@ -252,8 +252,8 @@ class RawCalibration:
     ) -> tuple[tuple[NDArray[np.uint8], NDArray[np.uint8]], Calibration]:
         """Undistort both images and turn them until matches lie in one row.
 
-        The result has the size of the images, and shows what both lenses fill (OpenCV's
-        `stereoRectify` with alpha 0, or its fisheye form with balance 0).
+        The result has the size of the images, zoomed so that it is filled (OpenCV's
+        `stereoRectify` with alpha 0); fisheye images may keep black margins (balance 0).
 
         Args:
             left: (H, W, 3), as the camera took it.

@@ -84,10 +84,10 @@ def _text(path: Path) -> str:
 def _reader(text: str) -> Callable[[Sequence[str], int], Found]:
     if re.search(r"^\s*cam0\s*=", text, re.MULTILINE):
         return _middlebury
+    if "opencv_storage" in text or "opencv-matrix" in text or text.startswith("%YAML"):
+        return _opencv
     if re.search(r"^P(_rect_0)?[0-3]:", text, re.MULTILINE):
         return _kitti
-    if "opencv_storage" in text or "opencv-matrix" in text or text.startswith("%YAML:"):
-        return _opencv
     if re.search(r"^\s*(camera_matrix|projection_matrix|[PpKk])\s*:", text, re.MULTILINE):
         return _ros
     if re.fullmatch(r"[-+.\deE,\s]+", text):

@@ -186,8 +186,8 @@ def write_prediction(
 ) -> list[Path]:
     """Write a prediction's outputs, and the record of its pair.
 
-    The files appear once all of them are complete. A warning reports disparities and depths that
-    are too large for their PNG.
+    The files appear once all of them are complete. Warnings report disparities and depths that are
+    too large for their PNG, and results of another pair under this name that stay.
 
     Args:
         folder: The folder to write to; it is created if necessary.
@@ -210,12 +210,19 @@ def write_prediction(
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
+    others = _files_of_another(folder, name, pair, paths)
     with ExitStack() as stack:
         *waiting, record = (stack.enter_context(atomic_path(path)) for path in paths)
         for output in map(OUTPUTS.__getitem__, dict.fromkeys(outputs)):
             own, waiting = waiting[: len(output.endings)], waiting[len(output.endings) :]
             output.write(own, prediction)
         write_json(record, pair)
+    if others:
+        warnings.warn(
+            f"{others[0]}: is of another pair, as {len(others)} file(s) in all that were not "
+            "written again",
+            stacklevel=2,
+        )
     if "disparity" in outputs:
         _warn_of_large(folder / f"{name}_disparity.png", result.disparity, _LARGEST_DISPARITY)
     if "depth" in outputs:
@@ -223,12 +230,23 @@ def write_prediction(
     return paths
 
 
+def _files_of_another(
+    folder: Path, name: str, pair: PairRecord, written: Sequence[Path]
+) -> list[Path]:
+    """Results of another pair under this name that are not overwritten."""
+    *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
+    if not record.exists() or _is_of(pair, record):
+        return []
+    return [path for path in paths if path not in written and path.exists()]
+
+
 def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None:
     over = int(np.count_nonzero(values > most))
     if over:
+        limit = int(100 * most) / 100
         warnings.warn(
-            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {most:.2f}, the most "
-            f"that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
+            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {limit}, the most that "
+            f"16 bits hold, and are unknown in it; {png.stem}.pfm has them",
             stacklevel=3,
         )
 

@@ -20,6 +20,9 @@ from ea_psmnet.geometry import (
 
 __all__ = ["StereoResult"]
 
+_LEAST_SHIFT = 1.0
+"""Pixels below which depth means little: an error of half a pixel doubles it."""
+
 
 @dataclass(frozen=True, eq=False)
 class StereoResult:
@@ -70,7 +73,8 @@ class StereoResult:
         Cleaning removes what is likely to be wrong: flying points at depth edges
         (`flying_pixels`); points that the right image does not show, by the left-right check if
         there is the right view's disparity, else by the left disparity alone (`hidden_in_right`);
-        and points of low confidence if there is a confidence.
+        points so far that their disparity, with doffs, is below 1 px; and points of low confidence
+        if there is a confidence.
 
         Args:
             clean: Whether to remove such points.
@@ -98,6 +102,7 @@ class StereoResult:
         """Mask (H, W) of the pixels that cleaning keeps."""
         unseen = hidden_in_right(self.disparity) if self.right is None else self.occluded
         trusted = ~(unseen | flying_pixels(self.disparity, doffs))
+        trusted &= self.disparity + doffs >= _LEAST_SHIFT
         return trusted if self.confidence is None else trusted & (self.confidence >= min_confidence)
 
     def _calibrated(self) -> Calibration:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ea_psmnet.calibration import Calibration
 from ea_psmnet.files import read_disparity, read_image, read_pfm, write_image
 from ea_psmnet.inference import prediction_files as files
 from ea_psmnet.inference.outputs import preview
@@ -41,6 +42,8 @@ def test_only_what_is_asked_for_is_written(tmp_path, left, disparity):
     other = {**PAIR, "left": {"path": "other.png", "sha256": "2"}}
     with pytest.raises(FileExistsError, match="x_preview"):
         files.check_unclaimed(tmp_path, "x", other)
+    with pytest.warns(UserWarning, match=r"x_preview\.png: is of another pair, as 1 file"):
+        files.write_prediction(tmp_path, "x", result, other, ("disparity",))
     with pytest.raises(ValueError, match=r"output.*'depht'"):
         files.write_prediction(tmp_path, "y", result, PAIR, ("depht",))
 
@@ -145,3 +148,14 @@ def test_disparities_beyond_16_bits_are_told(tmp_path, left, disparity):
             tmp_path, "x", StereoResult(np.where(disparity > 20, 300, disparity), left), PAIR
         )
     assert "x_disparity.pfm has them" in str(told[0].message)
+
+
+def test_depths_beyond_16_bits_are_told(tmp_path, left, disparity):
+    camera = Calibration(1000, 20, 12, 1.0)  # 33 m to 1 km
+    result = StereoResult(disparity, left, calibration=camera)
+    over = (1000 / disparity > 65.535).sum()
+    with pytest.warns(UserWarning, match=rf"{over} pixels .* over 65\.5.* x_depth\.pfm has them"):
+        files.write_prediction(tmp_path, "x", result, PAIR, ("depth",))
+    with pytest.raises(ValueError, match="depth needs a calibration"):
+        files.write_prediction(tmp_path, "y", StereoResult(disparity, left), PAIR, ("depth",))
+    assert not list(tmp_path.glob("*y_*"))
