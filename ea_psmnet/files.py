@@ -47,6 +47,7 @@ __all__ = [
     "write_json",
     "write_npy",
     "write_pfm",
+    "write_share_png",
     "write_text",
 ]
 
@@ -202,6 +203,12 @@ def write_depth_png(path: str | Path, depth: ArrayLike) -> None:
     This is what RGB-D cameras write. 0 means unknown, which includes depths over 65.535 m.
     """
     _write_steps(path, depth, _MILLIMETRES)
+
+
+def write_share_png(path: str | Path, shares: ArrayLike) -> None:
+    """Write an (H, W) array from 0 to 1 as grey 8-bit PNG, 0 to 255, atomically."""
+    grey = np.rint(255 * np.clip(_as_map(path, shares), 0, 1))
+    _encode(Path(path), grey.astype(np.uint8), suffix=".png")
 
 
 def _write_steps(path: str | Path, values: ArrayLike, steps_per_unit: int) -> None:

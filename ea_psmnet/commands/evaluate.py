@@ -65,6 +65,8 @@ class EvaluationOptions:
     out: Path | None = None
     """Folder for report.json, report.md, images.csv and pictures. Measurements are kept there, too,
     until the report is written: after an interruption the same command goes on."""
+    confidence: bool = False
+    """Measure the networks' confidence: reliability, calibration error and sparsification."""
     sheets: bool = False
     """Draw a sheet of every pair: left image, disparity, ground truth and error map."""
     error_maps: bool = False
@@ -206,10 +208,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     labels = _labels([*(path.with_suffix("") for path in weights), *folders])
     search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
-        *(
-            _network(replace(options.matcher, checkpoint=path), path, label)
-            for path, label in zip(weights, labels, strict=False)
-        ),
+        *(_network(options, path, label) for path, label in zip(weights, labels, strict=False)),
         *(
             baseline(BlockMatcher(name, search, fill=options.fill, pad=options.pad))
             for name in dict.fromkeys(options.method)
@@ -222,14 +221,17 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str) -> Predictor:
+def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor:
     from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
 
-    matcher = options.load()
+    given = replace(options.matcher, checkpoint=weights)
+    matcher = given.load()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
-    overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
-    return network(matcher, label, f"{identity}, {overridden}")
+    identity += f", align corners {given.align_corners}, peak reach {given.peak_reach}"
+    if options.confidence:  # described beside the weights, which the hash does not cover
+        identity += f", confidence {matcher.confidence_map.weights}"
+    return network(matcher, label, identity, confidence=options.confidence)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.predictors import Predictor, network
 from ea_psmnet.evaluation.protocols import Protocol, Score
 from ea_psmnet.evaluation.regions import ALL, NON_OCCLUDED, REGIONS, regions
@@ -65,6 +66,8 @@ class Evaluation:
     protocols: tuple[ProtocolResult, ...] = ()
     visibility_known: int = 0
     """Number of images whose occlusion is known; the two regions of occlusion are of these."""
+    confidence: ConfidenceSums | None = None
+    """Quality of the predictor's confidence over all counted pixels; None if it has none."""
 
     @property
     def total(self) -> DisparityErrors:
@@ -92,6 +95,12 @@ class Evaluation:
             "max_disparity": self.max_disparity,
             "visibility_known": self.visibility_known,
             "total": {"pixels": self.total.pixels} | _finite(self.figures()),
+            "confidence": None
+            if self.confidence is None
+            else {
+                "sums": asdict(self.confidence),
+                "figures": _finite(self.confidence.figures()),
+            },
             "regions": {
                 name: {"sums": asdict(errors), "figures": _finite(self.figures(name))}
                 for name, errors in self.regions.items()
@@ -216,18 +225,18 @@ def _measured(
     shares = {}
     for predictor in predictors:
         start = time.perf_counter()
-        disparities = predictor.predict_all(samples)
+        predictions = predictor.predict_all(samples)
         seconds = (time.perf_counter() - start) / len(samples) if predictor.timed else math.nan
         measured = [
             measure.image(*each, seconds)
-            for each in zip(places, samples, parts, disparities, strict=True)
+            for each in zip(places, samples, parts, predictions, strict=True)
         ]
         images = [image for image, _ in measured]
         histograms = add_histograms([part for _, part in measured])
         shares[predictor.label] = Share(images, histograms)
         if observer is not None:
-            for image, sample, disparity in zip(images, samples, disparities, strict=True):
-                observer(predictor.label, image.index, sample, disparity, image.image.errors)
+            for image, sample, found in zip(images, samples, predictions, strict=True):
+                observer(predictor.label, image.index, sample, found.disparity, image.image.errors)
     return shares
 
 
@@ -239,6 +248,7 @@ def _merge(
     measured = sorted(gather(found), key=lambda one: one.index)
     histograms = add_histograms(gather([add_histograms([s.histograms for s in shares])]))
     names = [name for name in REGIONS if name in histograms]
+    sure = [one.confidence for one in measured if one.confidence is not None]
     return Evaluation(
         label=label,
         max_disparity=measure.limit,
@@ -251,6 +261,7 @@ def _merge(
         },
         quantiles={name: histograms[name].quantiles() for name in names},
         visibility_known=sum(NON_OCCLUDED in one.regions for one in measured),
+        confidence=sum(sure, ConfidenceSums.nothing()) if sure else None,
         protocols=tuple(
             _result(protocol, [one.scores[place] for one in measured], protocol_batch)
             for place, protocol in enumerate(measure.protocols)

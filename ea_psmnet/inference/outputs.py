@@ -170,13 +170,19 @@ def sheet(
 
 
 def preview(
-    left: NDArray[np.uint8], disparity: NDArray[np.floating], name: str = "", *, beside: bool = True
+    left: NDArray[np.uint8],
+    disparity: NDArray[np.floating],
+    confidence: NDArray[np.floating] | None = None,
+    *,
+    name: str = "",
+    beside: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw the coloured disparity beside the left image, or alone, with a colour bar.
 
     Args:
         left: (H, W, 3) uint8 RGB.
         disparity: (H, W) in pixels; black where not finite.
+        confidence: (H, W) from 0 to 1; None leaves its panel out.
         name: Name of the pair, for the title.
         beside: Whether to draw the left image, too.
 
@@ -184,14 +190,20 @@ def preview(
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
     low, high = colour_range(disparity)
-    panel, bar = _panel(colourise(disparity, low, high)), disparity_bar(low, high, disparity)
+    panels, captions = [_panel(colourise(disparity, low, high))], ["Disparity"]
+    bars: list[Bar | None] = [disparity_bar(low, high, disparity)]
     if beside:
-        views = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA), panel
-        row, bars = Row(views, captions=("Left image", "Disparity")), [None, bar]
-    else:
-        row, bars = Row((panel,)), [bar]
+        panels.insert(0, fitted(left, _SIDE, _SIDE, cv2.INTER_AREA))
+        captions.insert(0, "Left image")
+        bars.insert(0, None)
+    if confidence is not None:
+        colours = ScalarMappable(Normalize(0, 1), "cividis")
+        panels.append(_panel(colours.to_rgba(confidence, bytes=True)[..., :3]))
+        captions.append("Confidence")
+        bars.append(Bar("probability of an error below 1 px", colours))
     details = f"{_size(left)}, disparity {_range(disparity)}"
-    return panel_grid([row], _style(panel), title=name or "Disparity", details=details, bars=bars)
+    row, style = Row(panels, captions=captions), _style(panels[0])
+    return panel_grid([row], style, title=name or "Disparity", details=details, bars=bars)
 
 
 _SIDE = 960

@@ -16,7 +16,7 @@ from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.images import eight_bits, read_image
 from ea_psmnet.inference.result import StereoResult
 
-__all__ = ["ImageLike", "Pair", "as_pair", "calibrated_pair", "predicted_at_scale"]
+__all__ = ["ImageLike", "Pair", "as_pair", "calibrated_pair", "predicted_at_scale", "resized_pair"]
 
 ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
 """A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
@@ -82,17 +82,28 @@ def predicted_at_scale(
     Raises:
         ValueError: The scale is not above 0, or too large, or `predict` refuses the images.
     """
+    resized = resized_pair(pair, scale)
+    found = predict(*resized)
+    return found if resized is pair else found.resampled(pair[0])
+
+
+def resized_pair(pair: Pair, scale: float) -> Pair:
+    """Resize a pair; the same pair if its size does not change.
+
+    Raises:
+        ValueError: The scale is not above 0, or too large.
+    """
     if not 0 < scale <= _LARGEST_SCALE:
         raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
     height, width = pair[0].shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if size == (width, height):
-        return predict(*pair)
+        return pair
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     left, right = (
         np.asarray(cv2.resize(view, size, interpolation=method), np.uint8) for view in pair
     )
-    return predict(left, right).resampled(pair[0])
+    return left, right
 
 
 def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:

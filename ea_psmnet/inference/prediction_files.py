@@ -22,6 +22,7 @@ from ea_psmnet.files import (
     write_json,
     write_npy,
     write_pfm,
+    write_share_png,
     write_text,
 )
 from ea_psmnet.geometry import PointCloud
@@ -40,10 +41,12 @@ __all__ = [
     "pair_record",
     "prediction_paths",
     "write_prediction",
+    "written_before",
 ]
 
 PairRecord = dict[str, dict[str, str]]
-"""`path` and `sha256` of the `left` and the `right` image."""
+"""`path` and `sha256` of the `left` and the `right` image; `settings` may say how they were
+predicted."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Prediction:
 
     result: StereoResult
     cloud: Callable[[StereoResult], PointCloud] = StereoResult.points
+    name: str = ""
+    """Title of pictures."""
+    beside: bool = True
+    """Whether the preview shows the left image, too."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,9 @@ def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
 
 
 def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
-    write_image(paths[0], preview(prediction.result.image, prediction.result.disparity))
+    result, name = prediction.result, prediction.name
+    views = result.image, result.disparity, result.confidence
+    write_image(paths[0], preview(*views, name=name, beside=prediction.beside))
 
 
 def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -89,6 +98,25 @@ def _write_cloud(paths: Sequence[Path], prediction: Prediction) -> None:
     cloud = prediction.cloud(prediction.result)
     for path in paths:
         cloud.write(path)
+
+
+def _write_confidence(paths: Sequence[Path], prediction: Prediction) -> None:
+    png, npy = paths
+    confidence = prediction.result.confidence
+    if confidence is None:
+        raise ValueError("no confidence to write")
+    write_share_png(png, confidence)
+    write_npy(npy, confidence)
+
+
+def _write_right(paths: Sequence[Path], prediction: Prediction) -> None:
+    pfm, png, occluded = paths
+    right = prediction.result.right
+    if right is None:
+        raise ValueError("no disparity of the right view to write")
+    write_pfm(pfm, right)
+    write_disparity_png(png, right)
+    write_share_png(occluded, prediction.result.occluded)
 
 
 def _write_calibration(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -107,6 +135,8 @@ OUTPUTS = {
     "preview": Output(("_preview.png",), _write_preview),
     "depth": Output(("_depth.png", "_depth.pfm", "_depth.npy"), _write_depth, metric=True),
     "cloud": Output(("_cloud.ply", "_cloud.glb"), _write_cloud, metric=True),
+    "confidence": Output(("_confidence.png", "_confidence.npy"), _write_confidence),
+    "right": Output(("_right.pfm", "_right.png", "_occluded.png"), _write_right),
     "calibration": Output(("_calib.txt",), _write_calibration, metric=True),
     "image": Output(("_image.png",), _write_image),
 }
@@ -183,6 +213,8 @@ def write_prediction(
     pair: PairRecord,
     outputs: Sequence[str] = DEFAULT_OUTPUTS,
     cloud: Callable[[StereoResult], PointCloud] = StereoResult.points,
+    *,
+    beside: bool = True,
 ) -> list[Path]:
     """Write a prediction's outputs, and the record of its pair.
 
@@ -196,6 +228,7 @@ def write_prediction(
         pair: The `pair_record` of the images.
         outputs: What to write: keys of `OUTPUTS`.
         cloud: Function that makes the point cloud.
+        beside: Whether the preview shows the left image, too.
 
     Returns:
         The paths, as in `prediction_paths`.
@@ -206,7 +239,7 @@ def write_prediction(
             what an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
-    prediction = Prediction(result, cloud)
+    prediction = Prediction(result, cloud, name, beside)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
@@ -258,6 +291,19 @@ def _is_of(pair: PairRecord, path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return all(
-        any(known.get(side, {}).get(key) == value for key, value in view.items())
-        for side, view in pair.items()
+        any(known.get(side, {}).get(key) == value for key, value in pair[side].items())
+        for side in ("left", "right")
     )
+
+
+def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[str]) -> list[Path]:
+    """The files of a prediction if all are there, of the same content and settings; or none."""
+    paths = prediction_paths(folder, name, outputs)
+    try:
+        known = read_record(paths[-1], dict[str, dict[str, str]])
+    except (OSError, ValueError):
+        return []
+    same = known.get("settings") == pair.get("settings") and all(
+        known.get(side, {}).get("sha256") == pair[side]["sha256"] for side in ("left", "right")
+    )
+    return paths if same and all(path.is_file() for path in paths) else []

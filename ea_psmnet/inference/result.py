@@ -17,6 +17,8 @@ from ea_psmnet.geometry import (
     inconsistent,
     point_map,
 )
+from ea_psmnet.inference.confidence import disparity_deviation, rescaled
+from ea_psmnet.tables import check_range
 
 __all__ = ["StereoResult"]
 
@@ -50,6 +52,28 @@ class StereoResult:
         return depth_map(self.disparity, self._calibrated())
 
     @property
+    def disparity_deviation(self) -> NDArray[np.float32]:
+        """(H, W), standard deviation of the disparity in pixels: see `confidence`'s function.
+
+        Raises:
+            ValueError: The result has no confidence.
+        """
+        return disparity_deviation(self._confident())
+
+    @property
+    def depth_deviation(self) -> NDArray[np.float32]:
+        """(H, W), standard deviation of the depth in metres, to first order in the disparity's.
+
+        Depth Z = f * B / (disparity + doffs) changes by Z^2 / (f * B) with each pixel of disparity.
+
+        Raises:
+            ValueError: The result has no confidence or no calibration.
+        """
+        calibration = self._calibrated()
+        slope = np.square(self.depth) / (calibration.f * calibration.baseline)
+        return np.asarray(slope * self.disparity_deviation, np.float32)
+
+    @property
     def occluded(self) -> NDArray[np.bool_]:
         """(H, W), true where the left-right check fails: hidden in the right image, or wrong.
 
@@ -57,8 +81,23 @@ class StereoResult:
             ValueError: The result has no disparity of the right view.
         """
         if self.right is None:
-            raise ValueError("occlusion needs the right view: give matcher(..., right=True)")
+            raise ValueError("occlusion needs the right view: give matcher(..., right_view=True)")
         return inconsistent(self.disparity, self.right)
+
+    def masked(self, least: float) -> StereoResult:
+        """This result with NaN for the disparity of pixels whose confidence is below `least`.
+
+        Raises:
+            ValueError: The result has no confidence, or `least` is no probability.
+        """
+        check_range("min_confidence", least, 0, 1)
+        sure = self._confident() >= least
+        return replace(self, disparity=np.where(sure, self.disparity, np.float32(np.nan)))
+
+    def _confident(self) -> NDArray[np.float32]:
+        if self.confidence is None:
+            raise ValueError("this needs confidence: give matcher(..., confidence=True)")
+        return self.confidence
 
     def points(
         self,
@@ -128,7 +167,9 @@ class StereoResult:
             self,
             disparity=resized(self.disparity, scale),
             image=image,
-            confidence=None if self.confidence is None else resized(self.confidence, 1),
+            confidence=None
+            if self.confidence is None
+            else rescaled(resized(self.confidence, 1), scale),
             right=None if self.right is None else resized(self.right, scale),
             calibration=None if calibration is None else calibration.scaled_to(height, width),
         )

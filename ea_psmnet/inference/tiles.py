@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ea_psmnet.attention import VolumeAttention
-from ea_psmnet.models.psmnet import PairFeatures, PSMNet
+from ea_psmnet.models.psmnet import PairFeatures, PSMNet, StereoOutput
 from ea_psmnet.progress import Progress
 
 __all__ = ["BLEND", "HALO", "SharedContexts", "Span", "Tile", "predict_in_tiles", "spans"]
@@ -111,8 +111,8 @@ class Tile(NamedTuple):
 
 def predict_in_tiles(
     model: PSMNet, left: Tensor, right: Tensor, rows: Sequence[Span], columns: Sequence[Span]
-) -> Tensor:
-    """Predict disparity with the volume of one tile at a time in memory.
+) -> StereoOutput:
+    """Predict a pair with the volume of one tile at a time in memory.
 
     Attention that `shares_context` uses one context for all tiles, which a first round over them
     gathers. In that round later sites of a tile read features that were made with the tile's own
@@ -126,7 +126,7 @@ def predict_in_tiles(
         columns: Spans along its width, made with a `reach` of the disparities.
 
     Returns:
-        Disparity (1, H, W).
+        Output for the whole images, with the blended scores.
     """
     features = model.extract_apart(left, right)
     tiles = list(starmap(Tile, product(rows, columns)))
@@ -137,7 +137,7 @@ def predict_in_tiles(
         if rounds > 1:
             _gather(model, features, tiles, contexts, bar)
         score = _aggregate(model, features, tiles, bar)
-    return model.regress([score], features.guides).disparity
+    return model.regress([score], features.guides)
 
 
 def _score(model: PSMNet, features: PairFeatures, tile: Tile) -> Tensor:

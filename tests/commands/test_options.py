@@ -14,7 +14,8 @@ CALIBRATION = "calib raw focal baseline doffs cx cy "
 OPTIONS = {
     "predict": MATCHER
     + CALIBRATION
-    + "out name force write scale memory clean min-depth max-depth ",
+    + "out name force write scale memory clean min-depth max-depth min-confidence "
+    "min-disparity range ",
     "train": (
         "out threads data root mix render-pass augment mirror preset network attention-sites "
         "normalisation imagenet init align-corners max-disparity crop scene-size batch "
@@ -26,7 +27,7 @@ OPTIONS = {
     "evaluate": (
         MATCHER
         + "root data split render-pass checkpoints method fill pad predictions protocols limit "
-        "batch protocol-batch out sheets error-maps worst report against "
+        "batch protocol-batch out confidence sheets error-maps worst report against "
     ),
     "compare": (
         "variants presets checkpoints sites sizes batches works width max-disparity root data "

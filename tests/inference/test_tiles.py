@@ -60,7 +60,7 @@ def seams(matcher, left, right, down, across):
         (whole,) = matcher.model(left, right).disparities
         tiled = predict_in_tiles(
             matcher.model, left, right, spans(height, down), spans(width, across, reach=reach)
-        )
+        ).disparity
     return float((tiled - whole).abs().mean()), float(whole.std())
 
 
