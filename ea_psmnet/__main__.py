@@ -15,6 +15,7 @@ from ea_psmnet.commands.ablate import ablate
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
+from ea_psmnet.commands.doctor import doctor
 from ea_psmnet.commands.evaluate import evaluate
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
@@ -25,6 +26,7 @@ from ea_psmnet.machine import keep_freed_memory
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
+    "doctor": doctor,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,

@@ -18,6 +18,7 @@ FLOORS = [
         "ea_psmnet.files",
         "ea_psmnet.metrics",
         "ea_psmnet.losses",
+        "ea_psmnet.matches",
         "ea_psmnet.tables",
     },
     {"ea_psmnet.figures", "ea_psmnet.store"},
@@ -38,7 +39,7 @@ FREE = {
     },
 }
 DATASETS_MAY_USE = {
-    f"ea_psmnet.{name}" for name in ("sample", "files", "progress", "records", "tables")
+    f"ea_psmnet.{name}" for name in ("sample", "files", "matches", "progress", "records", "tables")
 }
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,7 +153,8 @@ class _Stream:
 def write_disparity_video(
     path: Path,
     video: StereoVideo,
-    disparity: Callable[[VideoFrame], NDArray[np.float32] | None],
+    frames: Sequence[VideoFrame],
+    disparity: Callable[[VideoFrame], NDArray[np.float32]],
     *,
     name: str,
     smoothing: float = 0.0,
@@ -164,7 +165,8 @@ def write_disparity_video(
     Args:
         path: The file, .mp4 (MPEG-4 part 2).
         video: The input.
-        disparity: Returns the disparity (H, W) of a frame, or None if it has none.
+        frames: The frames to write.
+        disparity: Returns the disparity (H, W) of a frame; not finite where unknown.
         name: Title of the video.
         smoothing: Strength of `Smoothing`, from 0 to below 1.
         beside: Whether to show the left image, too.
@@ -175,9 +177,8 @@ def write_disparity_video(
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: No frame has a disparity.
+        ValueError: There are no frames.
     """
-    frames = [frame for frame in video.frames(name) if disparity(frame) is not None]
     if not frames:
         raise ValueError(f"{path}: not written, no frame was predicted")
     low, high = colour_range(_sample(disparity, frames))
@@ -186,7 +187,6 @@ def write_disparity_video(
     with atomic_path(path) as temporary, _Writer(temporary, path, video.fps) as writer:
         for frame in frames:
             left, found = video.read(frame)[0], disparity(frame)
-            assert found is not None
             drawn = smooth(left, found)
             predicted.add(left, found)
             smoothed.add(left, drawn)
@@ -202,17 +202,11 @@ def write_disparity_video(
 
 
 def _sample(
-    disparity: Callable[[VideoFrame], NDArray[np.float32] | None], frames: Sequence[VideoFrame]
+    disparity: Callable[[VideoFrame], NDArray[np.float32]], frames: Sequence[VideoFrame]
 ) -> NDArray[np.float32]:
     """Some disparities of all frames, evenly spread over their pixels."""
-
-    def values() -> Iterator[NDArray[np.float32]]:
-        for frame in frames:
-            found = disparity(frame)
-            if found is not None:
-                yield found.ravel()[:: max(1, found.size // _SAMPLES)]
-
-    return np.concatenate(list(values()))
+    found = (disparity(frame).ravel() for frame in frames)
+    return np.concatenate([values[:: max(1, values.size // _SAMPLES)] for values in found])
 
 
 class _Sheet:
