@@ -144,7 +144,9 @@ class _Canvas:
         line = self._figure.text(*self._share(x, y), printable(text), **style)
         room, length = self._width - x - 4 if room is None else room, line.get_window_extent().width
         if length > room:
-            line.set_size(0.95 * line.get_size() * room / length)  # widths are not in proportion
+            line.set_fontsize(
+                0.95 * line.get_fontsize() * room / length
+            )  # widths are not in proportion
 
     def image(self, x: int, y: int, image: Image) -> None:
         """Place an (h, w, 3) image, pixel for pixel."""

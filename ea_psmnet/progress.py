@@ -41,10 +41,19 @@ class Progress(tqdm):
         if self.last_print_n > self.initial and self.n > self.last_print_n:
             self.display()
         self.disable = True
-        self._decr_instances(self)
+        type(self)._decr_instances(self)  # type: ignore[attr-defined]
+
+    def clear(self, *args: Any, **options: Any) -> None:
+        """Make room for other text: lines are in nobody's way."""
+        if self.fp.isatty():
+            super().clear(*args, **options)
+
+    def refresh(self, *args: Any, **options: Any) -> bool | None:
+        """Draw the bar again; lines are not repeated."""
+        return super().refresh(*args, **options) if self.fp.isatty() else None
 
     @staticmethod
-    def status_printer(file: TextIO) -> Callable[[str], None]:
+    def status_printer(file: TextIO) -> Callable[[str], None]:  # type: ignore[override]
         """Return the function that prints the state: over the last one, or as a line."""
         if file.isatty():
             return tqdm.status_printer(file)

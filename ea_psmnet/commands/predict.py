@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json as json_format
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,8 +80,6 @@ def predict(
         calibration: Calibration of the camera.
         options: Network that predicts, and its options.
     """
-    from dataclasses import replace
-
     from ea_psmnet.inference.inputs import find_pairs
     from ea_psmnet.inference.sequence import Smoothing
     from ea_psmnet.inference.video import StereoVideo, is_video
@@ -211,7 +212,7 @@ def _predict_video(
     steps = files.work(
         lambda frame: predictor.prepare(video.read(frame), video.paths[0]), video.record
     )
-    code = report.run(frames, steps, keep_errors=True)
+    code = report.run(frames, steps, of_video=True, paths="disparity" in wanted)
     if "preview" not in wanted:
         return code
     places = {frame: prediction_paths(*_placed(files.out, frame.name), ["disparity"])
@@ -223,9 +224,13 @@ def _predict_video(
         name=name, smoothing=smooth, beside=files.beside,
     )  # fmt: skip
     write_json(path.with_suffix(".json"), told)
-    if "disparity" not in wanted:
-        for each in [each for paths in places.values() for each in paths[:-1]]:
-            each.unlink(missing_ok=True)
+    if "disparity" not in wanted:  # of use for the video alone
+        only = set(files.outputs) == {"disparity"}
+        for paths in places.values():
+            for each in paths if only else paths[:-1]:
+                each.unlink(missing_ok=True)
+        with suppress(OSError):  # other results are in it
+            (files.out / name).rmdir()
     report.paths([path, path.with_suffix(".json")])
     return code
 
@@ -236,25 +241,42 @@ class _Report:
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self._quiet, self._json = quiet, as_json
         self._failed: list[str] = []
+        self._counts: Counter[str] = Counter()
 
-    def run(self, pairs: Sequence[PairSource | VideoFrame], work: Work, *,
-            keep_errors: bool = False) -> int:  # fmt: skip
+    def run(
+        self,
+        pairs: Sequence[PairSource | VideoFrame],
+        work: Work,
+        *,
+        of_video: bool = False,
+        paths: bool = True,
+    ) -> int:
         """Predict pairs and return the exit code.
 
+        Args:
+            pairs: The pairs.
+            work: How they are predicted.
+            of_video: Whether they are frames, of which even a single one that fails is listed.
+            paths: Whether to tell the paths of each pair.
+
         Raises:
-            Exception: The error of a pair, if it is the only one; `keep_errors` lists it instead.
+            Exception: The error of a pair, if it is the only one.
         """
         from ea_psmnet.inference.many import predict_many
         from ea_psmnet.progress import Progress
 
-        alone = len(pairs) == 1 and not keep_errors and not self._failed
+        alone = len(pairs) == 1 and not of_video and not self._failed
         hidden = self._quiet or len(pairs) == 1
         with Progress(total=len(pairs), desc="predict", unit="pair", disable=hidden) as bar:
             for outcome in predict_many(pairs, work):
-                self._tell(outcome, named=len(pairs) > 1)
+                told = outcome if paths else replace(outcome, paths=[])
+                self._tell(told, named=of_video or len(pairs) > 1)
                 bar.update()
                 if alone and outcome.error is not None:
                     raise outcome.error
+        if len(pairs) > 1 and not self._quiet:
+            counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
+            print(f"{len(pairs)} pairs: {counts}", file=sys.stderr)
         for line in self._failed:
             print(line, file=sys.stderr)
         return _SOME_FAILED if self._failed else 0
@@ -281,6 +303,7 @@ class _Report:
         from ea_psmnet.console import show_warning
         from ea_psmnet.files import printable
 
+        self._counts[outcome.status] += 1
         if outcome.error is not None and named:
             self._failed.append(f"failed: {printable(outcome.name)}: {outcome.error}")
         if self._json:

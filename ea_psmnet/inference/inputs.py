@@ -187,7 +187,7 @@ def _separate(groups: Sequence[Sequence[Path]]) -> Found:
             [],
         )
     if len(paths) == 2:
-        return Found([PairSource(pair_name(*paths), *paths)], [])
+        return Found([PairSource(pair_name(*paths), paths[0], paths[1])], [])
     halves = groups if len(groups) == 2 else _halved(paths)
     return _matched(*({path.stem: path for path in half} for half in halves))
 

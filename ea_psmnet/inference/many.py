@@ -49,12 +49,16 @@ class Outcome:
     error: Exception | None = None
     """Why there are no results; None if there are."""
 
+    @property
+    def status(self) -> str:
+        """Word for it: written, skipped or failed."""
+        return "failed" if self.error else "skipped" if self.skipped else "written"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        failed = "failed" if self.error else "skipped" if self.skipped else "written"
         return {
             "name": self.name,
-            "status": failed,
+            "status": self.status,
             "paths": [str(path) for path in self.paths],
             "seconds": round(self.seconds, 4),
             "disparity": self.disparity,

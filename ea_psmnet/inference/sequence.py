@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["Flicker", "Smoothing", "image_change"]
 
 _WINDOW = 5
-"""Side in pixels of the window in which images are compared: averages the noise of a camera."""
+"""Side in pixels of the window in which images are compared."""
 _STATIC = 2.0
 """Grey levels of change up to which a pixel counts as static."""
 _SOFTNESS = 4.0
@@ -20,9 +20,13 @@ _SOFTNESS = 4.0
 
 
 def image_change(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Change between two frames, (H, W) grey levels: mean over colours and a window of 5 x 5."""
-    difference = cv2.absdiff(before, now).mean(axis=2, dtype=np.float32)
-    return np.asarray(cv2.blur(difference, (_WINDOW, _WINDOW)), np.float32)
+    """Change between two frames, (H, W) grey levels: of the mean over a window of 5 x 5 pixels.
+
+    The noise of a camera is a fifth of that of single pixels. The result is the mean over colours.
+    """
+    difference = now.astype(np.float32) - before
+    windows = np.asarray(cv2.blur(difference, (_WINDOW, _WINDOW)), np.float32)
+    return np.abs(windows).mean(axis=2, dtype=np.float32)
 
 
 class Smoothing:
