@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
-from ea_psmnet.figures import GridStyle, Row, dress, fitted, new_figure, panel_grid, to_image
+from ea_psmnet.figures import Bar, GridStyle, Row, dress, fitted, new_figure, panel_grid, to_image
 
 STYLE = GridStyle(width=60, gap=10, row_gap=8, line=20, size=8, title=30, title_size=10)
 
@@ -43,3 +45,20 @@ def test_a_plot_is_an_image_of_its_size():
     assert picture.shape == (200, 300, 3)
     assert picture.dtype == np.uint8
     assert picture.std() > 0
+
+
+def test_a_bar_beside_a_row_lies_to_its_right():
+    bar = Bar("px", ScalarMappable(Normalize(0, 9), "viridis"), extend="max", ends=("far", "near"))
+    image = noise(60, 60)
+    plain, with_bar = (panel_grid([Row((image,), bar=b)], STYLE) for b in (None, bar))
+    np.testing.assert_array_equal(with_bar[: plain.shape[0], : plain.shape[1]][:60, 10:70], image)
+    strip = with_bar[:60, plain.shape[1] :].astype(int)
+    colourful = np.ptp(strip, axis=2).max(axis=1) > 60
+    assert colourful.mean() > 0.9, "colours over the height of the image"
+    assert strip[5].sum() > strip[55].sum(), "the last colour is above"
+
+
+def test_a_title_that_is_too_long_is_written_smaller():
+    picture = panel_grid([Row((noise(40, 60),))], STYLE, title="a name of a file " * 2)
+    assert (picture[:30, -3:] == 255).all()
+    assert (picture[:30] < 200).any()

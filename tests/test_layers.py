@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
+    {"ea_psmnet.progress"},
     {"ea_psmnet.atomic", "ea_psmnet.pfm", "ea_psmnet.machine", "ea_psmnet.calibration"},
     {"ea_psmnet.images", "ea_psmnet.geometry", "ea_psmnet.calibration_files"},
     {
@@ -38,11 +39,7 @@ FREE = {
     },
 }
 DATASETS_MAY_USE = {
-    "ea_psmnet.sample",
-    "ea_psmnet.files",
-    "ea_psmnet.matches",
-    "ea_psmnet.records",
-    "ea_psmnet.tables",
+    f"ea_psmnet.{name}" for name in ("sample", "files", "matches", "progress", "records", "tables")
 }
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 

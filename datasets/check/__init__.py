@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.builder import dataset_entry, detect_dataset
 from datasets.check.files import Problem, Values, check_file, frame_problems, readers_of, reason
@@ -19,6 +18,7 @@ from datasets.check.pairs import PairCheck, check_pair
 from datasets.check.series import Count, count_parts, find_series
 from datasets.frames import Frame
 from ea_psmnet.files import printable
+from ea_psmnet.progress import Progress
 
 __all__ = ["CheckReport", "check_dataset", "spread"]
 
@@ -225,7 +225,9 @@ def _in_threads(
         results = pool.map(task, items)
         try:
             return list(
-                tqdm(results, unit=f" {what}", desc=what, total=len(items), disable=not progress)
+                Progress(
+                    results, unit=f" {what}", desc=what, total=len(items), disable=not progress
+                )
             )
         except BaseException:
             pool.shutdown(cancel_futures=True)  # interrupted: drop what has not started

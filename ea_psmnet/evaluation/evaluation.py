@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.predictors import Predictor, network
@@ -28,6 +27,7 @@ from ea_psmnet.evaluation.shares import (
 )
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 
 __all__ = [
@@ -209,7 +209,7 @@ def evaluate_predictors(
     batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
     mine = batches[process_index() :: process_count()]
     total = sum(map(len, mine))
-    with tqdm(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
+    with Progress(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
         for places in mine:
             found = journal.read(places, list(shares), len(protocols)) if journal else None
             if found is None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from datasets.builder import build_dataset
 from ea_psmnet.experiments.measure import Budget, timed
@@ -30,6 +29,7 @@ from ea_psmnet.experiments.trial import Outcome, Trial, attention_site, is_bfloa
 from ea_psmnet.files import content_hash
 from ea_psmnet.machine import choose_device
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.progress import Progress
 from ea_psmnet.records import read_record
 from ea_psmnet.store import Store, digest
 from ea_psmnet.tables import format_bytes, markdown_table
@@ -162,7 +162,7 @@ def _speed(trial: Trial) -> float:
 
 
 def _progress(trials: Sequence[Trial]) -> Iterable[Trial]:
-    bar = tqdm(trials, unit="trial")
+    bar = Progress(trials, unit="trial")
     for trial in bar:
         size = "x".join(map(str, trial.shape or ()))
         bar.set_description(f"{trial.label} {trial.work} {size}".strip())

@@ -41,10 +41,12 @@ __all__ = [
     "pair_record",
     "prediction_paths",
     "write_prediction",
+    "written_before",
 ]
 
 PairRecord = dict[str, dict[str, str]]
-"""`path` and `sha256` of the `left` and the `right` image."""
+"""`path` and `sha256` of the `left` and the `right` image; `settings` may say how they were
+predicted."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Prediction:
 
     result: StereoResult
     cloud: Callable[[StereoResult], PointCloud] = StereoResult.points
+    name: str = ""
+    """Title of pictures."""
+    beside: bool = True
+    """Whether the preview shows the left image, too."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,9 @@ def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
 
 
 def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
-    result = prediction.result
-    write_image(paths[0], preview(result.image, result.disparity, result.confidence))
+    result, name = prediction.result, prediction.name
+    views = result.image, result.disparity, result.confidence
+    write_image(paths[0], preview(*views, name=name, beside=prediction.beside))
 
 
 def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -206,6 +213,8 @@ def write_prediction(
     pair: PairRecord,
     outputs: Sequence[str] = DEFAULT_OUTPUTS,
     cloud: Callable[[StereoResult], PointCloud] = StereoResult.points,
+    *,
+    beside: bool = True,
 ) -> list[Path]:
     """Write a prediction's outputs, and the record of its pair.
 
@@ -219,6 +228,7 @@ def write_prediction(
         pair: The `pair_record` of the images.
         outputs: What to write: keys of `OUTPUTS`.
         cloud: Function that makes the point cloud.
+        beside: Whether the preview shows the left image, too.
 
     Returns:
         The paths, as in `prediction_paths`.
@@ -229,7 +239,7 @@ def write_prediction(
             what an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
-    prediction = Prediction(result, cloud)
+    prediction = Prediction(result, cloud, name, beside)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
@@ -281,6 +291,19 @@ def _is_of(pair: PairRecord, path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return all(
-        any(known.get(side, {}).get(key) == value for key, value in view.items())
-        for side, view in pair.items()
+        any(known.get(side, {}).get(key) == value for key, value in pair[side].items())
+        for side in ("left", "right")
     )
+
+
+def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[str]) -> list[Path]:
+    """The files of a prediction if all are there, of the same content and settings; or none."""
+    paths = prediction_paths(folder, name, outputs)
+    try:
+        known = read_record(paths[-1], dict[str, dict[str, str]])
+    except (OSError, ValueError):
+        return []
+    same = known.get("settings") == pair.get("settings") and all(
+        known.get(side, {}).get("sha256") == pair[side]["sha256"] for side in ("left", "right")
+    )
+    return paths if same and all(path.is_file() for path in paths) else []

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.models.psmnet import PairFeatures, PSMNet, StereoOutput
+from ea_psmnet.progress import Progress
 
 __all__ = ["BLEND", "HALO", "SharedContexts", "Span", "Tile", "predict_in_tiles", "spans"]
 
@@ -132,7 +132,7 @@ def predict_in_tiles(
     tiles = list(starmap(Tile, product(rows, columns)))
     contexts = SharedContexts(model.aggregation)
     rounds = 2 if contexts.sites and len(tiles) > 1 else 1
-    bar = tqdm(total=rounds * len(tiles), unit="tile", leave=False, disable=len(tiles) == 1)
+    bar = Progress(total=rounds * len(tiles), unit="tile", leave=False, disable=len(tiles) == 1)
     with bar, contexts.attached():
         if rounds > 1:
             _gather(model, features, tiles, contexts, bar)
@@ -151,7 +151,7 @@ def _gather(
     features: PairFeatures,
     tiles: Sequence[Tile],
     contexts: SharedContexts,
-    bar: tqdm,
+    bar: Progress,
 ) -> None:
     """One round over the tiles that gathers the contexts of all sites."""
     for tile in tiles:
@@ -161,7 +161,9 @@ def _gather(
     contexts.finish()
 
 
-def _aggregate(model: PSMNet, features: PairFeatures, tiles: Sequence[Tile], bar: tqdm) -> Tensor:
+def _aggregate(
+    model: PSMNet, features: PairFeatures, tiles: Sequence[Tile], bar: Progress
+) -> Tensor:
     """One round over the tiles for the blended score of the last classifier, (1, K, h, w)."""
     left = features.left
     height, width = left.shape[-2:]

@@ -134,9 +134,9 @@ def test_panels_fit_and_keep_their_shape(shape):
     assert len(panels) == 4
     for panel in panels:
         height, width = panel.shape[:2]
-        assert width == 400 or height == 300
+        assert width == 400 or height == 400
         assert width <= 400
-        assert height <= 300
+        assert height <= 400
         assert height / width == pytest.approx(shape[0] / shape[1], rel=0.3)
 
 
@@ -152,11 +152,25 @@ def test_a_row_shows_prediction_error_and_truth():
 def test_a_sheet_holds_its_rows_in_order():
     rows = [sheet_of((300, 400)), sheet_of((150, 400), error=20)]
     picture = worst_sheet("the worst", rows)
-    x, y = 16, 56 + 34 + 34
+    x, y = 12, 76 + 34 + 34
     np.testing.assert_array_equal(picture[y : y + 300, x : x + 400], rows[0].images[0])
-    y += 300 + 16 + 34
-    x += 2 * 416
+    y += 300 + 24 + 34
+    x += 2 * 412
     np.testing.assert_array_equal(picture[y : y + 150, x : x + 400], rows[1].images[2])
+
+
+def test_a_row_has_the_colours_of_its_own_disparities():
+    low, high = (sheet_row(left, d, d, d > 0, "") for left, d in (pair_at(5), pair_at(150)))
+    ranges = [row.bar.colours.get_clim() for row in (low, high)]
+    assert ranges == [(0, 32), (135, 167)]
+    bottom = worst_sheet("", [low]).shape[0]
+    assert worst_sheet("", [low, high]).shape[0] > bottom
+
+
+def pair_at(disparity):
+    """A grey image and a map of slightly more than one disparity."""
+    made = np.linspace(disparity, disparity + 1.5, 30 * 40, dtype=np.float32).reshape(30, 40)
+    return np.full((30, 40, 3), 90, np.uint8), made
 
 
 def test_nothing_known_is_drawn_too():

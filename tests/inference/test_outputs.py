@@ -58,10 +58,62 @@ def test_sheet_holds_four_panels_whatever_is_known(left, disparity, known):
 
 def test_sheet_uses_one_range_for_prediction_and_truth(left, disparity):
     """With prediction equal to truth, the right panels are the same pixels."""
-    picture = outputs.sheet(left, disparity, disparity, np.ones_like(disparity, bool), "")
+    picture = outputs.sheet(left, disparity, disparity, np.ones_like(disparity, bool), "a title")
     height, column = 576, picture[:, 24 + 960 + 24 + 400]
-    top, step = 44, 576 + 44
+    top, step = 84 + 44, 576 + 44
+    assert column[top : top + height].std() > 5
     assert np.array_equal(column[top : top + height], column[top + step : top + step + height])
+
+
+def test_prediction_and_truth_share_the_range_of_both():
+    truth, valid = np.linspace(10, 50, 400).reshape(20, 20), np.ones((20, 20), bool)
+    pictures, bar = outputs.coloured_beside_truth(truth + 40, truth, valid)
+    low, high = bar.colours.get_clim()
+    assert (low, high) == (10, 90)
+    assert np.array_equal(pictures[0], outputs.colourise(truth + 40, low, high))
+    assert np.array_equal(pictures[2], outputs.colourise(truth, low, high))
+
+
+def test_a_colour_bar_has_arrows_where_values_go_beyond_and_explains_black_where_it_is():
+    some = np.array([[0.0, 10, 20]])
+    bars = [
+        outputs.disparity_bar(low, high, values)
+        for low, high, values in (
+            *((0, 20, some), (5, 20, some), (0, 15, some), (5, 15, some)),
+            (0, 20, np.array([[np.nan, 10]])),
+        )
+    ]
+    assert [bar.extend for bar in bars] == ["neither", "min", "max", "both", "neither"]
+    assert ["black" in bar.label for bar in bars] == [False] * 4 + [True]
+    assert all(bar.ends == ("far", "near") for bar in bars)
+    assert "black" in outputs.error_bar(complete=False).label
+    assert "black" not in outputs.error_bar(complete=True).label
+
+
+def test_points_of_a_scanner_are_drawn_larger_and_surfaces_are_not():
+    truth = np.full((60, 60), 30.0)
+    points = np.zeros((60, 60), bool)
+    points[10::12, 10::12] = True
+    surface = np.zeros((60, 60), bool)
+    surface[20:40, 20:40] = True
+    for valid, least, most in ((points, 0.1, 0.35), (surface, 1 / 9, 1 / 9)):
+        error, known = outputs.coloured_beside_truth(truth, truth, valid)[0][1:]
+        for picture in (error, known):
+            drawn = picture.any(axis=-1)
+            assert drawn[valid].all()
+            assert least <= drawn.mean() <= most
+            assert len(np.unique(picture[drawn], axis=0)) == 1
+    assert outputs.is_sparse(points)
+    assert not outputs.is_sparse(surface)
+    assert not outputs.is_sparse(np.zeros((4, 4), bool))
+
+
+def test_a_preview_shows_the_disparity_alone_or_beside_the_image(left, disparity):
+    both, alone = (outputs.preview(left, disparity, "n", beside=b) for b in (True, False))
+    assert both.shape[1] == 2 * alone.shape[1] - 24
+    at = slice(84, 84 + 576), slice(24, 24 + 960)
+    shifted = both[84 + 44 : 84 + 44 + 576, 24 + 984 : 24 + 984 + 960]
+    assert np.array_equal(alone[at], shifted)
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (3, 300)])
@@ -74,6 +126,12 @@ def test_preview_of_any_shape(shape):
 
 def test_preview_copes_with_nothing_known(left):
     assert outputs.preview(left, np.full(left.shape[:2], np.nan, np.float32)).size
+
+
+def test_several_maps_share_a_range():
+    near, far = np.full((2, 50), 80.0), np.full((9, 90), 5.0)
+    assert outputs.colour_range(near, far) == outputs.colour_range(far, near) == (5, 80)
+    assert outputs.colour_range(near, np.full((2, 2), np.nan)) == outputs.colour_range(near)
 
 
 @pytest.mark.parametrize(

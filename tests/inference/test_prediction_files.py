@@ -29,7 +29,7 @@ def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
     ]
     assert np.array_equal(read_pfm(paths[0]), disparity)
     assert np.abs(read_disparity(paths[1])[0] - disparity).max() <= 1 / 512
-    assert np.array_equal(read_image(paths[2]), preview(left, disparity))
+    assert np.array_equal(read_image(paths[2]), preview(left, disparity, name="scene.01"))
     assert json.loads(paths[3].read_text()) == PAIR
     assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
 

@@ -1,0 +1,143 @@
+"""`predict` with many pairs and videos, as users and scripts run it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import run_command
+from made_pairs import write_noise_pair
+
+from ea_psmnet.__main__ import main
+from ea_psmnet.files import read_image, read_pfm, write_image
+
+SIZE = (40, 72)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("many")
+    for number, name in enumerate("abc"):
+        write_noise_pair(root / name, np.random.default_rng(number), SIZE, 8)
+    (root / "b" / "right.png").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture
+def predict(checkpoint):
+    def run(*arguments):
+        return main(["predict", *map(str, arguments), "--checkpoint", str(checkpoint)])
+
+    return run
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_failing_pair_is_listed_at_the_end_and_the_others_are_there(pairs, checkpoint, tmp_path):
+    result = run_command("predict", pairs, "--out", tmp_path, "--checkpoint", checkpoint)
+    assert result.returncode == 1
+    *_, last = result.stderr.strip().splitlines()
+    assert last.startswith(f"failed: b: {pairs}/b/right.png: damaged")
+    assert "\r" not in result.stderr
+    assert {path.name.split("_")[0] for path in tmp_path.iterdir()} == {"a", "c"}
+    assert len(result.stdout.split()) == 8
+
+
+def test_json_tells_scripts_everything(pairs, predict, tmp_path, capsys):
+    assert predict(pairs, "--out", tmp_path, "--json") == 1
+    told = {line["name"]: line for line in lines(capsys)}
+    assert {name: line["status"] for name, line in told.items()} == {
+        "a": "written",
+        "b": "failed",
+        "c": "written",
+    }
+    disparity = read_pfm(tmp_path / "a_disparity.pfm")
+    assert told["a"]["disparity"] == [float(disparity.min()), float(disparity.max())]
+    assert told["a"]["paths"][0] == str(tmp_path / "a_disparity.pfm")
+    assert told["a"]["seconds"] > 0
+    assert "right.png" in told["b"]["error"]
+
+
+def test_an_interrupted_run_goes_on(pairs, predict, tmp_path, capsys):
+    good = tmp_path / "good"
+    for name in "ac":
+        shutil.copytree(pairs / name, good / name)
+    out = tmp_path / "out"
+    assert predict(good, "--out", out) == 0
+    first = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "c_preview.png").unlink()
+    capsys.readouterr()
+    assert predict(good, "--out", out, "--existing", "skip", "--json") == 0
+    assert [line["status"] for line in lines(capsys)] == ["skipped", "written"]
+    assert all(path.stat().st_mtime_ns == first[path] for path in out.glob("a_*"))
+    assert predict(good, "--out", out, "--existing", "skip", "--json", "--scale", 0.5) == 0
+    assert [line["status"] for line in lines(capsys)] == ["written", "written"]
+    assert predict(good, "--out", out, "--existing", "refuse") == 1
+    assert "is there: give another --out, or --existing skip" in capsys.readouterr().err
+
+
+def test_quiet_says_nothing_but_errors(pairs, checkpoint, tmp_path):
+    out = ("--out", tmp_path, "--checkpoint", checkpoint, "--quiet")
+    result = run_command("predict", pairs / "a" / "left.png", pairs / "a" / "right.png", *out)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = run_command("predict", pairs, *out)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_both_views_in_one_image_are_predicted_as_two(pairs, predict, tmp_path):
+    views = [read_image(pairs / "a" / f"{side}.png") for side in ("left", "right")]
+    write_image(tmp_path / "both.png", np.vstack(views))
+    assert predict(tmp_path / "both.png", "--layout", "top-bottom", "--out", tmp_path / "o") == 0
+    assert predict(pairs / "a/left.png", pairs / "a/right.png", "--out", tmp_path / "o") == 0
+    both, two = (read_pfm(tmp_path / "o" / f"{name}_disparity.pfm") for name in ("both", "a"))
+    np.testing.assert_array_equal(both, two)
+
+
+@pytest.mark.parametrize(
+    ("picture", "width"), [("beside", 24 + 2 * 984), ("disparity", 24 + 984), ("none", None)]
+)
+def test_the_picture_is_as_asked(picture, width, pairs, predict, tmp_path):
+    images = pairs / "a/left.png", pairs / "a/right.png"
+    assert predict(*images, "--out", tmp_path, "--picture", picture) == 0
+    path = tmp_path / "a_preview.png"
+    assert path.exists() == (width is not None)
+    if width is not None:
+        assert read_image(path).shape[1] == width
+
+
+def test_images_without_a_partner_and_wrong_options_are_told(pairs, predict, tmp_path, capsys):
+    for side, names in (("l", "12"), ("r", "13")):
+        for name in names:
+            write_image(tmp_path / side / f"{name}.png", read_image(pairs / "a" / "left.png"))
+    assert predict(tmp_path / "l", tmp_path / "r", "--out", tmp_path / "o", "--quiet") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) >= 2
+    assert sum("no image of the other view has this name" in line for line in errors) == 2
+    assert (tmp_path / "o" / "1_disparity.pfm").exists()
+    assert predict(pairs, "--out", tmp_path / "o", "--name", "x") == 2
+    assert "--name is for one pair, and these are 3" in capsys.readouterr().err
+    assert predict("--out", tmp_path / "o") == 2
+    assert predict(pairs, "--out", tmp_path / "o", "--smooth", 1) == 2
+
+
+@pytest.mark.parametrize("write", [("preview",), ("disparity", "preview")])
+def test_a_video_becomes_a_video(write, pairs, predict, tmp_path, capsys):
+    from inference.test_video import write_video
+
+    left, right = (read_image(pairs / "a" / f"{side}.png") for side in ("left", "right"))
+    video = write_video(tmp_path / "walk.avi", [np.hstack([left, right])] * 3)
+    line = (video, "--layout", "side-by-side", "--out", tmp_path / "o", "--write", *write)
+    assert predict(*line, "--smooth", 0.5) == 0
+    told = json.loads((tmp_path / "o" / "walk_preview.json").read_text())
+    assert told["frames"] == 3
+    assert told["flicker"]["written"]["median"] <= told["flicker"]["predicted"]["median"]
+    assert (tmp_path / "o" / "walk_preview.mp4").stat().st_size > 1000
+    frames = sorted(path.name for path in (tmp_path / "o").glob("walk/*.pfm"))
+    assert frames == ([f"{n:06d}_disparity.pfm" for n in range(3)] if "disparity" in write else [])
+    printed = capsys.readouterr().out.split()
+    assert sorted(printed) == sorted(
+        str(path) for path in (tmp_path / "o").rglob("*") if path.is_file()
+    )
