@@ -8,8 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PATHS = {
-    "backward passes": (r"\.backward\(\)", "training/step.py training/memory.py"),
-    "optimisers": (r"torch\.optim\.\w+\(", "training/step.py"),
+    # Confidence is a convex fit of a few numbers, no training.
+    "backward passes": (
+        r"\.backward\(\)",
+        "training/step.py training/memory.py inference/confidence.py",
+    ),
+    "optimisers": (r"torch\.optim\.\w+\(", "training/step.py inference/confidence.py"),
     "data loaders": (r"\bDataLoader\(", "datasets/workers.py"),
     # JPEG as a change of training samples is decoded where it is made.
     "decoding of images": (

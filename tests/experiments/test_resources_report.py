@@ -134,9 +134,9 @@ def test_json_keeps_everything(small):
 def test_the_plot_shows_all(small):
     picture = resource_plot(small)
     assert picture.shape[2] == 3
-    # The residual block's vermilion, hydra's blue, focused linear's purple: lines, not by accident.
+    # The residual block's vermilion, hydra's blue, focused linear's purple: not by accident.
     for colour in ((213, 94, 0), (86, 180, 233), (204, 121, 167)):
-        assert (picture == colour).all(axis=2).sum() > 300
+        assert (picture == colour).all(axis=2).sum() > 200
 
 
 def test_the_plot_takes_any_size():
