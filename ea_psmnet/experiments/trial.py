@@ -183,8 +183,8 @@ def plan(networks: Sequence[Network], load: Load, **options: Any) -> list[Trial]
     """
     check_range("repeats", options.get("repeats", 1), 1, 1000)
     shapes = _shapes(load, max(network.config.max_disparity for network in networks))
-    loads: tuple[Work, ...] = ("inference", "training")
-    works: list[tuple[Work, tuple[int, int, int] | None]] = [*product(loads, shapes)]
+    kinds: tuple[Work, ...] = ("inference", "training")
+    works: list[tuple[Work, tuple[int, int, int] | None]] = list(product(kinds, shapes))
     if load.root is not None:
         build_dataset(load.data, load.root, split="test")
         works.append(("dataset", None))
