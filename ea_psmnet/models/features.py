@@ -120,10 +120,8 @@ class FeatureNetwork(nn.Module):
         return self.fuse(torch.cat([fine, deep, *reversed(context)], dim=1)), guides
 
     def _pooled(self, deep: Tensor, window: int, layer: nn.Module) -> Tensor:
-        # The published network fails on maps smaller than its largest window. Clamping admits them
-        # and changes nothing on larger ones.
         size = deep.shape[-2:]
-        pooled = F.avg_pool2d(deep, (min(window, size[0]), min(window, size[1])))
+        pooled = pool_clamped(deep, window)
         return F.interpolate(
             layer(pooled), size=size, mode="bilinear", align_corners=self.align_corners
         )
