@@ -14,17 +14,30 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 if TYPE_CHECKING:
-    from ea_psmnet.inference.matcher import StereoMatcher, StereoResult
+    from ea_psmnet.calibration import Calibration
+    from ea_psmnet.calibration_files import read_calibration
+    from ea_psmnet.inference.matcher import StereoMatcher
+    from ea_psmnet.inference.result import StereoResult
     from ea_psmnet.models.config import PSMNetConfig
     from ea_psmnet.models.psmnet import PSMNet, build_model
 
-__all__ = ["PSMNet", "PSMNetConfig", "StereoMatcher", "StereoResult", "build_model"]
+__all__ = [
+    "Calibration",
+    "PSMNet",
+    "PSMNetConfig",
+    "StereoMatcher",
+    "StereoResult",
+    "build_model",
+    "read_calibration",
+]
 
 _HOMES = {
+    "Calibration": "ea_psmnet.calibration",
+    "read_calibration": "ea_psmnet.calibration_files",
     "PSMNet": "ea_psmnet.models.psmnet",
     "PSMNetConfig": "ea_psmnet.models.config",
     "StereoMatcher": "ea_psmnet.inference.matcher",
-    "StereoResult": "ea_psmnet.inference.matcher",
+    "StereoResult": "ea_psmnet.inference.result",
     "build_model": "ea_psmnet.models.psmnet",
 }
 

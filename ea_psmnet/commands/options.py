@@ -11,9 +11,68 @@ import tyro
 from ea_psmnet.machine import Precision, use_threads
 
 if TYPE_CHECKING:
+    from ea_psmnet.calibration import Calibration, RawCalibration
     from ea_psmnet.inference.matcher import StereoMatcher
 
-__all__ = ["MatcherOptions"]
+__all__ = ["CalibrationOptions", "MatcherOptions"]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Calibration of the camera, for metric outputs."""
+
+    calib: tuple[Path, ...] = ()
+    """Calibration file: Middlebury's or ETH3D's calib.txt, KITTI's, K.txt, OpenCV's YAML or XML, or
+    two camera_info files of ROS. With lens distortion or a rotation between the cameras, the pair
+    is rectified first."""
+    raw: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
+    """Whether the images are unrectified; default: if the file says how to rectify them."""
+    focal: float | None = None
+    """Focal length in pixels of the images, instead of a file."""
+    baseline: float | None = None
+    """Distance of the cameras in metres; beside a file it replaces the file's."""
+    doffs: float | None = None
+    """Difference in pixels of the principal points' columns, right minus left; default: 0."""
+    cx: float | None = None
+    """Column of the left camera's principal point; default: centre of the image."""
+    cy: float | None = None
+    """Row of the principal point; default: centre of the image."""
+
+    def load(self, left: Path, height: int, width: int) -> Calibration | RawCalibration | None:
+        """Calibration of a pair; None if no option gives one.
+
+        Args:
+            left: Path of the left image, whose folder tells KITTI's grey cameras (`image_0`) from
+                the colour ones.
+            height: Height of the images.
+            width: Width of the images.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: A file has no calibration, or the options contradict each other.
+        """
+        from ea_psmnet.calibration import Calibration
+        from ea_psmnet.calibration_files import read_calibration
+
+        given = {"focal": self.focal, "doffs": self.doffs, "cx": self.cx, "cy": self.cy}
+        direct = [f"--{name}" for name, value in given.items() if value is not None]
+        if self.calib:
+            if direct:
+                raise ValueError(f"--calib and {direct[0]} exclude each other")
+            grey = left.resolve().parent.name in ("image_0", "image_00")
+            read = read_calibration(*self.calib, raw=self.raw, camera=0 if grey else 2)
+            return read if self.baseline is None else read.with_baseline(self.baseline)
+        if self.focal is None and self.baseline is None and not direct:
+            return None
+        if self.focal is None or self.baseline is None:
+            raise ValueError("a calibration needs --calib FILE, or both --focal and --baseline")
+        return Calibration(
+            f=self.focal,
+            cx=(width - 1) / 2 if self.cx is None else self.cx,
+            cy=(height - 1) / 2 if self.cy is None else self.cy,
+            baseline=self.baseline,
+            doffs=self.doffs or 0.0,
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
-from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair, calibrated_pair
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
     Precision,
@@ -38,14 +40,6 @@ __all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
 
 DEFAULT = "ea-light"
 """Name of the bundled weights that are used by default."""
-
-
-@dataclass(frozen=True, eq=False)
-class StereoResult:
-    """Result of a matcher for a pair."""
-
-    disparity: NDArray[np.float32]
-    """(H, W) in pixels: the left pixel (x, y) matches the right pixel (x - disparity, y)."""
 
 
 class StereoMatcher:
@@ -137,7 +131,13 @@ class StereoMatcher:
         """Description of the weights, if a file beside them has one: see `read_card`."""
         return {} if self._source is None else read_card(self._source)
 
-    def __call__(self, left: ImageLike, right: ImageLike) -> StereoResult:
+    def __call__(
+        self,
+        left: ImageLike,
+        right: ImageLike,
+        *,
+        calibration: Calibration | RawCalibration | None = None,
+    ) -> StereoResult:
         """Predict the disparity of the left image.
 
         If images are narrower than the range of disparities, their width is searched instead, with
@@ -146,7 +146,10 @@ class StereoMatcher:
         Args:
             left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
                 or the path of a file.
-            right: The right image, rectified.
+            right: The right image; the pair is rectified, or `calibration` is a `RawCalibration`.
+            calibration: Calibration of the images, for the result's depth and points. It is scaled
+                to their size if it is of another. With a `RawCalibration` the pair is rectified
+                first, and the result is that of the rectified pair.
 
         Raises:
             ValueError: The images differ in size, are not pictures, or need more memory than there
@@ -154,7 +157,8 @@ class StereoMatcher:
             TypeError: An argument has the wrong type.
             NotFiniteError: The network computes NaN or infinity.
         """
-        return self.match([(left, right)])[0]
+        pair, fitting = calibrated_pair(as_pair((left, right)), calibration)
+        return replace(self.match([pair])[0], calibration=fitting)
 
     def match(self, pairs: Sequence[tuple[ImageLike, ImageLike]]) -> list[StereoResult]:
         """Predict several pairs; pairs of one padded size form batches that fit into memory.
@@ -177,9 +181,10 @@ class StereoMatcher:
         for places in self._batches(views):
             found = self._predict([views[place] for place in places])
             for place, disparity in zip(places, found, strict=True):
-                height, width = views[place][0].shape[:2]
+                image = views[place][0]
+                height, width = image.shape[:2]
                 # The padding is above and to the right.
-                results[place] = StereoResult(disparity[-height:, :width].copy())
+                results[place] = StereoResult(disparity[-height:, :width].copy(), image)
         return [results[place] for place in given]
 
     def fitting(self, width: int) -> StereoMatcher:

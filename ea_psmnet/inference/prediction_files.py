@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +16,107 @@ from ea_psmnet.files import (
     atomic_path,
     content_hash,
     printable,
+    write_depth_png,
     write_disparity_png,
     write_image,
     write_json,
+    write_npy,
     write_pfm,
+    write_text,
 )
+from ea_psmnet.geometry import PointCloud
 from ea_psmnet.inference.outputs import preview
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.records import read_record
+from ea_psmnet.tables import check_choice
 
-__all__ = ["check_unclaimed", "pair_name", "pair_record", "prediction_paths", "write_prediction"]
+__all__ = [
+    "DEFAULT_OUTPUTS",
+    "OUTPUTS",
+    "Output",
+    "Prediction",
+    "check_unclaimed",
+    "pair_name",
+    "pair_record",
+    "prediction_paths",
+    "write_prediction",
+]
 
 PairRecord = dict[str, dict[str, str]]
 """`path` and `sha256` of the `left` and the `right` image."""
 
-_ENDINGS = ("_disparity.pfm", "_disparity.png", "_preview.png", "_pair.json")
-_PNG_MOST = 65535 / 256
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is written: a result, and how to make a cloud of it."""
+
+    result: StereoResult
+    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points
+
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of output: its files, and the function that writes them."""
+
+    endings: tuple[str, ...]
+    """What follows the prediction's name in the files' names."""
+    write: Callable[[Sequence[Path], Prediction], None]
+    """Writes to paths in the order of `endings`; raises a ValueError if the result lacks what this
+    output needs."""
+    metric: bool = False
+    """Whether it needs a calibration."""
+
+
+def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
+    pfm, png = paths
+    write_pfm(pfm, prediction.result.disparity)
+    write_disparity_png(png, prediction.result.disparity)
+
+
+def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
+    write_image(paths[0], preview(prediction.result.image, prediction.result.disparity))
+
+
+def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
+    png, pfm, npy = paths
+    depth = prediction.result.depth
+    write_depth_png(png, depth)
+    write_pfm(pfm, np.where(np.isnan(depth), np.float32(np.inf), depth))
+    write_npy(npy, depth)
+
+
+def _write_cloud(paths: Sequence[Path], prediction: Prediction) -> None:
+    cloud = prediction.cloud(prediction.result)
+    for path in paths:
+        cloud.write(path)
+
+
+def _write_calibration(paths: Sequence[Path], prediction: Prediction) -> None:
+    calibration = prediction.result.calibration
+    if calibration is None:
+        raise ValueError("no calibration to write")
+    write_text(paths[0], calibration.as_middlebury())
+
+
+def _write_image(paths: Sequence[Path], prediction: Prediction) -> None:
+    write_image(paths[0], prediction.result.image)
+
+
+OUTPUTS = {
+    "disparity": Output(("_disparity.pfm", "_disparity.png"), _write_disparity),
+    "preview": Output(("_preview.png",), _write_preview),
+    "depth": Output(("_depth.png", "_depth.pfm", "_depth.npy"), _write_depth, metric=True),
+    "cloud": Output(("_cloud.ply", "_cloud.glb"), _write_cloud, metric=True),
+    "calibration": Output(("_calib.txt",), _write_calibration, metric=True),
+    "image": Output(("_image.png",), _write_image),
+}
+"""Everything that a prediction can be written as, by the name that `--write` takes."""
+
+DEFAULT_OUTPUTS = ("disparity", "preview")
+
+_RECORD = "_pair.json"
+_LARGEST_DISPARITY, _LARGEST_DEPTH = 65535 / 256, 65535 / 1000
+"""What 16 bits hold in the steps of the PNG files, in pixels and metres."""
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
 """Common names of images, which do not identify a pair."""
 
@@ -57,9 +145,18 @@ def pair_record(left: Path, right: Path) -> PairRecord:
     }
 
 
-def prediction_paths(folder: Path, name: str) -> list[Path]:
-    """The files of `write_prediction`, in its order."""
-    return [folder / f"{name}{ending}" for ending in _ENDINGS]
+def prediction_paths(
+    folder: Path, name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS
+) -> list[Path]:
+    """The files of `write_prediction`, in its order.
+
+    Raises:
+        ValueError: There is no such output.
+    """
+    for output in outputs:
+        check_choice("output", output, OUTPUTS)
+    endings = [ending for output in dict.fromkeys(outputs) for ending in OUTPUTS[output].endings]
+    return [folder / f"{name}{ending}" for ending in (*endings, _RECORD)]
 
 
 def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
@@ -70,9 +167,9 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
         name: Name of the prediction.
         pair: Its `pair_record`; pairs are the same if their images have the same path or content.
     """
-    paths = prediction_paths(folder, name)
-    there = [path for path in paths if path.exists()]
-    if there and not _is_of(pair, paths[-1]):
+    *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
+    there = [path for path in (*paths, record) if path.exists()]
+    if there and not _is_of(pair, record):
         raise FileExistsError(
             f"{there[0]}: is there and not of this pair: give another --name or --out, or --force "
             "to overwrite it"
@@ -82,46 +179,58 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
 def write_prediction(
     folder: Path,
     name: str,
-    left: NDArray[np.uint8],
-    disparity: NDArray[np.floating],
+    result: StereoResult,
     pair: PairRecord,
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
+    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points,
 ) -> list[Path]:
-    """Write a prediction: disparity as PFM and as 16-bit PNG, a picture, and the pair's record.
+    """Write a prediction's outputs, and the record of its pair.
 
-    The files appear once all of them are complete. A warning reports disparities that are too large
-    for the PNG.
+    The files appear once all of them are complete. A warning reports disparities and depths that
+    are too large for their PNG.
 
     Args:
         folder: The folder to write to; it is created if necessary.
         name: Name of the pair, with which all files begin.
-        left: (H, W, 3) uint8 RGB.
-        disparity: (H, W) in pixels.
+        result: The prediction.
         pair: The `pair_record` of the images.
+        outputs: What to write: keys of `OUTPUTS`.
+        cloud: Function that makes the point cloud.
 
     Returns:
-        The four paths, as in `prediction_paths`.
+        The paths, as in `prediction_paths`.
 
     Raises:
         OSError: A file cannot be written.
-        ValueError: Image and disparity differ in size.
+        ValueError: Image and disparity differ in size, there is no such output, or the result lacks
+            what an output needs.
     """
-    if left.shape[:2] != disparity.shape:
-        raise ValueError(f"{name}: image {left.shape[:2]} and disparity {disparity.shape} differ")
-    paths = prediction_paths(folder, name)
+    size, disparity = result.image.shape[:2], result.disparity
+    prediction = Prediction(result, cloud)
+    if size != disparity.shape:
+        raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
+    paths = prediction_paths(folder, name, outputs)
     with ExitStack() as stack:
-        pfm, png, picture, record = (stack.enter_context(atomic_path(path)) for path in paths)
-        write_pfm(pfm, disparity)
-        write_disparity_png(png, disparity)
-        write_image(picture, preview(left, disparity))
+        *waiting, record = (stack.enter_context(atomic_path(path)) for path in paths)
+        for output in map(OUTPUTS.__getitem__, dict.fromkeys(outputs)):
+            own, waiting = waiting[: len(output.endings)], waiting[len(output.endings) :]
+            output.write(own, prediction)
         write_json(record, pair)
-    over = int(np.count_nonzero(disparity > _PNG_MOST))
+    if "disparity" in outputs:
+        _warn_of_large(folder / f"{name}_disparity.png", result.disparity, _LARGEST_DISPARITY)
+    if "depth" in outputs:
+        _warn_of_large(folder / f"{name}_depth.png", result.depth, _LARGEST_DEPTH)
+    return paths
+
+
+def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None:
+    over = int(np.count_nonzero(values > most))
     if over:
         warnings.warn(
-            f"{paths[1]}: {over:,} pixels ({over / disparity.size:.1%}) lie over 255.99, the most "
-            f"that 16 bits hold, and are unknown in it; {paths[0].name} has them",
-            stacklevel=2,
+            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {most:.2f}, the most "
+            f"that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
+            stacklevel=3,
         )
-    return paths
 
 
 def _is_of(pair: PairRecord, path: Path) -> bool:

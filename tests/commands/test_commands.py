@@ -54,7 +54,7 @@ def test_predict_never_overwrites_its_input(checkpoint, pair, tmp_path, capsys):
     images = [tmp_path / "a_disparity.png", tmp_path / "right.png"]
     for path, view in zip(images, ("left", "right"), strict=True):
         path.write_bytes((pair / f"{view}.png").read_bytes())
-    fails(capsys, "would overwrite an input image", "predict", *images, "--out", tmp_path,
+    fails(capsys, "would overwrite an input", "predict", *images, "--out", tmp_path,
           "--checkpoint", checkpoint, "--name", "a", "--force")  # fmt: skip
     assert images[0].read_bytes() == (pair / "left.png").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2

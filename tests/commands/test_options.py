@@ -8,9 +8,13 @@ from ea_psmnet.__main__ import COMMANDS, GROUPS, main
 
 MATCHER = "checkpoint max-disparity align-corners peak-reach attention device precision threads "
 """Options of commands that predict."""
+CALIBRATION = "calib raw focal baseline doffs cx cy "
+"""Options that give the calibration of the camera."""
 
 OPTIONS = {
-    "predict": MATCHER + "out name force scale memory ",
+    "predict": MATCHER
+    + CALIBRATION
+    + "out name force write scale memory clean min-depth max-depth ",
     "train": (
         "out threads data root mix render-pass augment mirror preset network attention-sites "
         "normalisation imagenet init align-corners max-disparity crop scene-size batch "

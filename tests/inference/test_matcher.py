@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet import PSMNetConfig, StereoMatcher, StereoResult, build_model
+from ea_psmnet.calibration import Calibration
 from ea_psmnet.files import read_image
 from ea_psmnet.inference.matcher import DEFAULT
 from ea_psmnet.inference.memory_plan import pairs_at_once, whole_bytes
@@ -249,18 +250,37 @@ def test_memory_and_device_as_people_write_them(network):
     assert StereoMatcher(network, device=torch.device("cpu")).device.type == "cpu"
 
 
+def test_a_calibration_follows_the_size_of_the_images(matcher):
+    whole = Calibration(f=500, cx=319.5, cy=159.5, baseline=0.2, doffs=10, width=640, height=320)
+    result = matcher(*pair(32, 64), calibration=whole)
+    assert result.calibration == Calibration(50, 31.5, 15.5, 0.2, 1, 64, 32)
+    np.testing.assert_allclose(result.depth, 50 * 0.2 / (result.disparity + 1), rtol=1e-5)
+    with pytest.raises(ValueError, match="depth needs a calibration"):
+        _ = matcher(*pair(32, 64)).depth
+
+
 @pytest.mark.parametrize("scale", [0.5, 1, 1.5])
 def test_a_pair_at_another_size_has_its_own_disparity(scale):
     seen = []
 
     def predict(left, right):
         seen.append(left.shape)
-        return np.full(left.shape[:2], 12 * left.shape[1] / 100, np.float32)
+        disparity = np.full(left.shape[:2], 12 * left.shape[1] / 100, np.float32)
+        calibration = Calibration(f=left.shape[1], cx=5, cy=5, baseline=0.1)
+        return StereoResult(
+            disparity, left, disparity / 100, disparity, calibration.scaled_to(*left.shape[:2])
+        )
 
-    found = predicted_at_scale(predict, pair(40, 100), scale)
+    views = pair(40, 100)
+    result = predicted_at_scale(predict, views, scale)
+    found = result.disparity
     assert seen == [(40 * scale, 100 * scale, 3)]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.full((40, 100), 12), rtol=1e-6)
+    np.testing.assert_allclose(result.right, found, rtol=1e-6)
+    np.testing.assert_allclose(result.confidence, found / 100 * scale, rtol=1e-6)
+    np.testing.assert_allclose(result.depth, np.full((40, 100), 100 * 0.1 / 12), rtol=1e-6)
+    assert result.image is views[0]
 
 
 def test_an_impossible_scale_is_refused():

@@ -13,12 +13,15 @@ import pytest
 from ea_psmnet.files import read_disparity, read_image, read_pfm, write_image
 from ea_psmnet.inference import prediction_files as files
 from ea_psmnet.inference.outputs import preview
+from ea_psmnet.inference.result import StereoResult
 
 PAIR = {"left": {"path": "l.png", "sha256": "0"}, "right": {"path": "r.png", "sha256": "1"}}
 
 
 def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
-    paths = files.write_prediction(tmp_path / "new", "scene.01", left, disparity, PAIR)
+    paths = files.write_prediction(
+        tmp_path / "new", "scene.01", StereoResult(disparity, left), PAIR
+    )
     assert [path.name for path in paths] == [
         *("scene.01_disparity.pfm", "scene.01_disparity.png"),
         *("scene.01_preview.png", "scene.01_pair.json"),
@@ -30,13 +33,25 @@ def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
     assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
 
 
+def test_only_what_is_asked_for_is_written(tmp_path, left, disparity):
+    result = StereoResult(disparity, left)
+    paths = files.write_prediction(tmp_path, "x", result, PAIR, ("preview", "preview"))
+    assert [path.name for path in paths] == ["x_preview.png", "x_pair.json"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    other = {**PAIR, "left": {"path": "other.png", "sha256": "2"}}
+    with pytest.raises(FileExistsError, match="x_preview"):
+        files.check_unclaimed(tmp_path, "x", other)
+    with pytest.raises(ValueError, match=r"output.*'depht'"):
+        files.write_prediction(tmp_path, "y", result, PAIR, ("depht",))
+
+
 def test_a_failed_write_names_the_file_that_was_wanted(tmp_path, left, disparity, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left") as error:
-        files.write_prediction(tmp_path, "scene", left, disparity, PAIR)
+        files.write_prediction(tmp_path, "scene", StereoResult(disparity, left), PAIR)
     assert str(error.value).startswith(f"{tmp_path}/scene_disparity.pfm: not written")
 
 
@@ -50,21 +65,21 @@ def test_a_failed_write_leaves_none_of_them(tmp_path, left, disparity, failing, 
 
     monkeypatch.setattr(files, failing, full_disk)
     with pytest.raises(OSError, match="No space left"):
-        files.write_prediction(tmp_path, "scene", left, disparity, PAIR)
+        files.write_prediction(tmp_path, "scene", StereoResult(disparity, left), PAIR)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_blocked_name_leaves_none_of_them(tmp_path, left, disparity):
     (tmp_path / "scene_preview.png").mkdir()
     with pytest.raises(OSError, match=r"scene_preview\.png: not written") as error:
-        files.write_prediction(tmp_path, "scene", left, disparity, PAIR)
+        files.write_prediction(tmp_path, "scene", StereoResult(disparity, left), PAIR)
     assert str(error.value).count("not written") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["scene_preview.png"]
 
 
 def test_sizes_must_agree(tmp_path, left, disparity):
     with pytest.raises(ValueError, match="differ"):
-        files.write_prediction(tmp_path, "scene", left, disparity[1:], PAIR)
+        files.write_prediction(tmp_path, "scene", StereoResult(disparity[1:], left), PAIR)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +111,7 @@ def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
     )
     out = tmp_path / "out"
     files.check_unclaimed(out, "x", first)
-    paths = files.write_prediction(out, "x", left, disparity, first)
+    paths = files.write_prediction(out, "x", StereoResult(disparity, left), first)
     for again in (first, same):
         files.check_unclaimed(out, "x", again)
     write_image(tmp_path / "a" / "left.png", left // 2)  # taken anew: still that pair
@@ -114,7 +129,9 @@ def test_a_name_that_is_no_utf8_is_known_again(tmp_path, left, disparity):
     view = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     write_image(view, left)
     pair = files.pair_record(view, view)
-    files.write_prediction(tmp_path, files.pair_name(view, view), left, disparity, pair)
+    files.write_prediction(
+        tmp_path, files.pair_name(view, view), StereoResult(disparity, left), pair
+    )
     write_image(view, left // 2)  # told by its path alone
     files.check_unclaimed(tmp_path, view.stem, files.pair_record(view, view))
 
@@ -122,7 +139,9 @@ def test_a_name_that_is_no_utf8_is_known_again(tmp_path, left, disparity):
 def test_disparities_beyond_16_bits_are_told(tmp_path, left, disparity):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        files.write_prediction(tmp_path, "x", left, disparity + 225, PAIR)
+        files.write_prediction(tmp_path, "x", StereoResult(disparity + 225, left), PAIR)
     with pytest.warns(UserWarning, match=r"331 pixels \(34\.5%\) lie over 255\.99") as told:
-        files.write_prediction(tmp_path, "x", left, np.where(disparity > 20, 300, disparity), PAIR)
+        files.write_prediction(
+            tmp_path, "x", StereoResult(np.where(disparity > 20, 300, disparity), left), PAIR
+        )
     assert "x_disparity.pfm has them" in str(told[0].message)
