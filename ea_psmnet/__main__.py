@@ -16,6 +16,7 @@ from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
 from ea_psmnet.commands.evaluate import evaluate
+from ea_psmnet.commands.export import export
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
 from ea_psmnet.commands.resources import resources
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "compare": compare,
     "ablate": ablate,
     "data": data,

@@ -226,7 +226,7 @@ def _network(options: MatcherOptions, weights: Path, label: str) -> Predictor:
     from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
 
-    matcher = options.load()
+    matcher = options.predictor()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
     return network(matcher, label, f"{identity}, {overridden}")

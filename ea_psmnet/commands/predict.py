@@ -86,7 +86,7 @@ def predict(
         raise ValueError(f"--write {metric} needs --calib FILE, or --focal and --baseline")
     if isinstance(given, RawCalibration):
         print("The pair was rectified; if it already was, give --raw False", file=sys.stderr)
-    matcher = options.load(memory)
+    matcher = options.predictor(memory)
     result = replace(predicted_at_scale(matcher, views, scale), calibration=camera)
     cloud = partial(StereoResult.points, clean=clean, min_depth=min_depth, max_depth=max_depth)
     for path in write_prediction(out, called, result, pair, write, cloud):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from datasets.frames import FrameDataset
 from ea_psmnet.files import DISPARITY_SUFFIXES, disparity_values, printable
 from ea_psmnet.inference.baselines import BlockMatcher
+from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
@@ -48,7 +49,7 @@ class Predictor:
         return self.together(samples)
 
 
-def network(matcher: StereoMatcher, label: str, identity: str = "") -> Predictor:
+def network(matcher: StereoMatcher | ExportedMatcher, label: str, identity: str = "") -> Predictor:
     """A network; it predicts the pairs of a batch together."""
 
     def together(samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
