@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import islice
 from math import isnan
@@ -94,6 +95,7 @@ def export(
     for record, path in zip(records, export_paths(out, sizes), strict=True):
         shape = (record.size[0], record.size[1]) if record.size else None
         samples = _samples(root, pairs, shape, exact.max_disparity)
+        print(f"{printable(path)}: tracing the network", file=sys.stderr)
         with written(network, record, path, format) as (file, parameters):
             exported = ExportedMatcher.load(file, weights=parameters, threads=threads)
             parity = compare(exact, timed, exported, samples)

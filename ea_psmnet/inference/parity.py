@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
@@ -121,7 +122,8 @@ def compare(
     Raises:
         ValueError: There is no pair; or a pair is not of a size that the file is for.
     """
-    pairs = [_compared(exact, timed, exported, sample) for sample in samples]
+    shown = tqdm(samples, desc="comparing", unit="pair", leave=False, disable=None)
+    pairs = [_compared(exact, timed, exported, sample) for sample in shown]
     if not pairs:
         raise ValueError("there is no pair to compare the exported file with the network")
     return Parity(pairs)

@@ -47,6 +47,7 @@ _PREDICTION = (
     "predict(image, image)\n"
     "print(loaded, time.time(), 'torch' in sys.modules)\n"
 )
+_NO_EXTRA = {"extra": ""}
 _PICTURES = ("matplotlib", "numpy", "opencv-python", "pillow", "pydantic", "tqdm", "tyro")
 
 
@@ -99,10 +100,8 @@ def installed_bytes(packages: Iterable[str]) -> int:
             continue  # required on other platforms only
         paths = (Path(str(file.locate())) for file in found.files or ())
         total += sum(path.stat().st_size for path in paths if path.is_file())
-        requirements = (Requirement(text) for text in found.requires or ())
-        waiting += [
-            r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})
-        ]
+        needed = (Requirement(text) for text in found.requires or ())
+        waiting += [r.name for r in needed if r.marker is None or r.marker.evaluate(_NO_EXTRA)]
     return total
 
 
@@ -116,10 +115,9 @@ def measured_starts(file: Path, rounds: int) -> dict[str, dict[str, float]]:
                 taken[name].append(seconds)
         print(f"round {number} of {rounds}", file=sys.stderr)
     return {
-        name: dict(
-            zip(("loaded", "first"), map(statistics.median, zip(*s, strict=True)), strict=True)
-        )
-        for name, s in taken.items()
+        name: {"loaded": statistics.median(loaded), "first": statistics.median(first)}
+        for name, seconds in taken.items()
+        for loaded, first in [zip(*seconds, strict=True)]
     }
 
 

@@ -9,8 +9,11 @@ import pytest
 from command_line import ROOT
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
+from ea_psmnet.commands.options import MatcherOptions
+from ea_psmnet.evaluation.predictors import network
 from ea_psmnet.files import read_pfm, write_image
 from ea_psmnet.inference.exported import KEY, VERSION, ExportedMatcher, ExportRecord
+from ea_psmnet.sample import StereoSample
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -85,8 +88,8 @@ def test_images_are_prepared_as_by_the_matcher(features, size):
         given.extend(views)
         return np.zeros((1, *views[0].shape[2:]), np.float32)
 
-    network = matcher.model.features
-    record = changed(mean=network.mean, border=network.border, max_disparity=16)
+    kind = matcher.model.features
+    record = changed(mean=kind.mean, border=kind.border, max_disparity=16)
     views = np.random.default_rng(1).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     assert ExportedMatcher(infer, record).disparity(*views).shape == size
     for view, fed in zip(views, given, strict=True):
@@ -223,6 +226,15 @@ def test_what_a_file_has_built_in_is_no_option(tmp_path, pair, option, capsys):
     assert main(["predict", *images, "--out", str(out), "--checkpoint", checkpoint, *option]) == 2
     assert "made.onnx: of an exported network only --threads" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_evaluation_takes_an_exported_file(tmp_path, pair):
+    options = MatcherOptions(checkpoint=graph_file(tmp_path / "made.onnx"), threads=1)
+    predictor = network(options.predictor(), "made")
+    truth = np.zeros(pair[0].shape[:2], np.float32)
+    sample = StereoSample(*pair, truth, truth == 0, "pair")
+    (found,) = predictor.predict_all([sample])
+    np.testing.assert_allclose(found, expected(*pair), rtol=1e-5)
 
 
 def test_the_version_is_the_projects():

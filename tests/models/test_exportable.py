@@ -193,10 +193,16 @@ def to_unit(convolution, _, scores):
     convolution.weight.data /= scores.std()
 
 
+NETWORKS = PRESETS | {
+    "group": PSMNetConfig(width=0.25, aggregation="basic", normalisation="group"),
+    "aligned": PSMNetConfig(width=0.25, aggregation="basic", align_corners=True),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets(preset):
-    model = network(replace(PRESETS[preset], max_disparity=32))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name):
+    model = network(replace(NETWORKS[name], max_disparity=32))
     pair = images((64, 96))
     run = graph(ExportableNetwork(model), pair)
     assert_close(run(*pair), PlainPSMNet(model)(*pair).disparity, 0.01)
