@@ -88,12 +88,11 @@ def export(
     narrow = precision != "float32" and has_fast_bfloat16("cpu")
     timed = StereoMatcher(network, device="cpu") if narrow else exact
     sizes = list(zip(size[::2], size[1::2], strict=True))
+    shapes: list[tuple[int, int] | None] = [*sizes] or [None]
     name, sha256 = weights.stem, content_hash(weights)
-    records = [
-        describe(network, each, precision, weights=name, sha256=sha256) for each in sizes or [None]
-    ]
-    for record, path in zip(records, export_paths(out, sizes), strict=True):
-        shape = (record.size[0], record.size[1]) if record.size else None
+    records = [describe(network, s, precision, weights=name, sha256=sha256) for s in shapes]
+    paths = export_paths(out, sizes)
+    for record, shape, path in zip(records, shapes, paths, strict=True):
         samples = _samples(root, pairs, shape, exact.max_disparity)
         print(f"{printable(path)}: tracing the network", file=sys.stderr)
         with written(network, record, path, format) as (file, parameters):

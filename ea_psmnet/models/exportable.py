@@ -39,7 +39,7 @@ class ExportableNetwork(nn.Module):
                 for name, buffer in module._buffers.items():
                     if buffer is not None and module is not made and buffer.is_floating_point():
                         module._buffers[name] = buffer.to(dtype)
-            made.features = _Narrowed(made.features, dtype)
+            made.features = _Narrowed(made.features, dtype)  # type: ignore[assignment]
         self.network = made
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:

@@ -247,8 +247,8 @@ def soft_argmin(
     if align_corners or not exact or (reach and learning):
         return soft_argmin_reference(score, size, align_corners=align_corners, reach=reach)
     if torch.compiler.is_exporting():  # graphs have no slabs
-        wide = _wider(_taller(widen(score) / 8))
-        return _expectation(near_peak(wide, reach) if reach else wide)[0]
+        whole = _wider(_taller(widen(score) / 8))
+        return _expectation(near_peak(whole, reach) if reach else whole)[0]
     if reach:
         tall = _taller(widen(score) / 8)
         wide = (_wider(tall[:, :, rows]) for rows in _row_slabs(tall))
