@@ -178,7 +178,10 @@ class ExportedMatcher:
         self._check_size(height, width)
         found = self._infer(self._to_input(left), self._to_input(right))[0]
         if not np.isfinite(found).all():
-            raise ValueError("the exported network computes NaN or infinity")
+            raise ValueError(
+                f"the exported network computes NaN or infinity in {self.record.precision}: its "
+                "numbers may exceed that type's range; export it in float32"
+            )
         # The padding is above and to the right.
         return np.array(found[-height:, :width], np.float32)
 

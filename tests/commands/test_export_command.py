@@ -6,20 +6,38 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from command_line import ROOT
 from tensorrt_operators import TENSORRT
 
-from ea_psmnet import StereoMatcher
+from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import content_hash
 from ea_psmnet.inference import parity
 from ea_psmnet.inference.export import export_paths
 from ea_psmnet.inference.exported import KEY, ExportedMatcher, ExportRecord
 from ea_psmnet.inference.parity import LIMIT, PairParity, Parity, check_parity
-from ea_psmnet.models.weights import load_model
+from ea_psmnet.models.normalisation import batch_norms
+from ea_psmnet.models.weights import load_model, save_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small network whose statistics and scores have the sizes of a trained one's."""
+    torch.manual_seed(0)
+    model = build_model(PSMNetConfig(max_disparity=32, width=0.25, aggregation="basic"))
+    for norm in batch_norms(model):
+        norm.momentum = 1.0
+    views = torch.rand(2, 2, 3, 64, 96)
+    with torch.no_grad():
+        deviation = model.train()(*views).scores[-1].std()
+        model.aggregation.classifiers[-1][2].weight /= deviation
+    path = tmp_path_factory.mktemp("weights") / "unit.safetensors"
+    save_model(path, model)
+    return path
 
 
 def run(out, *options):
@@ -126,7 +144,7 @@ def test_an_onnx_file_predicts_as_the_network(checkpoint, tmp_path, capsys, prec
 def test_files_for_any_size(checkpoint, tmp_path):
     out = tmp_path / "a.onnx"
     assert run(out, "--checkpoint", checkpoint) == 0
-    matcher, exported = StereoMatcher.load(checkpoint, device="cpu", precision="exact"), None
+    matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     exported = ExportedMatcher.load(out)
     for size in ((32, 48), (75, 130), (300, 41)):
         views = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
