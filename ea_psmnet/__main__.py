@@ -19,6 +19,7 @@ from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
 from ea_psmnet.commands.doctor import doctor
 from ea_psmnet.commands.evaluate import evaluate
+from ea_psmnet.commands.export import export
 from ea_psmnet.commands.info import info
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "compare": compare,
     "ablate": ablate,
     "data": data,

@@ -219,12 +219,14 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
 def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor:
     from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
+    from ea_psmnet.inference.matcher import StereoMatcher
 
     given = replace(options.matcher, checkpoint=weights)
-    matcher = given.load()
+    matcher = given.predictor()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     identity += f", align corners {given.align_corners}, peak reach {given.peak_reach}"
-    if options.confidence:  # described beside the weights, which the hash does not cover
+    # The map is described beside the weights, which their hash does not cover.
+    if options.confidence and isinstance(matcher, StereoMatcher):
         identity += f", confidence {matcher.confidence_map.weights}"
     return network(matcher, label, identity, confidence=options.confidence)
 

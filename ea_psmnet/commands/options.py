@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from ea_psmnet.machine import Precision, use_threads
 
 if TYPE_CHECKING:
     from ea_psmnet.calibration import Calibration, RawCalibration
+    from ea_psmnet.inference.exported import ExportedMatcher
     from ea_psmnet.inference.matcher import StereoMatcher
 
 __all__ = ["CalibrationOptions", "MatcherOptions"]
@@ -83,7 +84,7 @@ class MatcherOptions:
 
     checkpoint: Path | None = None
     """Weights (.safetensors), an original PSMNet file (.tar), a run folder, or the name of bundled
-    weights; default: ea-light."""
+    weights; default: ea-light. predict and evaluate also take exported files (.onnx, .xml)."""
     max_disparity: int | None = None
     """Number of disparities to search, in pixels; default: as in training."""
     align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
@@ -100,6 +101,23 @@ class MatcherOptions:
 
     threads: int | None = None
     """Number of CPU threads; default: one per core, or OMP_NUM_THREADS."""
+
+    def predictor(self, memory: str | None = None) -> StereoMatcher | ExportedMatcher:
+        """Load the matcher, or that of an exported file, which needs no torch."""
+        from ea_psmnet.inference.exported import EXPORTED_SUFFIXES, ExportedMatcher
+        from ea_psmnet.tables import check_range
+
+        if self.checkpoint is None or self.checkpoint.suffix not in EXPORTED_SUFFIXES:
+            return self.load(memory)
+        given = replace(self, checkpoint=None, threads=None, device="cpu")
+        if given != MatcherOptions(device="cpu") or memory or self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"{self.checkpoint}: of an exported network only --threads can be set: range, "
+                "precision and the like are options of the command export"
+            )
+        if self.threads is not None:
+            check_range("threads", self.threads, 1, 1024)
+        return ExportedMatcher.load(self.checkpoint, threads=self.threads)
 
     def load(self, memory: str | None = None) -> StereoMatcher:
         """Load the matcher; for arguments and errors see `StereoMatcher.load`."""

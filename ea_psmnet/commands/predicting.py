@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ea_psmnet.calibration import Calibration
     from ea_psmnet.geometry import PointCloud
+    from ea_psmnet.inference.exported import ExportedMatcher
     from ea_psmnet.inference.matcher import StereoMatcher
     from ea_psmnet.inference.pairs import Pair
     from ea_psmnet.inference.result import StereoResult
@@ -113,9 +114,9 @@ class PairPredictor:
         self._told_rectified = False
 
     @cached_property
-    def matcher(self) -> StereoMatcher:
+    def matcher(self) -> StereoMatcher | ExportedMatcher:
         """The network, loaded at the first use."""
-        matcher = self.options.load(self.what.memory)
+        matcher = self.options.predictor(self.what.memory)
         least = math.floor(self.what.scale * self.what.min_disparity)
         return matcher.searching(least, matcher.max_disparity)
 
@@ -165,18 +166,24 @@ class PairPredictor:
         return result if what.min_confidence is None else result.masked(what.min_confidence)
 
     def _matched(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
+        from ea_psmnet.inference.exported import ExportedMatcher
+
         wanted = set(self.what.write)
-        chosen = self.matcher
+        matcher = self.matcher
         if self.what.search == "auto":
-            chosen = _ranged(chosen, (left, right))
-        sure = self.what.min_confidence is not None or bool(wanted & {"confidence", "cloud"})
-        return chosen(left, right, confidence=sure, right_view="right" in wanted)
+            matcher = _ranged(matcher, (left, right))
+        trusted = self.what.clean and "cloud" in wanted and not isinstance(matcher, ExportedMatcher)
+        sure = self.what.min_confidence is not None or "confidence" in wanted or trusted
+        return matcher(left, right, confidence=sure, right_view="right" in wanted)
 
 
-def _ranged(matcher: StereoMatcher, pair: Pair) -> StereoMatcher:
+def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair) -> StereoMatcher:
     """A matcher that searches the range of a pair, which is told on stderr."""
+    from ea_psmnet.inference.matcher import StereoMatcher
     from ea_psmnet.inference.search_range import find_range
 
+    if not isinstance(matcher, StereoMatcher):
+        raise ValueError("an exported network searches its own range: --range auto needs weights")
     found = find_range(matcher, pair)
     print(f"Range: {found}", file=sys.stderr)
     return matcher.searching(found.minimum, found.count)

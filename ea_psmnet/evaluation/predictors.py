@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from datasets.frames import FrameDataset
 from ea_psmnet.files import DISPARITY_SUFFIXES, disparity_values, printable
 from ea_psmnet.inference.baselines import BlockMatcher
+from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import Prediction, StereoMatcher
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
@@ -49,7 +50,11 @@ class Predictor:
 
 
 def network(
-    matcher: StereoMatcher, label: str, identity: str = "", *, confidence: bool = False
+    matcher: StereoMatcher | ExportedMatcher,
+    label: str,
+    identity: str = "",
+    *,
+    confidence: bool = False,
 ) -> Predictor:
     """A network; it predicts the pairs of a batch together."""
 

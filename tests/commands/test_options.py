@@ -30,6 +30,10 @@ OPTIONS = {
         + "root data split render-pass checkpoints method fill pad predictions protocols limit "
         "batch out confidence sheets error-maps worst report against "
     ),
+    "export": (
+        "out checkpoint format size precision max-disparity align-corners peak-reach attention "
+        "root pairs force threads "
+    ),
     "compare": (
         "variants presets checkpoints sites sizes batches width max-disparity root data "
         "budget device precision repeats timeout threads out "
