@@ -143,10 +143,8 @@ class _Canvas:
         style = {"color": INK, "va": "center", "parse_math": False, **style}
         line = self._figure.text(*self._share(x, y), printable(text), **style)
         room, length = self._width - x - 4 if room is None else room, line.get_window_extent().width
-        if length > room:
-            line.set_fontsize(
-                0.95 * line.get_fontsize() * room / length
-            )  # widths are not in proportion
+        if length > room:  # widths are not quite in proportion
+            line.set_fontsize(0.95 * float(line.get_fontsize()) * room / length)
 
     def image(self, x: int, y: int, image: Image) -> None:
         """Place an (h, w, 3) image, pixel for pixel."""
