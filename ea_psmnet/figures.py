@@ -145,7 +145,7 @@ class _Canvas:
         room, length = self._width - x - 4 if room is None else room, line.get_window_extent().width
         if length > room:
             line.set_fontsize(
-                0.95 * line.get_fontsize() * room / length
+                0.95 * float(line.get_fontsize()) * room / length
             )  # widths are not in proportion
 
     def image(self, x: int, y: int, image: Image) -> None:

@@ -48,9 +48,10 @@ class Progress(tqdm):
         if self.fp.isatty():
             super().clear(*args, **options)
 
-    def refresh(self, *args: Any, **options: Any) -> bool | None:
+    def refresh(self, *args: Any, **options: Any) -> None:
         """Draw the bar again; lines are not repeated."""
-        return super().refresh(*args, **options) if self.fp.isatty() else None
+        if self.fp.isatty():
+            super().refresh(*args, **options)
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:  # type: ignore[override]

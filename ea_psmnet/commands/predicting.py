@@ -62,8 +62,10 @@ class PredictionOptions:
 
     def check(self) -> None:
         """Raise a ValueError if a value is impossible."""
+        from ea_psmnet.inference.pairs import check_scale
         from ea_psmnet.tables import check_range
 
+        check_scale(self.scale)
         check_range("min_confidence", self.min_confidence or 0, 0, 1)
         if not 0 <= self.min_depth < self.max_depth:
             raise ValueError(
@@ -155,7 +157,7 @@ class PairPredictor:
         what, matcher, camera = self.what, self.matcher, prepared.camera
         views = examined(
             prepared.views,
-            (what.min_disparity + matcher.max_disparity / what.scale) if what.scale > 0 else 0,
+            what.min_disparity + matcher.max_disparity / what.scale,
             least=what.min_disparity,
             doffs=0 if camera is None else camera.doffs,
             rectify=what.rectify == "auto",
