@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from ea_psmnet.commands.ablate import ablate
+from ea_psmnet.commands.app import app
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "ablate": ablate,
     "data": data,
     "render": render,
+    "app": app,
     "attention-maps": attention_maps,
     "resources": resources,
 }
