@@ -6,10 +6,9 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, get_args
 from uuid import uuid4
 
@@ -54,8 +53,10 @@ class Order:
     weights: str = DEFAULT
     precision: Precision = "auto"
     calib: Sequence[Path] = ()
-    """Calibration files; none if `calibration` or nothing is given."""
-    calibration: Calibration | None = None
+    """Calibration files."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Calibration without a file: `focal` in pixels and `baseline` in metres; optional `cx`, `cy`
+    and `doffs` in pixels."""
 
 
 class Engine:
@@ -73,18 +74,16 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def example(self, number: int) -> Pair:
         """Render a pair."""
         with self._lock:  # the textures of the renderer are built once
-            scene = SyntheticScenes(size=_EXAMPLE, max_disparity=96, split="test").render(number)
+            scenes = SyntheticScenes(
+                size=_EXAMPLE, max_disparity=96, split="test", count=number + 1
+            )
+            scene = scenes[number]
         return scene.left, scene.right
 
     def file(self, result: str, name: str) -> Path | None:
@@ -130,7 +129,7 @@ class Engine:
         }
 
     def _predict(self, order: Order, pair: Pair) -> StereoResult:
-        given = read_calibration(*order.calib) if order.calib else order.calibration
+        given = read_calibration(*order.calib) if order.calib else _calibration(order, pair)
         views, camera = calibrated_pair(pair, given)
         matcher = self._matcher(order.weights, order.precision)
         doffs = 0 if camera is None else camera.doffs
@@ -151,6 +150,21 @@ class Engine:
         self._results[result] = folder
         while len(self._results) > _KEPT:
             shutil.rmtree(self._results.popitem(last=False)[1], ignore_errors=True)
+
+
+def _calibration(order: Order, pair: Pair) -> Calibration | None:
+    """Calibration from the numbers of an order; the principal point is the centre by default."""
+    numbers = order.numbers
+    if not numbers:
+        return None
+    height, width = pair[0].shape[:2]
+    return Calibration(
+        f=numbers["focal"],
+        cx=numbers.get("cx", (width - 1) / 2),
+        cy=numbers.get("cy", (height - 1) / 2),
+        baseline=numbers["baseline"],
+        doffs=numbers.get("doffs", 0.0),
+    )
 
 
 def _write(folder: Path, name: str, result: StereoResult) -> list[Path]:

@@ -20,7 +20,6 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from ea_psmnet.app.engine import Engine, Order, layouts, weights
-from ea_psmnet.calibration import Calibration
 from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import IMAGE_SUFFIXES, write_image
 from ea_psmnet.inference.inputs import PairSource
@@ -42,7 +41,6 @@ _POLICY = (
 
 class _Request(Request):
     max_form_parts = 20
-    max_form_memory_size = 64 * 2**10
 
 
 class StereoApp:
@@ -139,7 +137,7 @@ class StereoApp:
                 form.get("weights", weights()[0]),
                 form.get("precision", "auto"),  # type: ignore[arg-type]
                 _saved(request, Path(folder), "calib", _CALIBRATION_SUFFIXES),
-                _calibration(form),
+                _numbers(form),
             )
             return _json(self._engine.predict(order))
 
@@ -168,7 +166,7 @@ class StereoApp:
 
 
 def _saved(request: Request, folder: Path, field: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Save the files of a field; names of a user become no paths here."""
+    """Save the files of a field under names of letters, digits, dots and dashes."""
     paths = []
     for number, upload in enumerate(request.files.getlist(field)):
         if not upload.filename:
@@ -176,7 +174,8 @@ def _saved(request: Request, folder: Path, field: str, suffixes: tuple[str, ...]
         suffix = Path(upload.filename).suffix.lower()
         if suffix not in suffixes:
             raise BadRequest(f"{upload.filename}: expected {', '.join(suffixes)}")
-        paths.append(folder / f"{field}-{number}{suffix}")
+        paths.append(folder / f"{field}-{number}" / f"{_stem(upload)}{suffix}")
+        paths[-1].parent.mkdir()
         upload.save(paths[-1])
     return paths
 
@@ -187,27 +186,19 @@ def _stem(upload: FileStorage) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in stem)[:80].lstrip(".") or "pair"
 
 
-def _calibration(form: Mapping[str, str]) -> Calibration | None:
-    """Calibration from the numbers of a form; None if it has none."""
-    given = {
-        name: form.get(name, "").strip() for name in ("focal", "baseline", "cx", "cy", "doffs")
-    }
-    if not any(given.values()):
-        return None
+def _numbers(form: Mapping[str, str]) -> dict[str, float]:
+    """Calibration from the numbers of a form; empty if it has none."""
+    texts = {name: form.get(name, "").strip() for name in _NUMBERS}
     try:
-        numbers = {name: float(text) for name, text in given.items() if text}
+        numbers = {name: float(text) for name, text in texts.items() if text}
     except ValueError:
         raise BadRequest("calibration: expected numbers") from None
-    missing = {"focal", "baseline", "cx", "cy"} - numbers.keys()
-    if missing:
-        raise BadRequest(f"calibration: {', '.join(sorted(missing))} missing")
-    return Calibration(
-        f=numbers["focal"],
-        cx=numbers["cx"],
-        cy=numbers["cy"],
-        baseline=numbers["baseline"],
-        doffs=numbers.get("doffs", 0.0),
-    )
+    if numbers and not {"focal", "baseline"} <= numbers.keys():
+        raise BadRequest("a calibration needs both focal length and baseline")
+    return numbers
+
+
+_NUMBERS = ("focal", "baseline", "cx", "cy", "doffs")
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -226,7 +217,7 @@ def _failure(error: Exception) -> Response:
 
 def _without_folder(message: str) -> str:
     """A message that names uploads, and no folder of this machine."""
-    return re.sub(r"\S*ea_psmnet-upload-[^/\s]*/", "", message)
+    return re.sub(r"\S*ea_psmnet-upload-[^/\s]*/[^/\s]*/", "", message)
 
 
 def serve(engine: Engine, host: str, port: int, limit: int) -> BaseWSGIServer:
