@@ -72,7 +72,7 @@ def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArr
 
 def colour_table() -> NDArray[np.uint8]:
     """The colours of `colourise` from far to near, (240, 3) RGB."""
-    return _TURBO.copy()
+    return np.asarray(_TURBO, np.uint8)
 
 
 def error_map(
