@@ -126,7 +126,8 @@ class Calibration:
         principal point, or a change of shape.
         """
         scaled = self.scaled_to(height, width)
-        for doubt in (*_doubts_of_size(self, height, width), *_doubts(scaled)):
+        of_size = _doubts_of_size((self.cx, self.cy), (self.width, self.height), (width, height))
+        for doubt in (*of_size, *_doubts(scaled)):
             warnings.warn(f"calibration: {doubt}", stacklevel=3)
         return scaled
 
@@ -169,38 +170,65 @@ def _doubts(calibration: Calibration) -> list[str]:
     return doubts
 
 
-def _doubts_of_size(calibration: Calibration, height: int, width: int) -> list[str]:
-    """Signs that the images are not those of the calibration."""
-    if calibration.width and calibration.height:
-        change = (width / calibration.width) / (height / calibration.height)
+def _doubts_of_size(
+    principal: tuple[float, float], stated: tuple[int | None, int | None], size: tuple[int, int]
+) -> list[str]:
+    """Signs that images are not those of the calibration.
+
+    Args:
+        principal: Column and row of the principal point.
+        stated: Width and height that the calibration states.
+        size: Width and height of the images.
+    """
+    actual = f"{size[0]} x {size[1]}"
+    if stated[0] and stated[1]:
+        change = (size[0] / stated[0]) / (size[1] / stated[1])
         if abs(change - 1) <= _SAME_SHAPE:
             return []
         return [
-            f"it is for images of {calibration.width} x {calibration.height}, these are {width} x "
-            f"{height}, of another shape: if they were cropped, give --focal, --cx and --cy"
+            f"it is for images of {stated[0]} x {stated[1]}, these are {actual}, of another shape: "
+            "if they were cropped, give --focal, --cx and --cy"
         ]
-    off = (calibration.cx + 0.5) / width - 0.5, (calibration.cy + 0.5) / height - 0.5
-    if max(map(abs, off)) <= _OFF_CENTRE:
+    off = (abs((p + 0.5) / side - 0.5) for p, side in zip(principal, size, strict=True))
+    if max(off) <= _OFF_CENTRE:
         return []
     return [
-        f"it states no image size, and its principal point ({calibration.cx:g}, "
-        f"{calibration.cy:g}) is far from the centre of images of {width} x {height}: were they "
-        "resized or cropped?"
+        f"it states no image size, and its principal point ({principal[0]:g}, {principal[1]:g}) is "
+        f"far from the centre of images of {actual}: were they resized or cropped?"
     ]
 
 
 # Unrectified pairs --------------------------------------------------------------------------------
 
 
+_DISTORTIONS = 0, 4, 5, 8, 12, 14
+"""Numbers of distortion coefficients that OpenCV has models for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """One camera: its intrinsic matrix, and the distortion by its lens."""
+    """One camera: its intrinsic matrix, and the distortion by its lens.
+
+    Raises:
+        ValueError: The matrix is not one of a camera, or the distortion has another number of
+            coefficients than OpenCV's models.
+    """
 
     matrix: NDArray[np.float64]
     """(3, 3) intrinsic matrix K, in pixels."""
     distortion: NDArray[np.float64]
     """Coefficients in OpenCV's order: k1, k2, p1, p2, k3, k4, k5, k6 and so on; k1 to k4 of a
     fisheye lens."""
+
+    def __post_init__(self) -> None:
+        k = self.matrix
+        if k.shape != (3, 3) or not np.allclose(k[2], (0, 0, 1)) or not (np.diag(k) > 0).all():
+            raise ValueError("calibration: K is no intrinsic matrix, or is it transposed?")
+        if len(self.distortion) not in _DISTORTIONS:
+            told = ", ".join(map(str, _DISTORTIONS))
+            raise ValueError(
+                f"calibration: {len(self.distortion)} distortion coefficients: expected {told}"
+            )
 
     def resized(self, across: float, down: float) -> Lens:
         """The camera for images resized by two factors."""
@@ -214,7 +242,8 @@ class RawCalibration:
     """Calibration of a pair as the cameras take it, before rectification.
 
     Raises:
-        ValueError: The second camera is not to the right of the first.
+        ValueError: The second camera is not to the right of the first, or fisheye lenses do not
+            have four coefficients.
     """
 
     left: Lens
@@ -230,6 +259,9 @@ class RawCalibration:
     """Whether distortion is that of equidistant fisheye lenses (Kannala and Brandt, PAMI 2006)."""
 
     def __post_init__(self) -> None:
+        counts = {len(lens.distortion) for lens in (self.left, self.right)}
+        if self.fisheye and counts != {4}:
+            raise ValueError(f"calibration: fisheye lenses have 4 coefficients, not {max(counts)}")
         towards = -self.rotation.T @ self.translation  # the right camera in the left one's frame
         told = "(" + ", ".join(f"{value:g}" for value in self.translation) + ")"
         if abs(towards[0]) < abs(towards[1]):
@@ -263,6 +295,9 @@ class RawCalibration:
             The rectified pair and its calibration.
         """
         height, width = left.shape[:2]
+        principal = self.left.matrix[0, 2], self.left.matrix[1, 2]
+        for doubt in _doubts_of_size(principal, (self.width, self.height), (width, height)):
+            warnings.warn(f"calibration: {doubt}", stacklevel=3)
         lenses = [self._for_images(lens, height, width) for lens in (self.left, self.right)]
         turns, projections = self._rectification(lenses, (width, height))
         calibration = Calibration.from_projections(*projections, width=width, height=height)

@@ -1,6 +1,7 @@
 """Calibrations: scaling, doubts, and rectification of pairs rendered through known lenses."""
 
 import warnings
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -140,6 +141,27 @@ def test_cameras_in_the_wrong_places_are_refused():
         with pytest.raises(ValueError, match=message):
             RawCalibration(raw.left, raw.right, np.eye(3), np.array(shift))
     assert np.linalg.norm(raw.with_baseline(0.3).translation) == pytest.approx(0.3)
+
+
+def test_impossible_lenses_are_refused():
+    raw = raw_calibration("plumb_bob")
+    with pytest.raises(ValueError, match="no intrinsic matrix, or is it transposed"):
+        Lens(raw.left.matrix.T, np.zeros(4))
+    with pytest.raises(ValueError, match="3 distortion coefficients: expected 0, 4, 5, 8"):
+        Lens(raw.left.matrix, np.zeros(3))
+    with pytest.raises(ValueError, match="fisheye lenses have 4 coefficients, not 5"):
+        replace(raw, fisheye=True)
+
+
+def test_a_raw_calibration_of_other_images_is_told():
+    raw = replace(raw_calibration("plumb_bob"), width=None, height=None)
+    whole = rendered(raw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        raw.rectify(*whole)
+    quarter = [view[::2, ::2] for view in whole]
+    with pytest.warns(UserWarning, match=r"principal point \(315, 244\) .* of 320 x 240"):
+        raw.rectify(*quarter)
 
 
 def test_pixel_centres_keep_their_rays_when_images_are_resized():

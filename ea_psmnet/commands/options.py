@@ -62,6 +62,8 @@ class CalibrationOptions:
             grey = left.resolve().parent.name in ("image_0", "image_00")
             read = read_calibration(*self.calib, raw=self.raw, camera=0 if grey else 2)
             return read if self.baseline is None else read.with_baseline(self.baseline)
+        if self.raw is not None:
+            raise ValueError("--raw goes with --calib, which says how to rectify")
         if self.focal is None and self.baseline is None and not direct:
             return None
         if self.focal is None or self.baseline is None:

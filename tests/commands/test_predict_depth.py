@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
-from command_line import run_command
+from command_line import ROOT
 from made_pairs import write_noise_pair
 from test_commands import fails
 
@@ -80,7 +80,7 @@ def test_numbers_instead_of_a_file_and_limits_of_the_cloud(checkpoint, pair, tmp
                                -every[..., :2] / every[..., 2:], atol=1e-6)  # fmt: skip
 
 
-def test_an_unrectified_pair_is_rectified_and_says_so(checkpoint, pair, tmp_path):
+def test_an_unrectified_pair_is_rectified_and_says_so(checkpoint, pair, tmp_path, capsys):
     storage = cv2.FileStorage(str(tmp_path / "stereo.yml"), cv2.FILE_STORAGE_WRITE)
     lens = np.array(((60.0, 0, 36), (0, 60, 20), (0, 0, 1)))
     values = {"K1": lens, "D1": np.array((-0.1, 0.02, 0, 0)), "K2": lens, "D2": np.zeros(4),
@@ -88,14 +88,10 @@ def test_an_unrectified_pair_is_rectified_and_says_so(checkpoint, pair, tmp_path
     for name, value in values.items():
         storage.write(name, value)
     storage.release()
-    result = run_command(
-        *("predict", pair / "left.png", pair / "right.png", "--out", tmp_path / "out"),
-        *("--checkpoint", checkpoint, "--precision", "exact", "--device", "cpu"),
-        *("--write", "image", "depth", "--calib", tmp_path / "stereo.yml"),
-    )
-    assert result.returncode == 0, result.stderr
-    assert "The pair was rectified" in result.stderr
-    assert "warning: calibration: the baseline is 100 m" in result.stderr
+    with pytest.warns(UserWarning, match="the baseline is 100 m: .* millimetres"):
+        assert predict(pair, checkpoint, tmp_path / "out", "--write", "image", "depth",
+                       "--calib", tmp_path / "stereo.yml") == 0  # fmt: skip
+    assert "The pair was rectified" in capsys.readouterr().err
     matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     raw = read_calibration(tmp_path / "stereo.yml")
     with pytest.warns(UserWarning, match="baseline is 100 m"):
@@ -122,6 +118,7 @@ def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_
     fails(capsys, "--write cloud needs --calib FILE, or --focal and --baseline", *line,
           "--write", "disparity", "cloud")  # fmt: skip
     fails(capsys, "both --focal and --baseline", *line, "--focal", 70)
+    fails(capsys, "--raw goes with --calib", *line, "--raw", True)
     fails(capsys, "--calib and --focal exclude each other", *line, *calib, "--focal", 70)
     fails(capsys, "f is -70: expected more than 0", *line, "--focal", -70, "--baseline", 1)
     fails(capsys, "has no K, D, R and T of the unrectified images", *line, *calib, "--raw", True)
@@ -135,3 +132,16 @@ def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_
     fails(capsys, "noise_calib.txt: would overwrite an input", *images[:-1], tmp_path, "--write",
           "calibration", "--calib", copy, "--checkpoint", checkpoint, "--force")  # fmt: skip
     assert copy.read_text() == CALIB
+
+
+@pytest.mark.filterwarnings("ignore:the images are 72 px wide")
+def test_the_documented_example_runs(pair, tmp_path, monkeypatch):
+    for path in pair.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code = (ROOT / "docs" / "depth.md").read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    (glb,) = trimesh.load(tmp_path / "scene.glb").geometry.values()
+    assert len(glb.vertices) == len(names["cloud"]) == names["cloud"].mask.sum() > 1000
+    assert names["result"].depth[20, 40] == pytest.approx(70 * 0.1 / 16, rel=0.05)
