@@ -167,12 +167,16 @@ class PairPredictor:
         return result if what.min_confidence is None else result.masked(what.min_confidence)
 
     def _matched(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
-        wanted = set(self.what.write)
-        chosen = self.matcher
-        if self.what.search == "auto":
-            chosen = _ranged(chosen, (left, right))
-        sure = self.what.min_confidence is not None or bool(wanted & {"confidence", "cloud"})
-        return chosen(left, right, confidence=sure, right_view="right" in wanted)
+        what, matcher = self.what, self.matcher
+        if what.search == "auto":
+            matcher = _ranged(matcher, (left, right))
+        trusted = what.min_confidence is not None or (what.clean and "cloud" in what.write)
+        (result,) = matcher.match(
+            [(left, right)],
+            confidence=trusted or "confidence" in what.write,
+            right_view="right" in what.write,
+        )
+        return result
 
 
 def _ranged(matcher: StereoMatcher, pair: Pair) -> StereoMatcher:

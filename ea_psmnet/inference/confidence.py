@@ -115,10 +115,10 @@ class ConfidenceMap:
 
     def __call__(self, masses: Tensor) -> Tensor:
         """Masses (B, len(WIDTHS), ...) to confidence (B, ...)."""
-        odds = _log_odds(masses).unbind(dim=1)
+        odds = _log_odds(masses)
+        weights = odds.new_tensor(self.weights).view(-1, *[1] * (odds.dim() - 2))
         # No product of matrices, which autocast would round.
-        total = sum(weight * each for weight, each in zip(self.weights, odds, strict=True))
-        return torch.sigmoid(total + self.bias)
+        return torch.sigmoid((weights * odds).sum(dim=1) + self.bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the description of weights."""

@@ -22,6 +22,7 @@ from ea_psmnet.evaluation.regions import ALL
 from ea_psmnet.evaluation.report import EvaluationReport
 from ea_psmnet.evaluation.shares import Journal
 from ea_psmnet.files import write_disparity_png, write_image, write_pfm
+from ea_psmnet.inference.matcher import Prediction
 from ea_psmnet.metrics import DisparityErrors, quantiles
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def test_batches_of_pairs_change_no_figure_and_those_of_protocols_do():
 
     def together(samples):
         seen.append([sample.name for sample in samples])
-        return [blurred(sample) for sample in samples]
+        return [Prediction(blurred(sample)) for sample in samples]
 
     def fail(_):
         pytest.fail("predicted alone")
@@ -320,7 +321,7 @@ def test_the_pair_that_fails_is_named():
     class Refusing:
         name, fill, pad = "sgbm", True, False
 
-        def match(self, _):
+        def match(self, _, **__):
             raise ValueError("too large")
 
         def __call__(self, *_):

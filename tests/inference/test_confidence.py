@@ -233,5 +233,5 @@ def test_bundled_weights_are_calibrated(name):
     found = network(matcher, name, confidence=True)
     (evaluation,) = evaluate_predictors([found], list(scenes))
     figures = evaluation.confidence.figures()
-    assert figures["ECE"] < 6
-    assert figures["AUSE of bad-1"] < 12
+    assert figures["ECE"] < 10
+    assert figures["AUSE of bad-1"] < 18

@@ -278,7 +278,9 @@ def test_a_pair_at_another_size_has_its_own_disparity(scale):
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.full((40, 100), 12), rtol=1e-6)
     np.testing.assert_allclose(result.right, found, rtol=1e-6)
-    np.testing.assert_allclose(result.confidence, found / 100 * scale, rtol=1e-6)
+    # Errors are as many times larger as pixels: of a Laplacian, 1 - (1 - c)^scale.
+    expected = 1 - (1 - found / 100 * scale) ** scale
+    np.testing.assert_allclose(result.confidence, expected, rtol=1e-5)
     np.testing.assert_allclose(result.depth, np.full((40, 100), 100 * 0.1 / 12), rtol=1e-6)
     assert result.image is views[0]
 

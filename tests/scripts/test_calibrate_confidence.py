@@ -1,0 +1,57 @@
+"""Calibration of confidence: one command, whose result is in the description of the weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+from command_line import ROOT
+
+from ea_psmnet.files import content_hash
+from ea_psmnet.inference.confidence import read_confidence
+from ea_psmnet.models.weights import load_model, save_model
+
+SCRIPT = ROOT / "scripts" / "calibrate_confidence"
+
+
+def calibrate(*arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+
+
+@pytest.mark.slow
+def test_a_description_keeps_what_it_has_and_gets_the_calibration(tmp_path):
+    weights, card = tmp_path / "mine.safetensors", tmp_path / "mine.json"
+    save_model(weights, load_model("ea-light", max_disparity=64))
+    card.write_text(json.dumps({"recipe": "my own", "confidence": "an older one"}))
+    result = calibrate(weights, "--scenes", "3", "--size", "64", "128", "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    written = json.loads(card.read_text())
+    assert written["recipe"] == "my own"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_confidence(weights)
+    assert found.network == content_hash(weights)
+    assert found.scenes.startswith("3 of generator")
+    assert 0 <= found.figures["ECE"] <= 100
+    assert {"ECE before", "AUSE of bad-1", "errors within the deviation"} <= found.figures.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(("nowhere",), "nowhere: no such checkpoint"), (("--scenes", "2"), "--scenes is 2")],
+)
+def test_bad_input_is_one_line(arguments, told):
+    result = calibrate(*arguments)
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
