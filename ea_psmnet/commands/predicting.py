@@ -155,10 +155,13 @@ class PairPredictor:
         from ea_psmnet.inference.pairs import predicted_at_scale
 
         what, matcher, camera = self.what, self.matcher, prepared.camera
+        least, reach = what.min_disparity, matcher.max_disparity / what.scale + what.min_disparity
+        if what.search == "auto":  # the range will fit
+            least, reach = -prepared.views[0].shape[1], prepared.views[0].shape[1]
         views = examined(
             prepared.views,
-            what.min_disparity + matcher.max_disparity / what.scale,
-            least=what.min_disparity,
+            reach,
+            least=least,
             doffs=0 if camera is None else camera.doffs,
             rectify=what.rectify == "auto",
         )

@@ -33,8 +33,8 @@ from ea_psmnet.tables import markdown_table
 
 Image = NDArray[np.uint8]
 _FULL_RANGE = 192
-_NEAR = 0.15
-"""Share of pixels beyond the range that is searched, where it is exceeded."""
+_SHORT = 0.6
+"""Range over the scene's median disparity, where it is exceeded."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,14 @@ def unrelated(pair: Pair, other: Pair) -> Pair:
 
 
 def short_range(sample: StereoSample) -> float:
-    """A range of disparities that some of a scene exceeds."""
-    return float(np.quantile(sample.disparity[sample.valid], 1 - _NEAR))
+    """A range of disparities that most of a scene exceeds."""
+    return _SHORT * float(np.median(sample.disparity[sample.valid]))
 
 
 def residual(pair: Pair, correction: RowAlignment) -> float:
     """Median row offset of matches in pixels after the correction."""
     views = [cv2.cvtColor(v, cv2.COLOR_RGB2GRAY) for v in (pair[0], correction.apply(pair[1]))]
-    found = match_features(views[0], views[1], 800)
+    found = match_features(views[0], views[1], 2000)
     return float(np.median(np.abs(found.left - found.right)[:, 1]))
 
 

@@ -11,8 +11,9 @@ from stereo_pairs import textured_pair
 from datasets.folder import PairFolder
 from datasets.synthetic import SyntheticScenes
 from ea_psmnet.inference.doctor import diagnose, examined
+from ea_psmnet.matches import FeatureMatches
 
-REAL = ["eth3d_playground", "kitti15_000000", "mb03_cones", "mb06_wood2_half", "newtsukuba_1"]
+REAL = ["kitti15_000000", "mb03_cones", "mb06_wood2_half", "newtsukuba_1"]
 TRULY_WRONG = {"ntu_aug_1": ("exposure",), "ntu_aug_4": ("unrectified",)}
 """The right view is 1.9 times as bright; it is two rows lower, as the warp by the truth shows."""
 
@@ -29,7 +30,7 @@ def pair(sample):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return list(SyntheticScenes(size=(256, 512), split="test", count=4))
+    return list(SyntheticScenes(size=(256, 512), split="test", count=2))
 
 
 def finding(pair, *arguments, **options):
@@ -89,7 +90,7 @@ def test_several_faults_are_all_named(pair):
 
 
 def test_a_range_that_is_exceeded_names_a_remedy_that_works(sample, pair):
-    reach = short_range(sample)  # about 22 px
+    reach = short_range(sample)  # about 9 px
     found = finding(pair, reach)
     assert found.code == "range"
     assert reach < found.numbers["largest_disparity"] < sample.disparity.max() + 1
@@ -117,6 +118,20 @@ def test_a_calibration_by_which_matches_are_behind_the_camera_is_doubted(pair):
 def test_other_images_are_unrelated(pair):
     upside_down = np.ascontiguousarray(pair[1][::-1])  # a mirror image has other features
     assert finding((pair[0], upside_down)).code == "unrelated"
+
+
+def test_row_differences_that_depend_on_depth_are_not_corrected(pair, monkeypatch):
+    """Cameras above each other: an epipolar geometry, but no alignment of rows."""
+    rng = np.random.default_rng(0)
+    left = rng.uniform((0, 0), (480, 240), (300, 2)).astype(np.float32)
+    right = left - np.stack([0 * left[:, 0], rng.uniform(5, 60, 300).astype(np.float32)], 1)
+    found = FeatureMatches(left, right, (800, 800))
+    monkeypatch.setattr("ea_psmnet.inference.doctor.match_features", lambda *_: found)
+    diagnosis = diagnose(*pair)
+    assert diagnosis.codes == ("unrectified",)
+    assert diagnosis.correction is None
+    differences = diagnosis.findings[0].numbers["row_difference"]
+    assert differences == pytest.approx(np.median(left - right, 0)[1], abs=1)
 
 
 def test_warnings_name_faults_and_the_correction_is_applied_only_if_asked(pair):
@@ -163,15 +178,6 @@ def check_faults(samples):
 @pytest.mark.slow
 def test_faults_of_rendered_scenes(scenes):
     check_faults(scenes)
-
-
-@pytest.mark.slow
-def test_cameras_above_each_other_are_not_corrected(scenes):
-    """Row differences that depend on depth: no alignment helps."""
-    views = [np.ascontiguousarray(np.rot90(v)) for v in (scenes[0].left, scenes[0].right)]
-    diagnosis = diagnose(*views)
-    assert diagnosis.codes == ("unrectified",)
-    assert diagnosis.correction is None
 
 
 @pytest.mark.slow
