@@ -14,6 +14,7 @@ import tyro
 
 from ea_psmnet import __version__
 from ea_psmnet.commands.ablate import ablate
+from ea_psmnet.commands.app import app
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "ablate": ablate,
     "data": data,
+    "app": app,
     "attention-maps": attention_maps,
     "resources": resources,
     "submission": submission,

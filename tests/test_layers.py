@@ -28,6 +28,7 @@ FLOORS = [
     {"ea_psmnet.inference"},
     {"ea_psmnet.training", "ea_psmnet.evaluation"},
     {"ea_psmnet.experiments"},
+    {"ea_psmnet.app"},
     {"ea_psmnet.commands"},
     {"ea_psmnet.__main__"},
 ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ea_psmnet.inference.result import StereoResult
     from ea_psmnet.inference.video import StereoVideo, VideoFrame
 
-__all__ = ["predict"]
+__all__ = ["pair_files", "predict"]
 
 Existing = Literal["overwrite", "skip", "refuse"]
 _SOME_FAILED = 1
@@ -90,9 +90,10 @@ def predict(
         what = replace(what, write=tuple(each for each in what.write if each != "preview"))
     predictor = PairPredictor(what, calibration, options)
     report = _Report(quiet=quiet, as_json=json)
-    files = _Files(out, predictor, existing, force=force, beside=picture == "beside")
     if inputs and all(map(is_video, inputs)):
+        files = _Files(out, predictor, existing, force=force, beside=picture == "beside")
         video = StereoVideo(inputs, layout)
+        _ = predictor.matcher  # its errors are not those of a frame
         return _predict_video(video, name or video.name, files, report, smooth)
     found = find_pairs(inputs, layout)
     pairs = found.pairs
@@ -100,9 +101,13 @@ def predict(
         if len(pairs) > 1:
             raise ValueError(f"--name is for one pair, and these are {len(pairs)}")
         pairs = [replace(pairs[0], name=name)]
+    if len(pairs) > 1:
+        _ = predictor.matcher  # its errors are not those of a pair
     for path in found.alone:
         report.alone(path)
-    return report.run(pairs, files.work(_reader(predictor), lambda pair: pair.record()))
+    return report.run(
+        pairs, pair_files(out, predictor, existing, force=force, beside=picture == "beside")
+    )
 
 
 def _check_options(out: Path, name: str | None) -> None:
@@ -110,6 +115,27 @@ def _check_options(out: Path, name: str | None) -> None:
         raise ValueError(f"{out}: is a file: --out takes a folder")
     if name is not None and (Path(name).name != name or not name.strip(".")):
         raise ValueError(f"'{name}' is not a valid --name: it is a prefix of file names in --out")
+
+
+def pair_files(
+    out: Path,
+    predictor: PairPredictor,
+    existing: Existing = "overwrite",
+    *,
+    force: bool = False,
+    beside: bool = True,
+) -> Work:
+    """The steps from pairs of images to their results in a folder.
+
+    Args:
+        out: The folder.
+        predictor: Predicts.
+        existing: What to do with a pair's own results that are there.
+        force: Overwrite results of other pairs.
+        beside: Whether previews show the left image, too.
+    """
+    files = _Files(out, predictor, existing, force=force, beside=beside)
+    return files.work(_reader(predictor), lambda pair: pair.record())
 
 
 def _reader(predictor: PairPredictor) -> Callable[[PairSource], Prepared]:

@@ -63,8 +63,10 @@ class PredictionOptions:
 
     def check(self) -> None:
         """Raise a ValueError if a value is impossible."""
+        from ea_psmnet.inference.pairs import check_scale
         from ea_psmnet.tables import check_range
 
+        check_scale(self.scale)
         check_range("min_confidence", self.min_confidence or 0, 0, 1)
         if not 0 <= self.min_depth < self.max_depth:
             raise ValueError(
@@ -154,10 +156,13 @@ class PairPredictor:
         from ea_psmnet.inference.pairs import predicted_at_scale
 
         what, matcher, camera = self.what, self.matcher, prepared.camera
+        least, reach = what.min_disparity, matcher.max_disparity / what.scale + what.min_disparity
+        if what.search == "auto":  # the range will fit
+            least, reach = -prepared.views[0].shape[1], prepared.views[0].shape[1]
         views = examined(
             prepared.views,
-            (what.min_disparity + matcher.max_disparity / what.scale) if what.scale > 0 else 0,
-            least=what.min_disparity,
+            reach,
+            least=least,
             doffs=0 if camera is None else camera.doffs,
             rectify=what.rectify == "auto",
         )
@@ -168,13 +173,16 @@ class PairPredictor:
     def _matched(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
         from ea_psmnet.inference.exported import ExportedMatcher
 
-        wanted = set(self.what.write)
-        matcher = self.matcher
-        if self.what.search == "auto":
+        what, matcher = self.what, self.matcher
+        if what.search == "auto":
             matcher = _ranged(matcher, (left, right))
-        trusted = self.what.clean and "cloud" in wanted and not isinstance(matcher, ExportedMatcher)
-        sure = self.what.min_confidence is not None or "confidence" in wanted or trusted
-        return matcher(left, right, confidence=sure, right_view="right" in wanted)
+        cleaned = what.clean and "cloud" in what.write and not isinstance(matcher, ExportedMatcher)
+        (result,) = matcher.match(
+            [(left, right)],
+            confidence=what.min_confidence is not None or "confidence" in what.write or cleaned,
+            right_view="right" in what.write,
+        )
+        return result
 
 
 def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair) -> StereoMatcher:

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.files import IMAGE_SUFFIXES, content_hash, printable, read_image, readable
+from ea_psmnet.files import IMAGE_SUFFIXES, read_image, readable
 from ea_psmnet.inference.pairs import Pair, as_pair
-from ea_psmnet.inference.prediction_files import PairRecord, pair_name, pair_record
+from ea_psmnet.inference.prediction_files import PairRecord, pair_name, pair_record, view_record
 
 __all__ = ["Found", "Layout", "PairSource", "find_pairs", "split_views"]
 
@@ -69,10 +69,9 @@ class PairSource:
         """Paths and hashes of the images."""
         if self.layout == "separate":
             return pair_record(self.left, self.right)
-        path, digest = printable(self.left.resolve()), content_hash(self.left)
-        halves = _HALVES[self.layout]
+        both, halves = view_record(self.left), _HALVES[self.layout]
         return {
-            side: {"path": f"{path}#{half}", "sha256": f"{digest}#{half}"}
+            side: {key: f"{value}#{half}" for key, value in both.items()}
             for side, half in zip(("left", "right"), halves, strict=True)
         }
 

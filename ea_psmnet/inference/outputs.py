@@ -13,6 +13,7 @@ from ea_psmnet.figures import Bar, Extend, GridStyle, Row, fitted, panel_grid
 __all__ = [
     "arrows",
     "colour_range",
+    "colour_table",
     "coloured_beside_truth",
     "colourise",
     "disparity_bar",
@@ -67,6 +68,11 @@ def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArr
     share = np.clip((np.where(known, disparity, low) - low) / (high - low), 0, 1)
     colours = _TURBO[np.rint(share * (len(_TURBO) - 1)).astype(np.uint8)]  # (H, W, 3)
     return np.where(known[..., None], colours, np.uint8(0))
+
+
+def colour_table() -> NDArray[np.uint8]:
+    """The colours of `colourise` from far to near, (240, 3) RGB."""
+    return np.asarray(_TURBO, np.uint8)
 
 
 def error_map(

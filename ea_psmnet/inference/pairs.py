@@ -16,7 +16,15 @@ from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.images import eight_bits, read_image
 from ea_psmnet.inference.result import StereoResult
 
-__all__ = ["ImageLike", "Pair", "as_pair", "calibrated_pair", "predicted_at_scale", "resized_pair"]
+__all__ = [
+    "ImageLike",
+    "Pair",
+    "as_pair",
+    "calibrated_pair",
+    "check_scale",
+    "predicted_at_scale",
+    "resized_pair",
+]
 
 ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
 """A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
@@ -67,6 +75,12 @@ def calibrated_pair(
     return pair, None if calibration is None else calibration.for_images(*pair[0].shape[:2])
 
 
+def check_scale(scale: float) -> None:
+    """Raise a ValueError if a pair cannot be predicted at this scale."""
+    if not 0 < scale <= _LARGEST_SCALE:
+        raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
+
+
 def predicted_at_scale(
     predict: Callable[[NDArray[np.uint8], NDArray[np.uint8]], StereoResult],
     pair: Pair,
@@ -93,8 +107,7 @@ def resized_pair(pair: Pair, scale: float) -> Pair:
     Raises:
         ValueError: The scale is not above 0, or too large.
     """
-    if not 0 < scale <= _LARGEST_SCALE:
-        raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
+    check_scale(scale)
     height, width = pair[0].shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if size == (width, height):

@@ -16,6 +16,7 @@ from ea_psmnet.files import (
     atomic_path,
     content_hash,
     printable,
+    readable,
     write_depth_png,
     write_disparity_png,
     write_image,
@@ -40,6 +41,7 @@ __all__ = [
     "pair_name",
     "pair_record",
     "prediction_paths",
+    "view_record",
     "write_prediction",
     "written_before",
 ]
@@ -168,11 +170,13 @@ def pair_name(left: Path, right: Path) -> str:
 
 def pair_record(left: Path, right: Path) -> PairRecord:
     """Paths and hashes of a pair's images."""
-    views = {"left": left, "right": right}
-    return {
-        side: {"path": printable(path.resolve()), "sha256": content_hash(path)}
-        for side, path in views.items()
-    }
+    return {"left": view_record(left), "right": view_record(right)}
+
+
+def view_record(path: Path) -> dict[str, str]:
+    """Path and hash of an image or a video."""
+    with readable(path):
+        return {"path": printable(path.resolve()), "sha256": content_hash(path)}
 
 
 def prediction_paths(

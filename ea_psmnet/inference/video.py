@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
-from ea_psmnet.files import atomic_path, content_hash, printable, readable
+from ea_psmnet.files import atomic_path, readable
 from ea_psmnet.inference.inputs import Layout, split_views
 from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
 from ea_psmnet.inference.pairs import Pair, as_pair
-from ea_psmnet.inference.prediction_files import PairRecord, pair_name
+from ea_psmnet.inference.prediction_files import PairRecord, pair_name, view_record
 from ea_psmnet.inference.sequence import Flicker, Smoothing
 
 __all__ = ["StereoVideo", "VideoFrame", "is_video", "write_disparity_video"]
@@ -104,9 +104,7 @@ class StereoVideo:
 
     @cached_property
     def _views(self) -> list[dict[str, str]]:
-        return [
-            {"path": printable(path.resolve()), "sha256": content_hash(path)} for path in self.paths
-        ]
+        return [view_record(path) for path in self.paths]
 
 
 class _Stream:

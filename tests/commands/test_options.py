@@ -45,6 +45,7 @@ OPTIONS = {
     "data check": "data max-disparity pairs whole workers out ",
     "data show": "out data split render-pass count augment seed size ",
     "data render": "out train test size max-disparity seed textures kind layout workers ",
+    "app": "host port upload-limit ",
     "attention-maps": MATCHER + "site out pixel ",
     "resources": (
         "volumes channels key-channels mechanisms dtype limit preset size batch max-disparity "

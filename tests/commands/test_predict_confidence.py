@@ -56,7 +56,9 @@ def test_confidence_and_the_right_view_are_written(pair, tmp_path, result, capsy
     assert np.array_equal(read_pfm(tmp_path / "blots_right.pfm"), result.right)
     assert np.array_equal(grey(tmp_path / "blots_occluded.png") == 255, result.occluded)
     drawn = read_image(tmp_path / "blots_preview.png")
-    assert np.array_equal(drawn, preview(result.image, result.disparity, result.confidence))
+    assert np.array_equal(
+        drawn, preview(result.image, result.disparity, result.confidence, name="blots")
+    )
 
 
 def test_less_confidence_is_masked(pair, tmp_path, result):

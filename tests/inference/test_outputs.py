@@ -109,9 +109,9 @@ def test_points_of_a_scanner_are_drawn_larger_and_surfaces_are_not():
 
 
 def test_a_preview_shows_the_disparity_alone_or_beside_the_image(left, disparity):
-    both, alone = (outputs.preview(left, disparity, "n", beside=b) for b in (True, False))
+    both, alone = (outputs.preview(left, disparity, name="n", beside=b) for b in (True, False))
     assert both.shape[1] == 2 * alone.shape[1] - 24
-    at = slice(84, 84 + 576), slice(24, 24 + 960)
+    at = slice(84 + 44, 84 + 44 + 576), slice(24, 24 + 960)
     shifted = both[84 + 44 : 84 + 44 + 576, 24 + 984 : 24 + 984 + 960]
     assert np.array_equal(alone[at], shifted)
 
