@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.figures import COLOURS, FAINT, dress, new_figure, to_image
-from ea_psmnet.inference.confidence import THRESHOLD
+from ea_psmnet.inference.result import THRESHOLD
 
 __all__ = ["BINS", "FRACTIONS", "ConfidenceSums", "confidence_chart", "sparsification"]
 

@@ -13,7 +13,6 @@ Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of th
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,25 +32,19 @@ from ea_psmnet.ops.precision import full_precision, widen
 from ea_psmnet.records import parse_record
 
 __all__ = [
-    "THRESHOLD",
     "UNCALIBRATED",
     "WIDTHS",
     "ConfidenceMap",
-    "disparity_deviation",
     "fit_confidence",
     "read_confidence",
-    "rescaled",
     "window_masses",
 ]
 
-THRESHOLD = 1.0
-"""Pixels: confidence is the probability of a smaller error."""
 WIDTHS = (1, 3, 5)
 """Widths of the windows around the estimate, in levels of 4 pixels."""
 
 _LEAST = 1e-4
 """Masses are clamped this far from 0 and 1, whose log-odds are infinite."""
-_SUREST = 1 - 1e-6
 
 
 @full_precision
@@ -192,30 +185,3 @@ def fit_confidence(masses: NDArray[np.floating], correct: NDArray[np.bool_]) -> 
 
 def _log_odds(masses: Tensor) -> Tensor:
     return masses.clamp(_LEAST, 1 - _LEAST).logit()
-
-
-# What follows from a confidence -------------------------------------------------------------------
-#
-# The error is taken to be Laplacian: its scale b follows from the confidence, as the probability
-# that it is below t is 1 - exp(-t / b).
-
-
-def rescaled(confidence: NDArray[np.floating], factor: float) -> NDArray[np.float32]:
-    """Confidence after disparity has been multiplied by a factor: errors grow with it.
-
-    Args:
-        confidence: Any shape, from 0 to 1.
-        factor: What pixels of the prediction are in pixels of the result.
-    """
-    doubt = 1 - np.clip(np.asarray(confidence, np.float64), 0, 1)
-    return (1 - doubt ** (1 / factor)).astype(np.float32)
-
-
-def disparity_deviation(confidence: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Standard deviation of the disparity in pixels, sqrt(2) b; infinite for no confidence.
-
-    Three pixels in four have a smaller error, if the error is Laplacian and the confidence right.
-    """
-    sure = np.clip(np.asarray(confidence, np.float64), 0, _SUREST)
-    with np.errstate(divide="ignore"):
-        return (-math.sqrt(2) * THRESHOLD / np.log1p(-sure)).astype(np.float32)

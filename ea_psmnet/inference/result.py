@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -17,10 +18,14 @@ from ea_psmnet.geometry import (
     inconsistent,
     point_map,
 )
-from ea_psmnet.inference.confidence import disparity_deviation, rescaled
 from ea_psmnet.tables import check_range
 
-__all__ = ["StereoResult"]
+__all__ = ["THRESHOLD", "StereoResult", "disparity_deviation", "rescaled"]
+
+THRESHOLD = 1.0
+"""Pixels: confidence is the probability of a smaller error."""
+
+_SUREST = 1 - 1e-6
 
 _LEAST_SHIFT = 1.0
 """Pixels below which depth means little: an error of half a pixel doubles it."""
@@ -173,3 +178,30 @@ class StereoResult:
             right=None if self.right is None else resized(self.right, scale),
             calibration=None if calibration is None else calibration.scaled_to(height, width),
         )
+
+
+# What follows from a confidence -------------------------------------------------------------------
+#
+# The error is taken to be Laplacian: its scale b follows from the confidence, as the probability
+# that it is below t is 1 - exp(-t / b).
+
+
+def rescaled(confidence: NDArray[np.floating], factor: float) -> NDArray[np.float32]:
+    """Confidence after disparity has been multiplied by a factor: errors grow with it.
+
+    Args:
+        confidence: Any shape, from 0 to 1.
+        factor: What pixels of the prediction are in pixels of the result.
+    """
+    doubt = 1 - np.clip(np.asarray(confidence, np.float64), 0, 1)
+    return (1 - doubt ** (1 / factor)).astype(np.float32)
+
+
+def disparity_deviation(confidence: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Standard deviation of the disparity in pixels, sqrt(2) b; infinite for no confidence.
+
+    Three pixels in four have a smaller error, if the error is Laplacian and the confidence right.
+    """
+    sure = np.clip(np.asarray(confidence, np.float64), 0, _SUREST)
+    with np.errstate(divide="ignore"):
+        return (-math.sqrt(2) * THRESHOLD / np.log1p(-sure)).astype(np.float32)

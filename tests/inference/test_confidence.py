@@ -19,13 +19,12 @@ from ea_psmnet.files import content_hash
 from ea_psmnet.inference.confidence import (
     UNCALIBRATED,
     ConfidenceMap,
-    disparity_deviation,
     fit_confidence,
     read_confidence,
-    rescaled,
     window_masses,
 )
 from ea_psmnet.inference.memory_plan import MemoryPlan
+from ea_psmnet.inference.result import disparity_deviation, rescaled
 from ea_psmnet.inference.tiles import spans
 from ea_psmnet.models.weights import BUNDLED
 
