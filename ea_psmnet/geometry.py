@@ -179,7 +179,7 @@ class PointCloud:
         if path.suffix.lower() not in (".ply", ".glb"):
             raise ValueError(f"{path}: unknown suffix of a point cloud; use .ply or .glb")
         if not len(self):
-            raise ValueError(f"{path}: not written, no point is left: are its limits too narrow?")
+            raise ValueError("no point is left in the cloud: are its limits too narrow?")
         if path.suffix.lower() == ".ply":
             data = trimesh.PointCloud(self.points, self.colours).export(file_type="ply")
         else:

@@ -1,6 +1,7 @@
 """`predict` with a calibration: depth, clouds, rectification, and what it refuses."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -88,10 +89,11 @@ def test_an_unrectified_pair_is_rectified_and_says_so(checkpoint, pair, tmp_path
     for name, value in values.items():
         storage.write(name, value)
     storage.release()
-    with pytest.warns(UserWarning, match="the baseline is 100 m: .* millimetres"):
-        assert predict(pair, checkpoint, tmp_path / "out", "--write", "image", "depth",
-                       "--calib", tmp_path / "stereo.yml") == 0  # fmt: skip
-    assert "The pair was rectified" in capsys.readouterr().err
+    assert predict(pair, checkpoint, tmp_path / "out", "--write", "image", "depth",
+                   "--calib", tmp_path / "stereo.yml") == 0  # fmt: skip
+    told = capsys.readouterr().err
+    assert "The pair was rectified" in told
+    assert re.search("warning: .*the baseline is 100 m: .* millimetres", told)
     matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     raw = read_calibration(tmp_path / "stereo.yml")
     with pytest.warns(UserWarning, match="baseline is 100 m"):
@@ -107,7 +109,7 @@ def test_a_baseline_replaces_that_of_the_file(checkpoint, pair, tmp_path):
                    "--calib", pair / "calib.txt", "--baseline", 0.2) == 0  # fmt: skip
     assert read_calibration(tmp_path / "noise_calib.txt").baseline == pytest.approx(0.2)
     record = json.loads((tmp_path / "noise_pair.json").read_text())
-    assert set(record) == {"left", "right"}
+    assert set(record) == {"left", "right", "settings"}
 
 
 def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_path, capsys):
@@ -125,7 +127,8 @@ def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_
     fails(capsys, "nowhere.txt: no such file", *line, "--calib", tmp_path / "nowhere.txt")
     fails(capsys, "--min-depth 3 is not below --max-depth 2", *line, "--min-depth", 3,
           "--max-depth", 2)  # fmt: skip
-    fails(capsys, "no point is left", *line, *calib, "--write", "cloud", "--min-depth", 1000)
+    fails(capsys, "no point is left", *line, *calib, "--write", "cloud",
+          "--no-clean", "--min-depth", 1000)  # fmt: skip
     assert not list(out.glob("*"))
     copy = tmp_path / "noise_calib.txt"
     copy.write_text(CALIB)
