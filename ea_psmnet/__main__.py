@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given == ["--version"]:
         print(__version__)
         return 0
-    return exit_code(lambda: _asked(given)())
+    return exit_code(lambda: parse(given)())
 
 
 def cli() -> None:
@@ -67,8 +67,8 @@ def cli() -> None:
     sys.exit(main())
 
 
-def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
-    """Parse a command line; returns the command with its options.
+def parse(arguments: Sequence[str]) -> Callable[[], Any]:
+    """Parse a command line, without the program's name; returns the command with its options.
 
     Each command has its own parser, so that messages about unknown options refer to that command.
     """
