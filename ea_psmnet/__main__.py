@@ -38,6 +38,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "attention-maps": attention_maps,
     "resources": resources,
 }
+_ABOUT = """Stereo depth with attention.
+
+Exit codes: 0 done; 1 done in part, or something was found, as the command's help says; 2 wrong
+input or options, or no memory; 130 and 143 ended by Ctrl-C and SIGTERM; 141 output unread.
+"""
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"check": check, "show": show, "render": render},
 }
@@ -56,7 +61,7 @@ def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
 
     Each command has its own parser, so that messages about unknown options refer to that command.
     """
-    program, about = "python -m ea_psmnet", "Stereo depth with attention."
+    program, about = "python -m ea_psmnet", _ABOUT
     commands = COMMANDS
     marks = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
     with without_empty_defaults():
