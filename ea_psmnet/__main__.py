@@ -45,6 +45,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "submission": submission,
     "info": info,
 }
+_ABOUT = """Stereo depth with attention.
+
+--version prints the version, --tyro-print-completion {bash,zsh,tcsh} the shell's completion script.
+
+Exit codes: 0 done; 1 done in part, or something was found, as the command's help says; 2 wrong
+input or options, or no memory; 130 and 143 ended by Ctrl-C and SIGTERM; 141 output unread.
+"""
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"check": check, "show": show, "render": render},
 }
@@ -72,11 +79,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
 
     Each command has its own parser, so that messages about unknown options refer to that command.
     """
-    about = (
-        "Stereo depth with attention. --version prints the version; --tyro-print-completion "
-        "{bash,zsh,tcsh} prints the shell's completion script."
-    )
-    program = _program()
+    program, about = _program(), _ABOUT
     commands = COMMANDS
     marks = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
     with without_empty_defaults():

@@ -259,9 +259,7 @@ def panel_grid(
     beside = _SIDE_STRIP if any(row.bar for row in rows) else 0
     canvas = _Canvas(style.gap + count * (style.width + style.gap) + beside, height)
     if title:
-        middle = style.title * (1 / 3 if details else 0.6)
-        canvas.text(style.gap, middle, title, size=style.title_size, weight="bold")
-        canvas.text(style.gap, 0.7 * style.title, details, size=style.size)
+        _draw_title(canvas, style, title, details)
     for x, name in zip(places, columns, strict=False):
         canvas.text(x, top - style.line / 2, name, size=style.size, style="italic")
     y = top
@@ -272,6 +270,12 @@ def panel_grid(
         if bar is not None:
             canvas.bar(x, y + _BAR_GAP, style.width, bar)
     return canvas.pixels()
+
+
+def _draw_title(canvas: _Canvas, style: GridStyle, title: str, details: str) -> None:
+    middle = style.title * (1 / 3 if details else 0.6)
+    canvas.text(style.gap, middle, title, size=style.title_size, weight="bold")
+    canvas.text(style.gap, 0.7 * style.title, details, size=style.size)
 
 
 def _row_height(row: Row, style: GridStyle) -> int:

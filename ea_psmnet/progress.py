@@ -48,10 +48,10 @@ class Progress(tqdm):
         if self.fp.isatty():
             super().clear(*args, **options)
 
-    def refresh(self, *args: Any, **options: Any) -> None:
-        """Draw the bar again; lines are not repeated."""
-        if self.fp.isatty():
-            super().refresh(*args, **options)
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        """Draw the bar again; lines are not repeated after other text, which sets `nolock`."""
+        if self.fp.isatty() or not nolock:
+            super().refresh(nolock, lock_args)
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:  # type: ignore[override]

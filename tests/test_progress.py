@@ -48,3 +48,14 @@ def test_a_hidden_bar_is_silent(often):
         with Progress(range(3), file=stream, disable=True) as bar:
             list(bar)
         assert stream.getvalue() == ""
+
+
+def test_lines_are_not_repeated_after_other_text(often, capsys):
+    stream, other = io.StringIO(), io.StringIO()
+    with Progress(total=2, file=stream) as bar:
+        time.sleep(0.06)
+        bar.update()
+        for _ in range(3):
+            Progress.write("text", file=other)
+    assert other.getvalue() == "text\n" * 3
+    assert stream.getvalue().count("1/2") == 1

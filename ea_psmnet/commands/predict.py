@@ -211,7 +211,7 @@ class _Files:
         folder, base = _placed(self.out, name)
         return write_prediction(
             folder, base, result, record, self.outputs, self.predictor.what.cloud,
-            beside=self.beside,
+            beside=self.beside, colours=self.predictor.what.colours,
         )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def _predict_video(
     told = write_disparity_video(
         path, video, [frame for frame in frames if places[frame][0].exists()],
         lambda frame: read_pfm(places[frame][0]),
-        name=name, smoothing=smooth, beside=files.beside,
+        name=name, smoothing=smooth, beside=files.beside, colours=predictor.what.colours,
     )  # fmt: skip
     write_json(path.with_suffix(".json"), told)
     if "disparity" not in wanted:  # of use for the video alone

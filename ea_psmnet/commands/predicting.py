@@ -53,6 +53,9 @@ class PredictionOptions:
     rectify: Literal["auto", "off"] = "off"
     """What to do with a pair that is not rectified, beside a warning: auto moves, turns and resizes
     the right image so that rows match, as far as matched features tell."""
+    colours: tuple[float, float] | None = None
+    """Disparities of the first and the last colour of previews, in pixels, so that one colour is
+    one disparity in all of them; default: those of the pair or video."""
     clean: bool = True
     """Leave flying points at depth edges, points that the right image does not show, and points of
     low confidence out of the cloud."""
@@ -68,6 +71,8 @@ class PredictionOptions:
 
         check_scale(self.scale)
         check_range("min_confidence", self.min_confidence or 0, 0, 1)
+        if self.colours is not None and not self.colours[0] < self.colours[1]:
+            raise ValueError("--colours takes the smaller disparity first, as --colours 0 64")
         if not 0 <= self.min_depth < self.max_depth:
             raise ValueError(
                 f"--min-depth {self.min_depth:g} is not below --max-depth {self.max_depth:g}"

@@ -182,6 +182,7 @@ def preview(
     *,
     name: str = "",
     beside: bool = True,
+    colours: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
     """Draw the coloured disparity beside the left image, or alone, with a colour bar.
 
@@ -191,11 +192,12 @@ def preview(
         confidence: (H, W) from 0 to 1; None leaves its panel out.
         name: Name of the pair, for the title.
         beside: Whether to draw the left image, too.
+        colours: Disparities of the first and the last colour; None for those of the pair.
 
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
-    low, high = colour_range(disparity)
+    low, high = colours or colour_range(disparity)
     panels, captions = [_panel(colourise(disparity, low, high))], ["Disparity"]
     bars: list[Bar | None] = [disparity_bar(low, high, disparity)]
     if beside:
@@ -203,10 +205,10 @@ def preview(
         captions.insert(0, "Left image")
         bars.insert(0, None)
     if confidence is not None:
-        colours = ScalarMappable(Normalize(0, 1), "cividis")
-        panels.append(_panel(colours.to_rgba(confidence, bytes=True)[..., :3]))
+        scale = ScalarMappable(Normalize(0, 1), "cividis")
+        panels.append(_panel(scale.to_rgba(confidence, bytes=True)[..., :3]))
         captions.append("Confidence")
-        bars.append(Bar("probability of an error below 1 px", colours))
+        bars.append(Bar("probability of an error below 1 px", scale))
     details = f"{_size(left)}, disparity {_range(disparity)}"
     row, style = Row(panels, captions=captions), _style(panels[0])
     return panel_grid([row], style, title=name or "Disparity", details=details, bars=bars)

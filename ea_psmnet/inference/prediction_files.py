@@ -61,6 +61,8 @@ class Prediction:
     """Title of pictures."""
     beside: bool = True
     """Whether the preview shows the left image, too."""
+    colours: tuple[float, float] | None = None
+    """Disparities of the first and the last colour of the preview; None for those of the pair."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
 def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
     result, name = prediction.result, prediction.name
     views = result.image, result.disparity, result.confidence
-    write_image(paths[0], preview(*views, name=name, beside=prediction.beside))
+    beside, colours = prediction.beside, prediction.colours
+    write_image(paths[0], preview(*views, name=name, beside=beside, colours=colours))
 
 
 def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -219,6 +222,7 @@ def write_prediction(
     cloud: Callable[[StereoResult], PointCloud] = StereoResult.points,
     *,
     beside: bool = True,
+    colours: tuple[float, float] | None = None,
 ) -> list[Path]:
     """Write a prediction's outputs, and the record of its pair.
 
@@ -233,6 +237,7 @@ def write_prediction(
         outputs: What to write: keys of `OUTPUTS`.
         cloud: Function that makes the point cloud.
         beside: Whether the preview shows the left image, too.
+        colours: Disparities of the first and the last colour of the preview.
 
     Returns:
         The paths, as in `prediction_paths`.
@@ -243,7 +248,7 @@ def write_prediction(
             what an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
-    prediction = Prediction(result, cloud, name, beside)
+    prediction = Prediction(result, cloud, name, beside, colours)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)

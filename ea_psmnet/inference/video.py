@@ -157,6 +157,7 @@ def write_disparity_video(
     name: str,
     smoothing: float = 0.0,
     beside: bool = True,
+    colours: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Write the coloured disparity of all frames, with one range of colours.
 
@@ -168,6 +169,7 @@ def write_disparity_video(
         name: Title of the video.
         smoothing: Strength of `Smoothing`, from 0 to below 1.
         beside: Whether to show the left image, too.
+        colours: Disparities of the first and the last colour; None for those of the video.
 
     Returns:
         Plain values: number of frames, colour range, and the `Flicker` of the prediction and of the
@@ -179,7 +181,7 @@ def write_disparity_video(
     """
     if not frames:
         raise ValueError(f"{path}: not written, no frame was predicted")
-    low, high = colour_range(_sample(disparity, frames))
+    low, high = colours or colour_range(_sample(disparity, frames))
     predicted, smoothed = Flicker(), Flicker()
     smooth, sheet = Smoothing(smoothing), None
     with atomic_path(path) as temporary, _Writer(temporary, path, video.fps) as writer:

@@ -14,8 +14,8 @@ CALIBRATION = "calib raw focal baseline doffs cx cy "
 OPTIONS = {
     "predict": MATCHER
     + CALIBRATION
-    + "out name force existing layout picture smooth quiet json write scale memory rectify clean "
-    "min-depth max-depth min-confidence min-disparity range ",
+    + "out name force existing layout picture colours smooth quiet json write scale memory "
+    "rectify clean min-depth max-depth min-confidence min-disparity range ",
     "doctor": CALIBRATION + "json max-disparity min-disparity scale ",
     "train": (
         "out threads data root mix render-pass augment preset network attention-sites "

@@ -10,6 +10,7 @@ from made_pairs import write_noise_pair
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import read_image, read_pfm, write_image
+from ea_psmnet.inference.outputs import preview
 
 SIZE = (40, 72)
 
@@ -106,6 +107,19 @@ def test_the_picture_is_as_asked(picture, width, pairs, predict, tmp_path):
     assert path.exists() == (width is not None)
     if width is not None:
         assert read_image(path).shape[1] == width
+
+
+def test_colours_can_be_fixed(pairs, predict, tmp_path, capsys):
+    images = pairs / "a/left.png", pairs / "a/right.png"
+    line = (*images, "--out", tmp_path, "--write", "disparity", "preview", "--colours")
+    assert predict(*line, 0, 500) == 0
+    disparity = read_pfm(tmp_path / "a_disparity.pfm")
+    left = read_image(images[0])
+    expected = preview(left, disparity, name="a", colours=(0, 500))
+    np.testing.assert_array_equal(read_image(tmp_path / "a_preview.png"), expected)
+    assert (expected != preview(left, disparity, name="a")).any()
+    assert predict(*line, 9, 3) == 2
+    assert "--colours takes the smaller disparity first" in capsys.readouterr().err
 
 
 def test_images_without_a_partner_and_wrong_options_are_told(pairs, predict, tmp_path, capsys):
