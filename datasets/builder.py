@@ -9,11 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from datasets.crestereo import CreStereo, is_crestereo
-from datasets.falling_things import FallingThings, is_falling_things
-from datasets.folder import PairFolder, is_pair_folder
-from datasets.instereo2k import InStereo2k, is_instereo2k
-from datasets.kitti import (
+from ea_psmnet.datasets.crestereo import CreStereo, is_crestereo
+from ea_psmnet.datasets.falling_things import FallingThings, is_falling_things
+from ea_psmnet.datasets.folder import PairFolder, is_pair_folder
+from ea_psmnet.datasets.instereo2k import InStereo2k, is_instereo2k
+from ea_psmnet.datasets.kitti import (
     Kitti2012,
     Kitti2015,
     VirtualKitti,
@@ -21,8 +21,8 @@ from datasets.kitti import (
     is_kitti2015,
     is_virtual_kitti,
 )
-from datasets.listing import PairList, is_pair_list
-from datasets.middlebury import (
+from ea_psmnet.datasets.listing import PairList, is_pair_list
+from ea_psmnet.datasets.middlebury import (
     Eth3d,
     MiddEval3,
     Middlebury2014,
@@ -33,10 +33,10 @@ from datasets.middlebury import (
     is_middlebury2014,
     is_middlebury2021,
 )
-from datasets.names import RENDERINGS, RenderPass, Split
-from datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow, holds_images, is_sceneflow
-from datasets.sintel import Sintel, is_sintel
-from datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
+from ea_psmnet.datasets.names import RENDERINGS, RenderPass, Split
+from ea_psmnet.datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow, holds_images, is_sceneflow
+from ea_psmnet.datasets.sintel import Sintel, is_sintel
+from ea_psmnet.datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice
 
@@ -101,7 +101,9 @@ class Entry:
 
 
 def _scene_class() -> Callable[..., Any]:
-    from datasets.synthetic import SyntheticScenes  # late: readers of files need no renderer
+    from ea_psmnet.datasets.synthetic import (
+        SyntheticScenes,  # late: readers of files need no renderer
+    )
 
     return SyntheticScenes
 

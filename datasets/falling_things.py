@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.decoders import depth_png
-from datasets.frames import FrameDataset
-from datasets.names import Split, train_only
-from datasets.templates import Files, frames_of_parts, home
+from ea_psmnet.datasets.decoders import depth_png
+from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.names import Split, train_only
+from ea_psmnet.datasets.templates import Files, frames_of_parts, home
 from ea_psmnet.files import readable
 from ea_psmnet.tables import check_choice
 

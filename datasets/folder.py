@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets.decoders import is_set
-from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.templates import MissingFilesError, every_part
+from ea_psmnet.datasets.decoders import is_set
+from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.templates import MissingFilesError, every_part
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
 __all__ = ["PairFolder", "is_pair_folder"]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from datasets.decoders import is_full
-from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import Split, train_only
-from datasets.templates import Files, Key, every_part, home, matched
+from ea_psmnet.datasets.decoders import is_full
+from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.names import Split, train_only
+from ea_psmnet.datasets.templates import Files, Key, every_part, home, matched
 from ea_psmnet.tables import check_choice
 
 __all__ = [

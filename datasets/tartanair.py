@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from datasets.decoders import depth_float_png, depth_npy
-from datasets.frames import FrameDataset
-from datasets.names import Split, train_only
-from datasets.templates import both_views, frames_of_views
+from ea_psmnet.datasets.decoders import depth_float_png, depth_npy
+from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.names import Split, train_only
+from ea_psmnet.datasets.templates import both_views, frames_of_views
 
 __all__ = ["TartanAir", "TartanAirV2", "is_tartanair", "is_tartanair_v2"]
 

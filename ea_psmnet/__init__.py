@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # By default OpenMP's threads spin while they wait for each other, and burn what others need. Asleep
@@ -12,6 +13,12 @@ from typing import TYPE_CHECKING, Any
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+# The readers lie beside the package, so that a link shows them inside it, where a wheel has them. A
+# checkout may be without symbolic links.
+_HERE = Path(__file__).parent
+if not (_HERE / "datasets").is_dir():
+    __path__.append(str(_HERE.parent))
 
 if TYPE_CHECKING:
     from ea_psmnet.calibration import Calibration

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.builder import DATASETS, build_dataset
 from ea_psmnet import PSMNetConfig, build_model
 from ea_psmnet.attention import MECHANISMS, build_attention, closed_form
+from ea_psmnet.datasets.builder import DATASETS, build_dataset
 from ea_psmnet.models.head import HEADS
 from ea_psmnet.models.volume import VOLUMES
 from ea_psmnet.models.weights import load_model, save_model

@@ -26,10 +26,13 @@ def test_every_package_is_listed():
     assert sorted(names | {"ea_psmnet.checkpoints"}) == SETUPTOOLS["packages"]
 
 
-def test_requirements_are_those_of_prediction_and_training():
+def test_requirements_are_those_of_the_project():
     project = PROJECT["project"]
-    listed = project["dependencies"] + project["optional-dependencies"]["train"]
-    assert (ROOT / "requirements.txt").read_text().splitlines() == sorted(listed)
+    extras = project["optional-dependencies"]
+    listed = sorted(project["dependencies"] + extras["train"] + extras["app"])
+    assert (ROOT / "requirements.txt").read_text().splitlines() == listed
+    tested = (ROOT / "tests" / "requirements.txt").read_text().splitlines()
+    assert set(extras["export"] + extras["docs"]) < set(tested)
 
 
 def test_the_citation_has_the_version_and_the_licence():

@@ -12,11 +12,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datasets.builder import dataset_entry, detect_dataset
-from datasets.check.files import Problem, Values, check_file, frame_problems, readers_of, reason
-from datasets.check.pairs import PairCheck, check_pair
-from datasets.check.series import Count, count_parts, find_series
-from datasets.frames import Frame
+from ea_psmnet.datasets.builder import dataset_entry, detect_dataset
+from ea_psmnet.datasets.check.files import (
+    Problem,
+    Values,
+    check_file,
+    frame_problems,
+    readers_of,
+    reason,
+)
+from ea_psmnet.datasets.check.pairs import PairCheck, check_pair
+from ea_psmnet.datasets.check.series import Count, count_parts, find_series
+from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import printable
 from ea_psmnet.progress import Progress
 
@@ -32,7 +39,7 @@ class CheckReport:
 
     root: str
     dataset: str
-    """A key of `datasets.builder.DATASETS`."""
+    """A key of `ea_psmnet.datasets.builder.DATASETS`."""
     max_disparity: float
     counts: tuple[Count, ...]
     frames: int
@@ -136,7 +143,7 @@ def check_dataset(
 
     Args:
         root: Folder of the dataset.
-        name: A key of `datasets.builder.DATASETS`, or `auto`.
+        name: A key of `ea_psmnet.datasets.builder.DATASETS`, or `auto`.
         max_disparity: Disparities over it are counted, in pixels.
         pairs: Number of pairs, spread evenly over the dataset, whose views are compared.
         whole: Whether fewer frames than published are a problem; scenes rendered by the project

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.frames import Frame
+from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
 
 __all__ = [

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.check.files import Problem
-from datasets.frames import Frame
+from ea_psmnet.datasets.check.files import Problem
+from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
 from ea_psmnet.matches import match_features
 from ea_psmnet.sample import at_columns

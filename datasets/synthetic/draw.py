@@ -13,12 +13,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from datasets.names import Split
-from datasets.synthetic.body import Body
-from datasets.synthetic.cast import Rays, nearest, one_thread
-from datasets.synthetic.kinds import KINDS
-from datasets.synthetic.palette import FACING, NO_CUTS, UPRIGHT, Palette, slanted, spot, turn_z
-from datasets.synthetic.scene import Array, Material, Rig, Scene, Sensor, Solid
+from ea_psmnet.datasets.names import Split
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.cast import Rays, nearest, one_thread
+from ea_psmnet.datasets.synthetic.kinds import KINDS
+from ea_psmnet.datasets.synthetic.palette import (
+    FACING,
+    NO_CUTS,
+    UPRIGHT,
+    Palette,
+    slanted,
+    spot,
+    turn_z,
+)
+from ea_psmnet.datasets.synthetic.scene import Array, Material, Rig, Scene, Sensor, Solid
 from ea_psmnet.tables import check_choice
 
 _PEAK = (0.016, 0.4)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.synthetic.body import Body
-from datasets.synthetic.cast import (
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.cast import (
     Rays,
     nearest,
     nearest_on_grid,
@@ -21,10 +21,10 @@ from datasets.synthetic.cast import (
     one_thread,
     pixel_rays,
 )
-from datasets.synthetic.scene import Scene
-from datasets.synthetic.sensor import encoded, exposure, sensed
-from datasets.synthetic.shading import DISPLAY_GAMMA, Surface, lit, surface
-from datasets.synthetic.textures import Atlas
+from ea_psmnet.datasets.synthetic.scene import Scene
+from ea_psmnet.datasets.synthetic.sensor import encoded, exposure, sensed
+from ea_psmnet.datasets.synthetic.shading import DISPLAY_GAMMA, Surface, lit, surface
+from ea_psmnet.datasets.synthetic.textures import Atlas
 from ea_psmnet.sample import StereoSample
 
 _T = TypeVar("_T", bound=np.generic)

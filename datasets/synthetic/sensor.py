@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.synthetic.scene import Sensor
-from datasets.synthetic.shading import DISPLAY_GAMMA
+from ea_psmnet.datasets.synthetic.scene import Sensor
+from ea_psmnet.datasets.synthetic.shading import DISPLAY_GAMMA
 
 Linear = NDArray[np.float32]
 Picture = NDArray[np.uint8]

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.body import Body
-from datasets.synthetic.cast import Rays, shaded
-from datasets.synthetic.scene import Light, Material, Scene
-from datasets.synthetic.shapes import dot, length, main_axis, unit
-from datasets.synthetic.textures import Atlas
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.cast import Rays, shaded
+from ea_psmnet.datasets.synthetic.scene import Light, Material, Scene
+from ea_psmnet.datasets.synthetic.shapes import dot, length, main_axis, unit
+from ea_psmnet.datasets.synthetic.textures import Atlas
 
 _GRAZING = 0.05
 """Smallest cosine of the viewing angle used for the mip level."""

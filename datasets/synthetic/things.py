@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from datasets.synthetic.outlines import draw_outline, draw_stencil
-from datasets.synthetic.palette import (
+from ea_psmnet.datasets.synthetic.outlines import draw_outline, draw_stencil
+from ea_psmnet.datasets.synthetic.palette import (
     FACING,
     NO_CUTS,
     UPRIGHT,
@@ -22,7 +22,7 @@ from datasets.synthetic.palette import (
     turn_x,
     turn_y,
 )
-from datasets.synthetic.scene import Array, Material, Outline, Solid
+from ea_psmnet.datasets.synthetic.scene import Array, Material, Outline, Solid
 
 
 def thing(palette: Palette, depth: float, size: float) -> list[Solid]:

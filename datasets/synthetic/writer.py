@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch.utils.data import Dataset
 
-from datasets.names import Split
-from datasets.synthetic.render import RenderedScene
-from datasets.synthetic.scenes import SyntheticScenes
-from datasets.workers import loaded
+from ea_psmnet.datasets.names import Split
+from ea_psmnet.datasets.synthetic.render import RenderedScene
+from ea_psmnet.datasets.synthetic.scenes import SyntheticScenes
+from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.files import write_image, write_json, write_pfm
 from ea_psmnet.progress import Progress
 from ea_psmnet.records import read_record

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from datasets.synthetic import SyntheticScenes
 from ea_psmnet.calibration import Calibration
 from ea_psmnet.calibration_files import read_calibration
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image
 from ea_psmnet.inference.doctor import examined
 from ea_psmnet.inference.inputs import Layout, PairSource

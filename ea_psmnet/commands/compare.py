@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from datasets.names import DatasetName
+from ea_psmnet.datasets.names import DatasetName
 from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from datasets.names import DatasetName, RenderPass, Split
+from ea_psmnet.datasets.names import DatasetName, RenderPass, Split
 
 __all__ = ["check", "data", "show"]
 
@@ -38,7 +38,7 @@ def check(
         workers: Number of threads.
         out: JSON file for the report.
     """
-    from datasets.check import check_dataset
+    from ea_psmnet.datasets.check import check_dataset
     from ea_psmnet.files import write_json
 
     report = check_dataset(
@@ -77,10 +77,10 @@ def show(
     """
     import numpy as np
 
-    from datasets.augment import AUGMENTATIONS, pick
-    from datasets.augment import augment as changed
-    from datasets.builder import build_dataset
-    from datasets.check import spread
+    from ea_psmnet.datasets.augment import AUGMENTATIONS, pick
+    from ea_psmnet.datasets.augment import augment as changed
+    from ea_psmnet.datasets.builder import build_dataset
+    from ea_psmnet.datasets.check import spread
     from ea_psmnet.files import write_image
     from ea_psmnet.inference.contact import contact_sheet
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from datasets.names import DatasetName, RenderPass, Split
 from ea_psmnet.commands.options import MatcherOptions
+from ea_psmnet.datasets.names import DatasetName, RenderPass, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
-    from datasets.builder import build_dataset
+    from ea_psmnet.datasets.builder import build_dataset
     from ea_psmnet.evaluation.evaluation import evaluate_predictors
     from ea_psmnet.evaluation.pictures import Pictures
     from ea_psmnet.evaluation.predictors import sample_names
@@ -253,7 +253,7 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
     import numpy as np
     import torch
 
-    from datasets.builder import detect_dataset
+    from ea_psmnet.datasets.builder import detect_dataset
     from ea_psmnet.evaluation.evaluation import PROTOCOL_BATCH
 
     auto = options.data == "auto"

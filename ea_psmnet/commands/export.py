@@ -118,8 +118,8 @@ def _samples(
     Raises:
         ValueError: No pair is large enough.
     """
-    from datasets.builder import build_dataset
-    from datasets.synthetic import SyntheticScenes
+    from ea_psmnet.datasets.builder import build_dataset
+    from ea_psmnet.datasets.synthetic import SyntheticScenes
 
     if root is None:
         height, width = size or (_RENDERED[0], max(_RENDERED[1], reach))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.frames import FrameDataset
+from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.files import DISPARITY_SUFFIXES, disparity_values, printable
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.exported import ExportedMatcher

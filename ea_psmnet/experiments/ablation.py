@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from datasets.builder import build_dataset
-from datasets.synthetic import SyntheticScenes, write_sceneflow
+from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
 from ea_psmnet.experiments.networks import count_parameters, parse_variant, site_volume, slug

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from datasets.builder import build_dataset
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.experiments.measure import Budget, timed
 from ea_psmnet.experiments.networks import (
     Forecast,

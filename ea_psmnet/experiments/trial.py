@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datasets.builder import build_dataset
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.console import exit_code, is_out_of_memory
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.measure import limited, median_seconds
 from ea_psmnet.experiments.networks import Network

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from datasets.names import DatasetName, RenderPass
+from ea_psmnet.datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
 from ea_psmnet.tables import check_choice, check_range

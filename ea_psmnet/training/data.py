@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
+from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment, pick
 from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
 
 if TYPE_CHECKING:
     import numpy as np
-from datasets.builder import build_dataset, detect_dataset
-from datasets.names import Split
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.names import Split
 from ea_psmnet.training.config import TrainingConfig
 
 __all__ = [
@@ -73,7 +73,7 @@ class StereoBatch:
         return next(errors, None) or cls.stack(good)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as arrays, see `datasets.workers.loaded`."""
+        """Pickle as arrays, see `ea_psmnet.datasets.workers.loaded`."""
         images = [view.permute(0, 2, 3, 1).numpy() for view in (self.left, self.right)]
         return _from_arrays, (*images, self.disparity.numpy(), self.valid.numpy(), self.names)
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from datasets.workers import loaded
+from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import device_name, is_first_process, single_opencv_thread

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from datasets.workers import loaded
+from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors, disparity_bands
 from ea_psmnet.progress import Progress

@@ -22,8 +22,8 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.builder import build_dataset
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.inference.alignment import RowAlignment
 from ea_psmnet.inference.doctor import Code, Diagnosis, diagnose
 from ea_psmnet.inference.pairs import Pair

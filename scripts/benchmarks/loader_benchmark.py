@@ -27,11 +27,11 @@ import tyro
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.augment import AUGMENTATIONS, Recipe, augment
-from datasets.frames import FrameDataset
-from datasets.sceneflow import SceneFlow
-from datasets.synthetic import SyntheticScenes, write_sceneflow
-from datasets.workers import loaded
+from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment
+from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.sceneflow import SceneFlow
+from ea_psmnet.datasets.synthetic import SyntheticScenes, write_sceneflow
+from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.experiments.measure import median_seconds
 from ea_psmnet.files import read_disparity, read_image
 from ea_psmnet.machine import single_opencv_thread
@@ -94,7 +94,7 @@ def measure_rate(
 
     Args:
         frames: Read again and again, in order.
-        recipe: A key of `datasets.augment.AUGMENTATIONS`.
+        recipe: A key of `ea_psmnet.datasets.augment.AUGMENTATIONS`.
         workers: Number of worker processes; 0 reads in this one.
         crop: Height and width of the samples.
         warm_up: Number of samples before the measurement.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.experiments.measure import median_seconds, synchronize, timed
 from ea_psmnet.experiments.networks import forecast
 from ea_psmnet.experiments.trial import TrainingSteps

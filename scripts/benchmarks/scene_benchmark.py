@@ -22,7 +22,7 @@ import tyro
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import markdown_table
 

@@ -22,8 +22,8 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.builder import build_dataset
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.figures import COLOURS, dress, new_figure, to_image
 from ea_psmnet.files import write_image
 from ea_psmnet.sample import StereoSample

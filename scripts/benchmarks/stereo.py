@@ -38,7 +38,7 @@ from stereo_methods import METHODS, Network, Predict
 from stereo_report import AS_DENSE, SIZES, markdown, plot
 from torch.nn import functional as F
 
-from datasets.builder import build_dataset
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.evaluation.regions import ALL, NEAR_EDGES, NON_OCCLUDED, regions
 from ea_psmnet.experiments.networks import count_operations, count_parameters
 from ea_psmnet.experiments.trial import TrainingSteps

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from stereo_pairs import textured_pair, warp_correlation, warp_error
 
-from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
-from datasets.augment.geometric import random_crop
-from datasets.augment.photometric import Photometric
+from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment, pick
+from ea_psmnet.datasets.augment.geometric import random_crop
+from ea_psmnet.datasets.augment.photometric import Photometric
 from ea_psmnet.sample import StereoSample
 
 SIZE = (64, 144)

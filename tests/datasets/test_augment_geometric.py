@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from stereo_pairs import FRONT, NEAR, far, matched, seen, textured_pair, warp_error
 
-from datasets.augment import geometric as augment_geometric
-from datasets.augment.geometric import (
+from ea_psmnet.datasets.augment import geometric as augment_geometric
+from ea_psmnet.datasets.augment.geometric import (
     Geometric,
     Tilt,
     cut,

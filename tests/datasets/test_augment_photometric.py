@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from stereo_pairs import textured_pair
 
-from datasets.augment.photometric import Photometric, Tone, photometric, toned
+from ea_psmnet.datasets.augment.photometric import Photometric, Tone, photometric, toned
 from ea_psmnet.sample import StereoSample
 
 OFF = Photometric(

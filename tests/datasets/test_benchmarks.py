@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from dataset_trees import SIZE, eth3d, middeval3, middlebury2014, shade, sintel, write_png
 
-from datasets.builder import build_dataset, detect_dataset
-from datasets.middlebury import Eth3d, MiddEval3, Middlebury2014
-from datasets.sintel import Sintel
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.middlebury import Eth3d, MiddEval3, Middlebury2014
+from ea_psmnet.datasets.sintel import Sintel
 from ea_psmnet.files import write_image
 
 

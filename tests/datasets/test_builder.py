@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from dataset_trees import FRAMES, SIZE, TREES, shade, truth
 
-from datasets.builder import DATASETS, build_dataset, detect_dataset
-from datasets.names import DatasetName
+from ea_psmnet.datasets.builder import DATASETS, build_dataset, detect_dataset
+from ea_psmnet.datasets.names import DatasetName
 
 # Sets whose frames are named in another order than they are numbered here.
 NAMES = {

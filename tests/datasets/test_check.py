@@ -12,12 +12,12 @@ import pytest
 from dataset_trees import instereo2k, middeval3
 from stereo_pairs import textured_pair
 
-from datasets.check import CheckReport, check_dataset, spread
-from datasets.check import files as check_frames
-from datasets.check import pairs as check_pairs
-from datasets.check import series as check_series
-from datasets.check.files import values_of
 from ea_psmnet.__main__ import main
+from ea_psmnet.datasets.check import CheckReport, check_dataset, spread
+from ea_psmnet.datasets.check import files as check_frames
+from ea_psmnet.datasets.check import pairs as check_pairs
+from ea_psmnet.datasets.check import series as check_series
+from ea_psmnet.datasets.check.files import values_of
 from ea_psmnet.files import (
     disparity_values,
     read_image,

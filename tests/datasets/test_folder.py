@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.builder import build_dataset, detect_dataset
-from datasets.folder import PairFolder
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.files import IMAGE_SUFFIXES, write_disparity_png, write_image, write_npy, write_pfm
 
 WRITERS = {".npy": write_npy, ".pfm": write_pfm, ".png": write_disparity_png}

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from dataset_trees import kitti2012, kitti2015, write_png
 
-from datasets.builder import build_dataset, detect_dataset
-from datasets.kitti import Kitti2012, Kitti2015
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.kitti import Kitti2012, Kitti2015
 
 
 def test_the_later_moments_images_are_left_alone(tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from dataset_trees import folder, kitti2015
 
-from datasets.builder import build_dataset, detect_dataset
-from datasets.listing import PairList
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.listing import PairList
 from ea_psmnet.files import write_text
 
 GWCNET = (

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.builder import build_dataset, detect_dataset
-from datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow
 from ea_psmnet.files import write_image, write_pfm, write_text
 
 SIZE = (4, 6)

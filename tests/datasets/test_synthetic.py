@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from datasets.builder import build_dataset
-from datasets.synthetic import (
+from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.synthetic import (
     KINDS,
     Look,
     RenderedScene,
@@ -18,10 +18,10 @@ from datasets.synthetic import (
     render,
     textures,
 )
-from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.palette import FACING, NO_CUTS, Palette, card, turn_x, turn_y
-from datasets.synthetic.scene import Rig, Scene, Solid
-from datasets.synthetic.textures import Atlas, load_atlas
+from ea_psmnet.datasets.synthetic.draw import draw_scene
+from ea_psmnet.datasets.synthetic.palette import FACING, NO_CUTS, Palette, card, turn_x, turn_y
+from ea_psmnet.datasets.synthetic.scene import Rig, Scene, Solid
+from ea_psmnet.datasets.synthetic.textures import Atlas, load_atlas
 from ea_psmnet.files import write_image
 from ea_psmnet.sample import StereoSample
 

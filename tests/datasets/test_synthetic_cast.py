@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from datasets.synthetic import KINDS, SyntheticScenes
-from datasets.synthetic.body import Body
-from datasets.synthetic.cast import (
+from ea_psmnet.datasets.synthetic import KINDS, SyntheticScenes
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.cast import (
     BLOCK,
     Rays,
     blocks,
@@ -17,9 +17,9 @@ from datasets.synthetic.cast import (
     pixel_rays,
     shaded,
 )
-from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.shading import surface
-from datasets.synthetic.textures import Atlas
+from ea_psmnet.datasets.synthetic.draw import draw_scene
+from ea_psmnet.datasets.synthetic.shading import surface
+from ea_psmnet.datasets.synthetic.textures import Atlas
 
 SIZE = (48, 88)
 

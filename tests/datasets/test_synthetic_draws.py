@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from datasets.synthetic import KINDS, Scene, SyntheticScenes, draw
-from datasets.synthetic.body import Body
-from datasets.synthetic.cast import nearest_on_grid, one_thread, pixel_rays
-from datasets.synthetic.draw import draw_scene, foreground
-from datasets.synthetic.palette import Palette, box
-from datasets.synthetic.scene import Solid
+from ea_psmnet.datasets.synthetic import KINDS, Scene, SyntheticScenes, draw
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.cast import nearest_on_grid, one_thread, pixel_rays
+from ea_psmnet.datasets.synthetic.draw import draw_scene, foreground
+from ea_psmnet.datasets.synthetic.palette import Palette, box
+from ea_psmnet.datasets.synthetic.scene import Solid
 
 SIZE = (24, 48)
 WIDE = (256, 512)

@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.synthetic import Look, render
-from datasets.synthetic.body import Body
-from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.outlines import FAMILIES, SIDE, covers, draw_stencil, inside_stencil
-from datasets.synthetic.palette import FACING, Palette, card
-from datasets.synthetic.scene import Rig, Scene, Sensor, Solid
-from datasets.synthetic.sensor import exposure, sensed
-from datasets.synthetic.textures import Atlas
+from ea_psmnet.datasets.synthetic import Look, render
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.draw import draw_scene
+from ea_psmnet.datasets.synthetic.outlines import (
+    FAMILIES,
+    SIDE,
+    covers,
+    draw_stencil,
+    inside_stencil,
+)
+from ea_psmnet.datasets.synthetic.palette import FACING, Palette, card
+from ea_psmnet.datasets.synthetic.scene import Rig, Scene, Sensor, Solid
+from ea_psmnet.datasets.synthetic.sensor import exposure, sensed
+from ea_psmnet.datasets.synthetic.textures import Atlas
 
 SIZE = (64, 96)
 RIG = Rig(SIZE, focal=90.0, centre=(47.5, 31.5), baseline=0.3)

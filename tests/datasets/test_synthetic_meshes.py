@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_synthetic import RIG, SIZE, atlas, flat_areas, material, pixel_slopes, wall, warp_errors
 
-from datasets.synthetic import Look, RenderedScene, render
-from datasets.synthetic.body import Body
-from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.palette import FACING, NO_CUTS, turn_x, turn_y
-from datasets.synthetic.scene import Mesh, Solid
-from datasets.synthetic.sculpture import _FORMS, draw_sculpture
+from ea_psmnet.datasets.synthetic import Look, RenderedScene, render
+from ea_psmnet.datasets.synthetic.body import Body
+from ea_psmnet.datasets.synthetic.draw import draw_scene
+from ea_psmnet.datasets.synthetic.palette import FACING, NO_CUTS, turn_x, turn_y
+from ea_psmnet.datasets.synthetic.scene import Mesh, Solid
+from ea_psmnet.datasets.synthetic.sculpture import _FORMS, draw_sculpture
 
 ETA = 0.35
 """Radius of the torus's tube, of a ring of 1."""
@@ -60,7 +60,7 @@ def test_a_form_is_a_closed_skin_that_fills_its_box(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "datasets.synthetic.sculpture._SHARES", dict.fromkeys(_FORMS, 0.0) | {form: 1}
+        "ea_psmnet.datasets.synthetic.sculpture._SHARES", dict.fromkeys(_FORMS, 0.0) | {form: 1}
     )
     for mesh in sculptures():
         assert np.isfinite(mesh.normals).all()

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.sceneflow import SceneFlow
-from datasets.synthetic import RenderedScene, SyntheticScenes, write_sceneflow
 from ea_psmnet.commands.render import render
+from ea_psmnet.datasets.sceneflow import SceneFlow
+from ea_psmnet.datasets.synthetic import RenderedScene, SyntheticScenes, write_sceneflow
 from ea_psmnet.files import read_disparity, read_pfm
 
 SIZE = (32, 48)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.templates import Files, home, matched
+from ea_psmnet.datasets.templates import Files, home, matched
 
 
 def touch(root: Path, *names: str) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from dataset_trees import instereo2k, kitti2015, sceneflow, shade, truth
 
-from datasets.instereo2k import InStereo2k
-from datasets.kitti import Kitti2015
-from datasets.sceneflow import SceneFlow
+from ea_psmnet.datasets.instereo2k import InStereo2k
+from ea_psmnet.datasets.kitti import Kitti2015
+from ea_psmnet.datasets.sceneflow import SceneFlow
 from ea_psmnet.files import write_pfm
 
 readers = pytest.importorskip("torchvision.datasets")

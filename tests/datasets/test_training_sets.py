@@ -17,12 +17,12 @@ from dataset_trees import (
     write_png,
 )
 
-from datasets.builder import build_dataset, detect_dataset
-from datasets.crestereo import CreStereo
-from datasets.falling_things import FallingThings
-from datasets.instereo2k import InStereo2k
-from datasets.kitti import VirtualKitti
-from datasets.tartanair import TartanAir, TartanAirV2
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.crestereo import CreStereo
+from ea_psmnet.datasets.falling_things import FallingThings
+from ea_psmnet.datasets.instereo2k import InStereo2k
+from ea_psmnet.datasets.kitti import VirtualKitti
+from ea_psmnet.datasets.tartanair import TartanAir, TartanAirV2
 from ea_psmnet.files import write_npy, write_text
 
 

@@ -8,8 +8,8 @@ from multiprocessing import active_children
 
 import pytest
 
-from datasets import workers
-from datasets.workers import loaded
+from ea_psmnet.datasets import workers
+from ea_psmnet.datasets.workers import loaded
 
 
 class Samples:

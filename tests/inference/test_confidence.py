@@ -11,8 +11,8 @@ import pytest
 import torch
 from stereo_pairs import textured_pair
 
-from datasets.synthetic import SyntheticScenes
 from ea_psmnet import StereoMatcher
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.evaluation.evaluation import evaluate_predictors
 from ea_psmnet.evaluation.predictors import network
 from ea_psmnet.files import content_hash

@@ -8,8 +8,8 @@ import pytest
 from input_check import FAULTS, darker, residual, short_range, turned, unrelated
 from stereo_pairs import textured_pair
 
-from datasets.folder import PairFolder
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.folder import PairFolder
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.inference.doctor import diagnose, examined
 from ea_psmnet.matches import FeatureMatches
 

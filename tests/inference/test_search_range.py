@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from stereo_pairs import textured_pair
 
-from datasets.folder import PairFolder
 from ea_psmnet import StereoMatcher
 from ea_psmnet.calibration import Calibration
+from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.inference.search_range import find_range
 

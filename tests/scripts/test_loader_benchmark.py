@@ -13,7 +13,7 @@ from loader_benchmark import (
 )
 from stereo_pairs import textured_pair
 
-from datasets.folder import PairFolder
+from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.files import write_image, write_pfm
 
 

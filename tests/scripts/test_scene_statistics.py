@@ -15,7 +15,7 @@ from scene_statistics import (
     statistics,
 )
 
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.sample import StereoSample
 
 SIZE = (40, 80)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.augment import AUGMENTATIONS
-from datasets.frames import FrameDataset
+from ea_psmnet.datasets.augment import AUGMENTATIONS
+from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.config import Source, parse_source
 from ea_psmnet.training.data import Order, StepSampler, StereoBatch, TrainingSamples

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.tiny import FACTS, FIGURES, OUTCOME
 
-from datasets.folder import PairFolder
+from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors
 from ea_psmnet.training import loop

@@ -11,8 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.tiny import TINY
 
-from datasets.folder import PairFolder
-from datasets.synthetic import SyntheticScenes
+from ea_psmnet.datasets.folder import PairFolder
+from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.models.psmnet import build_model

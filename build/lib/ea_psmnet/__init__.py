@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # By default OpenMP's threads spin while they wait for each other, and burn what others need. Asleep
@@ -13,20 +14,40 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+# The readers lie beside the package, so that a link shows them inside it, where a wheel has them. A
+# checkout may be without symbolic links.
+_HERE = Path(__file__).parent
+if not (_HERE / "datasets").is_dir():
+    __path__.append(str(_HERE.parent))
+
 if TYPE_CHECKING:
-    from ea_psmnet.inference.matcher import StereoMatcher, StereoResult
+    from ea_psmnet.calibration import Calibration
+    from ea_psmnet.calibration_files import read_calibration
+    from ea_psmnet.inference.matcher import StereoMatcher
+    from ea_psmnet.inference.result import StereoResult
     from ea_psmnet.models.config import PSMNetConfig
     from ea_psmnet.models.psmnet import PSMNet, build_model
 
 __version__ = "0.1.0"
 
-__all__ = ["PSMNet", "PSMNetConfig", "StereoMatcher", "StereoResult", "__version__", "build_model"]
+__all__ = [
+    "Calibration",
+    "PSMNet",
+    "PSMNetConfig",
+    "StereoMatcher",
+    "StereoResult",
+    "__version__",
+    "build_model",
+    "read_calibration",
+]
 
 _HOMES = {
+    "Calibration": "ea_psmnet.calibration",
+    "read_calibration": "ea_psmnet.calibration_files",
     "PSMNet": "ea_psmnet.models.psmnet",
     "PSMNetConfig": "ea_psmnet.models.config",
     "StereoMatcher": "ea_psmnet.inference.matcher",
-    "StereoResult": "ea_psmnet.inference.matcher",
+    "StereoResult": "ea_psmnet.inference.result",
     "build_model": "ea_psmnet.models.psmnet",
 }
 

@@ -14,10 +14,13 @@ import tyro
 
 from ea_psmnet import __version__
 from ea_psmnet.commands.ablate import ablate
+from ea_psmnet.commands.app import app
 from ea_psmnet.commands.attention_maps import attention_maps
 from ea_psmnet.commands.compare import compare
 from ea_psmnet.commands.data import check, data, show
+from ea_psmnet.commands.doctor import doctor
 from ea_psmnet.commands.evaluate import evaluate
+from ea_psmnet.commands.export import export
 from ea_psmnet.commands.info import info
 from ea_psmnet.commands.predict import predict
 from ea_psmnet.commands.render import render
@@ -29,17 +32,26 @@ from ea_psmnet.machine import keep_freed_memory
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
+    "doctor": doctor,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "compare": compare,
     "ablate": ablate,
     "data": data,
-    "render": render,
+    "app": app,
     "attention-maps": attention_maps,
     "resources": resources,
     "submission": submission,
     "info": info,
 }
+_ABOUT = """Stereo depth with attention.
+
+--version prints the version, --tyro-print-completion {bash,zsh,tcsh} the shell's completion script.
+
+Exit codes: 0 done; 1 done in part, or something was found, as the command's help says; 2 wrong
+input or options, or no memory; 130 and 143 ended by Ctrl-C and SIGTERM; 141 output unread.
+"""
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"check": check, "show": show, "render": render},
 }
@@ -53,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given == ["--version"]:
         print(__version__)
         return 0
-    return exit_code(lambda: _asked(given)())
+    return exit_code(lambda: parse(given)())
 
 
 def cli() -> None:
@@ -62,16 +74,12 @@ def cli() -> None:
     sys.exit(main())
 
 
-def _asked(arguments: Sequence[str]) -> Callable[[], Any]:
-    """Parse a command line; returns the command with its options.
+def parse(arguments: Sequence[str]) -> Callable[[], Any]:
+    """Parse a command line, without the program's name; returns the command with its options.
 
     Each command has its own parser, so that messages about unknown options refer to that command.
     """
-    about = (
-        "Stereo depth with attention. --version prints the version; --tyro-print-completion "
-        "{bash,zsh,tcsh} prints the shell's completion script."
-    )
-    program = _program()
+    program, about = _program(), _ABOUT
     commands = COMMANDS
     marks = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
     with without_empty_defaults():

@@ -21,6 +21,7 @@ __all__ = [
     "INK",
     "WARNING",
     "Bar",
+    "Extend",
     "GridStyle",
     "Row",
     "dress",
@@ -98,6 +99,13 @@ def dress(
 _BAR = 22
 _BAR_STRIP, _BAR_GAP = 92, 18
 """Pixels: height of a colour bar, of the strip that holds it and its label, and above the bar."""
+_SIDE_BAR, _SIDE_STRIP = 14, 74
+"""Pixels: width of a colour bar beside a row, and of the strip that holds it and its ticks."""
+_END = 42
+"""Pixels for the meaning of an end of a colour bar."""
+
+
+Extend = Literal["neither", "min", "max", "both"]
 
 
 class Bar(NamedTuple):
@@ -106,6 +114,10 @@ class Bar(NamedTuple):
     label: str
     colours: ScalarMappable
     ticks: Sequence[float] | None = None
+    extend: Extend = "neither"
+    """Ends that get an arrow: there are values beyond, in the colour of the end."""
+    ends: tuple[str, str] = ("", "")
+    """Meaning of the first and the last colour."""
 
 
 class _Canvas:
@@ -115,26 +127,66 @@ class _Canvas:
         self._width, self._height = width, height
         self._figure = new_figure(width / _DPI, height / _DPI)
 
-    def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write one line whose middle is at height y."""
+    def text(
+        self, x: float, y: float, text: str, *, room: float | None = None, **style: Any
+    ) -> None:
+        """Write one line whose middle is at height y, smaller if it would not fit.
+
+        Args:
+            x: Place of its start, or of what `ha` in the style names.
+            y: Place of its middle.
+            text: The line.
+            room: Largest width; None for what is to the right of x.
+            style: Options of matplotlib's `Text`.
+        """
         # Not parsed as mathematics: names of files may hold dollar signs.
-        style |= {"color": INK, "va": "center", "parse_math": False}
-        self._figure.text(*self._share(x, y), printable(text), **style)
+        style = {"color": INK, "va": "center", "parse_math": False, **style}
+        line = self._figure.text(*self._share(x, y), printable(text), **style)
+        room, length = self._width - x - 4 if room is None else room, line.get_window_extent().width
+        if length > room:  # widths are not quite in proportion
+            line.set_fontsize(0.95 * float(line.get_fontsize()) * room / length)
 
     def image(self, x: int, y: int, image: Image) -> None:
         """Place an (h, w, 3) image, pixel for pixel."""
         self._figure.figimage(image, x, self._height - y - image.shape[0], origin="upper")
 
     def bar(self, x: int, y: int, width: int, bar: Bar) -> None:
-        """Draw a colour bar with its ticks and its label below."""
+        """Draw a colour bar with its ticks, and its label below between those of its ends."""
         left, bottom = self._share(x, y + _BAR)
         axes = self._figure.add_axes((left, bottom, width / self._width, _BAR / self._height))
+        self._colours(axes, bar, "horizontal", labelsize=12)
+        middle = y + _BAR_STRIP - _BAR_GAP - 12
+        room = width - (2 * _END if any(bar.ends) else 0)
+        self.text(x + width / 2, middle, bar.label, room=room, size=13, ha="center")
+        for place, text, side in zip((x, x + width), bar.ends, ("left", "right"), strict=True):
+            self.text(place, middle, text, room=_END, size=13, ha=side, style="italic")
+
+    def side_bar(self, x: int, y: int, height: int, bar: Bar) -> None:
+        """Draw an upright colour bar with its ticks and its ends, without its label."""
+        for place, text in zip((y + height + 11, y - 10), bar.ends, strict=True):
+            self.text(x, place, text, size=10, style="italic")
+        left, bottom = self._share(x, y + height)
+        shape = _SIDE_BAR / self._width, height / self._height
+        self._colours(self._figure.add_axes((left, bottom, *shape)), bar, "vertical", labelsize=10)
+
+    def _colours(
+        self,
+        axes: Axes,
+        bar: Bar,
+        orientation: Literal["horizontal", "vertical"],
+        labelsize: float,
+    ) -> None:
         colorbar = self._figure.colorbar(
-            bar.colours, cax=axes, orientation="horizontal", ticks=bar.ticks, format="%g"
+            bar.colours,
+            cax=axes,
+            orientation=orientation,
+            ticks=bar.ticks,
+            format="%g",
+            extend=bar.extend,
         )
-        colorbar.set_label(bar.label, size=13, color=INK)
         colorbar.outline.set_visible(False)
-        axes.tick_params(labelsize=12, colors=INK)
+        colorbar.minorticks_off()
+        axes.tick_params(labelsize=labelsize, colors=INK)
 
     def pixels(self) -> Image:
         """The picture, (height, width, 3) RGB."""
@@ -173,6 +225,8 @@ class Row(NamedTuple):
     """A line above the captions: texts at the columns, which may run over several."""
     captions: Sequence[str] = ()
     """A caption above every image."""
+    bar: Bar | None = None
+    """A colour bar beside the last image."""
 
 
 def panel_grid(
@@ -202,11 +256,10 @@ def panel_grid(
     top = (style.title if title else 0) + (style.line if columns else 0)
     height = top + sum(steps) + (_BAR_STRIP if bars else 0)
     places = [style.gap + column * (style.width + style.gap) for column in range(count)]
-    canvas = _Canvas(style.gap + count * (style.width + style.gap), height)
+    beside = _SIDE_STRIP if any(row.bar for row in rows) else 0
+    canvas = _Canvas(style.gap + count * (style.width + style.gap) + beside, height)
     if title:
-        middle = style.title * (1 / 3 if details else 0.6)
-        canvas.text(style.gap, middle, title, size=style.title_size, weight="bold")
-        canvas.text(style.gap, 0.7 * style.title, details, size=style.size)
+        _draw_title(canvas, style, title, details)
     for x, name in zip(places, columns, strict=False):
         canvas.text(x, top - style.line / 2, name, size=style.size, style="italic")
     y = top
@@ -217,6 +270,12 @@ def panel_grid(
         if bar is not None:
             canvas.bar(x, y + _BAR_GAP, style.width, bar)
     return canvas.pixels()
+
+
+def _draw_title(canvas: _Canvas, style: GridStyle, title: str, details: str) -> None:
+    middle = style.title * (1 / 3 if details else 0.6)
+    canvas.text(style.gap, middle, title, size=style.title_size, weight="bold")
+    canvas.text(style.gap, 0.7 * style.title, details, size=style.size)
 
 
 def _row_height(row: Row, style: GridStyle) -> int:
@@ -231,6 +290,9 @@ def _draw_row(canvas: _Canvas, row: Row, style: GridStyle, places: Sequence[int]
         y += style.line if texts else 0
     for x, image in zip(places, row.images, strict=False):
         canvas.image(x, y, image)
+    if row.bar is not None:
+        height, width = row.images[-1].shape[:2]
+        canvas.side_bar(places[len(row.images) - 1] + width + style.gap, y, height, row.bar)
 
 
 def fitted(

@@ -41,11 +41,13 @@ __all__ = [
     "readable",
     "remove_leftovers",
     "remove_own",
+    "write_depth_png",
     "write_disparity_png",
     "write_image",
     "write_json",
     "write_npy",
     "write_pfm",
+    "write_share_png",
     "write_text",
 ]
 
@@ -55,6 +57,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pgm", ".ppm", ".tif", ".ti
 _WRITTEN = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm")  # a grey format
 
 _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
+_MILLIMETRES = 1000
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -191,9 +194,27 @@ def write_disparity_png(path: str | Path, disparity: ArrayLike) -> None:
     pixels, the maximum of the format, are also stored as unknown: clipped, they would form a wall
     of false points in a point cloud. `write_pfm` has no such limit.
     """
-    pixels = _as_map(path, disparity)
+    _write_steps(path, disparity, _PNG_STEPS)
+
+
+def write_depth_png(path: str | Path, depth: ArrayLike) -> None:
+    """Write an (H, W) depth in metres as 16-bit PNG of millimetres, atomically.
+
+    This is what RGB-D cameras write. 0 means unknown, which includes depths over 65.535 m.
+    """
+    _write_steps(path, depth, _MILLIMETRES)
+
+
+def write_share_png(path: str | Path, shares: ArrayLike) -> None:
+    """Write an (H, W) array from 0 to 1 as grey 8-bit PNG, 0 to 255, atomically."""
+    grey = np.rint(255 * np.clip(_as_map(path, shares), 0, 1))
+    _encode(Path(path), grey.astype(np.uint8), suffix=".png")
+
+
+def _write_steps(path: str | Path, values: ArrayLike, steps_per_unit: int) -> None:
+    pixels = _as_map(path, values)
     with np.errstate(invalid="ignore"):
-        steps = np.maximum(np.rint(pixels.astype(np.float64) * _PNG_STEPS), 1)
+        steps = np.maximum(np.rint(pixels.astype(np.float64) * steps_per_unit), 1)
         storable = (pixels > 0) & (steps <= np.iinfo(np.uint16).max)
     _encode(Path(path), np.where(storable, steps, 0).astype(np.uint16), suffix=".png")
 

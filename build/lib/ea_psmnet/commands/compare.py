@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
 
-from datasets.names import DatasetName
+from ea_psmnet.datasets.names import DatasetName
 from ea_psmnet.machine import Device, Precision
 
 __all__ = ["compare"]
@@ -22,7 +21,6 @@ def compare(
     sites: tuple[str, ...] = ("encoder",),
     sizes: tuple[str, ...] = (),
     batches: tuple[int, ...] = (1,),
-    works: tuple[Literal["inference", "training"], ...] = ("inference", "training"),
     width: float = 1.0,
     max_disparity: int = 192,
     root: Path | None = None,
@@ -30,7 +28,6 @@ def compare(
     budget: str = "GTX 1080 Ti",
     device: Device = "auto",
     precision: Precision = "auto",
-    allocator: Literal["kept", "default"] = "kept",
     repeats: int = 3,
     timeout: float = 3600,
     threads: int | None = None,
@@ -56,7 +53,6 @@ def compare(
             encoder+decoder; each makes a network of its own.
         sizes: Sizes of random images, as 256x512; default: 256x512, or none with --root.
         batches: Numbers of pairs at once.
-        works: Work on random images.
         width: Channels of the variants relative to the published network's.
         max_disparity: Disparities that all networks search, in pixels.
         root: Folder of a dataset, whose test split all networks predict.
@@ -65,8 +61,6 @@ def compare(
             the paper's), or physical for the memory that is free.
         device: Where to compute.
         precision: Float32 (exact), or bfloat16 if the device is fast at it.
-        allocator: Allocator of the CPU: kept is told to keep freed memory, as by all commands,
-            which is faster and has a higher peak; default is glibc's own.
         repeats: Number of runs that are timed; the median is reported.
         timeout: Seconds after which a process is ended.
         threads: Number of CPU threads; default: one for each core, or OMP_NUM_THREADS.
@@ -90,12 +84,11 @@ def compare(
     networks = named_networks(
         variants, presets, checkpoints, sites=sites, width=width, max_disparity=max_disparity
     )
-    load = Load(sizes=sizes, batches=batches, works=works, root=root, data=data)
+    load = Load(sizes=sizes, batches=batches, root=root, data=data)
     limit = parse_budget(budget, choose_device(device))
     trials = plan(
-        networks, load, budget=limit.bytes, device=device, precision=precision,
-        allocator=allocator, repeats=repeats,
-    )  # fmt: skip
+        networks, load, budget=limit.bytes, device=device, precision=precision, repeats=repeats
+    )
     minutes = max(1, round(expected_seconds(trials, timeout) / 60))
     expected = f"{len(trials)} trials of {len(networks)} networks: about {minutes} min"
     print(f"{expected} at most, less if memory runs out", file=sys.stderr)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
-from datasets.names import DatasetName, RenderPass, Split
+from ea_psmnet.datasets.names import DatasetName, RenderPass, Split
 
 __all__ = ["check", "data", "show"]
-
-_Data = Annotated[DatasetName, tyro.conf.arg(name="data", aliases=("--name",), metavar="KIND")]
-"""Named `--data` as in all commands; `--name` is its earlier name here."""
 
 
 def check(
     root: tyro.conf.Positional[Path],
     *,
-    name: _Data = "auto",
+    data: DatasetName = "auto",
     max_disparity: float = 192,
     pairs: int = 32,
     whole: bool = True,
@@ -34,18 +31,18 @@ def check(
 
     Args:
         root: Folder of the dataset, or a list of pairs.
-        name: Kind of dataset, as `evaluate --data`; auto detects it.
+        data: Kind of dataset, as `evaluate --data`; auto detects it.
         max_disparity: Disparity in pixels above which pixels are counted.
         pairs: Number of pairs whose views are compared.
         whole: Report fewer frames than published as a problem.
         workers: Number of threads.
         out: JSON file for the report.
     """
-    from datasets.check import check_dataset
+    from ea_psmnet.datasets.check import check_dataset
     from ea_psmnet.files import write_json
 
     report = check_dataset(
-        root, name=name, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
+        root, name=data, max_disparity=max_disparity, pairs=pairs, whole=whole, workers=workers
     )
     print(report.to_text())
     if out is not None:
@@ -57,7 +54,7 @@ def show(
     root: tyro.conf.Positional[Path],
     *,
     out: Path,
-    name: _Data = "auto",
+    data: DatasetName = "auto",
     split: Split = "train",
     render_pass: RenderPass = "clean",
     count: int = 8,
@@ -70,7 +67,7 @@ def show(
     Args:
         root: Folder of the dataset, or a list of pairs.
         out: Picture to write, for example pairs.png.
-        name: Kind of dataset, as `evaluate --data`; auto detects it.
+        data: Kind of dataset, as `evaluate --data`; auto detects it.
         split: Split of the dataset, if it has splits.
         render_pass: Rendering of Scene Flow and Sintel.
         count: Number of pairs, evenly spread over the dataset.
@@ -80,16 +77,16 @@ def show(
     """
     import numpy as np
 
-    from datasets.augment import AUGMENTATIONS, pick
-    from datasets.augment import augment as changed
-    from datasets.builder import build_dataset
-    from datasets.check import spread
+    from ea_psmnet.datasets.augment import AUGMENTATIONS, pick
+    from ea_psmnet.datasets.augment import augment as changed
+    from ea_psmnet.datasets.builder import build_dataset
+    from ea_psmnet.datasets.check import spread
     from ea_psmnet.files import write_image
     from ea_psmnet.inference.contact import contact_sheet
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
-    dataset = build_dataset(name, root, split=split, render_pass=render_pass, require_truth=False)
+    dataset = build_dataset(data, root, split=split, render_pass=render_pass, require_truth=False)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]
     if augment is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from datasets.names import DatasetName, RenderPass, Split
 from ea_psmnet.commands.options import MatcherOptions
+from ea_psmnet.datasets.names import DatasetName, RenderPass, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,11 +60,11 @@ class EvaluationOptions:
     ground truth."""
     batch: int = 1
     """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
-    protocol_batch: int = 8
-    """Number of images over which the protocols psmnet and gwcnet average first."""
     out: Path | None = None
     """Folder for report.json, report.md, images.csv and pictures. Measurements are kept there, too,
     until the report is written: after an interruption the same command goes on."""
+    confidence: bool = False
+    """Measure the networks' confidence: reliability, calibration error and sparsification."""
     sheets: bool = False
     """Draw a sheet of every pair: left image, disparity, ground truth and error map."""
     error_maps: bool = False
@@ -107,7 +107,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
 
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
-    from datasets.builder import build_dataset
+    from ea_psmnet.datasets.builder import build_dataset
     from ea_psmnet.evaluation.evaluation import evaluate_predictors
     from ea_psmnet.evaluation.pictures import Pictures
     from ea_psmnet.evaluation.predictors import sample_names
@@ -119,8 +119,7 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     from ea_psmnet.tables import check_range
 
     check_range("limit", options.limit, 1, 4096)
-    for name in ("batch", "protocol_batch"):
-        check_range(name, getattr(options, name), 1, 2**16)
+    check_range("batch", options.batch, 1, 2**16)
     if options.root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)
@@ -143,7 +142,6 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         dataset,
         limit=options.limit,
         protocols=protocols,
-        protocol_batch=options.protocol_batch,
         batch=options.batch,
         journal=_journal(options, settings, predictors, dataset),
         observer=pictures,
@@ -188,8 +186,7 @@ def _journal(
         "pictures": " ".join(drawn) or "none",
     }
     identities = {f"method {each.label}": each.identity for each in predictors}
-    merged = {name: value for name, value in settings.items() if name != "protocol batch"}
-    return Journal(options.out / _UNFINISHED, merged | depends | identities)
+    return Journal(options.out / _UNFINISHED, {**settings} | depends | identities)
 
 
 def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Predictor]:
@@ -206,10 +203,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     labels = _labels([*(path.with_suffix("") for path in weights), *folders])
     search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
-        *(
-            _network(replace(options.matcher, checkpoint=path), path, label)
-            for path, label in zip(weights, labels, strict=False)
-        ),
+        *(_network(options, path, label) for path, label in zip(weights, labels, strict=False)),
         *(
             baseline(BlockMatcher(name, search, fill=options.fill, pad=options.pad))
             for name in dict.fromkeys(options.method)
@@ -222,14 +216,19 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     ]
 
 
-def _network(options: MatcherOptions, weights: Path, label: str) -> Predictor:
+def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor:
     from ea_psmnet.evaluation.predictors import network
     from ea_psmnet.files import content_hash
+    from ea_psmnet.inference.matcher import StereoMatcher
 
-    matcher = options.load()
+    given = replace(options.matcher, checkpoint=weights)
+    matcher = given.predictor()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
-    overridden = f"align corners {options.align_corners}, peak reach {options.peak_reach}"
-    return network(matcher, label, f"{identity}, {overridden}")
+    identity += f", align corners {given.align_corners}, peak reach {given.peak_reach}"
+    # The map is described beside the weights, which their hash does not cover.
+    if options.confidence and isinstance(matcher, StereoMatcher):
+        identity += f", confidence {matcher.confidence_map.weights}"
+    return network(matcher, label, identity, confidence=options.confidence)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -254,7 +253,8 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
     import numpy as np
     import torch
 
-    from datasets.builder import detect_dataset
+    from ea_psmnet.datasets.builder import detect_dataset
+    from ea_psmnet.evaluation.evaluation import PROTOCOL_BATCH
 
     auto = options.data == "auto"
     return {
@@ -262,7 +262,7 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
         "split": options.split,
         "render pass": options.render_pass,
         "batch": str(options.batch),
-        "protocol batch": str(options.protocol_batch),
+        "protocol batch": str(PROTOCOL_BATCH),
         "device": options.matcher.device,
         "precision": options.matcher.precision,
         "torch": str(torch.__version__),

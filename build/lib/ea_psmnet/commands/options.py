@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +11,71 @@ import tyro
 from ea_psmnet.machine import Precision, use_threads
 
 if TYPE_CHECKING:
+    from ea_psmnet.calibration import Calibration, RawCalibration
+    from ea_psmnet.inference.exported import ExportedMatcher
     from ea_psmnet.inference.matcher import StereoMatcher
 
-__all__ = ["MatcherOptions"]
+__all__ = ["CalibrationOptions", "MatcherOptions"]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Calibration of the camera, for metric outputs."""
+
+    calib: tuple[Path, ...] = ()
+    """Calibration file: Middlebury's or ETH3D's calib.txt, KITTI's, K.txt, OpenCV's YAML or XML, or
+    two camera_info files of ROS. With lens distortion or a rotation between the cameras, the pair
+    is rectified first."""
+    raw: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
+    """Whether the images are unrectified; default: if the file says how to rectify them."""
+    focal: float | None = None
+    """Focal length in pixels of the images, instead of a file."""
+    baseline: float | None = None
+    """Distance of the cameras in metres; beside a file it replaces the file's."""
+    doffs: float | None = None
+    """Difference in pixels of the principal points' columns, right minus left; default: 0."""
+    cx: float | None = None
+    """Column of the left camera's principal point; default: centre of the image."""
+    cy: float | None = None
+    """Row of the principal point; default: centre of the image."""
+
+    def load(self, left: Path, height: int, width: int) -> Calibration | RawCalibration | None:
+        """Calibration of a pair; None if no option gives one.
+
+        Args:
+            left: Path of the left image, whose folder tells KITTI's grey cameras (`image_0`) from
+                the colour ones.
+            height: Height of the images.
+            width: Width of the images.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: A file has no calibration, or the options contradict each other.
+        """
+        from ea_psmnet.calibration import Calibration
+        from ea_psmnet.calibration_files import read_calibration
+
+        given = {"focal": self.focal, "doffs": self.doffs, "cx": self.cx, "cy": self.cy}
+        direct = [f"--{name}" for name, value in given.items() if value is not None]
+        if self.calib:
+            if direct:
+                raise ValueError(f"--calib and {direct[0]} exclude each other")
+            grey = left.resolve().parent.name in ("image_0", "image_00")
+            read = read_calibration(*self.calib, raw=self.raw, camera=0 if grey else 2)
+            return read if self.baseline is None else read.with_baseline(self.baseline)
+        if self.raw is not None:
+            raise ValueError("--raw goes with --calib, which says how to rectify")
+        if self.focal is None and self.baseline is None and not direct:
+            return None
+        if self.focal is None or self.baseline is None:
+            raise ValueError("a calibration needs --calib FILE, or both --focal and --baseline")
+        return Calibration(
+            f=self.focal,
+            cx=(width - 1) / 2 if self.cx is None else self.cx,
+            cy=(height - 1) / 2 if self.cy is None else self.cy,
+            baseline=self.baseline,
+            doffs=self.doffs or 0.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -22,7 +84,7 @@ class MatcherOptions:
 
     checkpoint: Path | None = None
     """Weights (.safetensors), an original PSMNet file (.tar), a run folder, or the name of bundled
-    weights; default: ea-light."""
+    weights; default: ea-light. predict and evaluate also take exported files (.onnx, .xml)."""
     max_disparity: int | None = None
     """Number of disparities to search, in pixels; default: as in training."""
     align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
@@ -39,6 +101,23 @@ class MatcherOptions:
 
     threads: int | None = None
     """Number of CPU threads; default: one per core, or OMP_NUM_THREADS."""
+
+    def predictor(self, memory: str | None = None) -> StereoMatcher | ExportedMatcher:
+        """Load the matcher, or that of an exported file, which needs no torch."""
+        from ea_psmnet.inference.exported import EXPORTED_SUFFIXES, ExportedMatcher
+        from ea_psmnet.tables import check_range
+
+        if self.checkpoint is None or self.checkpoint.suffix not in EXPORTED_SUFFIXES:
+            return self.load(memory)
+        given = replace(self, checkpoint=None, threads=None, device="cpu")
+        if given != MatcherOptions(device="cpu") or memory or self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"{self.checkpoint}: of an exported network only --threads can be set: range, "
+                "precision and the like are options of the command export"
+            )
+        if self.threads is not None:
+            check_range("threads", self.threads, 1, 1024)
+        return ExportedMatcher.load(self.checkpoint, threads=self.threads)
 
     def load(self, memory: str | None = None) -> StereoMatcher:
         """Load the matcher; for arguments and errors see `StereoMatcher.load`."""

@@ -1,68 +1,340 @@
-"""`predict`: from two images to disparity files."""
+"""`predict`: from images and videos to disparity files."""
 
 from __future__ import annotations
 
+import json as json_format
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ea_psmnet.commands.options import MatcherOptions
+from ea_psmnet.commands.options import CalibrationOptions, MatcherOptions
+from ea_psmnet.commands.predicting import PairPredictor, PredictionOptions, Prepared
 
-__all__ = ["predict"]
+if TYPE_CHECKING:
+    from ea_psmnet.inference.inputs import PairSource
+    from ea_psmnet.inference.many import Outcome, Work
+    from ea_psmnet.inference.prediction_files import PairRecord
+    from ea_psmnet.inference.result import StereoResult
+    from ea_psmnet.inference.video import StereoVideo, VideoFrame
+
+__all__ = ["pair_files", "predict"]
+
+Existing = Literal["overwrite", "skip", "refuse"]
+_SOME_FAILED = 1
+"""Exit code if some of several pairs failed."""
 
 
 def predict(
-    left: tyro.conf.Positional[Path],
-    right: tyro.conf.Positional[Path],
+    inputs: tyro.conf.Positional[tuple[Path, ...]],
     *,
     out: Path,
     name: str | None = None,
     force: bool = False,
-    scale: float = 1,
-    memory: str | None = None,
+    existing: Existing = "overwrite",
+    layout: Literal["separate", "side-by-side", "top-bottom"] = "separate",
+    picture: Literal["beside", "disparity", "none"] = "beside",
+    smooth: float = 0,
+    quiet: bool = False,
+    json: bool = False,
+    what: Annotated[PredictionOptions, tyro.conf.arg(name="")] = PredictionOptions(),
+    calibration: Annotated[CalibrationOptions, tyro.conf.arg(name="")] = CalibrationOptions(),
     options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
-) -> None:
-    """Predict the disparity of a rectified pair.
+) -> int:
+    """Predict the disparity of rectified pairs.
 
     Writes NAME_disparity.pfm (float32 pixels), NAME_disparity.png (16 bits, pixels times 256, as
-    in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images.
+    in KITTI), NAME_preview.png for viewing, and NAME_pair.json with the input images. --write
+    chooses among these and other outputs. Warnings name faults of the pair, as `doctor` finds them.
+    A video has the files of its frames in a folder, and NAME_preview.mp4 and NAME_preview.json with
+    the range of colours and the flicker.
+
+    Exit codes: 0 all done; 1 some of several pairs failed, which are listed at the end; 2 wrong
+    input or options, or no memory; 130 and 143 ended by Ctrl-C and SIGTERM.
 
     Args:
-        left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
-        right: Right image, of the same size.
+        inputs: LEFT and RIGHT: two images, two folders, two quoted patterns or two videos; a folder
+            of pairs; a list (.txt, .csv) with LEFT RIGHT on each line; or with --layout images,
+            folders or a video that show both views. Images are PNG, JPEG, WebP, TIFF, PNM or BMP,
+            in colour or grey, with 8 or 16 bits.
         out: Folder for the results.
-        name: Prefix of the names of the results; default: the common part of the images' names, or
-            the name of their folder.
+        name: Prefix of the names of the results of one pair or video; default: the common part of
+            the images' names, or the name of their folder.
         force: Overwrite the results of another pair.
-        scale: Factor on the size at which the pair is predicted. 0.5 needs less memory and time and
-            doubles the range of disparities, with less detail. Results have the original size.
-        memory: Memory limit of the program on the device, for example 8GiB; default: the free
-            memory. Pairs that need more are predicted in overlapping tiles.
+        existing: What to do where a pair's own results are there: overwrite, skip those of the same
+            images and settings, as to go on after an interruption, or refuse.
+        layout: Where the views of a pair are: in two files, or beside or above each other in one.
+        picture: What the preview shows: the left image beside the disparity, only the disparity, or
+            none.
+        smooth: Strength, from 0 to below 1, of an average over time in the preview of a video,
+            where the image does not change.
+        quiet: Print neither paths nor progress.
+        json: Print a line of JSON for each pair instead of its paths: name, status, paths, seconds,
+            disparity (smallest and largest), warnings and error.
+        what: What is predicted.
+        calibration: Calibration of the camera.
         options: Network that predicts, and its options.
     """
-    from ea_psmnet.files import printable
-    from ea_psmnet.inference.pairs import as_pair, predicted_at_scale
-    from ea_psmnet.inference.prediction_files import (
-        check_unclaimed,
-        pair_name,
-        pair_record,
-        prediction_paths,
-        write_prediction,
+    from ea_psmnet.inference.inputs import find_pairs
+    from ea_psmnet.inference.sequence import Smoothing
+    from ea_psmnet.inference.video import StereoVideo, is_video
+
+    _check_options(out, name)
+    Smoothing(smooth)
+    if picture == "none":
+        what = replace(what, write=tuple(each for each in what.write if each != "preview"))
+    predictor = PairPredictor(what, calibration, options)
+    report = _Report(quiet=quiet, as_json=json)
+    if inputs and all(map(is_video, inputs)):
+        files = _Files(out, predictor, existing, force=force, beside=picture == "beside")
+        video = StereoVideo(inputs, layout)
+        _ = predictor.matcher  # its errors are not those of a frame
+        return _predict_video(video, name or video.name, files, report, smooth)
+    found = find_pairs(inputs, layout)
+    pairs = found.pairs
+    if name is not None:
+        if len(pairs) > 1:
+            raise ValueError(f"--name is for one pair, and these are {len(pairs)}")
+        pairs = [replace(pairs[0], name=name)]
+    if len(pairs) > 1:
+        _ = predictor.matcher  # its errors are not those of a pair
+    for path in found.alone:
+        report.alone(path)
+    return report.run(
+        pairs, pair_files(out, predictor, existing, force=force, beside=picture == "beside")
     )
 
+
+def _check_options(out: Path, name: str | None) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file: --out takes a folder")
     if name is not None and (Path(name).name != name or not name.strip(".")):
         raise ValueError(f"'{name}' is not a valid --name: it is a prefix of file names in --out")
-    views = as_pair((left, right))
-    called, pair = name or pair_name(left, right), pair_record(left, right)
-    for path in prediction_paths(out, called):
-        if path.exists() and any(path.samefile(image) for image in (left, right)):
-            raise ValueError(f"{path}: would overwrite an input image: give another --out")
-    if not force:
-        check_unclaimed(out, called, pair)
-    matcher = options.load(memory)
-    disparity = predicted_at_scale(lambda *pair: matcher(*pair).disparity, views, scale)
-    for path in write_prediction(out, called, views[0], disparity, pair):
-        print(printable(path))
+
+
+def pair_files(
+    out: Path,
+    predictor: PairPredictor,
+    existing: Existing = "overwrite",
+    *,
+    force: bool = False,
+    beside: bool = True,
+) -> Work:
+    """The steps from pairs of images to their results in a folder.
+
+    Args:
+        out: The folder.
+        predictor: Predicts.
+        existing: What to do with a pair's own results that are there.
+        force: Overwrite results of other pairs.
+        beside: Whether previews show the left image, too.
+    """
+    files = _Files(out, predictor, existing, force=force, beside=beside)
+    return files.work(_reader(predictor), lambda pair: pair.record())
+
+
+def _reader(predictor: PairPredictor) -> Callable[[PairSource], Prepared]:
+    return lambda pair: predictor.prepare(pair.read(), pair.left)
+
+
+class _Files:
+    """Where results go, and what happens to those that are there."""
+
+    def __init__(
+        self, out: Path, predictor: PairPredictor, existing: Existing, *, force: bool, beside: bool
+    ) -> None:
+        self.out, self.predictor, self.beside = out, predictor, beside
+        self._existing, self._force = existing, force
+        self.outputs: Sequence[str] = predictor.what.write
+
+    def work(
+        self,
+        read: Callable[..., Prepared],
+        record: Callable[..., PairRecord],
+    ) -> Work:
+        """The steps for pairs that `read` reads and `record` describes."""
+        from ea_psmnet.inference.many import Work
+
+        settings = self.predictor.settings
+        records: dict[str, PairRecord] = {}
+
+        def done(pair: PairSource | VideoFrame) -> list[Path]:
+            records[pair.name] = record(pair) | {"settings": settings}
+            return self._kept(pair.name, records[pair.name])
+
+        def predict(pair: PairSource | VideoFrame, prepared: Prepared) -> StereoResult:
+            return self.predictor.predict(prepared)
+
+        def write(
+            pair: PairSource | VideoFrame, prepared: Prepared, result: StereoResult
+        ) -> list[Path]:
+            return self._write(pair.name, result, records.pop(pair.name))
+
+        return Work(done, read, predict, write)
+
+    def _kept(self, name: str, record: PairRecord) -> list[Path]:
+        """Results that are there and are kept; raises an error if they must not be overwritten."""
+        from ea_psmnet.inference.prediction_files import (
+            check_unclaimed,
+            prediction_paths,
+            written_before,
+        )
+
+        folder, base = _placed(self.out, name)
+        there = [path for path in prediction_paths(folder, base, self.outputs) if path.exists()]
+        sources = [Path(view["path"].split("#")[0]) for key, view in record.items()
+                   if key in ("left", "right")]  # fmt: skip
+        for path in there:
+            inputs = (*sources, *self.predictor.calibration.calib)
+            if any(each.exists() and path.samefile(each) for each in inputs):
+                raise ValueError(f"{path}: would overwrite an input: give another --out")
+        if self._existing == "skip":
+            kept = written_before(folder, base, record, self.outputs)
+            if kept:
+                return kept
+        if self._existing == "refuse" and there:
+            raise FileExistsError(
+                f"{there[0]}: is there: give another --out, or --existing skip or overwrite"
+            )
+        if not self._force:
+            check_unclaimed(folder, base, record)
+        return []
+
+    def _write(self, name: str, result: StereoResult, record: PairRecord) -> list[Path]:
+        from ea_psmnet.inference.prediction_files import write_prediction
+
+        folder, base = _placed(self.out, name)
+        return write_prediction(
+            folder, base, result, record, self.outputs, self.predictor.what.cloud,
+            beside=self.beside, colours=self.predictor.what.colours,
+        )  # fmt: skip
+
+
+def _placed(out: Path, name: str) -> tuple[Path, str]:
+    """Folder and base of the names of results that may be in a folder of their own."""
+    path = out / name
+    return path.parent, path.name
+
+
+def _predict_video(
+    video: StereoVideo, name: str, files: _Files, report: _Report, smooth: float
+) -> int:
+    """Predict the frames of a video, and write the video of their disparity if it is asked for."""
+    from ea_psmnet.files import read_pfm, write_json
+    from ea_psmnet.inference.prediction_files import prediction_paths
+    from ea_psmnet.inference.video import write_disparity_video
+
+    wanted = files.outputs
+    files.outputs = [each for each in wanted if each != "preview"] or ["disparity"]
+    if "preview" in wanted and "disparity" not in files.outputs:
+        files.outputs = [*files.outputs, "disparity"]
+    frames = video.frames(name)
+    predictor = files.predictor
+    steps = files.work(
+        lambda frame: predictor.prepare(video.read(frame), video.paths[0]), video.record
+    )
+    code = report.run(frames, steps, of_video=True, paths="disparity" in wanted)
+    if "preview" not in wanted:
+        return code
+    places = {frame: prediction_paths(*_placed(files.out, frame.name), ["disparity"])
+              for frame in frames}  # fmt: skip
+    path = files.out / f"{name}_preview.mp4"
+    told = write_disparity_video(
+        path, video, [frame for frame in frames if places[frame][0].exists()],
+        lambda frame: read_pfm(places[frame][0]),
+        name=name, smoothing=smooth, beside=files.beside, colours=predictor.what.colours,
+    )  # fmt: skip
+    write_json(path.with_suffix(".json"), told)
+    if "disparity" not in wanted:  # of use for the video alone
+        only = set(files.outputs) == {"disparity"}
+        for paths in places.values():
+            for each in paths if only else paths[:-1]:
+                each.unlink(missing_ok=True)
+        with suppress(OSError):  # other results are in it
+            (files.out / name).rmdir()
+    report.paths([path, path.with_suffix(".json")])
+    return code
+
+
+class _Report:
+    """Tells what became of pairs: paths or JSON on stdout, progress and failures on stderr."""
+
+    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        self._quiet, self._json = quiet, as_json
+        self._failed: list[str] = []
+        self._counts: Counter[str] = Counter()
+
+    def run(
+        self,
+        pairs: Sequence[PairSource | VideoFrame],
+        work: Work,
+        *,
+        of_video: bool = False,
+        paths: bool = True,
+    ) -> int:
+        """Predict pairs and return the exit code.
+
+        Args:
+            pairs: The pairs.
+            work: How they are predicted.
+            of_video: Whether they are frames, of which even a single one that fails is listed.
+            paths: Whether to tell the paths of each pair.
+
+        Raises:
+            Exception: The error of a pair, if it is the only one.
+        """
+        from ea_psmnet.inference.many import predict_many
+        from ea_psmnet.progress import Progress
+
+        alone = len(pairs) == 1 and not of_video and not self._failed
+        hidden = self._quiet or len(pairs) == 1
+        with Progress(total=len(pairs), desc="predict", unit="pair", disable=hidden) as bar:
+            for outcome in predict_many(pairs, work):
+                told = outcome if paths else replace(outcome, paths=[])
+                self._tell(told, named=of_video or len(pairs) > 1)
+                bar.update()
+                if alone and outcome.error is not None:
+                    raise outcome.error
+        if len(pairs) > 1 and not self._quiet:
+            counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
+            print(f"{len(pairs)} pairs: {counts}", file=sys.stderr)
+        for line in self._failed:
+            print(line, file=sys.stderr)
+        return _SOME_FAILED if self._failed else 0
+
+    def alone(self, path: Path) -> None:
+        """Note an image without a partner."""
+        from ea_psmnet.inference.many import Outcome
+
+        error = ValueError("no image of the other view has this name")
+        self._tell(Outcome(str(path), error=error), named=True)
+
+    def paths(self, paths: Sequence[Path]) -> None:
+        """Tell files that belong to all pairs."""
+        from ea_psmnet.files import printable
+        from ea_psmnet.progress import Progress
+
+        if self._json:
+            print(json_format.dumps({"paths": [str(path) for path in paths]}), flush=True)
+        elif not self._quiet:
+            for path in paths:
+                Progress.write(printable(path), file=sys.stdout)
+
+    def _tell(self, outcome: Outcome, *, named: bool) -> None:
+        from ea_psmnet.console import show_warning
+        from ea_psmnet.files import printable
+
+        self._counts[outcome.status] += 1
+        if outcome.error is not None and named:
+            self._failed.append(f"failed: {printable(outcome.name)}: {outcome.error}")
+        if self._json:
+            print(json_format.dumps(outcome.to_dict()), flush=True)
+            return
+        for text in outcome.warnings:
+            show_warning(f"{printable(outcome.name)}: {text}" if named else text)
+        self.paths(outcome.paths if not outcome.skipped else [])

@@ -40,7 +40,7 @@ def render(
             right.png,disp.pfm}.
         workers: Number of rendering processes.
     """
-    from datasets.synthetic import SyntheticScenes, write_sceneflow
+    from ea_psmnet.datasets.synthetic import SyntheticScenes, write_sceneflow
     from ea_psmnet.tables import check_range
 
     for name, count in (("train", train), ("test", test)):

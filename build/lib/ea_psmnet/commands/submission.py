@@ -62,7 +62,7 @@ def submission(
     matcher = options.load(memory)
 
     def predict(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return predicted_at_scale(lambda *pair: matcher(*pair).disparity, (left, right), scale)
+        return predicted_at_scale(matcher, (left, right), scale).disparity
 
     settings = {
         "weights": content_hash(find_weights(options.checkpoint or DEFAULT)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from datasets.decoders import scaled_png
-from datasets.frames import FrameDataset
-from datasets.names import Split, train_only
-from datasets.templates import Files, frames_of_parts, home
+from ea_psmnet.datasets.decoders import scaled_png
+from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.names import Split, train_only
+from ea_psmnet.datasets.templates import Files, frames_of_parts, home
 
 __all__ = ["CreStereo", "is_crestereo"]
 

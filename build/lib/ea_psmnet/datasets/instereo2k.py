@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from datasets.decoders import scaled_png
-from datasets.frames import FrameDataset
-from datasets.names import Split
-from datasets.templates import Files, both_views, frames_of_views, home
+from ea_psmnet.datasets.decoders import scaled_png
+from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.names import Split
+from ea_psmnet.datasets.templates import Files, both_views, frames_of_views, home
 from ea_psmnet.tables import check_choice
 
 __all__ = ["InStereo2k", "is_instereo2k"]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from datasets.decoders import depth_png, is_set
-from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import Split, train_only
-from datasets.templates import Files, frames_of_views, home, matched
+from ea_psmnet.datasets.decoders import depth_png, is_set
+from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.names import Split, train_only
+from ea_psmnet.datasets.templates import Files, frames_of_views, home, matched
 
 __all__ = [
     "Kitti2012",

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets.decoders import is_set
-from datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.decoders import is_set
+from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES, printable, readable
 
 __all__ = ["PairList", "is_pair_list"]

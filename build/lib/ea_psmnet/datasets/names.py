@@ -36,7 +36,7 @@ DatasetName = Literal[
     "list",
     "synthetic",
 ]
-"""Keys of `datasets.builder.DATASETS`, and `auto` to detect the dataset."""
+"""Keys of `ea_psmnet.datasets.builder.DATASETS`, and `auto` to detect the dataset."""
 
 Split = Literal["train", "test"]
 

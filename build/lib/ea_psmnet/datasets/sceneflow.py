@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from datasets.decoders import is_unset, negated_pfm
-from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import RENDERINGS, Rendering, RenderPass, Split, render_passes
-from datasets.templates import Files, Key, every_part, matched
+from ea_psmnet.datasets.decoders import is_unset, negated_pfm
+from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.names import RENDERINGS, Rendering, RenderPass, Split, render_passes
+from ea_psmnet.datasets.templates import Files, Key, every_part, matched
 from ea_psmnet.files import readable
 from ea_psmnet.tables import check_choice
 

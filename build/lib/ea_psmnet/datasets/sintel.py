@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from datasets.decoders import is_unset, neither_set, sintel_png
-from datasets.frames import Frame, FrameDataset, Mask, View
-from datasets.names import RenderPass, Split, render_passes, train_only
-from datasets.templates import Files, every_part, home, matched
+from ea_psmnet.datasets.decoders import is_unset, neither_set, sintel_png
+from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.names import RenderPass, Split, render_passes, train_only
+from ea_psmnet.datasets.templates import Files, every_part, home, matched
 
 __all__ = ["Sintel", "is_sintel"]
 

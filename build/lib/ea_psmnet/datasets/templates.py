@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.frames import Frame, View
+from ea_psmnet.datasets.frames import Frame, View
 
 __all__ = [
     "Files",

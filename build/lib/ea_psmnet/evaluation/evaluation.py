@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.predictors import Predictor, network
 from ea_psmnet.evaluation.protocols import Protocol, Score
 from ea_psmnet.evaluation.regions import ALL, NON_OCCLUDED, REGIONS, regions
@@ -27,9 +27,20 @@ from ea_psmnet.evaluation.shares import (
 )
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Evaluation", "Observer", "ProtocolResult", "evaluate", "evaluate_predictors"]
+__all__ = [
+    "PROTOCOL_BATCH",
+    "Evaluation",
+    "Observer",
+    "ProtocolResult",
+    "evaluate",
+    "evaluate_predictors",
+]
+
+PROTOCOL_BATCH = 8
+"""Number of images over which the published code of PSMNet and GwcNet averages first."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class Evaluation:
     protocols: tuple[ProtocolResult, ...] = ()
     visibility_known: int = 0
     """Number of images whose occlusion is known; the two regions of occlusion are of these."""
+    confidence: ConfidenceSums | None = None
+    """Quality of the predictor's confidence over all counted pixels; None if it has none."""
 
     @property
     def total(self) -> DisparityErrors:
@@ -92,6 +105,12 @@ class Evaluation:
             "max_disparity": self.max_disparity,
             "visibility_known": self.visibility_known,
             "total": {"pixels": self.total.pixels} | _finite(self.figures()),
+            "confidence": None
+            if self.confidence is None
+            else {
+                "sums": asdict(self.confidence),
+                "figures": _finite(self.confidence.figures()),
+            },
             "regions": {
                 name: {"sums": asdict(errors), "figures": _finite(self.figures(name))}
                 for name, errors in self.regions.items()
@@ -149,7 +168,7 @@ def evaluate_predictors(
     *,
     limit: float = 192,
     protocols: Sequence[Protocol] = (),
-    protocol_batch: int = 8,
+    protocol_batch: int = PROTOCOL_BATCH,
     batch: int = 1,
     journal: Journal | None = None,
     observer: Observer | None = None,
@@ -190,7 +209,7 @@ def evaluate_predictors(
     batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
     mine = batches[process_index() :: process_count()]
     total = sum(map(len, mine))
-    with tqdm(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
+    with Progress(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
         for places in mine:
             found = journal.read(places, list(shares), len(protocols)) if journal else None
             if found is None:
@@ -216,18 +235,18 @@ def _measured(
     shares = {}
     for predictor in predictors:
         start = time.perf_counter()
-        disparities = predictor.predict_all(samples)
+        predictions = predictor.predict_all(samples)
         seconds = (time.perf_counter() - start) / len(samples) if predictor.timed else math.nan
         measured = [
             measure.image(*each, seconds)
-            for each in zip(places, samples, parts, disparities, strict=True)
+            for each in zip(places, samples, parts, predictions, strict=True)
         ]
         images = [image for image, _ in measured]
         histograms = add_histograms([part for _, part in measured])
         shares[predictor.label] = Share(images, histograms)
         if observer is not None:
-            for image, sample, disparity in zip(images, samples, disparities, strict=True):
-                observer(predictor.label, image.index, sample, disparity, image.image.errors)
+            for image, sample, found in zip(images, samples, predictions, strict=True):
+                observer(predictor.label, image.index, sample, found.disparity, image.image.errors)
     return shares
 
 
@@ -239,6 +258,7 @@ def _merge(
     measured = sorted(gather(found), key=lambda one: one.index)
     histograms = add_histograms(gather([add_histograms([s.histograms for s in shares])]))
     names = [name for name in REGIONS if name in histograms]
+    sure = [one.confidence for one in measured if one.confidence is not None]
     return Evaluation(
         label=label,
         max_disparity=measure.limit,
@@ -251,6 +271,7 @@ def _merge(
         },
         quantiles={name: histograms[name].quantiles() for name in names},
         visibility_known=sum(NON_OCCLUDED in one.regions for one in measured),
+        confidence=sum(sure, ConfidenceSums.nothing()) if sure else None,
         protocols=tuple(
             _result(protocol, [one.scores[place] for one in measured], protocol_batch)
             for place, protocol in enumerate(measure.protocols)

@@ -16,7 +16,13 @@ from ea_psmnet.evaluation.evaluation import Evaluation
 from ea_psmnet.evaluation.shares import gather, process_index
 from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
 from ea_psmnet.files import write_image
-from ea_psmnet.inference.outputs import coloured_beside_truth, error_bar, error_map, sheet
+from ea_psmnet.inference.outputs import (
+    coloured_beside_truth,
+    error_bar,
+    error_map,
+    is_sparse,
+    sheet,
+)
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
@@ -157,10 +163,10 @@ def _file_names(texts: Sequence[str]) -> dict[str, str]:
 
 # The sheet of the worst pairs ---------------------------------------------------------------------
 
-_STYLE = GridStyle(400, 16, 16, line=34, size=12, title=56, title_size=16)
-_TALLEST = 300
+_STYLE = GridStyle(400, 12, 24, line=34, size=12, title=76, title_size=16)
+_TALLEST = 400
 """Pixels of the height of an image."""
-_COLUMNS = ("left image", "predicted disparity", "absolute error", "true disparity")
+_COLUMNS = ("left image", "predicted disparity", "absolute error", "ground truth")
 
 
 def sheet_row(
@@ -170,26 +176,32 @@ def sheet_row(
     valid: NDArray[np.bool_],
     caption: str,
 ) -> Row:
-    """Draw a pair as four small images; prediction and ground truth share a range of colours.
+    """Draw a pair as four small images; prediction and ground truth share a colour bar.
 
     Args:
         left: Left image (H, W, 3), uint8 RGB.
         disparity: Prediction (H, W) in pixels.
         ground_truth: Ground truth (H, W) in pixels.
         valid: Mask (H, W), true where the ground truth is known.
-        caption: Description of the pair, to which the range of colours is added.
+        caption: Description of the pair.
     """
-    pictures, (low, high) = coloured_beside_truth(disparity, ground_truth, valid)
+    pictures, bar = coloured_beside_truth(disparity, ground_truth, valid)
     small = [fitted(picture, _STYLE.width, _TALLEST) for picture in pictures]
     image = fitted(left, _STYLE.width, _TALLEST, cv2.INTER_AREA)
-    return Row((image, *small), headings=(f"{caption}; colours from {low:g} to {high:g} px",))
+    points = "; sparse ground truth, its points drawn larger" if is_sparse(valid) else ""
+    return Row((image, *small), headings=(caption + points,), bar=bar)
 
 
 def worst_sheet(title: str, rows: Sequence[Row]) -> NDArray[np.uint8]:
-    """Draw rows below each other, with the columns' names above and the error's colours below.
+    """Draw rows below each other, with the columns' names above and the colours explained below.
 
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    bars = (None, None, error_bar())
-    return panel_grid(rows, _STYLE, title=title, columns=_COLUMNS, bars=bars)
+    black = any((row.images[2] == 0).all(axis=-1).any() for row in rows)
+    error = error_bar(complete=not black)
+    details = "Disparity in pixels: the colours of each row are beside it"
+    details += "; black: no ground truth" if black else ""
+    return panel_grid(
+        rows, _STYLE, title=title, details=details, columns=_COLUMNS, bars=(None, None, error)
+    )

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.frames import FrameDataset
+from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.files import DISPARITY_SUFFIXES, disparity_values, printable
 from ea_psmnet.inference.baselines import BlockMatcher
-from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.inference.exported import ExportedMatcher
+from ea_psmnet.inference.matcher import Prediction, StereoMatcher
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
 
@@ -36,28 +37,35 @@ class Predictor:
     """Predicts disparity (H, W) in pixels, NaN where there is none; must not use ground truth."""
     timed: bool = True
     """Whether the time of `predict` is that of the prediction; not so for files."""
-    together: Callable[[Sequence[StereoSample]], list[NDArray[np.float32]]] | None = None
-    """`predict` for several samples at once, if the predictor can."""
+    together: Callable[[Sequence[StereoSample]], list[Prediction]] | None = None
+    """`predict` for several samples at once, with confidence, if the predictor can."""
     identity: str = ""
     """Everything that predictions depend on besides the pair, such as a hash of the weights."""
 
-    def predict_all(self, samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
-        """Return a disparity map for every sample, in their order."""
+    def predict_all(self, samples: Sequence[StereoSample]) -> list[Prediction]:
+        """Return a prediction for every sample, in their order."""
         if self.together is None:
-            return [self.predict(sample) for sample in samples]
+            return [Prediction(self.predict(sample)) for sample in samples]
         return self.together(samples)
 
 
-def network(matcher: StereoMatcher, label: str, identity: str = "") -> Predictor:
+def network(
+    matcher: StereoMatcher | ExportedMatcher,
+    label: str,
+    identity: str = "",
+    *,
+    confidence: bool = False,
+) -> Predictor:
     """A network; it predicts the pairs of a batch together."""
 
-    def together(samples: Sequence[StereoSample]) -> list[NDArray[np.float32]]:
+    def together(samples: Sequence[StereoSample]) -> list[Prediction]:
         pairs = [(sample.left, sample.right) for sample in samples]
         with _naming(samples):
-            return [result.disparity for result in matcher.match(pairs)]
+            results = matcher.match(pairs, confidence=confidence)
+        return [Prediction(result.disparity, result.confidence) for result in results]
 
     return Predictor(
-        label, lambda sample: together([sample])[0], together=together, identity=identity
+        label, lambda sample: together([sample])[0].disparity, together=together, identity=identity
     )
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ea_psmnet.evaluation.confidence import ConfidenceSums, confidence_chart
 from ea_psmnet.evaluation.evaluation import Evaluation, ProtocolResult
 from ea_psmnet.evaluation.protocols import PROTOCOLS, find_protocols
 from ea_psmnet.evaluation.regions import ALL, EDGE_DISTANCE, EDGE_JUMP
 from ea_psmnet.evaluation.shares import ImageErrors
 from ea_psmnet.evaluation.significance import Comparison, compare_evaluations
-from ea_psmnet.files import write_json, write_text
+from ea_psmnet.files import write_image, write_json, write_text
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import markdown_table
@@ -67,6 +68,8 @@ class EvaluationReport:
         """Return the tables, for a terminal."""
         protocols = [protocol_section] if self.evaluations[0].protocols else []
         parts = [overview, *protocols, region_section]
+        if _confident(self.evaluations):
+            parts.append(confidence_section)
         return "\n\n".join(part(self.evaluations) for part in parts)
 
     def comparisons_text(self) -> str:
@@ -88,6 +91,9 @@ class EvaluationReport:
             tables, rules = protocol_section(self.evaluations), protocol_rules(first)
             sections += ["## By protocol", tables, "### What the protocols count", rules]
         sections += ["## By region", region_section(self.evaluations)]
+        if _confident(self.evaluations):
+            chart = f"![Reliability and sparsification]({_CHART})"
+            sections += ["## Confidence", confidence_section(self.evaluations), chart]
         if self.comparisons:
             sections += ["## Against an earlier report", self.comparisons_text()]
         if self.pictures:
@@ -99,10 +105,12 @@ class EvaluationReport:
         return "\n\n".join(sections) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write `report.json`, `report.md` and `images.csv`."""
+        """Write `report.json`, `report.md` and `images.csv`, with confidence `confidence.png`."""
         write_json(folder / "report.json", self.to_dict())
         write_text(folder / "report.md", self.to_markdown())
         write_text(folder / "images.csv", images_csv(self.evaluations))
+        if sure := _confident(self.evaluations):
+            write_image(folder / _CHART, confidence_chart(sure))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -146,6 +154,12 @@ class _Region:
 
 
 @dataclass(frozen=True)
+class _Confidence:
+    sums: ConfidenceSums
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
 class _Image:
     name: str
     errors: DisparityErrors
@@ -165,6 +179,7 @@ class _Method:
     quantiles: dict[str, dict[str, float]]
     protocols: tuple[ProtocolResult, ...]
     images: tuple[_Image, ...]
+    confidence: _Confidence | None = None
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -195,6 +210,7 @@ class _Method:
             quantiles=self.quantiles,
             protocols=self.protocols,
             visibility_known=self.visibility_known,
+            confidence=None if self.confidence is None else self.confidence.sums,
         )
 
 
@@ -227,6 +243,13 @@ COMPARISON_NOTE = (
     "EPE in pixels, the others in percent, over all pixels; lower is better. The interval is a "
     "paired bootstrap over images (10,000 resamples); if zero lies in it, the difference may be "
     "chance."
+)
+_CHART = "confidence.png"
+_CONFIDENCE_NOTE = (
+    "Confidence is the predicted and correct the true share of errors below 1 px, in percent. ECE: "
+    "expected calibration error over 20 bins, in percent. AUSE: area between the sparsification "
+    "curve and the oracle's, which removes the largest errors first; a mean over images and over "
+    "removed shares from 0 to 95 %, in percent for bad-1 and in pixels for the EPE."
 )
 _NAMED = 5  # number of dropped images that are named; the JSON names all
 
@@ -279,6 +302,20 @@ def region_section(evaluations: Sequence[Evaluation]) -> str:
     ]
     table = [markdown_table(rows, _DIGITS)] if rows else []
     return "\n\n".join([*table, " ".join(notes)])
+
+
+def _confident(evaluations: Sequence[Evaluation]) -> dict[str, ConfidenceSums]:
+    """The predictors that have confidence, by label."""
+    return {each.label: each.confidence for each in evaluations if each.confidence is not None}
+
+
+def confidence_section(evaluations: Sequence[Evaluation]) -> str:
+    """Figures of every predictor's confidence, and what they mean."""
+    rows = [
+        {"method": label, "images": sums.images, "pixels": int(sum(sums.counts))} | sums.figures()
+        for label, sums in _confident(evaluations).items()
+    ]
+    return f"{markdown_table(rows)}\n\n{_CONFIDENCE_NOTE}"
 
 
 def comparison_section(comparison: Comparison) -> str:

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.protocols import Protocol, Score
 from ea_psmnet.evaluation.regions import ALL
+from ea_psmnet.inference.matcher import Prediction
 from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
@@ -53,6 +55,8 @@ class ImageShare:
     regions: dict[str, DisparityErrors]
     scores: list[Score]
     """One for every protocol."""
+    confidence: ConfidenceSums | None = None
+    """None if the predictor has no confidence."""
 
     def __post_init__(self) -> None:
         if ALL not in self.regions:
@@ -135,7 +139,7 @@ class Measure:
         index: int,
         sample: StereoSample,
         parts: Mapping[str, NDArray[np.bool_]],
-        disparity: NDArray[np.float32],
+        prediction: Prediction,
         seconds: float,
     ) -> tuple[ImageShare, Histograms]:
         """Measure one prediction.
@@ -144,10 +148,10 @@ class Measure:
             index: Index of the pair in the dataset.
             sample: The pair.
             parts: Regions of the pair by name, from `regions.regions`.
-            disparity: Prediction (H, W), NaN where there is none.
+            prediction: Disparity is NaN where there is none.
             seconds: Time that the prediction took.
         """
-        ground_truth = sample.disparity
+        disparity, ground_truth = prediction.disparity, sample.disparity
         sums = {
             name: DisparityErrors.measure(disparity, ground_truth, mask)
             for name, mask in parts.items()
@@ -163,7 +167,12 @@ class Measure:
             for protocol, chosen in zip(self.protocols, self.chosen, strict=True)
         ]
         histograms = {name: ErrorHistogram.measure(found) for name, found in errors.items()}
-        return ImageShare(index, image, sums, scores), histograms
+        confidence = (
+            None
+            if prediction.confidence is None
+            else ConfidenceSums.measure(prediction.confidence, disparity, ground_truth, parts[ALL])
+        )
+        return ImageShare(index, image, sums, scores, confidence), histograms
 
 
 def add_histograms(parts: Sequence[Histograms]) -> Histograms:

@@ -12,10 +12,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from datasets.builder import build_dataset
-from datasets.synthetic import SyntheticScenes, write_sceneflow
+from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
 from ea_psmnet.experiments.networks import count_parameters, parse_variant, site_volume, slug
@@ -26,6 +25,7 @@ from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import NotFiniteError, load_into, save_model
+from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
 from ea_psmnet.tables import markdown_table
@@ -172,7 +172,7 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
         shared_weights(config, seed)
     tests: TestSets = {RENDERED: _rendered(config), **others}
     results: list[RunResult] = []
-    bar = tqdm([(variant, seed) for seed in config.seeds for variant in variants], unit="run")
+    bar = Progress([(variant, seed) for seed in config.seeds for variant in variants], unit="run")
     for variant, seed in bar:
         bar.set_description(f"{variant} seed {seed}")
         run = Run.of(config, variant, seed)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets.names import DatasetName
+from ea_psmnet.datasets.names import DatasetName
 from ea_psmnet.machine import Device
 from ea_psmnet.tables import check_range
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from ea_psmnet.attention import DotProductAttention, EfficientAttention
 from ea_psmnet.figures import Bar, GridStyle, Row, fitted, panel_grid
 from ea_psmnet.files import atomic_path, write_image
 from ea_psmnet.inference.matcher import StereoMatcher
-from ea_psmnet.inference.outputs import colourise, disparity_bar
+from ea_psmnet.inference.outputs import arrows, colour_range, colourise, disparity_bar
 from ea_psmnet.inference.pairs import as_pair
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.ops.precision import widen
@@ -255,16 +255,19 @@ _FEW = 2
 _CAPTION_WIDTH = 180
 """Pixels that a caption takes, at least."""
 _HEAT = colormaps["inferno"]
-_RANGE = (1.0, 99.5)
-"""Percentiles: a few hot positions must not darken all others."""
+_LEAST_HEAT = (0.5, 4.0)
+"""Range of heat in units of a uniform map; the upper end is exceeded by maps that are sharper."""
+_HOTTEST = 99.9
+"""Percentile of the maxima of all maps at the end of the range."""
 _CAPTIONS = ("maximum over disparity", "mean over disparity", "disparity of the peak")
 
 
 def map_sheet(maps: AttentionMaps) -> Image:
     """Draw all maps over the left image in one grid, below the image and the prediction.
 
-    A map has three pictures: its maximum and its mean over disparity, each with a range of colours
-    of its own, and the disparity of its maximum, in the colours of the prediction.
+    A map has three pictures: its maximum and its mean over disparity, and the disparity of its
+    maximum, in the colours of the prediction. All maps have one logarithmic range of heat, in units
+    of a uniform map: equal colours are equal attention.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -327,18 +330,16 @@ def _draw(maps: AttentionMaps, indices: Sequence[int], side: int) -> Image:
     width = max(size[1], _CAPTION_WIDTH)
     style = GridStyle(width, gap=24, row_gap=24, line=28, size=12, title=76, title_size=16)
     cells = _cells_in_a_row(len(indices), (size[0] + 80, 3 * (width + style.gap)))
-    top = maps.stride * maps.maps.shape[1]
-    first = (maps.left, colourise(maps.disparity, 0, top))
+    colours = colour_range(maps.disparity)
+    first = (maps.left, colourise(maps.disparity, *colours))
     rows = [Row(_placed(first, maps, side), captions=("left image", "predicted disparity"))]
     for start in range(0, len(indices), cells):
         row = indices[start : start + cells]
         pictures = [picture for index in row for picture in _pictures(maps, index)]
         headings = [text for index in row for text in (_heading(maps, index), "", "")]
         rows.append(Row(_placed(pictures, maps, side), headings, _CAPTIONS * len(row)))
-    bars = [
-        Bar("attention, each picture's range", ScalarMappable(Normalize(0, 1), _HEAT), ()),
-        Bar("disparity in pixels", disparity_bar(0, top).colours),
-    ]
+    peaks = [maps.peak(index) for index in indices]
+    bars = [_heat_bar(maps, indices), None, disparity_bar(*colours, maps.disparity, *peaks)]
     depth, height, breadth = maps.maps.shape[1:]
     details = (
         f"volume of {depth} x {height} x {breadth} at 1/{maps.stride}; {_weights(maps)}; "
@@ -360,8 +361,7 @@ def _placed(pictures: Sequence[Image], maps: AttentionMaps, side: int) -> list[I
 
 def _pictures(maps: AttentionMaps, index: int) -> tuple[Image, Image, Image]:
     """Draw maximum, mean and disparity of the maximum over the grey left image, each (H, W, 3)."""
-    depth = maps.maps.shape[1]
-    peaks = colourise(maps.over_image(maps.peak(index)), 0, maps.stride * depth)
+    peaks = colourise(maps.over_image(maps.peak(index)), *colour_range(maps.disparity))
     opaque = np.full(peaks.shape[:2], 0.8, np.float32)
     return (
         _heat(maps, maps.maximum(index)),
@@ -370,11 +370,32 @@ def _pictures(maps: AttentionMaps, index: int) -> tuple[Image, Image, Image]:
     )
 
 
+def _heat_range(maps: AttentionMaps) -> LogNorm:
+    """Logarithmic range of heat of all maps, in units of a uniform map."""
+    low, least = _LEAST_HEAT
+    top = np.percentile(maps.maps.max(axis=1), _HOTTEST) * maps.maps[0].size
+    return LogNorm(low, max(float(top), least), clip=True)
+
+
+def _heat_bar(maps: AttentionMaps, indices: Sequence[int]) -> Bar:
+    norm, drawn = _heat_range(maps), maps.maps[list(indices)] * maps.maps[0].size
+    low, high = float(norm.vmin or 0), float(norm.vmax or 0)
+    ticks = [step * 10.0**power for power in range(-1, 8) for step in (1, 2, 5)]
+    few = [tick for tick in ticks if low <= tick <= high]
+    return Bar(
+        "attention in units of a uniform map",
+        ScalarMappable(norm, _HEAT),
+        few if len(few) <= _MOST_TICKS else few[1::3],
+        extend=arrows((drawn.mean(axis=1) < low).any(), (drawn.max(axis=1) > high).any()),
+    )
+
+
+_MOST_TICKS = 7
+
+
 def _heat(maps: AttentionMaps, plane: NDArray[np.float32]) -> Image:
     """Draw a plane as heat: the brighter, the more opaque."""
-    shares = maps.over_image(plane, smooth=True)
-    low, high = np.percentile(shares, _RANGE)
-    level = np.clip((shares - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    level = np.asarray(_heat_range(maps)(maps.over_image(plane, smooth=True) * maps.maps[0].size))
     colours = (_HEAT(level)[..., :3] * 255).astype(np.uint8)
     return _blend(maps.left, colours, 0.45 + 0.45 * level)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
-from datasets.builder import build_dataset
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.experiments.measure import Budget, timed
 from ea_psmnet.experiments.networks import (
     Forecast,
@@ -30,6 +29,7 @@ from ea_psmnet.experiments.trial import Outcome, Trial, attention_site, is_bfloa
 from ea_psmnet.files import content_hash
 from ea_psmnet.machine import choose_device
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.progress import Progress
 from ea_psmnet.records import read_record
 from ea_psmnet.store import Store, digest
 from ea_psmnet.tables import format_bytes, markdown_table
@@ -95,7 +95,7 @@ def compare(
     """Run every trial in its own process, one after the other; a failure is an outcome, too.
 
     Args:
-        trials: Trials with the same device, precision and allocator.
+        trials: Trials with the same device and precision.
         budget: The budget of the trials.
         timeout: Seconds after which a process is ended.
         kept: Outcomes are kept here, so that a comparison that was stopped goes on; trials that
@@ -122,7 +122,7 @@ def machine(trial: Trial) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if on_card else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": _dtype(trial),
-        "allocator": "torch's caching allocator" if on_card else trial.allocator,
+        "allocator": "torch's caching allocator" if on_card else "kept",
         "torch": torch.__version__,
     }
 
@@ -162,7 +162,7 @@ def _speed(trial: Trial) -> float:
 
 
 def _progress(trials: Sequence[Trial]) -> Iterable[Trial]:
-    bar = tqdm(trials, unit="trial")
+    bar = Progress(trials, unit="trial")
     for trial in bar:
         size = "x".join(map(str, trial.shape or ()))
         bar.set_description(f"{trial.label} {trial.work} {size}".strip())
@@ -305,11 +305,6 @@ _TITLES = {
 
 _FIGURES = ("EPE", "bad-1", "bad-2", "bad-3", "D1")
 
-_ALLOCATORS = {
-    "kept": "glibc told to keep freed memory, as by all commands: faster, with a higher peak",
-    "default": "glibc's default: slower, with a lower peak",
-}
-
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Return Markdown: a table for every kind of work, what did not fit, and notes."""
@@ -333,15 +328,15 @@ def _list(title: str, notes: Iterable[str]) -> list[str]:
 
 def _measuring(comparison: Comparison) -> str:
     machine = comparison.machine
-    allocator = machine["allocator"]
+    kept = "glibc told to keep freed memory, as by all commands"
+    allocator = kept if machine["allocator"] == "kept" else machine["allocator"]
     return (
         "Memory is the peak in addition to the loaded network, under a budget of "
         f"{comparison.budget}; in training it includes gradients and the optimiser's moments. "
         "Operations and the closed form of attention are those of a forward pass: of the largest "
         f"module in prediction, of all modules in training. Measured on "
         f"{machine['device']} ({machine['threads']} threads), "
-        f"{machine['dtype']}, torch {machine['torch']}; allocator: "
-        f"{_ALLOCATORS.get(allocator, allocator)}."
+        f"{machine['dtype']}, torch {machine['torch']}; allocator: {allocator}."
     )
 
 

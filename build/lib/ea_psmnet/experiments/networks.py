@@ -13,20 +13,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from ea_psmnet.attention import closed_form
 from ea_psmnet.attention.base import Resources
-from ea_psmnet.experiments.resources import DTYPES, decimal
-from ea_psmnet.models.config import Aggregation, PSMNetConfig, preset
+from ea_psmnet.experiments.resources import DTYPES, decimal, operation_counter
+from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, build_model
 from ea_psmnet.models.weights import find_weights, load_state
 from ea_psmnet.tables import check_choice, markdown_table
 
 __all__ = [
     "DEFAULT_VARIANTS", "VARIANTS", "Forecast", "Network", "NetworkReport", "Site", "SiteForecast",
-    "at_sites", "count_parameters", "forecast", "named_networks", "network_markdown",
-    "network_report", "parse_variant", "site_volume", "slug",
+    "at_sites", "count_operations", "count_parameters", "forecast", "named_networks",
+    "network_markdown", "network_report", "parse_variant", "site_volume", "slug",
 ]  # fmt: skip
 
 # Networks by name ---------------------------------------------------------------------------------
@@ -173,15 +172,6 @@ def _label(path: Path, stems: Sequence[str]) -> str:
 
 # Closed forms of their attention ------------------------------------------------------------------
 
-_PLACES = {
-    "volume": (4, 32),
-    "encoder": (8, 64),
-    "bottleneck": (16, 64),
-    "decoder": (8, 64),
-    "output": (4, 32),
-}
-"""For every place of attention: the image's sides over the volume's, and channels at width 1."""
-
 
 @dataclass(frozen=True)
 class Site:
@@ -254,11 +244,9 @@ def site_volume(
     config: PSMNetConfig, site: str, size: tuple[int, int]
 ) -> tuple[tuple[int, int, int], int]:
     """Return size (D, H, W) and channels of the volume at a site, for padded images."""
-    scale, channels = _PLACES[site.rpartition(".")[2]]
+    scale, channels = config.site(site)
     height, width = size
-    return (config.max_disparity // scale, height // scale, width // scale), config.channels(
-        channels
-    )
+    return (config.max_disparity // scale, height // scale, width // scale), channels
 
 
 def _site(
@@ -343,7 +331,7 @@ class SiteForecast:
 
 def count_parameters(config: PSMNetConfig) -> int:
     """Count the parameters of a network; raises a ValueError if it cannot be built."""
-    with FakeTensorMode():
+    with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
@@ -364,8 +352,8 @@ def forecast(
     if config.attention_sites:
         sites = network_report(config, (height, width), batch=batch, dtype=dtype).sites
     together = sum if training else max
-    bare = (config.aggregation, config.max_disparity, config.width)
-    convolutions = batch * _convolutions(*bare, (height, width))
+    bare = replace(config, attention="none", attention_sites=(), attention_options={})
+    convolutions = batch * count_operations(bare, (height, width))
     return Forecast(
         operations=convolutions + sum(site.operations for site in sites),
         attention_bytes=together([site.bytes for site in sites] or [0]),
@@ -373,19 +361,25 @@ def forecast(
     )
 
 
-@cache
-def _convolutions(
-    aggregation: Aggregation, max_disparity: int, width: float, size: tuple[int, int]
-) -> int:
-    """Count the operations of a network without attention on one pair, with tensors without data.
+def count_operations(config: PSMNetConfig, size: tuple[int, int]) -> int:
+    """Count the operations of convolutions and matrix products on one pair; a multiply-add is two.
 
     The published form is counted, to be comparable with the literature; factored convolutions need
     fewer operations.
+
+    Args:
+        config: The network.
+        size: Height and width of the images, multiples of 16.
     """
-    config = PSMNetConfig(aggregation=aggregation, max_disparity=max_disparity, width=width)
-    network = PlainPSMNet(build_model(config).eval())
+    return _count_operations(json.dumps(config.to_dict()), size)
+
+
+@cache
+def _count_operations(config: str, size: tuple[int, int]) -> int:
+    """Count with tensors without data; the network is given as JSON because caches need hashes."""
+    network = PlainPSMNet(build_model(PSMNetConfig.from_dict(json.loads(config))).eval())
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with fake, torch.inference_mode(), operation_counter() as counter:
         image = torch.empty(1, 3, *size)
         network(image, image)
     return counter.get_total_flops()

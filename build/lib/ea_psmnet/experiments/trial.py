@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datasets.builder import build_dataset
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.console import exit_code, is_out_of_memory
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.measure import limited, median_seconds
 from ea_psmnet.experiments.networks import Network
@@ -53,15 +53,12 @@ from ea_psmnet.training.processes import join_processes
 from ea_psmnet.training.step import Arithmetic, OptimiserStep
 
 __all__ = [
-    "Allocator", "Load", "ModuleTrace", "Outcome", "TrainingSteps", "Trial", "Work",
+    "Load", "ModuleTrace", "Outcome", "TrainingSteps", "Trial", "Work",
     "attention_site", "is_bfloat16", "plan", "run_trial",
 ]  # fmt: skip
 
 Work = Literal["inference", "training", "dataset"]
 """Predict a random batch, train on a random batch, or predict a dataset and measure errors."""
-
-Allocator = Literal["kept", "default"]
-"""Allocator of the CPU: told to keep freed memory, as by all commands, or glibc's default."""
 
 End = Literal["fits", "out of memory", "failed"]
 """Result of a trial."""
@@ -86,7 +83,6 @@ class Trial:
     """Folder of the dataset, if the work is to predict one."""
     device: Device = "auto"
     precision: Precision = "auto"
-    allocator: Allocator = "kept"
     repeats: int = 3
     """Number of runs that are timed; every pair of a dataset is timed once."""
 
@@ -169,7 +165,6 @@ class Load:
     sizes: Sequence[str] = ()
     """Sizes of random images; default: `DEFAULT_SIZES`, or none if there is a dataset."""
     batches: Sequence[int] = (1,)
-    works: Sequence[Work] = ("inference", "training")
     root: Path | None = None
     """Folder of a dataset to predict."""
     data: str = "auto"
@@ -181,14 +176,15 @@ def plan(networks: Sequence[Network], load: Load, **options: Any) -> list[Trial]
     Args:
         networks: The networks.
         load: The work.
-        options: Fields of `Trial`: budget, device, precision, allocator, repeats.
+        options: Fields of `Trial`: budget, device, precision, repeats.
 
     Raises:
         ValueError, FileNotFoundError: A size or batch is impossible, or there is no dataset.
     """
     check_range("repeats", options.get("repeats", 1), 1, 1000)
     shapes = _shapes(load, max(network.config.max_disparity for network in networks))
-    works: list[tuple[Work, tuple[int, int, int] | None]] = list(product(load.works, shapes))
+    kinds: tuple[Work, ...] = ("inference", "training")
+    works: list[tuple[Work, tuple[int, int, int] | None]] = list(product(kinds, shapes))
     if load.root is not None:
         build_dataset(load.data, load.root, split="test")
         works.append(("dataset", None))
@@ -450,11 +446,9 @@ class _Request:
 
 def _main() -> None:
     request = parse_record(sys.stdin.buffer.read(), _Request, "standard input")
-    trial = request.trial
-    if trial.allocator == "kept":
-        keep_freed_memory()
+    keep_freed_memory()
     try:
-        outcome = run_trial(trial)
+        outcome = run_trial(request.trial)
     except (ValueError, OSError) as error:
         outcome = Outcome("failed", error=str(error))
     write_json(request.outcome, asdict(outcome))

@@ -34,6 +34,8 @@ class BlockMatcher:
     """Pixels searched, a multiple of 16."""
     fill: bool = True
     """Fill holes with the background beside them; otherwise they are NaN."""
+    mode: int = cv2.STEREO_SGBM_MODE_SGBM
+    """StereoSGBM's directions: five, three (`MODE_SGBM_3WAY`) or eight (`MODE_HH`)."""
     pad: bool = True
     """Replicate the left border of the images, so that the search covers it.
 
@@ -89,6 +91,7 @@ class BlockMatcher:
                 uniquenessRatio=10,
                 speckleWindowSize=100,
                 speckleRange=32,
+                mode=self.mode,
             )
         matcher = cv2.StereoBM.create(numDisparities=self.max_disparity, blockSize=9)
         matcher.setPreFilterCap(31)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
-from ea_psmnet.inference.outputs import colour_range, colourise
+from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
 from ea_psmnet.sample import StereoSample, at_columns
 
 __all__ = ["contact_sheet", "warp_difference"]
 
-_STYLE = GridStyle(320, 12, 12, line=26, size=10, title=26, title_size=12)
+_STYLE = GridStyle(320, 12, 20, line=26, size=10, title=26, title_size=12)
 _GAIN = 6
 """Grey levels of the drawn difference for one of the images: well matched pixels differ by 3 to 5,
 which would look black."""
@@ -22,13 +22,13 @@ _NOT_COMPARED = np.array((40, 60, 120), np.uint8)
 _COLUMNS = (
     "left",
     "right",
-    "disparity, far to near",
+    "disparity in px, colours at the right",
     f"left minus warped right, times {_GAIN}; blue: none",
 )
 
 
 def contact_sheet(samples: Sequence[StereoSample], title: str) -> NDArray[np.uint8]:
-    """Draw a row a pair under its name; black disparity is unknown.
+    """Draw a row a pair under its name, with the colours of its disparity; black is unknown.
 
     Where truth and pair agree, the last column is dark but for what only one view sees and for
     what differs in exposure.
@@ -40,8 +40,7 @@ def contact_sheet(samples: Sequence[StereoSample], title: str) -> NDArray[np.uin
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    rows = [Row(_pictures(sample), headings=(_described(sample),)) for sample in samples]
-    return panel_grid(rows, _STYLE, title=title, columns=_COLUMNS)
+    return panel_grid([_row(sample) for sample in samples], _STYLE, title=title, columns=_COLUMNS)
 
 
 def warp_difference(sample: StereoSample) -> NDArray[np.float32]:
@@ -55,15 +54,17 @@ def warp_difference(sample: StereoSample) -> NDArray[np.float32]:
     return np.where(sample.valid & (there >= 0), difference, np.float32(np.nan))
 
 
-def _pictures(sample: StereoSample) -> list[NDArray[np.uint8]]:
+def _row(sample: StereoSample) -> Row:
     known = np.where(sample.valid, sample.disparity, np.nan)
+    low, high = colour_range(known)
     pictures = (
         sample.left,
         sample.right,
-        colourise(known, *colour_range(known)),
+        colourise(known, low, high),
         _drawn(warp_difference(sample)),
     )
-    return [fitted(picture, _STYLE.width, interpolation=cv2.INTER_AREA) for picture in pictures]
+    small = [fitted(picture, _STYLE.width, interpolation=cv2.INTER_AREA) for picture in pictures]
+    return Row(small, headings=(_described(sample),), bar=disparity_bar(low, high, known))
 
 
 def _drawn(difference: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.calibration import Calibration, RawCalibration
+from ea_psmnet.inference.confidence import ConfidenceMap, read_confidence, window_masses
 from ea_psmnet.inference.memory_plan import MemoryPlan, pairs_at_once, plan_memory
-from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair
+from ea_psmnet.inference.pairs import ImageLike, Pair, as_pair, calibrated_pair
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.inference.tiles import predict_in_tiles
 from ea_psmnet.machine import (
     Precision,
@@ -30,22 +33,35 @@ from ea_psmnet.machine import (
 )
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.deploy import arrange_for_inference
-from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
+from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet, StereoOutput
 from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model, read_card
-from ea_psmnet.tables import check_choice, parse_bytes
+from ea_psmnet.tables import check_choice, check_range, parse_bytes
 
-__all__ = ["DEFAULT", "StereoMatcher", "StereoResult"]
+__all__ = ["DEFAULT", "Evidence", "Prediction", "StereoMatcher", "StereoResult"]
 
 DEFAULT = "ea-light"
 """Name of the bundled weights that are used by default."""
 
+_FURTHEST = 4096
+"""Pixels of the smallest disparity, at most, in either direction."""
 
-@dataclass(frozen=True, eq=False)
-class StereoResult:
-    """Result of a matcher for a pair."""
+
+class Prediction(NamedTuple):
+    """A prediction for an image."""
 
     disparity: NDArray[np.float32]
-    """(H, W) in pixels: the left pixel (x, y) matches the right pixel (x - disparity, y)."""
+    """(H, W) in pixels."""
+    confidence: NDArray[np.float32] | None = None
+    """(H, W), if asked for."""
+
+
+class Evidence(NamedTuple):
+    """What confidence follows from."""
+
+    disparity: NDArray[np.float32]
+    """(H, W) in pixels."""
+    masses: NDArray[np.float32]
+    """(widths, H, W): see `window_masses`."""
 
 
 class StereoMatcher:
@@ -53,6 +69,8 @@ class StereoMatcher:
 
     Args:
         model: The network; it is not changed, a copy arranged for inference is used.
+        min_disparity: Smallest disparity searched, in pixels; negative for cameras that are toed
+            in, whose far points have negative disparities.
         device: Device to compute on: auto, cpu, cuda or cuda:1.
         precision: Precision of the convolutions; attention and soft-argmin sum in float32 anyway.
         memory: Bytes that the process may hold on the device, as a number or as text (8GiB); None
@@ -73,6 +91,7 @@ class StereoMatcher:
         self,
         model: PSMNet,
         *,
+        min_disparity: int = 0,
         device: str | torch.device = "auto",
         precision: Precision = "auto",
         memory: int | str | None = None,
@@ -87,8 +106,11 @@ class StereoMatcher:
         self._bf16 = precision != "exact" and has_fast_bfloat16(chosen)
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self.model = arrange_for_inference(model, dtype, self.device)
+        self.min_disparity = _minimum(min_disparity)
         self.max_disparity = model.config.max_disparity
+        """Number of disparities searched, from `min_disparity` on."""
         self._source: Path | str | None = None
+        self._confidence: ConfidenceMap | None = None
         self._room = (
             plannable(available_memory(self.device))
             if held is None
@@ -100,6 +122,7 @@ class StereoMatcher:
         cls,
         path: Path | str | None = None,
         *,
+        min_disparity: int = 0,
         max_disparity: int | None = None,
         align_corners: bool | None = None,
         peak_reach: int | None = None,
@@ -128,7 +151,13 @@ class StereoMatcher:
             peak_reach=peak_reach,
             attention=attention,
         )
-        matcher = cls(model, device=device, precision=precision, memory=memory)
+        matcher = cls(
+            model,
+            min_disparity=min_disparity,
+            device=device,
+            precision=precision,
+            memory=memory,
+        )
         matcher._source = path
         return matcher
 
@@ -137,7 +166,22 @@ class StereoMatcher:
         """Description of the weights, if a file beside them has one: see `read_card`."""
         return {} if self._source is None else read_card(self._source)
 
-    def __call__(self, left: ImageLike, right: ImageLike) -> StereoResult:
+    @property
+    def confidence_map(self) -> ConfidenceMap:
+        """How confidence follows from the network's distribution: see `read_confidence`."""
+        if self._confidence is None:
+            self._confidence = read_confidence(self._source)
+        return self._confidence
+
+    def __call__(
+        self,
+        left: ImageLike,
+        right: ImageLike,
+        *,
+        calibration: Calibration | RawCalibration | None = None,
+        confidence: bool = False,
+        right_view: bool = False,
+    ) -> StereoResult:
         """Predict the disparity of the left image.
 
         If images are narrower than the range of disparities, their width is searched instead, with
@@ -146,7 +190,13 @@ class StereoMatcher:
         Args:
             left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
                 or the path of a file.
-            right: The right image, rectified.
+            right: The right image; the pair is rectified, or `calibration` is a `RawCalibration`.
+            calibration: Calibration of the images, for the result's depth and points. It is scaled
+                to their size if it is of another. With a `RawCalibration` the pair is rectified
+                first, and the result is that of the rectified pair.
+            confidence: Whether to compute the probability that a pixel's error is below 1 pixel.
+            right_view: Whether to predict the right view's disparity, too, which takes as long
+                again.
 
         Raises:
             ValueError: The images differ in size, are not pictures, or need more memory than there
@@ -154,15 +204,25 @@ class StereoMatcher:
             TypeError: An argument has the wrong type.
             NotFiniteError: The network computes NaN or infinity.
         """
-        return self.match([(left, right)])[0]
+        pair, fitting = calibrated_pair(as_pair((left, right)), calibration)
+        result = self.match([pair], confidence=confidence, right_view=right_view)[0]
+        return replace(result, calibration=fitting)
 
-    def match(self, pairs: Sequence[tuple[ImageLike, ImageLike]]) -> list[StereoResult]:
+    def match(
+        self,
+        pairs: Sequence[tuple[ImageLike, ImageLike]],
+        *,
+        confidence: bool = False,
+        right_view: bool = False,
+    ) -> list[StereoResult]:
         """Predict several pairs; pairs of one padded size form batches that fit into memory.
 
         In float32 the results are those of single pairs but for rounding.
 
         Args:
             pairs: Left and right images, as for a single call; sizes may differ between pairs.
+            confidence: As for a single call.
+            right_view: As for a single call.
 
         Returns:
             One result for each pair, in their order.
@@ -171,16 +231,44 @@ class StereoMatcher:
             ValueError, TypeError: As for a single call.
         """
         given = dict(enumerate(map(as_pair, pairs)))
-        narrow = {place for place, (left, _) in given.items() if self._is_narrow(left.shape[1])}
-        results = {place: self.fitting(given[place][0].shape[1])(*given[place]) for place in narrow}
-        views = {place: pair for place, pair in given.items() if place not in narrow}
+        results: dict[int, StereoResult] = {}
+        views = {}
+        for place, pair in given.items():
+            matcher = self.fitting(pair[0].shape[1])
+            if matcher is self:
+                views[place] = pair
+            else:
+                results[place] = matcher._results([pair], confidence, right_view)[0]
         for places in self._batches(views):
-            found = self._predict([views[place] for place in places])
-            for place, disparity in zip(places, found, strict=True):
-                height, width = views[place][0].shape[:2]
-                # The padding is above and to the right.
-                results[place] = StereoResult(disparity[-height:, :width].copy())
+            found = self._results([views[place] for place in places], confidence, right_view)
+            results |= zip(places, found, strict=True)
         return [results[place] for place in given]
+
+    def evidence(self, left: ImageLike, right: ImageLike) -> Evidence:
+        """Predict disparity, and what confidence follows from; arguments as for a call."""
+        pair = as_pair((left, right))
+        matcher = self.fitting(pair[0].shape[1])
+        (found,) = matcher._predict([pair], confidence=lambda masses: masses)
+        assert found.confidence is not None
+        return Evidence(found.disparity, found.confidence)
+
+    def _results(
+        self, pairs: Sequence[Pair], confidence: bool, right_view: bool
+    ) -> list[StereoResult]:
+        """Predict pairs of one padded size at once."""
+        found = self._predict(pairs, confidence=self.confidence_map if confidence else None)
+        results = [
+            StereoResult(each.disparity, pair[0], each.confidence)
+            for each, pair in zip(found, pairs, strict=True)
+        ]
+        if not right_view:
+            return results
+        # In a mirror the right image is the left one of a pair.
+        mirrored = [(right[:, ::-1], left[:, ::-1]) for left, right in pairs]
+        return [
+            replace(result, right=other.disparity[:, ::-1].copy())
+            for result, other in zip(results, self._predict(mirrored), strict=True)
+        ]
 
     def fitting(self, width: int) -> StereoMatcher:
         """This matcher, or, with a warning, one that searches images narrower than its range."""
@@ -192,9 +280,23 @@ class StereoMatcher:
             f"not up to {self.max_disparity}",
             stacklevel=3,
         )
-        other, model = copy.copy(self), copy.copy(self.model)  # of the same weights
-        model.config = replace(model.config, max_disparity=reach)
-        other.model, other.max_disparity = model, reach
+        return self.searching(self.min_disparity, reach)
+
+    def searching(self, minimum: int, count: int) -> StereoMatcher:
+        """A matcher of the same weights that searches another range.
+
+        Args:
+            minimum: Smallest disparity in pixels; negative for cameras that are toed in.
+            count: Number of disparities, a multiple of 16.
+
+        Raises:
+            ValueError: The range is impossible.
+            TypeError: An argument has the wrong type.
+        """
+        other, model = copy.copy(self), copy.copy(self.model)
+        model.config = replace(model.config, max_disparity=count)
+        other.model, other.max_disparity = model, count
+        other.min_disparity = _minimum(minimum)
         return other
 
     def _is_narrow(self, width: int) -> bool:
@@ -223,9 +325,18 @@ class StereoMatcher:
             for start in range(0, len(places), most):
                 yield places[start : start + most]
 
-    def _predict(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        """Disparities (B, H', W') of pairs of one padded size, including the padding."""
-        left, right = (torch.cat([self._to_input(pair[side]) for pair in pairs]) for side in (0, 1))
+    def _predict(
+        self, pairs: Sequence[Pair], *, confidence: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Prediction]:
+        """Predict pairs of one padded size.
+
+        Args:
+            pairs: The pairs.
+            confidence: Function from the masses (B, widths, H', W') to (B, ..., H', W').
+        """
+        # A smallest disparity is the place of the right image that disparities count from.
+        left = torch.cat([self._to_input(left) for left, _ in pairs])
+        right = torch.cat([self._to_input(_moved(right, self.min_disparity)) for _, right in pairs])
         plan = self.plan(*left.shape[-2:])
         with (
             torch.inference_mode(),
@@ -233,16 +344,21 @@ class StereoMatcher:
             contextlib.nullcontext() if self._bf16 else _full_float32(),
         ):
             if plan.is_whole:
-                disparity = self.model(left, right).disparity
+                output = self.model(left, right)
             else:
-                disparity = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
-        found = np.asarray(disparity.float().cpu().numpy())
-        if not np.isfinite(found).all():
-            raise NotFiniteError(
-                "the network computes NaN or infinity: its weights are damaged, or so large that "
-                "they overflow"
+                output = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
+            sure = None if confidence is None else confidence(self._masses(output)).cpu().numpy()
+        found = _checked(output.disparity)
+        return [
+            Prediction(
+                _without_padding(found[place], image) + np.float32(self.min_disparity),
+                None if sure is None else _without_padding(sure[place], image),
             )
-        return found
+            for place, (image, _) in enumerate(pairs)
+        ]
+
+    def _masses(self, output: StereoOutput) -> Tensor:
+        return window_masses(output.scores[-1], output.disparity.float(), self.model.head.first)
 
     def _to_input(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 to (1, 3, H', W') from 0 to 1, padded at the top and right."""
@@ -269,6 +385,48 @@ def _bytes(memory: int | str | None) -> int | None:
     if count <= 0:
         raise ValueError(f"memory is {memory}: give bytes, or text as 8GiB")
     return int(count)
+
+
+def _minimum(minimum: int) -> int:
+    """A smallest disparity, checked.
+
+    Raises:
+        TypeError: It is not a whole number.
+        ValueError: It is impossible.
+    """
+    if not isinstance(minimum, Integral) or isinstance(minimum, bool):
+        raise TypeError(f"min_disparity is a {type(minimum).__name__}: give a whole number")
+    check_range("min_disparity", minimum, -_FURTHEST, _FURTHEST)
+    return int(minimum)
+
+
+def _moved(image: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """An image moved to the right, its border replicated."""
+    if columns == 0:
+        return image
+    width = image.shape[1]
+    return image[:, np.clip(np.arange(width) - columns, 0, width - 1)]
+
+
+def _checked(disparity: Tensor) -> NDArray[np.float32]:
+    """A network's output as an array.
+
+    Raises:
+        NotFiniteError: It has NaN or infinity.
+    """
+    found = np.asarray(disparity.float().cpu().numpy())
+    if not np.isfinite(found).all():
+        raise NotFiniteError(
+            "the network computes NaN or infinity: its weights are damaged, or so large that "
+            "they overflow"
+        )
+    return found
+
+
+def _without_padding(values: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The part of (..., H', W') that belongs to an image: padding is above and to the right."""
+    height, width = image.shape[:2]
+    return values[..., -height:, :width].copy()
 
 
 def _padded(height: int, width: int) -> tuple[int, int]:

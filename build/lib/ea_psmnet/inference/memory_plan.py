@@ -18,7 +18,7 @@ import torch
 
 from ea_psmnet.attention import closed_form
 from ea_psmnet.inference.tiles import BLEND, Span, spans
-from ea_psmnet.models.config import SCALE, SITES, PSMNetConfig
+from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.head import HEADS
 from ea_psmnet.models.psmnet import FEATURES
 from ea_psmnet.models.volume import build_volume
@@ -30,12 +30,6 @@ SLACK = 2.1
 544 x 960 pixels: fragments of freed memory, and buffers of convolutions."""
 _ROOM = 2**27
 """Memory of the smallest pairs: what threads and the C library allocate in advance."""
-_CELLS = {
-    site: 1 if place in ("volume", "output") else 64 if place == "bottleneck" else 8
-    for site in SITES
-    for place in [site.rpartition(".")[2]]
-}
-"""Cells of the volume at 1/4 of the image for each position of an attention site."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,8 @@ class _Stages:
             stored = build_volume(self.config, 64).stored_channels
         channels = 4.3 * self.config.channels(32) + stored
         convolutions = channels * self.itemsize + 24 + 12 * self.config.excitation
-        maps = (self._map(cells // _CELLS[site]) for site in self.config.attention_sites)
+        scales = [self.config.site(site)[0] // SCALE for site in self.config.attention_sites]
+        maps = (self._map(cells // scale**3) for scale in scales)
         return cells * convolutions + max(maps, default=0)
 
     def head(self) -> float:

@@ -8,15 +8,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from numpy.typing import NDArray
 
-from ea_psmnet.figures import Bar, GridStyle, Row, fitted, panel_grid
+from ea_psmnet.figures import Bar, Extend, GridStyle, Row, fitted, panel_grid
 
 __all__ = [
+    "arrows",
     "colour_range",
+    "colour_table",
     "coloured_beside_truth",
     "colourise",
     "disparity_bar",
     "error_bar",
     "error_map",
+    "is_sparse",
     "preview",
     "sheet",
 ]
@@ -67,6 +70,11 @@ def colourise(disparity: NDArray[np.floating], low: float, high: float) -> NDArr
     return np.where(known[..., None], colours, np.uint8(0))
 
 
+def colour_table() -> NDArray[np.uint8]:
+    """The colours of `colourise` from far to near, (240, 3) RGB."""
+    return np.asarray(_TURBO, np.uint8)
+
+
 def error_map(
     disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
@@ -89,26 +97,45 @@ def error_map(
 
 def coloured_beside_truth(
     disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
-) -> tuple[list[NDArray[np.uint8]], tuple[float, float]]:
+) -> tuple[list[NDArray[np.uint8]], Bar]:
     """Colour prediction, error and ground truth.
 
     Args:
         disparity: (H, W) in pixels.
         truth: (H, W), ground truth in pixels.
-        valid: (H, W), true at valid pixels; others are black in error and ground truth.
+        valid: (H, W), true at valid pixels; others are black in error and ground truth. If they are
+            single points, as a laser scanner measures, these are drawn larger.
 
     Returns:
-        The three pictures (H, W, 3), and the range of colours that prediction and ground truth
-        share: that of the ground truth, or of the prediction if no pixel is valid.
+        The three pictures (H, W, 3), and the colour bar of prediction and ground truth, whose range
+        is that of both together.
     """
     known = np.where(valid, truth, np.nan)
-    low, high = colour_range(known if valid.any() else disparity)
+    low, high = colour_range(disparity, known)
     pictures = [
         colourise(disparity, low, high),
-        error_map(disparity, truth, valid),
-        colourise(known, low, high),
+        _readable(error_map(disparity, truth, valid), valid),
+        _readable(colourise(known, low, high), valid),
     ]
-    return pictures, (low, high)
+    return pictures, disparity_bar(low, high, disparity, known)
+
+
+def is_sparse(valid: NDArray[np.bool_]) -> bool:
+    """Whether most of the valid pixels (H, W) are single points, as those of a laser scanner."""
+    inner = cv2.erode(valid.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return bool(2 * inner.sum() < valid.sum())
+
+
+def _readable(picture: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Extend the colours of sparse points over the pixels around them."""
+    if not is_sparse(valid) or not valid.any():
+        return picture
+    distance, labels = cv2.distanceTransformWithLabels(
+        (~valid).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((labels.max() + 1, 3), np.uint8)
+    colours[labels[valid]] = picture[valid]
+    return np.where((distance <= _POINT_RADIUS)[..., None], colours[labels], np.uint8(0))
 
 
 def sheet(
@@ -120,51 +147,78 @@ def sheet(
 ) -> NDArray[np.uint8]:
     """Draw left image, prediction, error and ground truth as four panels with colour bars.
 
-    Prediction and ground truth share the range of colours of the ground truth; black is unknown.
-
     Args:
         left: (H, W, 3) uint8 RGB.
         disparity: (H, W) in pixels.
         truth: (H, W), ground truth in pixels.
         valid: (H, W), true at valid pixels.
-        title: One line above the panels.
+        title: One line above the panels, below which sizes and ranges are stated.
 
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
-    pictures, colours = coloured_beside_truth(disparity, truth, valid)
+    pictures, bar = coloured_beside_truth(disparity, truth, valid)
     predicted, error, known = map(_panel, pictures)
     image = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA)
+    captions = ["Left image", "Predicted disparity", "Absolute error", "Ground truth"]
+    if is_sparse(valid):
+        captions[2:] = (f"{caption}, its points drawn larger" for caption in captions[2:])
     rows = [
-        Row((image, predicted), captions=_CAPTIONS[:2]),
-        Row((error, known), captions=_CAPTIONS[2:]),
+        Row((image, predicted), captions=captions[:2]),
+        Row((error, known), captions=captions[2:]),
     ]
-    bars = [error_bar(), disparity_bar(*colours)]
-    return panel_grid(rows, _style(image), title=title, bars=bars)
+    details = (
+        f"{_size(left)}; predicted {_range(disparity)}; ground truth "
+        f"{_range(np.where(valid, truth, np.nan))}, known at {valid.mean():.0%} of the pixels"
+    )
+    bars = [error_bar(complete=bool(valid.all())), bar]
+    return panel_grid(rows, _style(image), title=title, details=details, bars=bars)
 
 
-def preview(left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Draw the left image beside its coloured disparity, with a colour bar.
+def preview(
+    left: NDArray[np.uint8],
+    disparity: NDArray[np.floating],
+    confidence: NDArray[np.floating] | None = None,
+    *,
+    name: str = "",
+    beside: bool = True,
+    colours: tuple[float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Draw the coloured disparity beside the left image, or alone, with a colour bar.
 
     Args:
         left: (H, W, 3) uint8 RGB.
         disparity: (H, W) in pixels; black where not finite.
+        confidence: (H, W) from 0 to 1; None leaves its panel out.
+        name: Name of the pair, for the title.
+        beside: Whether to draw the left image, too.
+        colours: Disparities of the first and the last colour; None for those of the pair.
 
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
     """
-    low, high = colour_range(disparity)
-    image = fitted(left, _SIDE, _SIDE, cv2.INTER_AREA)
-    row = Row(
-        (image, _panel(colourise(disparity, low, high))), captions=("Left image", "Disparity")
-    )
-    return panel_grid([row], _style(image), bars=[None, disparity_bar(low, high)])
+    low, high = colours or colour_range(disparity)
+    panels, captions = [_panel(colourise(disparity, low, high))], ["Disparity"]
+    bars: list[Bar | None] = [disparity_bar(low, high, disparity)]
+    if beside:
+        panels.insert(0, fitted(left, _SIDE, _SIDE, cv2.INTER_AREA))
+        captions.insert(0, "Left image")
+        bars.insert(0, None)
+    if confidence is not None:
+        scale = ScalarMappable(Normalize(0, 1), "cividis")
+        panels.append(_panel(scale.to_rgba(confidence, bytes=True)[..., :3]))
+        captions.append("Confidence")
+        bars.append(Bar("probability of an error below 1 px", scale))
+    details = f"{_size(left)}, disparity {_range(disparity)}"
+    row, style = Row(panels, captions=captions), _style(panels[0])
+    return panel_grid([row], style, title=name or "Disparity", details=details, bars=bars)
 
 
 _SIDE = 960
 """Pixels of a panel's longer side."""
 
-_CAPTIONS = ("Left image", "Predicted disparity", "Absolute error", "True disparity")
+_POINT_RADIUS = 3
+"""Pixels around a sparse point that get its colour: about the distance of a scanner's rows."""
 
 
 def _panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -172,34 +226,66 @@ def _panel(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _style(panel: NDArray[np.uint8]) -> GridStyle:
-    return GridStyle(panel.shape[1], 24, 0, line=44, size=14, title=56, title_size=18)
+    return GridStyle(panel.shape[1], 24, 0, line=44, size=14, title=84, title_size=18)
 
 
-def disparity_bar(low: float, high: float) -> Bar:
-    """Colour bar of `colourise`."""
+def _size(image: NDArray[np.uint8]) -> str:
+    return f"{image.shape[1]} x {image.shape[0]} px"
+
+
+def _range(disparity: NDArray[np.floating]) -> str:
+    """Text of the range of a disparity map (H, W)."""
+    known = disparity[np.isfinite(disparity)]
+    return f"{known.min():.1f} to {known.max():.1f} px" if known.size else "unknown"
+
+
+def disparity_bar(low: float, high: float, *maps: NDArray[np.floating]) -> Bar:
+    """Colour bar of `colourise`.
+
+    Args:
+        low: Disparity of the first colour, in pixels.
+        high: Disparity of the last colour.
+        maps: What is drawn, (H, W) each: the bar has arrows at the ends beyond which there are
+            values, and says what black means if anything is black.
+    """
     colours = ScalarMappable(Normalize(low, high), ListedColormap(_TURBO / 255))
-    return Bar("disparity in pixels, far to near; black: unknown", colours)
+    values = np.concatenate([each.ravel() for each in maps]) if maps else np.zeros(0)
+    known = np.isfinite(values)
+    black = "" if known.all() else "; black: unknown"
+    return Bar(
+        f"disparity in pixels{black}",
+        colours,
+        extend=arrows((values[known] < low).any(), (values[known] > high).any()),
+        ends=("far", "near"),
+    )
 
 
-def error_bar() -> Bar:
-    """Colour bar of `error_map`."""
+def arrows(below: bool | np.bool_, above: bool | np.bool_) -> Extend:
+    """Arrows of a colour bar for values below and above its range."""
+    if below:
+        return "both" if above else "min"
+    return "max" if above else "neither"
+
+
+def error_bar(*, complete: bool) -> Bar:
+    """Colour bar of `error_map`; `complete`: there is ground truth at every pixel."""
     colours = ListedColormap(_ERROR_COLOURS / 255)
     norm = BoundaryNorm((0, *_ERROR_STEPS), colours.N, extend="max")
-    label = "absolute error in pixels; black: no truth"
-    return Bar(label, ScalarMappable(norm, colours), (0, *_ERROR_STEPS))
+    label = "absolute error in pixels" + ("" if complete else "; black: no ground truth")
+    return Bar(label, ScalarMappable(norm, colours), (0, *_ERROR_STEPS), "max")
 
 
-def colour_range(disparity: NDArray[np.floating]) -> tuple[float, float]:
-    """The middle 98 % of disparities, at least 32 pixels, rounded to whole pixels.
+def colour_range(*maps: NDArray[np.floating]) -> tuple[float, float]:
+    """A range of colours for disparity maps (H, W): the middle 98 % of each, in whole pixels.
 
-    It starts at 0 if that is near. Outliers do not compress the colours of all other pixels, and
-    noise of a flat scene does not fill the whole range of colours.
+    It is at least 32 pixels wide, and starts at 0 if that is near. Outliers do not compress the
+    colours of all other pixels, and noise of a flat scene does not fill the whole range of colours.
     """
-    known = disparity[np.isfinite(disparity)]
-    if known.size == 0:
+    known = [each[np.isfinite(each)] for each in maps]
+    ranges = [np.percentile(each, (1, 99)) for each in known if each.size]
+    if not ranges:
         return 0.0, float(_LEAST_RANGE)
-    low, high = np.percentile(known, (1, 99))
-    low, high = np.floor(low), np.ceil(high)
+    low, high = np.floor(min(r[0] for r in ranges)), np.ceil(max(r[1] for r in ranges))
     short = max(0, _LEAST_RANGE - (high - low))
     low = max(low - short // 2, min(low, 0))
     return float(low), float(max(high, low + _LEAST_RANGE))

@@ -12,9 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.images import eight_bits, read_image
+from ea_psmnet.inference.result import StereoResult
 
-__all__ = ["ImageLike", "Pair", "as_pair", "predicted_at_scale"]
+__all__ = [
+    "ImageLike",
+    "Pair",
+    "as_pair",
+    "calibrated_pair",
+    "check_scale",
+    "predicted_at_scale",
+    "resized_pair",
+]
 
 ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
 """A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
@@ -52,36 +62,61 @@ def as_pair(pair: Any) -> Pair:
     return left, right
 
 
-def predicted_at_scale(
-    predict: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]],
-    pair: Pair,
-    scale: float,
-) -> NDArray[np.float32]:
-    """Predict the disparity of a pair at another size, and resample it to the pair's own size.
-
-    Args:
-        predict: Function from two images to disparity (H', W') in their pixels.
-        pair: The images.
-        scale: Factor of width and height; below 1 larger disparities are found, in less detail.
+def calibrated_pair(
+    pair: Pair, calibration: Calibration | RawCalibration | None
+) -> tuple[Pair, Calibration | None]:
+    """Rectify a pair if its calibration is that of unrectified images.
 
     Returns:
-        (H, W) in pixels of the pair.
+        The rectified pair, and its calibration at its size; None if there is none.
+    """
+    if isinstance(calibration, RawCalibration):
+        return calibration.rectify(*pair)
+    return pair, None if calibration is None else calibration.for_images(*pair[0].shape[:2])
+
+
+def check_scale(scale: float) -> None:
+    """Raise a ValueError if a pair cannot be predicted at this scale."""
+    if not 0 < scale <= _LARGEST_SCALE:
+        raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
+
+
+def predicted_at_scale(
+    predict: Callable[[NDArray[np.uint8], NDArray[np.uint8]], StereoResult],
+    pair: Pair,
+    scale: float,
+) -> StereoResult:
+    """Predict a pair at another size, and resample the result to the pair's own size.
+
+    Args:
+        predict: Function from two images to their result.
+        pair: The images.
+        scale: Factor of width and height; below 1 larger disparities are found, in less detail.
 
     Raises:
         ValueError: The scale is not above 0, or too large, or `predict` refuses the images.
     """
-    if not 0 < scale <= _LARGEST_SCALE:
-        raise ValueError(f"scale is {scale:g}: expected above 0 and at most {_LARGEST_SCALE}")
+    resized = resized_pair(pair, scale)
+    found = predict(*resized)
+    return found if resized is pair else found.resampled(pair[0])
+
+
+def resized_pair(pair: Pair, scale: float) -> Pair:
+    """Resize a pair; the same pair if its size does not change.
+
+    Raises:
+        ValueError: The scale is not above 0, or too large.
+    """
+    check_scale(scale)
     height, width = pair[0].shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if size == (width, height):
-        return predict(*pair)
+        return pair
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     left, right = (
         np.asarray(cv2.resize(view, size, interpolation=method), np.uint8) for view in pair
     )
-    found = cv2.resize(predict(left, right), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(found, np.float32) * np.float32(width / size[0])
+    return left, right
 
 
 def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:

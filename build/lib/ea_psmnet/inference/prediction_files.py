@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +16,142 @@ from ea_psmnet.files import (
     atomic_path,
     content_hash,
     printable,
+    readable,
+    write_depth_png,
     write_disparity_png,
     write_image,
     write_json,
+    write_npy,
     write_pfm,
+    write_share_png,
+    write_text,
 )
+from ea_psmnet.geometry import PointCloud
 from ea_psmnet.inference.outputs import preview
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.records import read_record
+from ea_psmnet.tables import check_choice
 
-__all__ = ["check_unclaimed", "pair_name", "pair_record", "prediction_paths", "write_prediction"]
+__all__ = [
+    "DEFAULT_OUTPUTS",
+    "OUTPUTS",
+    "Output",
+    "Prediction",
+    "check_unclaimed",
+    "pair_name",
+    "pair_record",
+    "prediction_paths",
+    "view_record",
+    "write_prediction",
+    "written_before",
+]
 
 PairRecord = dict[str, dict[str, str]]
-"""`path` and `sha256` of the `left` and the `right` image."""
+"""`path` and `sha256` of the `left` and the `right` image; `settings` may say how they were
+predicted."""
 
-_ENDINGS = ("_disparity.pfm", "_disparity.png", "_preview.png", "_pair.json")
-_PNG_MOST = 65535 / 256
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is written: a result, and how to make a cloud of it."""
+
+    result: StereoResult
+    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points
+    name: str = ""
+    """Title of pictures."""
+    beside: bool = True
+    """Whether the preview shows the left image, too."""
+    colours: tuple[float, float] | None = None
+    """Disparities of the first and the last colour of the preview; None for those of the pair."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of output: its files, and the function that writes them."""
+
+    endings: tuple[str, ...]
+    """What follows the prediction's name in the files' names."""
+    write: Callable[[Sequence[Path], Prediction], None]
+    """Writes to paths in the order of `endings`; raises a ValueError if the result lacks what this
+    output needs."""
+    metric: bool = False
+    """Whether it needs a calibration."""
+
+
+def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
+    pfm, png = paths
+    write_pfm(pfm, prediction.result.disparity)
+    write_disparity_png(png, prediction.result.disparity)
+
+
+def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
+    result, name = prediction.result, prediction.name
+    views = result.image, result.disparity, result.confidence
+    beside, colours = prediction.beside, prediction.colours
+    write_image(paths[0], preview(*views, name=name, beside=beside, colours=colours))
+
+
+def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
+    png, pfm, npy = paths
+    depth = prediction.result.depth
+    write_depth_png(png, depth)
+    write_pfm(pfm, np.where(np.isnan(depth), np.float32(np.inf), depth))
+    write_npy(npy, depth)
+
+
+def _write_cloud(paths: Sequence[Path], prediction: Prediction) -> None:
+    cloud = prediction.cloud(prediction.result)
+    for path in paths:
+        cloud.write(path)
+
+
+def _write_confidence(paths: Sequence[Path], prediction: Prediction) -> None:
+    png, npy = paths
+    confidence = prediction.result.confidence
+    if confidence is None:
+        raise ValueError("no confidence to write")
+    write_share_png(png, confidence)
+    write_npy(npy, confidence)
+
+
+def _write_right(paths: Sequence[Path], prediction: Prediction) -> None:
+    pfm, png, occluded = paths
+    right = prediction.result.right
+    if right is None:
+        raise ValueError("no disparity of the right view to write")
+    write_pfm(pfm, right)
+    write_disparity_png(png, right)
+    write_share_png(occluded, prediction.result.occluded)
+
+
+def _write_calibration(paths: Sequence[Path], prediction: Prediction) -> None:
+    calibration = prediction.result.calibration
+    if calibration is None:
+        raise ValueError("no calibration to write")
+    write_text(paths[0], calibration.as_middlebury())
+
+
+def _write_image(paths: Sequence[Path], prediction: Prediction) -> None:
+    write_image(paths[0], prediction.result.image)
+
+
+OUTPUTS = {
+    "disparity": Output(("_disparity.pfm", "_disparity.png"), _write_disparity),
+    "preview": Output(("_preview.png",), _write_preview),
+    "depth": Output(("_depth.png", "_depth.pfm", "_depth.npy"), _write_depth, metric=True),
+    "cloud": Output(("_cloud.ply", "_cloud.glb"), _write_cloud, metric=True),
+    "confidence": Output(("_confidence.png", "_confidence.npy"), _write_confidence),
+    "right": Output(("_right.pfm", "_right.png", "_occluded.png"), _write_right),
+    "calibration": Output(("_calib.txt",), _write_calibration, metric=True),
+    "image": Output(("_image.png",), _write_image),
+}
+"""Everything that a prediction can be written as, by the name that `--write` takes."""
+
+DEFAULT_OUTPUTS = ("disparity", "preview")
+
+_RECORD = "_pair.json"
+_LARGEST_DISPARITY, _LARGEST_DEPTH = 65535 / 256, 65535 / 1000
+"""What 16 bits hold in the steps of the PNG files, in pixels and metres."""
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
 """Common names of images, which do not identify a pair."""
 
@@ -50,16 +173,27 @@ def pair_name(left: Path, right: Path) -> str:
 
 def pair_record(left: Path, right: Path) -> PairRecord:
     """Paths and hashes of a pair's images."""
-    views = {"left": left, "right": right}
-    return {
-        side: {"path": printable(path.resolve()), "sha256": content_hash(path)}
-        for side, path in views.items()
-    }
+    return {"left": view_record(left), "right": view_record(right)}
 
 
-def prediction_paths(folder: Path, name: str) -> list[Path]:
-    """The files of `write_prediction`, in its order."""
-    return [folder / f"{name}{ending}" for ending in _ENDINGS]
+def view_record(path: Path) -> dict[str, str]:
+    """Path and hash of an image or a video."""
+    with readable(path):
+        return {"path": printable(path.resolve()), "sha256": content_hash(path)}
+
+
+def prediction_paths(
+    folder: Path, name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS
+) -> list[Path]:
+    """The files of `write_prediction`, in its order.
+
+    Raises:
+        ValueError: There is no such output.
+    """
+    for output in outputs:
+        check_choice("output", output, OUTPUTS)
+    endings = [ending for output in dict.fromkeys(outputs) for ending in OUTPUTS[output].endings]
+    return [folder / f"{name}{ending}" for ending in (*endings, _RECORD)]
 
 
 def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
@@ -70,9 +204,9 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
         name: Name of the prediction.
         pair: Its `pair_record`; pairs are the same if their images have the same path or content.
     """
-    paths = prediction_paths(folder, name)
-    there = [path for path in paths if path.exists()]
-    if there and not _is_of(pair, paths[-1]):
+    *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
+    there = [path for path in (*paths, record) if path.exists()]
+    if there and not _is_of(pair, record):
         raise FileExistsError(
             f"{there[0]}: is there and not of this pair: give another --name or --out, or --force "
             "to overwrite it"
@@ -82,46 +216,81 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
 def write_prediction(
     folder: Path,
     name: str,
-    left: NDArray[np.uint8],
-    disparity: NDArray[np.floating],
+    result: StereoResult,
     pair: PairRecord,
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
+    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points,
+    *,
+    beside: bool = True,
+    colours: tuple[float, float] | None = None,
 ) -> list[Path]:
-    """Write a prediction: disparity as PFM and as 16-bit PNG, a picture, and the pair's record.
+    """Write a prediction's outputs, and the record of its pair.
 
-    The files appear once all of them are complete. A warning reports disparities that are too large
-    for the PNG.
+    The files appear once all of them are complete. Warnings report disparities and depths that are
+    too large for their PNG, and results of another pair under this name that stay.
 
     Args:
         folder: The folder to write to; it is created if necessary.
         name: Name of the pair, with which all files begin.
-        left: (H, W, 3) uint8 RGB.
-        disparity: (H, W) in pixels.
+        result: The prediction.
         pair: The `pair_record` of the images.
+        outputs: What to write: keys of `OUTPUTS`.
+        cloud: Function that makes the point cloud.
+        beside: Whether the preview shows the left image, too.
+        colours: Disparities of the first and the last colour of the preview.
 
     Returns:
-        The four paths, as in `prediction_paths`.
+        The paths, as in `prediction_paths`.
 
     Raises:
         OSError: A file cannot be written.
-        ValueError: Image and disparity differ in size.
+        ValueError: Image and disparity differ in size, there is no such output, or the result lacks
+            what an output needs.
     """
-    if left.shape[:2] != disparity.shape:
-        raise ValueError(f"{name}: image {left.shape[:2]} and disparity {disparity.shape} differ")
-    paths = prediction_paths(folder, name)
+    size, disparity = result.image.shape[:2], result.disparity
+    prediction = Prediction(result, cloud, name, beside, colours)
+    if size != disparity.shape:
+        raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
+    paths = prediction_paths(folder, name, outputs)
+    others = _files_of_another(folder, name, pair, paths)
     with ExitStack() as stack:
-        pfm, png, picture, record = (stack.enter_context(atomic_path(path)) for path in paths)
-        write_pfm(pfm, disparity)
-        write_disparity_png(png, disparity)
-        write_image(picture, preview(left, disparity))
+        *waiting, record = (stack.enter_context(atomic_path(path)) for path in paths)
+        for output in map(OUTPUTS.__getitem__, dict.fromkeys(outputs)):
+            own, waiting = waiting[: len(output.endings)], waiting[len(output.endings) :]
+            output.write(own, prediction)
         write_json(record, pair)
-    over = int(np.count_nonzero(disparity > _PNG_MOST))
-    if over:
+    if others:
         warnings.warn(
-            f"{paths[1]}: {over:,} pixels ({over / disparity.size:.1%}) lie over 255.99, the most "
-            f"that 16 bits hold, and are unknown in it; {paths[0].name} has them",
+            f"{others[0]}: is of another pair, as {len(others)} file(s) in all that were not "
+            "written again",
             stacklevel=2,
         )
+    if "disparity" in outputs:
+        _warn_of_large(folder / f"{name}_disparity.png", result.disparity, _LARGEST_DISPARITY)
+    if "depth" in outputs:
+        _warn_of_large(folder / f"{name}_depth.png", result.depth, _LARGEST_DEPTH)
     return paths
+
+
+def _files_of_another(
+    folder: Path, name: str, pair: PairRecord, written: Sequence[Path]
+) -> list[Path]:
+    """Results of another pair under this name that are not overwritten."""
+    *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
+    if not record.exists() or _is_of(pair, record):
+        return []
+    return [path for path in paths if path not in written and path.exists()]
+
+
+def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None:
+    over = int(np.count_nonzero(values > most))
+    if over:
+        limit = int(100 * most) / 100
+        warnings.warn(
+            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {limit}, the most that "
+            f"16 bits hold, and are unknown in it; {png.stem}.pfm has them",
+            stacklevel=3,
+        )
 
 
 def _is_of(pair: PairRecord, path: Path) -> bool:
@@ -131,6 +300,19 @@ def _is_of(pair: PairRecord, path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return all(
-        any(known.get(side, {}).get(key) == value for key, value in view.items())
-        for side, view in pair.items()
+        any(known.get(side, {}).get(key) == value for key, value in pair[side].items())
+        for side in ("left", "right")
     )
+
+
+def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[str]) -> list[Path]:
+    """The files of a prediction if all are there, of the same content and settings; or none."""
+    paths = prediction_paths(folder, name, outputs)
+    try:
+        known = read_record(paths[-1], dict[str, dict[str, str]])
+    except (OSError, ValueError):
+        return []
+    same = known.get("settings") == pair.get("settings") and all(
+        known.get(side, {}).get("sha256") == pair[side]["sha256"] for side in ("left", "right")
+    )
+    return paths if same and all(path.is_file() for path in paths) else []

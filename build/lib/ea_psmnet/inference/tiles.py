@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ea_psmnet.attention import VolumeAttention
-from ea_psmnet.models.psmnet import PairFeatures, PSMNet
+from ea_psmnet.models.psmnet import PairFeatures, PSMNet, StereoOutput
+from ea_psmnet.progress import Progress
 
 __all__ = ["BLEND", "HALO", "SharedContexts", "Span", "Tile", "predict_in_tiles", "spans"]
 
@@ -111,8 +111,8 @@ class Tile(NamedTuple):
 
 def predict_in_tiles(
     model: PSMNet, left: Tensor, right: Tensor, rows: Sequence[Span], columns: Sequence[Span]
-) -> Tensor:
-    """Predict disparity with the volume of one tile at a time in memory.
+) -> StereoOutput:
+    """Predict a pair with the volume of one tile at a time in memory.
 
     Attention that `shares_context` uses one context for all tiles, which a first round over them
     gathers. In that round later sites of a tile read features that were made with the tile's own
@@ -126,18 +126,18 @@ def predict_in_tiles(
         columns: Spans along its width, made with a `reach` of the disparities.
 
     Returns:
-        Disparity (1, H, W).
+        Output for the whole images, with the blended scores.
     """
     features = model.extract_apart(left, right)
     tiles = list(starmap(Tile, product(rows, columns)))
     contexts = SharedContexts(model.aggregation)
     rounds = 2 if contexts.sites and len(tiles) > 1 else 1
-    bar = tqdm(total=rounds * len(tiles), unit="tile", leave=False, disable=len(tiles) == 1)
+    bar = Progress(total=rounds * len(tiles), unit="tile", leave=False, disable=len(tiles) == 1)
     with bar, contexts.attached():
         if rounds > 1:
             _gather(model, features, tiles, contexts, bar)
         score = _aggregate(model, features, tiles, bar)
-    return model.regress([score], features.guides).disparity
+    return model.regress([score], features.guides)
 
 
 def _score(model: PSMNet, features: PairFeatures, tile: Tile) -> Tensor:
@@ -151,7 +151,7 @@ def _gather(
     features: PairFeatures,
     tiles: Sequence[Tile],
     contexts: SharedContexts,
-    bar: tqdm,
+    bar: Progress,
 ) -> None:
     """One round over the tiles that gathers the contexts of all sites."""
     for tile in tiles:
@@ -161,7 +161,9 @@ def _gather(
     contexts.finish()
 
 
-def _aggregate(model: PSMNet, features: PairFeatures, tiles: Sequence[Tile], bar: tqdm) -> Tensor:
+def _aggregate(
+    model: PSMNet, features: PairFeatures, tiles: Sequence[Tile], bar: Progress
+) -> Tensor:
     """One round over the tiles for the blended score of the last classifier, (1, K, h, w)."""
     left = features.left
     height, width = left.shape[-2:]

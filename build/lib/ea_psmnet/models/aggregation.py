@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 
-def _attention_at(config: PSMNetConfig, site: str, channels: int) -> nn.Module:
+def _attention_at(config: PSMNetConfig, site: str) -> nn.Module:
     mechanism = config.attention if site in config.attention_sites else "none"
     options = config.attention_options if mechanism != "none" else {}
-    return build_attention(mechanism, channels, **options)
+    return build_attention(mechanism, config.site(site)[1], **options)
 
 
 def _stem(parts: Sequence[int], channels: int) -> nn.Sequential:
@@ -117,12 +117,7 @@ class Hourglass(nn.Module):
         self.up2 = deconv3d_bn(wide, wide)
         self.up1 = deconv3d_bn(wide, narrow)
         self.attention = nn.ModuleDict(
-            {
-                site: _attention_at(
-                    config, f"hourglass{index}.{site}", narrow if site == "output" else wide
-                )
-                for site in HOURGLASS_SITES
-            }
+            {site: _attention_at(config, f"hourglass{index}.{site}") for site in HOURGLASS_SITES}
         )
         self.excites = config.excitation
         if self.excites:
@@ -181,7 +176,7 @@ class Aggregation(nn.Module):
         channels = config.channels(32)
         self.stem = _stem(parts, channels)
         self.residuals = nn.ModuleList(Residual(channels) for _ in range(config.residual_blocks))
-        self.attention = _attention_at(config, "volume", channels)
+        self.attention = _attention_at(config, "volume")
         self.excite = Excitation(guides[SCALE], channels) if config.excitation else None
 
     def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:

@@ -31,6 +31,9 @@ Normalisation = Literal["batch", "group"]
 SCALE = 4
 """Image pixels of a cell of the cost volume, along rows, columns and disparities."""
 
+_SITE_SCALES = {"volume": 4, "encoder": 8, "bottleneck": 16, "decoder": 8, "output": 4}
+"""Image pixels of a position of an attention site, along rows, columns and disparities."""
+
 HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
 """Attention sites of an hourglass: at 1/8 before and after the bottleneck (1/16), and at 1/4."""
 
@@ -163,6 +166,11 @@ class PSMNetConfig:
     def inner_channels(self) -> int:
         """Channels inside the hourglasses."""
         return self.hourglass_channels or self.channels(64)
+
+    def site(self, name: str) -> tuple[int, int]:
+        """Scale of an attention site, in image pixels of a position, and channels of its volume."""
+        scale = _SITE_SCALES[name.rpartition(".")[2]]
+        return scale, self.channels(32) if scale == SCALE else self.inner_channels
 
     def channels(self, published: int) -> int:
         """A published number of channels, scaled to this width."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Self, TypeGuard, cast
 
 import torch
@@ -34,7 +34,7 @@ from ea_psmnet.ops.native.winograd import (
 )
 from ea_psmnet.ops.precision import round_kernel
 
-__all__ = ["arrange_for_inference"]
+__all__ = ["arrange_for_inference", "fold_normalisation"]
 
 
 def arrange_for_inference(
@@ -56,8 +56,7 @@ def arrange_for_inference(
         device: The only device that the copy will run on; None for the network's.
     """
     arranged = copy.deepcopy(model).to(device or model.mean.device).eval().requires_grad_(False)
-    for pair in _convolutions_and_norms(arranged):
-        _fold(pair)
+    for pair in fold_normalisation(_outside_attention(arranged)):
         if isinstance(pair[0], VolumeConv3d) and isinstance(arranged.volume, ConcatVolume):
             pair[0] = FactoredConv(pair[0])
     if _is_on_cpu(arranged):
@@ -83,14 +82,23 @@ def _outside_attention(module: nn.Module) -> Iterator[nn.Module]:
             yield from _outside_attention(child)
 
 
-def _convolutions_and_norms(model: nn.Module) -> list[nn.Sequential]:
-    """All pairs of a convolution and its normalisation that `models.layers` makes."""
-    sequences = (m for m in _outside_attention(model) if isinstance(m, nn.Sequential))
-    return [m for m in sequences if len(m) == 2 and isinstance(m[1], _BatchNorm)]
+def fold_normalisation(modules: Iterable[nn.Module]) -> list[nn.Sequential]:
+    """Fold batch normalisations into the convolutions before them, for evaluation.
+
+    Args:
+        modules: Modules, of which those that are a convolution and its normalisation change.
+
+    Returns:
+        These modules, in which an identity has replaced the normalisation.
+    """
+    sequences = (m for m in modules if isinstance(m, nn.Sequential) and len(m) == 2)
+    pairs = [m for m in sequences if isinstance(m[1], _BatchNorm)]
+    for pair in pairs:
+        _fold(pair)
+    return pairs
 
 
 def _fold(pair: nn.Sequential) -> None:
-    """Fold a normalisation into the convolution before it."""
     conv, norm = cast(nn.Conv3d, pair[0]), cast(_BatchNorm, pair[1])
     transposed = isinstance(conv, nn.ConvTranspose3d)
     folded = fuse_conv_bn_eval(conv, norm, transpose=transposed).requires_grad_(False)
@@ -253,7 +261,8 @@ class DirectConv3d(_Replacing, nn.Conv3d):
         if (taps, steps) == ({3}, {1}) and is_narrow(volume, self.weight):
             return narrow_conv3d(volume, self.weight, self.bias, padded=padding[0] == 1)
         kernel, rest = (self.weight, self.bias), (self.dilation, self.groups)
-        if not (volume.device.type == "cpu" and volume.dtype == torch.float32 and _has_onednn()):
+        single = volume.device.type == "cpu" and volume.dtype == torch.float32
+        if torch.compiler.is_exporting() or not (single and _has_onednn()):
             return F.conv3d(volume, *kernel, self.stride, padding, *rest)
         return torch.ops.aten.mkldnn_convolution(volume, *kernel, padding, self.stride, *rest)
 

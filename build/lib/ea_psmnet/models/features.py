@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 
-__all__ = ["FeatureNetwork", "Guides"]
+__all__ = ["FeatureNetwork", "Guides", "clamped_pool"]
 
 Guides = Mapping[int, Tensor]
 """Guide maps: further maps of an image by their scale, s for (B, channels, H / s, W / s)."""
@@ -120,10 +120,26 @@ class FeatureNetwork(nn.Module):
         return self.fuse(torch.cat([fine, deep, *reversed(context)], dim=1)), guides
 
     def _pooled(self, deep: Tensor, window: int, layer: nn.Module) -> Tensor:
-        # The published network fails on maps smaller than its largest window. Clamping admits them
-        # and changes nothing on larger ones.
-        size = deep.shape[-2:]
-        pooled = F.avg_pool2d(deep, (min(window, size[0]), min(window, size[1])))
+        pooled = layer(clamped_pool(deep, window))
         return F.interpolate(
-            layer(pooled), size=size, mode="bilinear", align_corners=self.align_corners
+            pooled, size=deep.shape[-2:], mode="bilinear", align_corners=self.align_corners
         )
+
+
+def clamped_pool(maps: Tensor, window: int) -> Tensor:
+    """Average pooling by square windows, whose sides are those of the map where that is smaller.
+
+    The published network fails on maps smaller than its largest window. Clamping admits them and
+    changes nothing on larger ones.
+
+    Args:
+        maps: (B, C, h, w).
+        window: Side of the windows.
+    """
+    height, width = maps.shape[-2:]
+    if isinstance(height, int) and isinstance(width, int):
+        return F.avg_pool2d(maps, (min(window, height), min(window, width)))
+    # Sizes that a graph leaves free; its windows cannot be. Zeros fill smaller maps.
+    missing = (torch.sym_max(0, window - width), torch.sym_max(0, window - height))
+    pooled = F.avg_pool2d(F.pad(maps, (0, missing[0], 0, missing[1])), window)
+    return pooled * (window**2 / (torch.sym_min(height, window) * torch.sym_min(width, window)))

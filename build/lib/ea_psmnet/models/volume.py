@@ -14,8 +14,10 @@ from ea_psmnet.ops.choices import build_choice
 from ea_psmnet.ops.cost_volume import (
     PairVolume,
     concat_volume_reference,
+    concat_volume_stacked,
     group_correlation,
     group_correlation_reference,
+    group_correlation_stacked,
 )
 
 __all__ = ["VOLUMES", "CostVolume", "build_volume"]
@@ -56,6 +58,8 @@ class CostVolume(nn.Module):
         raise NotImplementedError
 
     def _concatenation(self, left: Tensor, right: Tensor, levels: int) -> Tensor | PairVolume:
+        if torch.compiler.is_exporting():
+            return concat_volume_stacked(left, right, levels)
         if self.plain:
             return concat_volume_reference(left, right, levels)
         return PairVolume(left, right, levels)
@@ -98,6 +102,8 @@ class GroupwiseVolume(CostVolume):
 
     def _correlation(self, left: Tensor, right: Tensor, levels: int) -> Tensor:
         correlation = group_correlation_reference if self.plain else group_correlation
+        if torch.compiler.is_exporting():
+            return group_correlation_stacked(left, right, levels, self.parts[0])
         dtype = None
         if torch.is_autocast_enabled(left.device.type):
             dtype = torch.get_autocast_dtype(left.device.type)

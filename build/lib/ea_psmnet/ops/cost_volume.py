@@ -24,9 +24,11 @@ __all__ = [
     "PairVolume",
     "VolumeKernels",
     "concat_volume_reference",
+    "concat_volume_stacked",
     "convolve_factored",
     "group_correlation",
     "group_correlation_reference",
+    "group_correlation_stacked",
     "volume_conv",
     "volume_conv_reference",
     "volume_kernels",
@@ -53,6 +55,21 @@ def concat_volume_reference(left: Tensor, right: Tensor, disparities: int) -> Te
         volume[:, :channels, d, :, d:] = left[..., d:]
         volume[:, channels:, d, :, d:] = right[..., : width - d]
     return volume
+
+
+def concat_volume_stacked(left: Tensor, right: Tensor, disparities: int) -> Tensor:
+    """`concat_volume_reference` for exported graphs: slices are stacked, none is written into."""
+    columns = torch.arange(left.shape[-1], device=left.device)
+    seen = ((columns >= d).to(left.dtype) for d in range(disparities))
+    shifted = _shifts(right, disparities)
+    planes = [torch.cat([left * s, r], dim=1) for s, r in zip(seen, shifted, strict=True)]
+    return torch.stack(planes, dim=2)
+
+
+def _shifts(right: Tensor, count: int) -> Iterator[Tensor]:
+    """A map (..., W) shifted to the right by 0 to count - 1 columns, zero where nothing is left."""
+    ahead = F.pad(right, (count - 1, 0))  # the width may be less than the shift
+    return (ahead[..., count - 1 - d : ahead.shape[-1] - d] for d in range(count))
 
 
 # Convolution of the concatenation volume by its factors -------------------------------------------
@@ -241,6 +258,16 @@ def group_correlation(
     """
     a, b = _unit(left, groups), _unit(right, groups)
     return _Correlation.apply(a, b, levels, left.dtype if dtype is None else dtype)
+
+
+@full_precision
+def group_correlation_stacked(
+    left: Tensor, right: Tensor, levels: int, groups: int, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """`group_correlation_reference` for exported graphs: a product and a sum a level, stacked."""
+    a, b = (_unit(features, groups).permute(0, 4, 3, 1, 2) for features in (left, right))
+    volume = torch.stack([(a * other).sum(dim=2) for other in _shifts(b, levels)], dim=2)
+    return volume.to(left.dtype if dtype is None else dtype)
 
 
 def _unit(features: Tensor, groups: int) -> Tensor:

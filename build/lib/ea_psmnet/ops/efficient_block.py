@@ -98,13 +98,15 @@ def efficient_block(
     """`efficient_block_reference` in two passes over x, with memory for one output.
 
     The backward keeps x, the (k, C) contexts and k log-sum-exps; without a softmax x and its
-    moments. Falls back to the published order where that is cheaper (`folding_is_cheaper`).
+    moments. Falls back to the published order where that is cheaper (`folding_is_cheaper`), and in
+    exported graphs.
 
     `EA_PSMNET_TRITON=1` uses Triton's kernels for the passes on GPUs, where
     `ops.triton.efficient.is_supported` allows: no GPU has run them yet.
     """
     channels, keys = weights.query.shape[1], weights.query.shape[0]
-    if not folding_is_cheaper(channels, keys, weights.value.shape[0], heads):
+    folds = folding_is_cheaper(channels, keys, weights.value.shape[0], heads)
+    if not folds or torch.compiler.is_exporting():
         return efficient_block_reference(x, weights, heads, normalisation)
     if normalisation == "softmax":
         return _SoftmaxBlock.apply(x, heads, *weights)

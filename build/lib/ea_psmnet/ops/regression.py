@@ -246,6 +246,9 @@ def soft_argmin(
     learning = torch.is_grad_enabled() and score.requires_grad
     if align_corners or not exact or (reach and learning):
         return soft_argmin_reference(score, size, align_corners=align_corners, reach=reach)
+    if torch.compiler.is_exporting():  # graphs have no slabs
+        whole = _wider(_taller(widen(score) / 8))
+        return _expectation(near_peak(whole, reach) if reach else whole)[0]
     if reach:
         tall = _taller(widen(score) / 8)
         wide = (_wider(tall[:, :, rows]) for rows in _row_slabs(tall))

@@ -60,6 +60,9 @@ def streamed(
     Returns:
         (B, C', n), of x's type.
     """
+    if torch.compiler.is_exporting():  # graphs have no chunks
+        wide = [widen(t) for t in (x, *parameters)]
+        return spread(wide[0], summarise(*wide), *wide[1:]).to(x.dtype)
     return _Streamed.apply(x, (summarise, spread, rows, logarithmic), *parameters)
 
 

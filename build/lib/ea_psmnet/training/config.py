@@ -6,11 +6,9 @@ import math
 import operator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
-import tyro
-
-from datasets.names import DatasetName, RenderPass
+from ea_psmnet.datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
 from ea_psmnet.tables import check_choice, check_range
@@ -45,7 +43,6 @@ _RANGES = {
     "keep": (1, 10**6),
     "validate_every": (1, _MOST_STEPS),
     "validate_count": (1, 10**9),
-    "max_skipped": (1, _MOST_STEPS),
     "workers": (0, 1024),
     "seed": (0, 2**32 - 1),
     "max_disparity": (16, 4096),
@@ -106,10 +103,8 @@ class DataOptions:
     render_pass: RenderPass = "clean"
     """Which rendering to read from datasets that have two."""
     augment: Literal["none", "robust"] = "none"
-    """Augmentation: `none` is a random crop; `robust` adds scaling, tilt, colour jitter and
-    noise."""
-    mirror: bool = False
-    """Mirror half of the samples whose right view has ground truth; `robust` always does."""
+    """Augmentation: `none` is a random crop; `robust` adds scaling, tilt, colour jitter and noise,
+    and mirrors half of the samples whose right view has ground truth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +114,8 @@ class NetworkOptions:
     preset: str = "ea-psmnet"
     """Network: ea-light or light; psmnet, ea-psmnet or nonlocal-psmnet, each also with -small."""
     network: Path | None = None
-    """Network as a JSON file with the fields of `PSMNetConfig`, instead of a preset."""
+    """Network as a JSON file with the fields of `PSMNetConfig`, instead of a preset; the file's
+    `align_corners` is true for an --init from torch 0.4 (2018)."""
     attention_sites: tuple[str, ...] = ()
     """Where the preset's attention is placed instead of its default sites, for example
     bottleneck."""
@@ -132,9 +128,6 @@ class NetworkOptions:
     init: Path | None = None
     """Initial weights, also an original PSMNet .tar file. Attention modules that the file lacks
     are initialised as the identity."""
-    align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
-    """Corner alignment of upsampling; true for an --init from torch 0.4 (2018); default: what
-    --init states."""
     max_disparity: int = 192
     """Number of disparities to search, in pixels; a multiple of 16."""
 
@@ -160,8 +153,6 @@ class OptimisationOptions:
     """Fractions of the run after which `step` lowers the rate."""
     decay: float = 0.1
     """Factor of the `step` schedule."""
-    loss_weights: tuple[float, float, float] = (0.5, 0.7, 1.0)
-    """Weights of the three classifiers' losses, in network order."""
     cross_entropy: float = 0.0
     """Weight of a cross-entropy over the disparity distribution of each classifier, at 1/4
     resolution, which is added to its smooth L1 loss; 0.3 is sensible; the published loss has
@@ -192,8 +183,6 @@ class MachineOptions:
     """Recompute the hourglasses in the backward pass (activation checkpointing) to save memory."""
     compile: bool = False
     """Compile the network with torch.compile; requires a C++ compiler on CPUs."""
-    channels_last: bool = True
-    """Use the channels-last memory format, which makes convolutions faster."""
     device: Device = "auto"
     """Device to train on."""
     workers: int = 2
@@ -216,8 +205,6 @@ class RunOptions:
     """Folder of the dataset to validate on."""
     validate_count: int | None = None
     """Number of images to validate on, spread evenly over the dataset; default: all."""
-    max_skipped: int = 10
-    """Consecutive steps with a non-finite loss or gradient after which the run ends."""
     memory_check: bool = True
     """Refuse to start a run whose estimated memory is not available."""
     seed: int = 0
@@ -260,10 +247,6 @@ class TrainingConfig(
             raise ValueError(f"milestones are fractions between 0 and 1, not {self.milestones}")
         if not 0 <= self.cross_entropy < math.inf:
             raise ValueError(f"cross_entropy must be 0 or more, not {self.cross_entropy}")
-        if any(not 0 <= weight < math.inf for weight in self.loss_weights):
-            raise ValueError(f"loss weights must be 0 or more, not {self.loss_weights}")
-        if self.loss_weights[-1] == 0:
-            raise ValueError("the last loss weight is that of the prediction: it must not be 0")
 
     def _check_sizes(self) -> None:
         if self.micro_batch is not None and self.batch % self.micro_batch:

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datasets.augment import AUGMENTATIONS, Recipe, augment, pick
+from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment, pick
 from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
 
 if TYPE_CHECKING:
     import numpy as np
-from datasets.builder import build_dataset, detect_dataset
-from datasets.names import Split
+from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.names import Split
 from ea_psmnet.training.config import TrainingConfig
 
 __all__ = [
@@ -73,7 +73,7 @@ class StereoBatch:
         return next(errors, None) or cls.stack(good)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as arrays, see `datasets.workers.loaded`."""
+        """Pickle as arrays, see `ea_psmnet.datasets.workers.loaded`."""
         images = [view.permute(0, 2, 3, 1).numpy() for view in (self.left, self.right)]
         return _from_arrays, (*images, self.disparity.numpy(), self.valid.numpy(), self.names)
 
@@ -284,13 +284,12 @@ def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
     rendered = len(wanted) - len(onefold)
     epoch = sum(map(len, onefold.values())) + rendered * SCENE_FLOW_SAMPLES
     steps = config.steps or max(1, config.epochs * epoch // config.batch)
-    recipe = AUGMENTATIONS[config.augment]
     samples = TrainingSamples(
         [onefold[n] if n in onefold else _scenes(config, steps) for n in range(len(wanted))],
         config.crop,
         config.seed,
         weights=[source.weight for source in wanted],
-        recipe=replace(recipe, mirror=0.5) if config.mirror else recipe,
+        recipe=AUGMENTATIONS[config.augment],
     )
     samples.check()
     return samples, steps

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from ea_psmnet.files import write_text
 from ea_psmnet.inference.outputs import sheet
 from ea_psmnet.machine import peak_bytes
+from ea_psmnet.progress import Progress
 from ea_psmnet.training.validation import Predicted, Validation
 
 __all__ = [
@@ -275,7 +275,7 @@ class ProgressBar:
     """
 
     def __init__(self, start: int, steps: int) -> None:
-        self._bar = tqdm(
+        self._bar = Progress(
             total=steps,
             initial=start,
             bar_format=_FORMAT,
@@ -293,7 +293,7 @@ class ProgressBar:
         figures = outcome.errors.figures()
         told = ", ".join(f"{name} {figures[name]:.1f} %" for name in ("bad-1", "bad-3"))
         line = f"validation after {step} steps: EPE {figures['EPE']:.3f} px, {told}"
-        tqdm.write(line, file=sys.stderr)
+        Progress.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Refresh and close the bar."""

@@ -28,10 +28,12 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
         FileNotFoundError: The network file or the initial weights, whose corner alignment is
             adopted, are missing.
     """
+    base = config.base_network()
+    inherited = config.init is not None and load_state(config.init)[0].align_corners
     structure = replace(
-        config.base_network(),
+        base,
         max_disparity=config.max_disparity,
-        align_corners=_align_corners(config),
+        align_corners=base.align_corners or inherited,
         normalisation="group" if config.normalisation == "group" else "batch",
     )
     if config.attention_sites:
@@ -51,8 +53,7 @@ def initial_network(config: TrainingConfig, structure: PSMNetConfig) -> PSMNet:
         load_into(network, config.init)
     elif config.imagenet and isinstance(network.features, EfficientNetFeatures):
         network.features.load_imagenet()
-    if config.channels_last:
-        to_channels_last(network)
+    to_channels_last(network)
     network.checkpointing = config.checkpointing
     return network
 
@@ -76,12 +77,6 @@ def prepare_for_training(
     # All crops have one size, and hand-written backward passes do not trace with dynamic shapes.
     model = torch.compile(network, dynamic=False) if config.compile else network
     return accelerator.prepare(model)
-
-
-def _align_corners(config: TrainingConfig) -> bool:
-    if config.align_corners is not None:
-        return config.align_corners
-    return config.init is not None and load_state(config.init)[0].align_corners
 
 
 # Averaged weights ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ea_psmnet.files import write_json
+from ea_psmnet.losses import LOSS_WEIGHTS
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.ops.native.soft_argmin import is_compiled_for
 from ea_psmnet.records import read_record
@@ -38,12 +39,15 @@ __all__ = [
 
 _MAY_CHANGE = frozenset(
     (
-        *("out", "device", "workers", "save_every", "keep", "max_skipped", "memory_check"),
+        *("out", "device", "workers", "save_every", "keep", "memory_check"),
         *("validate_every", "validate_data", "validate_root", "validate_count"),
         "network",  # the structure that the file describes is compared instead
     )
 )
 """Options that may change when a run continues, as they do not change its result."""
+
+_SETTLED = {"mirror": False, "loss_weights": [*LOSS_WEIGHTS]}
+"""Former options whose values are settled: a run that was started with others cannot continue."""
 
 _MEND = (
     "to continue with the given options, delete it and model.safetensors beside it; otherwise give "
@@ -126,9 +130,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _record(config: TrainingConfig, structure: PSMNetConfig, lengths: list[int]) -> None:
     """Record the configuration, or refuse the folder of a run with another one."""
-    path, settings = config.out / "config.json", config.to_dict()
+    path, settings = config.out / "config.json", config.to_dict() | _SETTLED
     # Options that older runs did not record had their defaults.
-    defaults = TrainingConfig(out=config.out, data="synthetic").to_dict()
+    defaults = TrainingConfig(out=config.out, data="synthetic").to_dict() | _SETTLED
     recorded = _recorded(path)
     if not recorded and (config.out / "model.safetensors").exists():
         raise ValueError(f"{config.out}: holds weights of something else: give another --out")

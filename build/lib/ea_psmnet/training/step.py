@@ -219,7 +219,7 @@ class OptimiserStep:
         config, truth = self.config, (batch.disparity, batch.valid)
         disparities = [disparity.float() for disparity in outputs.disparities]
         losses = output_losses(disparities, *truth, config.max_disparity, pixels)
-        loss = weighted_sum(losses, config.loss_weights)
+        loss = weighted_sum(losses)
         if config.cross_entropy:
             scores = [score.float() for score in outputs.scores]
             entropies = cross_entropies(
@@ -229,7 +229,7 @@ class OptimiserStep:
                 first=self.network.head.first,
                 pixels=pixels,
             )
-            loss = loss + config.cross_entropy * weighted_sum(entropies, config.loss_weights)
+            loss = loss + config.cross_entropy * weighted_sum(entropies)
         return loss, losses
 
     def _result(self, own: Tensor, names: Sequence[tuple[str, ...]], pixels: int) -> StepResult:
@@ -329,8 +329,10 @@ def choose_arithmetic(config: TrainingConfig, device: str) -> Arithmetic:
 class FiniteGuard:
     """Counts skipped steps and ends the run after too many in a row."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    LIMIT = 10
+    """Consecutive steps with a non-finite loss or gradient after which the run ends."""
+
+    def __init__(self) -> None:
         self.skipped = 0
         """Number of skipped steps of the whole run."""
         self.in_a_row = 0
@@ -356,7 +358,7 @@ class FiniteGuard:
         self.skipped += 1
         self.in_a_row += 1
         line = f"step {step} skipped: the {cause} is not finite; samples: {', '.join(names)}"
-        if self.in_a_row < self.limit:
+        if self.in_a_row < self.LIMIT:
             return line
         raise FloatingPointError(
             f"{self.in_a_row} steps in a row were not finite, at last {line}. The weights of the "

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ea_psmnet.files import atomic_path, write_text
+from ea_psmnet.figures import COLOURS, INK, dress, new_figure, to_image
+from ea_psmnet.files import write_image, write_text
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import markdown_table
 from ea_psmnet.training.logs import read_metrics
@@ -178,9 +178,9 @@ def _validation(records: _Records) -> list[str]:
 # Curves -------------------------------------------------------------------------------------------
 
 
-_INK, _BLUE = "#222222", "#0072b2"
-_BANDS = ("#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#888888")
-"""Colour-blind safe palette of Okabe and Ito."""
+_BLACK, _BLUE = COLOURS[:2]
+_BANDS = [COLOURS[index] for index in (6, 5, 3, 2, 4, 7)]
+"""Colours of the bands of true disparity, from cold to hot."""
 _BINS = 200
 """Maximum number of points of a curve."""
 
@@ -192,7 +192,7 @@ def write_curves(path: Path, records: _Records) -> None:
     """
     steps = [record for record in records if record["kind"] == "step"]
     validations = [record for record in records if record["kind"] == "validation"]
-    figure = Figure(figsize=(13, 8), dpi=100, facecolor="white")
+    figure = new_figure(13, 8)
     (loss, epe), (rate, validation) = figure.subplots(2, 2)
     figure.subplots_adjust(
         left=0.06, right=0.985, top=0.955, bottom=0.065, hspace=0.25, wspace=0.14
@@ -201,8 +201,7 @@ def write_curves(path: Path, records: _Records) -> None:
     _plot_training(epe, steps, "epe", "Training EPE, px")
     _plot_training(rate, steps, "lr", "Learning rate", logarithmic=False)
     _plot_validation(validation, validations)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    write_image(path, to_image(figure))
 
 
 def binned(values: NDArray[np.floating], bins: int = _BINS) -> NDArray[np.float64]:
@@ -244,9 +243,9 @@ def _plot_validation(axes: Axes, validations: _Records) -> None:
             axes.plot(at, values, color=colour, marker=".", linewidth=1, label=band)
     total = _column(validations, "EPE")
     if np.isfinite(total).any():
-        axes.plot(at, total, color="black", marker=".", linewidth=2, label="all pixels")
+        axes.plot(at, total, color=_BLACK, marker=".", linewidth=2, label="all pixels")
         best = int(np.nanargmin(total))
-        axes.plot(at[best], total[best], "o", color="black", markersize=11, fillstyle="none")
+        axes.plot(at[best], total[best], "o", color=_BLACK, markersize=11, fillstyle="none")
         axes.legend(frameon=False, fontsize=9, ncols=2)
     _style(axes, "Validation EPE, px", logarithmic=True)
 
@@ -257,21 +256,15 @@ def _column(records: _Records, name: str) -> NDArray[np.float64]:
 
 
 def _style(axes: Axes, title: str, *, logarithmic: bool) -> None:
-    axes.set_title(title, size=13, color=_INK, loc="left")
-    axes.set_xlabel("steps", size=11, color=_INK)
+    dress(axes, title=title, x="steps")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if not axes.lines:
-        axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=_INK)
+        axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=INK)
     elif logarithmic and all((_heights(axes) > 0).tolist()):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(labelsize=10, colors=_INK, which="both")
-    axes.grid(True, color="#eeeeee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _heights(axes: Axes) -> NDArray[np.float64]:

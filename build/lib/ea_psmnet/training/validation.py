@@ -10,11 +10,11 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from datasets.workers import loaded
+from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DISPARITY_BANDS, DisparityErrors, disparity_bands
+from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.processes import StopRequest
 
@@ -89,7 +89,9 @@ def validate(
     hidden = not accelerator.is_main_process
     with (
         loaded(dataset, min(workers, len(own)), sampler=own, batch_size=None) as samples,
-        tqdm(total=len(own), desc="validation", unit="pair", leave=False, disable=hidden) as bar,
+        Progress(
+            total=len(own), desc="validation", unit="pair", leave=False, disable=hidden
+        ) as bar,
     ):
         for number, sample in enumerate(stop.until_signal(samples)):
             disparity = matcher(sample.left, sample.right).disparity

@@ -8,8 +8,8 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from datasets.augment.geometric import Geometric, geometric_crop, random_crop
-from datasets.augment.photometric import Photometric, photometric
+from ea_psmnet.datasets.augment.geometric import Geometric, geometric_crop, random_crop
+from ea_psmnet.datasets.augment.photometric import Photometric, photometric
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["AUGMENTATIONS", "Recipe", "augment", "pick"]

@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
-from datasets.builder import dataset_entry, detect_dataset
-from datasets.check.files import Problem, Values, check_file, frame_problems, readers_of, reason
-from datasets.check.pairs import PairCheck, check_pair
-from datasets.check.series import Count, count_parts, find_series
-from datasets.frames import Frame
+from ea_psmnet.datasets.builder import dataset_entry, detect_dataset
+from ea_psmnet.datasets.check.files import (
+    Problem,
+    Values,
+    check_file,
+    frame_problems,
+    readers_of,
+    reason,
+)
+from ea_psmnet.datasets.check.pairs import PairCheck, check_pair
+from ea_psmnet.datasets.check.series import Count, count_parts, find_series
+from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import printable
+from ea_psmnet.progress import Progress
 
 __all__ = ["CheckReport", "check_dataset", "spread"]
 
@@ -32,7 +39,7 @@ class CheckReport:
 
     root: str
     dataset: str
-    """A key of `datasets.builder.DATASETS`."""
+    """A key of `ea_psmnet.datasets.builder.DATASETS`."""
     max_disparity: float
     counts: tuple[Count, ...]
     frames: int
@@ -136,7 +143,7 @@ def check_dataset(
 
     Args:
         root: Folder of the dataset.
-        name: A key of `datasets.builder.DATASETS`, or `auto`.
+        name: A key of `ea_psmnet.datasets.builder.DATASETS`, or `auto`.
         max_disparity: Disparities over it are counted, in pixels.
         pairs: Number of pairs, spread evenly over the dataset, whose views are compared.
         whole: Whether fewer frames than published are a problem; scenes rendered by the project
@@ -225,7 +232,9 @@ def _in_threads(
         results = pool.map(task, items)
         try:
             return list(
-                tqdm(results, unit=f" {what}", desc=what, total=len(items), disable=not progress)
+                Progress(
+                    results, unit=f" {what}", desc=what, total=len(items), disable=not progress
+                )
             )
         except BaseException:
             pool.shutdown(cancel_futures=True)  # interrupted: drop what has not started

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.check.files import Problem
-from datasets.frames import Frame
+from ea_psmnet.datasets.check.files import Problem
+from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
+from ea_psmnet.matches import match_features
 from ea_psmnet.sample import at_columns
 
 __all__ = ["PairCheck", "check_pair", "feature_offsets", "warp_errors"]
 
 _FEATURES = 2000
-_FAINT = 0.01
-"""Smallest contrast of a feature, a quarter of OpenCV's default: rendered scenes may be dim."""
 _ENOUGH = 20
 """Smallest number of matches to draw conclusions from."""
-_RATIO = 0.75
-"""Lowe's ratio test (IJCV 2004): largest ratio of the best to the second-best distance."""
 _WINDOW = (2048, 4096)
 """Largest rows and columns of the central window to find features in, to limit memory."""
 _LEVEL = 1.0
@@ -126,33 +122,13 @@ def _grey(path: Path) -> NDArray[np.uint8]:
 
 
 def feature_offsets(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Match SIFT features (Lowe, IJCV 2004) of two grey images (H, W), in both directions.
-
-    Some wrong matches remain, so use robust statistics such as medians.
+    """Offsets of matched features of two grey images (H, W): see `match_features`.
 
     Returns:
         (N, 2) left minus right position, x and y in pixels.
     """
-    finder = cv2.SIFT.create(_FEATURES, contrastThreshold=_FAINT)
-    (points, words), (others, other_words) = (
-        finder.detectAndCompute(view, None) for view in (left, right)
-    )
-    if words is None or other_words is None or min(len(points), len(others)) < 2:
-        return np.zeros((0, 2), np.float32)
-    forth, back = _best(words, other_words), _best(other_words, words)
-    pairs = [(i, j) for i, j in forth.items() if back.get(j) == i]
-    offsets = [np.subtract(points[i].pt, others[j].pt) for i, j in pairs]
-    return np.array(offsets, np.float32).reshape(-1, 2)
-
-
-def _best(words: NDArray[Any], others: NDArray[Any]) -> dict[int, int]:
-    """Return the index of the one close match of each descriptor, if it has one."""
-    candidates = cv2.BFMatcher().knnMatch(words, others, k=2)
-    return {
-        first.queryIdx: first.trainIdx
-        for first, second in candidates
-        if first.distance < _RATIO * second.distance
-    }
+    found = match_features(left, right, _FEATURES)
+    return found.left - found.right
 
 
 def warp_errors(

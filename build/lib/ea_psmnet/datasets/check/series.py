@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets.builder import build_dataset, dataset_entry
-from datasets.check.files import Problem, reason
-from datasets.frames import FrameDataset
-from datasets.templates import MissingFilesError
+from ea_psmnet.datasets.builder import build_dataset, dataset_entry
+from ea_psmnet.datasets.check.files import Problem, reason
+from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.templates import MissingFilesError
 from ea_psmnet.sample import StereoSample
 
 __all__ = ["Count", "Series", "count_parts", "find_series"]

@@ -6,11 +6,11 @@ A seed, a split and a number determine a scene. `scene` describes what is render
 `writer` writes it to disk.
 """
 
-from datasets.synthetic.kinds import KINDS
-from datasets.synthetic.render import Look, RenderedScene, render
-from datasets.synthetic.scene import Scene
-from datasets.synthetic.scenes import SyntheticScenes
-from datasets.synthetic.writer import write_sceneflow
+from ea_psmnet.datasets.synthetic.kinds import KINDS
+from ea_psmnet.datasets.synthetic.render import Look, RenderedScene, render
+from ea_psmnet.datasets.synthetic.scene import Scene
+from ea_psmnet.datasets.synthetic.scenes import SyntheticScenes
+from ea_psmnet.datasets.synthetic.writer import write_sceneflow
 
 __all__ = [
     "KINDS",

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.outlines import covers
-from datasets.synthetic.scene import Array, Rig, Solid
-from datasets.synthetic.shapes import Sight, first_hit, float32, gradient
+from ea_psmnet.datasets.synthetic.outlines import covers
+from ea_psmnet.datasets.synthetic.scene import Array, Rig, Solid
+from ea_psmnet.datasets.synthetic.shapes import Sight, first_hit, float32, gradient
 
 _NEAR = 1e-3
 """Objects that reach closer than this depth have no bounds on the screen."""

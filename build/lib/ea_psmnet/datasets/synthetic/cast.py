@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.body import TOUCH, Body, screen_bounds
-from datasets.synthetic.scene import Array, Rig
+from ea_psmnet.datasets.synthetic.body import TOUCH, Body, screen_bounds
+from ea_psmnet.datasets.synthetic.scene import Array, Rig
 
 BLOCK = 64
 """Number of rays in a block."""

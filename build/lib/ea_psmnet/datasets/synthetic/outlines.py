@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.synthetic.scene import Outline
+from ea_psmnet.datasets.synthetic.scene import Outline
 
 
 def _disc(x: Tensor, y: Tensor, rows: list[list[float]]) -> Tensor:

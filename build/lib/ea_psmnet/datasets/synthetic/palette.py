@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datasets.synthetic.outlines import draw_outline
-from datasets.synthetic.scene import Array, Light, Material, Outline, Solid
-from datasets.synthetic.sculpture import draw_sculpture
+from ea_psmnet.datasets.synthetic.outlines import draw_outline
+from ea_psmnet.datasets.synthetic.scene import Array, Light, Material, Outline, Solid
+from ea_psmnet.datasets.synthetic.sculpture import draw_sculpture
 
 NO_CUTS: Array = np.zeros((0, 4))
 FACING: Array = np.eye(3)

@@ -7,11 +7,11 @@ from copy import copy
 from pathlib import Path
 from typing import Any, get_args, overload
 
-from datasets.names import Split
-from datasets.synthetic.draw import draw_scene
-from datasets.synthetic.kinds import KINDS
-from datasets.synthetic.render import Look, RenderedScene, render
-from datasets.synthetic.textures import load_atlas
+from ea_psmnet.datasets.names import Split
+from ea_psmnet.datasets.synthetic.draw import draw_scene
+from ea_psmnet.datasets.synthetic.kinds import KINDS
+from ea_psmnet.datasets.synthetic.render import Look, RenderedScene, render
+from ea_psmnet.datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice
 

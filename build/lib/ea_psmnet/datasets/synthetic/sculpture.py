@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.synthetic.scene import Array, Mesh
+from ea_psmnet.datasets.synthetic.scene import Array, Mesh
 
 _SPOKES = (24, 14)
 """Points per ring, of thick and of thin meshes."""

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.synthetic.scene import Array, Mesh
+from ea_psmnet.datasets.synthetic.scene import Array, Mesh
 
 Interval = tuple[Tensor, Tensor]
 

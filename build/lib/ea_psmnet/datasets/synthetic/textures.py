@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.synthetic.patterns import PATTERNS, SIZE, Picture, spectral_noise
+from ea_psmnet.datasets.synthetic.patterns import PATTERNS, SIZE, Picture, spectral_noise
 from ea_psmnet.files import IMAGE_SUFFIXES, read_image
 
 _SEED = 20210105

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from datasets.names import Split
-from datasets.synthetic.render import RenderedScene
-from datasets.synthetic.scenes import SyntheticScenes
-from datasets.workers import loaded
+from ea_psmnet.datasets.names import Split
+from ea_psmnet.datasets.synthetic.render import RenderedScene
+from ea_psmnet.datasets.synthetic.scenes import SyntheticScenes
+from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.files import write_image, write_json, write_pfm
+from ea_psmnet.progress import Progress
 from ea_psmnet.records import read_record
 
 _FRAME = "0006"
@@ -139,7 +139,7 @@ def write_sceneflow(
     # Workers use one torch thread each, which is fastest for small tensors.
     with (
         loaded(_Frames(tasks), workers, batch_size=None) as frames,
-        tqdm(total=len(tasks), desc=str(root), unit="frame", disable=not progress) as bar,
+        Progress(total=len(tasks), desc=str(root), unit="frame", disable=not progress) as bar,
     ):
         for _ in frames:
             bar.update()

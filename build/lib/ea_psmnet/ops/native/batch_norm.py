@@ -62,25 +62,25 @@ def batch_norm(
     Compiled code needs parameters and statistics in float32, and sums in float32.
     """
     kept = [t for t in (weight, bias, running_mean, running_var) if t is not None]
-    fits = _rows(x) is not None and all(t.dtype == torch.float32 for t in kept)
-    if not fits or _library() is None:
+    lanes = _lanes(x) if all(t.dtype == torch.float32 for t in kept) else None
+    if lanes is None or _library() is None:
         return batch_norm_reference(x, weight, bias, running_mean, running_var, momentum, eps)
-    return _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)
+    return _BatchNorm.apply(x, lanes, weight, bias, running_mean, running_var, momentum, eps)
 
 
-def _rows(x: Tensor) -> Tensor | None:
-    """(B, C, ...) as rows of pixels that fill vectors, (R, lanes); None without compiled code."""
+def _lanes(x: Tensor) -> int | None:
+    """Length of rows of adjacent pixels of (B, C, ...) that fill vectors.
+
+    None if compiled code cannot be used.
+    """
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.bfloat16:
         return None
-    moved = x.detach().movedim(1, -1)
     channels = x.shape[1]
-    if not moved.is_contiguous() or not x.numel():
+    if not x.detach().movedim(1, -1).is_contiguous() or not x.numel():
         return None
     fitting = (n * channels for n in range(1, _VECTOR + 1) if n * channels % _VECTOR == 0)
     lanes = next((n for n in fitting if n >= _LEAST_LANES), channels * _VECTOR)
-    if lanes > _MOST_LANES or x.numel() % lanes:
-        return None
-    return moved.reshape(-1, lanes)
+    return None if lanes > _MOST_LANES or x.numel() % lanes else lanes
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -90,6 +90,7 @@ class _BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        lanes: int,
         weight: Tensor,
         bias: Tensor,
         running_mean: Tensor | None,
@@ -101,6 +102,7 @@ class _BatchNorm(torch.autograd.Function):
         _run(
             "forward",
             x,
+            lanes,
             {
                 "output": made,
                 "weight": weight,
@@ -114,6 +116,7 @@ class _BatchNorm(torch.autograd.Function):
             eps=eps,
         )
         ctx.save_for_backward(x, weight, mean, scale)
+        ctx.lanes = lanes
         return made
 
     @staticmethod
@@ -125,6 +128,7 @@ class _BatchNorm(torch.autograd.Function):
         _run(
             "backward",
             x,
+            ctx.lanes,
             {
                 "gradient": grads[0].to(x.dtype).contiguous(memory_format=layout),
                 "output": made,
@@ -135,7 +139,7 @@ class _BatchNorm(torch.autograd.Function):
                 "bias_gradient": of_bias,
             },
         )
-        return made, of_weight, of_bias, None, None, None, None
+        return made, None, of_weight, of_bias, None, None, None, None
 
 
 class _Norm(ctypes.Structure):
@@ -150,13 +154,14 @@ class _Norm(ctypes.Structure):
     )
 
 
-def _run(name: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: float) -> None:
-    library, rows = _library(), _rows(x)
+def _run(
+    name: str, x: Tensor, lanes: int, tensors: dict[str, Tensor | None], **numbers: float
+) -> None:
+    library = _library()
     assert library is not None
-    assert rows is not None
     pointers = {field: t.data_ptr() for field, t in tensors.items() if t is not None}
-    job = _Norm(input=rows.data_ptr(), **pointers, **numbers)
-    job.rows, job.lanes = rows.shape
+    job = _Norm(input=x.data_ptr(), **pointers, **numbers)
+    job.rows, job.lanes = x.numel() // lanes, lanes
     job.channels, job.threads = x.shape[1], torch.get_num_threads()
     if not getattr(library, f"batch_norm_{name}")(ctypes.byref(job)):
         raise MemoryError("batch normalisation: no memory for its sums")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from datasets.synthetic.kinds.floating import flying, layers, stage
-from datasets.synthetic.kinds.places import bare, garden, room, street
-from datasets.synthetic.palette import Layout, Palette
+from ea_psmnet.datasets.synthetic.kinds.floating import flying, layers, stage
+from ea_psmnet.datasets.synthetic.kinds.places import bare, garden, room, street
+from ea_psmnet.datasets.synthetic.palette import Layout, Palette
 
 
 @dataclass(frozen=True)

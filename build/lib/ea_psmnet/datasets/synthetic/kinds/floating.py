@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from datasets.synthetic.palette import (
+from ea_psmnet.datasets.synthetic.palette import (
     CLEAR,
     ENDLESS,
     FACING,
@@ -37,8 +37,8 @@ from datasets.synthetic.palette import (
     turn_y,
     turn_z,
 )
-from datasets.synthetic.scene import Solid
-from datasets.synthetic.things import (
+from ea_psmnet.datasets.synthetic.scene import Solid
+from ea_psmnet.datasets.synthetic.things import (
     bush,
     cables,
     car,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from datasets.synthetic.palette import (
+from ea_psmnet.datasets.synthetic.palette import (
     CLEAR,
     FACING,
     NO_CUTS,
@@ -34,9 +34,9 @@ from datasets.synthetic.palette import (
     turn_x,
     turn_y,
 )
-from datasets.synthetic.patterns import SIZE
-from datasets.synthetic.scene import Array, Light, Material, Solid
-from datasets.synthetic.things import (
+from ea_psmnet.datasets.synthetic.patterns import SIZE
+from ea_psmnet.datasets.synthetic.scene import Array, Light, Material, Solid
+from ea_psmnet.datasets.synthetic.things import (
     bush,
     cables,
     car,

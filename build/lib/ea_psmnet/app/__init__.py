@@ -1,0 +1,1 @@
+"""The local page: a server that predicts, and what the browser shows."""

@@ -1,0 +1,202 @@
+"""How a pair is predicted: the options for it, and the steps from images to a result."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ea_psmnet.commands.options import CalibrationOptions, MatcherOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ea_psmnet.calibration import Calibration
+    from ea_psmnet.geometry import PointCloud
+    from ea_psmnet.inference.exported import ExportedMatcher
+    from ea_psmnet.inference.matcher import StereoMatcher
+    from ea_psmnet.inference.pairs import Pair
+    from ea_psmnet.inference.result import StereoResult
+
+__all__ = ["PairPredictor", "PredictionOptions", "Prepared"]
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """What is predicted of a pair, and what of it is kept."""
+
+    write: tuple[str, ...] = ("disparity", "preview")
+    """What to write besides NAME_pair.json: disparity; preview; depth, in metres as NAME_depth.png
+    (16 bits, millimetres), .pfm and .npy; confidence, the probability of an error below 1 pixel, as
+    .npy and as .png (8 bits, 255 for 1), and in the preview; right, the right view's disparity, and
+    NAME_occluded.png, white where it contradicts the left one's; cloud, a coloured point cloud as
+    .ply and .glb; calibration, as Middlebury's calib.txt; image, the left one, rectified."""
+    min_confidence: float | None = None
+    """Leave pixels of less confidence, from 0 to 1, out of disparity, depth and cloud."""
+    min_disparity: int = 0
+    """Smallest disparity in pixels; negative for cameras that are toed in."""
+    search: Annotated[Literal["network", "auto"], tyro.conf.arg(name="range")] = "network"
+    """Range of disparities: auto moves or widens the network's if it does not fit the pair, which a
+    coarse pass finds out, and reports what exceeds it."""
+    scale: float = 1
+    """Factor on the size at which the pair is predicted. 0.5 needs less memory and time and doubles
+    the range of disparities, with less detail. Results have the original size."""
+    memory: str | None = None
+    """Memory limit of the program on the device, for example 8GiB; default: the free memory. Pairs
+    that need more are predicted in overlapping tiles."""
+    rectify: Literal["auto", "off"] = "off"
+    """What to do with a pair that is not rectified, beside a warning: auto moves, turns and resizes
+    the right image so that rows match, as far as matched features tell."""
+    colours: tuple[float, float] | None = None
+    """Disparities of the first and the last colour of previews, in pixels, so that one colour is
+    one disparity in all of them; default: those of the pair or video."""
+    clean: bool = True
+    """Leave flying points at depth edges, points that the right image does not show, and points of
+    low confidence out of the cloud."""
+    min_depth: float = 0
+    """Smallest depth in the cloud, in metres."""
+    max_depth: float = float("inf")
+    """Largest depth in the cloud, in metres."""
+
+    def check(self) -> None:
+        """Raise a ValueError if a value is impossible."""
+        from ea_psmnet.inference.pairs import check_scale
+        from ea_psmnet.tables import check_range
+
+        check_scale(self.scale)
+        check_range("min_confidence", self.min_confidence or 0, 0, 1)
+        if self.colours is not None and not self.colours[0] < self.colours[1]:
+            raise ValueError("--colours takes the smaller disparity first, as --colours 0 64")
+        if not 0 <= self.min_depth < self.max_depth:
+            raise ValueError(
+                f"--min-depth {self.min_depth:g} is not below --max-depth {self.max_depth:g}"
+            )
+
+    def cloud(self, result: StereoResult) -> PointCloud:
+        """Make the point cloud of a result."""
+        return result.points(clean=self.clean, min_depth=self.min_depth, max_depth=self.max_depth)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A rectified pair, ready to be predicted."""
+
+    views: Pair
+    camera: Calibration | None
+    """Calibration at the size of the views."""
+
+
+class PairPredictor:
+    """Prepares and predicts pairs with one set of options.
+
+    Args:
+        what: What is predicted.
+        calibration: Calibration of the camera.
+        options: The network and its options; it is loaded when the first pair is predicted.
+
+    Raises:
+        ValueError: An option is impossible, or a metric output has no calibration.
+        FileNotFoundError: There is no such calibration file.
+    """
+
+    def __init__(
+        self, what: PredictionOptions, calibration: CalibrationOptions, options: MatcherOptions
+    ) -> None:
+        from ea_psmnet.inference.prediction_files import OUTPUTS
+        from ea_psmnet.tables import check_choice
+
+        what.check()
+        for output in what.write:
+            check_choice("output", output, OUTPUTS)
+        metric = next((output for output in what.write if OUTPUTS[output].metric), None)
+        if metric and calibration.load(Path(), 1, 1) is None:
+            raise ValueError(f"--write {metric} needs --calib FILE, or --focal and --baseline")
+        self.what, self.calibration, self.options = what, calibration, options
+        self._told_rectified = False
+
+    @cached_property
+    def matcher(self) -> StereoMatcher | ExportedMatcher:
+        """The network, loaded at the first use."""
+        matcher = self.options.predictor(self.what.memory)
+        least = math.floor(self.what.scale * self.what.min_disparity)
+        return matcher.searching(least, matcher.max_disparity)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Hash of everything that results depend on besides the images."""
+        from ea_psmnet.files import content_hash
+        from ea_psmnet.store import digest
+
+        what = {k: v for k, v in asdict(self.what).items() if k not in ("write", "memory")}
+        network = {k: v for k, v in asdict(self.options).items() if k != "threads"}
+        files = [*self.calibration.calib, self.options.checkpoint]
+        hashes = [content_hash(path) for path in files if path is not None and path.is_file()]
+        return {"sha256": digest(repr((what, asdict(self.calibration), network, hashes)))}
+
+    def prepare(self, views: Pair, left: Path) -> Prepared:
+        """Rectify a pair if its calibration is that of unrectified images.
+
+        Args:
+            views: Left and right image.
+            left: Path of the left image.
+        """
+        from ea_psmnet.calibration import RawCalibration
+        from ea_psmnet.inference.pairs import calibrated_pair
+
+        given = self.calibration.load(left, *views[0].shape[:2])
+        if isinstance(given, RawCalibration) and not self._told_rectified:
+            self._told_rectified = True
+            print("The pair was rectified; if it already was, give --raw False", file=sys.stderr)
+        return Prepared(*calibrated_pair(views, given))
+
+    def predict(self, prepared: Prepared) -> StereoResult:
+        """Predict a pair; faults that the pair shows are warnings."""
+        from ea_psmnet.inference.doctor import examined
+        from ea_psmnet.inference.pairs import predicted_at_scale
+
+        what, matcher, camera = self.what, self.matcher, prepared.camera
+        least, reach = what.min_disparity, matcher.max_disparity / what.scale + what.min_disparity
+        if what.search == "auto":  # the range will fit
+            least, reach = -prepared.views[0].shape[1], prepared.views[0].shape[1]
+        views = examined(
+            prepared.views,
+            reach,
+            least=least,
+            doffs=0 if camera is None else camera.doffs,
+            rectify=what.rectify == "auto",
+        )
+        result = predicted_at_scale(self._matched, views, what.scale)
+        result = replace(result, calibration=camera)
+        return result if what.min_confidence is None else result.masked(what.min_confidence)
+
+    def _matched(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
+        from ea_psmnet.inference.exported import ExportedMatcher
+
+        what, matcher = self.what, self.matcher
+        if what.search == "auto":
+            matcher = _ranged(matcher, (left, right))
+        cleaned = what.clean and "cloud" in what.write and not isinstance(matcher, ExportedMatcher)
+        (result,) = matcher.match(
+            [(left, right)],
+            confidence=what.min_confidence is not None or "confidence" in what.write or cleaned,
+            right_view="right" in what.write,
+        )
+        return result
+
+
+def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair) -> StereoMatcher:
+    """A matcher that searches the range of a pair, which is told on stderr."""
+    from ea_psmnet.inference.matcher import StereoMatcher
+    from ea_psmnet.inference.search_range import find_range
+
+    if not isinstance(matcher, StereoMatcher):
+        raise ValueError("an exported network searches its own range: --range auto needs weights")
+    found = find_range(matcher, pair)
+    print(f"Range: {found}", file=sys.stderr)
+    return matcher.searching(found.minimum, found.count)

@@ -1,0 +1,333 @@
+"""The pairs that a command line names: files, folders, patterns, lists, and both views in one."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_psmnet.files import IMAGE_SUFFIXES, read_image, readable
+from ea_psmnet.inference.pairs import Pair, as_pair
+from ea_psmnet.inference.prediction_files import PairRecord, pair_name, pair_record, view_record
+
+__all__ = ["Found", "Layout", "PairSource", "find_pairs", "split_views"]
+
+Layout = Literal["separate", "side-by-side", "top-bottom"]
+"""Where the two views of a pair are: in two images, or in the halves of one, left or top first."""
+
+LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
+_SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_LEFT = re.compile(r"left|(?<![a-z])l(?![a-z])", re.IGNORECASE)
+_NO_VIEW = re.compile(r"disp|depth|mask|occ|conf|flow|preview", re.IGNORECASE)
+_FOLDERS = (
+    *(("left", "right"), ("image_2", "image_3"), ("image_02", "image_03")),
+    *(("image_0", "image_1"), ("image_00", "image_01"), ("colored_0", "colored_1")),
+    *(("cam0", "cam1"), ("left_images", "right_images"), ("image_left", "image_right")),
+)
+"""Names of two folders in one that hold the left and the right images."""
+_STEMS = (("im0", "im1"), ("im2", "im6"), ("view1", "view5"))
+"""Names of the two images in the folder of a pair that do not say left and right."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """A pair that can be read, and the name of its results."""
+
+    name: str
+    """Name of the results in their folder, which may have folders of its own: `scene/0001`."""
+    left: Path
+    right: Path
+    """The same file as `left`, unless the layout is separate."""
+    layout: Layout = "separate"
+
+    def read(self) -> Pair:
+        """Read both views, each (H, W, 3) uint8 RGB.
+
+        Raises:
+            FileNotFoundError: An image is missing.
+            ValueError: An image is damaged or cannot be split, or the sizes differ.
+        """
+        if self.layout == "separate":
+            return as_pair((self.left, self.right))
+        try:
+            return split_views(read_image(self.left), self.layout)
+        except ValueError as error:
+            told = str(error)
+            raise ValueError(told if str(self.left) in told else f"{self.left}: {told}") from None
+
+    def record(self) -> PairRecord:
+        """Paths and hashes of the images."""
+        if self.layout == "separate":
+            return pair_record(self.left, self.right)
+        both, halves = view_record(self.left), _HALVES[self.layout]
+        return {
+            side: {key: f"{value}#{half}" for key, value in both.items()}
+            for side, half in zip(("left", "right"), halves, strict=True)
+        }
+
+
+_HALVES: dict[Layout, tuple[str, str]] = {
+    "side-by-side": ("left half", "right half"),
+    "top-bottom": ("top half", "bottom half"),
+}
+
+
+def split_views(image: NDArray[np.uint8], layout: Layout) -> Pair:
+    """Split an image (H, W, 3) of both views into left and right.
+
+    Raises:
+        ValueError: The halves would differ in size.
+    """
+    axis = 0 if layout == "top-bottom" else 1
+    side = image.shape[axis]
+    if side % 2:
+        what = "height" if axis == 0 else "width"
+        raise ValueError(f"its {what} is {side} px, odd: the two views of a {layout} image have "
+                         "one size")  # fmt: skip
+    left, right = np.split(image, 2, axis=axis)
+    return np.ascontiguousarray(left), np.ascontiguousarray(right)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pairs, in their order, and images without a partner."""
+
+    pairs: list[PairSource]
+    alone: list[Path]
+
+    @cached_property
+    def problem(self) -> str:
+        """One line about images without a partner; empty if all have one."""
+        if not self.alone:
+            return ""
+        shown = ", ".join(str(path) for path in self.alone[:_SHOWN])
+        more = ", ..." if len(self.alone) > _SHOWN else ""
+        return f"{len(self.alone)} images without a partner of the same name: {shown}{more}"
+
+
+def find_pairs(inputs: Sequence[Path], layout: Layout = "separate") -> Found:
+    """Find the pairs that inputs name.
+
+    Args:
+        inputs: Two images; two folders or two patterns, whose images belong together by name; one
+            folder of pairs; one list; folders of pairs; or the left images and then as many right
+            ones. With both views in one image: images, folders or patterns.
+        layout: Where the two views of a pair are.
+
+    Raises:
+        FileNotFoundError: An input does not exist, or there are no pairs.
+        ValueError: The inputs are of different kinds, or two pairs would have one name.
+    """
+    if not inputs:
+        raise ValueError("no images: give LEFT and RIGHT, two folders, or a folder of pairs")
+    groups = [_expanded(each) for each in inputs]
+    if layout != "separate":
+        found = Found(list(_stacked(inputs, groups, layout)), [])
+    elif len(inputs) == 1 and inputs[0].suffix.lower() in LIST_SUFFIXES and inputs[0].is_file():
+        found = Found(list(_listed(inputs[0])), [])
+    else:
+        found = _separate(groups)
+    if not found.pairs:
+        hint = "; give --layout if both views are in one image" if layout == "separate" else ""
+        raise FileNotFoundError(f"{', '.join(map(str, inputs))}: no pairs found{hint}")
+    _check_names(found.pairs)
+    return found
+
+
+def _expanded(path: Path) -> list[Path]:
+    """Files and folders that match a pattern, sorted; a path that exists stands for itself."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - absolute, too
+    if not matches:
+        raise FileNotFoundError(f"{path}: nothing matches this pattern")
+    return matches
+
+
+def _check_names(pairs: Sequence[PairSource]) -> None:
+    first: dict[str, PairSource] = {}
+    for pair in pairs:
+        other = first.setdefault(pair.name.lower(), pair)
+        if other is not pair:
+            raise ValueError(
+                f"{other.left} and {pair.left} would both be called {pair.name}: predict them "
+                "into different folders"
+            )
+
+
+# Two views in two images --------------------------------------------------------------------------
+
+
+def _separate(groups: Sequence[Sequence[Path]]) -> Found:
+    if len(groups) == 2 and all(len(group) == 1 and group[0].is_dir() for group in groups):
+        folders = [group[0] for group in groups]
+        if not any(_pairs_in(folder) for folder in folders):
+            return _matched(*({_key(p, f): p for p in _images(f)} for f in folders))
+    paths = [path for group in groups for path in group]
+    if all(path.is_dir() for path in paths):
+        single = len(paths) == 1
+        prefixes = ["" if single else path.resolve().name for path in paths]
+        return Found(
+            [
+                pair
+                for path, prefix in zip(paths, prefixes, strict=True)
+                for pair in _pairs_in(path, prefix)
+            ],
+            [],
+        )
+    if len(paths) == 2:
+        return Found([PairSource(pair_name(*paths), paths[0], paths[1])], [])
+    halves = groups if len(groups) == 2 else _halved(paths)
+    return _matched(*({path.stem: path for path in half} for half in halves))
+
+
+def _halved(paths: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Left images and right ones, of a list that has first all left, then all right images."""
+    if len(paths) % 2:
+        count = "one image" if len(paths) == 1 else f"{len(paths)} images"
+        raise ValueError(
+            f"{count}: give LEFT and RIGHT, or --layout if both views are in one image"
+        )
+    return paths[: len(paths) // 2], paths[len(paths) // 2 :]
+
+
+def _key(path: Path, folder: Path) -> str:
+    """Name of an image in a folder, without its suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _matched(lefts: dict[str, Path], rights: dict[str, Path]) -> Found:
+    """Bring images together by name: by equal names, or else by names without left and right."""
+    if not lefts.keys() & rights.keys():
+        lefts, rights = _neutral(lefts), _neutral(rights)
+    pairs = [
+        PairSource(
+            name if name else pair_name(lefts[name], rights[name]), lefts[name], rights[name]
+        )
+        for name in sorted(lefts.keys() & rights.keys())
+    ]
+    alone = [views[name] for views, others in ((lefts, rights), (rights, lefts))
+             for name in sorted(views.keys() - others.keys())]  # fmt: skip
+    return Found(pairs, alone)
+
+
+def _neutral(views: dict[str, Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for name, path in views.items():
+        other = named.setdefault(_without_side(name), path)
+        if other is not path:
+            raise ValueError(f"{other} and {path} have the same name but for left and right")
+    return named
+
+
+def _without_side(name: str) -> str:
+    """A name without what says left or right: `day/left_01` and `day/R01` are both `day/01`."""
+    bare = _SIDES.sub("", name)
+    return re.sub(r"([_\W])[_.\- ]+", r"\1", bare).strip("_-. /").replace("/_", "/")
+
+
+def _pairs_in(folder: Path, prefix: str = "") -> list[PairSource]:
+    """The pairs in a folder and its folders, named by their place in it."""
+    for names in _FOLDERS:
+        views = [folder / name for name in names]
+        if all(view.is_dir() for view in views):
+            found = _matched(
+                *({_key(path, view): path for path in _images(view)} for view in views)
+            )
+            return [_prefixed(pair, prefix) for pair in found.pairs]
+    pairs = [_prefixed(pair, prefix) for pair in _pairs_beside(folder)]
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        pairs += _pairs_in(inner, f"{prefix}/{inner.name}".lstrip("/"))
+    return pairs
+
+
+def _prefixed(pair: PairSource, prefix: str) -> PairSource:
+    """Give a pair its place in its name; a pair without a name has that of its folder."""
+    name = f"{prefix}/{pair.name}".strip("/") or pair.left.resolve().parent.name
+    return PairSource(name, pair.left, pair.right)
+
+
+def _pairs_beside(folder: Path) -> Iterator[PairSource]:
+    """Pairs whose images lie beside each other; the name is empty if the images have none."""
+    images = {p.stem: p for p in _images(folder, deep=False) if not _NO_VIEW.search(p.stem)}
+    sided = {stem: path for stem, path in images.items() if _SIDES.search(stem)}
+    lefts = {stem: path for stem, path in sided.items() if _LEFT.search(stem)}
+    rights = {stem: path for stem, path in sided.items() if stem not in lefts}
+    left_names, right_names = _neutral(lefts), _neutral(rights)
+    for name in sorted(left_names.keys() & right_names.keys()):
+        yield PairSource(name, left_names[name], right_names[name])
+    if not sided:
+        pair = next((names for names in _STEMS if images.keys() >= set(names)), None)
+        if pair is not None:
+            yield PairSource("", images[pair[0]], images[pair[1]])
+
+
+def _images(folder: Path, *, deep: bool = True) -> list[Path]:
+    paths = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+# Lists, and two views in one image ----------------------------------------------------------------
+
+
+def _listed(path: Path) -> Iterator[PairSource]:
+    """Pairs of a list: LEFT RIGHT on each line, separated by blanks, a comma or a tab."""
+    with readable(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        cells = _cells(line)
+        if [cell.lower() for cell in cells[:2]] == ["left", "right"]:
+            continue
+        if len(cells) < 2:
+            raise ValueError(f"{path}: line {number}: expected LEFT RIGHT, got '{line.strip()}'")
+        left, right = (_beside(path, cell) for cell in cells[:2])
+        yield PairSource(_listed_name(cells[0], cells[1], left, right), left, right)
+
+
+def _cells(line: str) -> list[str]:
+    for separator in ("\t", ","):
+        if separator in line:
+            return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+    return shlex.split(line)
+
+
+def _beside(listing: Path, name: str) -> Path:
+    """A path in a list: relative to the list's folder, or to the working directory."""
+    beside = listing.parent / name
+    return beside if beside.exists() or not Path(name).exists() else Path(name)
+
+
+def _listed_name(left: str, right: str, *paths: Path) -> str:
+    """Name of a listed pair, with the folders in which both views have the same names."""
+    names = [_without_side(Path(each).with_suffix("").as_posix()) for each in (left, right)]
+    return pair_name(*paths) if names[0] != names[1] or names[0] in ("", ".") else _inside(names[0])
+
+
+def _inside(name: str) -> str:
+    """A relative name that stays in the folder of the results."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def _stacked(
+    inputs: Sequence[Path], groups: Iterable[Sequence[Path]], layout: Layout
+) -> Iterator[PairSource]:
+    for group in groups:
+        for path in group:
+            files = _images(path) if path.is_dir() else [path]
+            for file in files:
+                name = _key(file, path) if path.is_dir() else file.stem
+                several = path.is_dir() and len(inputs) > 1
+                name = f"{path.resolve().name}/{name}" if several else name
+                yield PairSource(name, file, file, layout)

@@ -1,0 +1,275 @@
+"""Videos: frames of both views as pairs, and disparity beside the left image as a video."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
+from ea_psmnet.files import atomic_path, readable
+from ea_psmnet.inference.inputs import Layout, split_views
+from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
+from ea_psmnet.inference.pairs import Pair, as_pair
+from ea_psmnet.inference.prediction_files import PairRecord, pair_name, view_record
+from ea_psmnet.inference.sequence import Flicker, Smoothing
+
+__all__ = ["StereoVideo", "VideoFrame", "is_video", "write_disparity_video"]
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+_DEFAULT_FPS = 25.0
+_SAMPLES = 20_000
+"""Disparities of each frame from which the range of colours is found."""
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path has the suffix of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One pair of a video, and the name of its results."""
+
+    name: str
+    index: int
+
+
+class StereoVideo:
+    """Pairs of two videos, or of one that shows both views.
+
+    Args:
+        paths: The left and the right video, or one for a layout with both views.
+        layout: Where the views are.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file is no video, or the number of files does not fit the layout.
+    """
+
+    def __init__(self, paths: Sequence[Path], layout: Layout = "separate") -> None:
+        count = 2 if layout == "separate" else 1
+        if len(paths) != count:
+            have = "1 video" if len(paths) == 1 else f"{len(paths)} videos"
+            raise ValueError(
+                f"{have} and --layout {layout}: give LEFT and RIGHT, or one video and --layout "
+                "side-by-side or top-bottom"
+            )
+        self.paths, self.layout = tuple(paths), layout
+        self._streams = [_Stream(path) for path in paths]
+        lengths = [stream.count for stream in self._streams]
+        self.count = min(lengths)
+        self.fps = self._streams[0].fps
+        if len(set(lengths)) > 1:
+            warnings.warn(
+                f"{paths[0]} has {lengths[0]} frames and {paths[1]} {lengths[1]}: the first "
+                f"{self.count} are taken for pairs",
+                stacklevel=2,
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the results: what the names of the files have in common."""
+        return self.paths[0].stem if len(self.paths) == 1 else pair_name(*self.paths)
+
+    def frames(self, name: str) -> list[VideoFrame]:
+        """All frames, whose results are in a folder `name`."""
+        return [VideoFrame(f"{name}/{index:06d}", index) for index in range(self.count)]
+
+    def read(self, frame: VideoFrame) -> Pair:
+        """Read a pair; reading in the order of frames is fast.
+
+        Raises:
+            ValueError: A frame is damaged, or the views differ in size.
+        """
+        images = [stream.read(frame.index) for stream in self._streams]
+        if len(images) == 1:
+            return split_views(images[0], self.layout)
+        return as_pair(images)
+
+    def record(self, frame: VideoFrame) -> PairRecord:
+        """Path and hash of the views of a frame."""
+        both = self._views * (2 // len(self._views))
+        return {
+            side: {key: f"{value}#{frame.index}" for key, value in view.items()}
+            for side, view in zip(("left", "right"), both, strict=True)
+        }
+
+    @cached_property
+    def _views(self) -> list[dict[str, str]]:
+        return [view_record(path) for path in self.paths]
+
+
+class _Stream:
+    """The frames of one file."""
+
+    def __init__(self, path: Path) -> None:
+        with readable(path):
+            path.open("rb").close()
+        self._path = path
+        self._open()
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_FPS
+        self.count = self._counted()
+        if self.count == 0:
+            raise ValueError(f"{path}: has no frames that can be decoded")
+
+    def _open(self) -> None:
+        self._capture, self._next = cv2.VideoCapture(str(self._path)), 0
+        if not self._capture.isOpened():
+            raise ValueError(f"{self._path}: damaged, or not a video")
+
+    def _counted(self) -> int:
+        """Number of frames, counted: what the header says is often a guess."""
+        count = 0
+        while self._capture.grab():
+            count += 1
+        self._open()
+        return count
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        if index < self._next:
+            self._open()
+        while self._next < index and self._capture.grab():
+            self._next += 1
+        there, image = self._capture.read()
+        self._next += 1
+        if not there:
+            raise ValueError(f"{self._path}: frame {index} cannot be decoded")
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+# The video of a prediction ------------------------------------------------------------------------
+
+
+def write_disparity_video(
+    path: Path,
+    video: StereoVideo,
+    frames: Sequence[VideoFrame],
+    disparity: Callable[[VideoFrame], NDArray[np.float32]],
+    *,
+    name: str,
+    smoothing: float = 0.0,
+    beside: bool = True,
+    colours: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """Write the coloured disparity of all frames, with one range of colours.
+
+    Args:
+        path: The file, .mp4 (MPEG-4 part 2).
+        video: The input.
+        frames: The frames to write.
+        disparity: Returns the disparity (H, W) of a frame; not finite where unknown.
+        name: Title of the video.
+        smoothing: Strength of `Smoothing`, from 0 to below 1.
+        beside: Whether to show the left image, too.
+        colours: Disparities of the first and the last colour; None for those of the video.
+
+    Returns:
+        Plain values: number of frames, colour range, and the `Flicker` of the prediction and of the
+        smoothed disparity, in pixels.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: There are no frames.
+    """
+    if not frames:
+        raise ValueError(f"{path}: not written, no frame was predicted")
+    low, high = colours or colour_range(_sample(disparity, frames))
+    predicted, smoothed = Flicker(), Flicker()
+    smooth, sheet = Smoothing(smoothing), None
+    with atomic_path(path) as temporary, _Writer(temporary, path, video.fps) as writer:
+        for frame in frames:
+            left, found = video.read(frame)[0], disparity(frame)
+            drawn = smooth(left, found)
+            predicted.add(left, found)
+            smoothed.add(left, drawn)
+            sheet = sheet or _Sheet(left, name, low, high, beside=beside)
+            writer.add(sheet.draw(left, drawn))
+    return {
+        "frames": len(frames),
+        "frames_per_second": video.fps,
+        "colours_from_to": [low, high],
+        "smoothing": smoothing,
+        "flicker": {"predicted": predicted.to_dict(), "written": smoothed.to_dict()},
+    }
+
+
+def _sample(
+    disparity: Callable[[VideoFrame], NDArray[np.float32]], frames: Sequence[VideoFrame]
+) -> NDArray[np.float32]:
+    """Some disparities of all frames, evenly spread over their pixels."""
+    found = (disparity(frame).ravel() for frame in frames)
+    return np.concatenate([values[:: max(1, values.size // _SAMPLES)] for values in found])
+
+
+class _Sheet:
+    """The picture around the frames, drawn once."""
+
+    _STYLE = GridStyle(0, 16, 0, line=28, size=11, title=64, title_size=14)
+    _SIDE = 640
+
+    def __init__(
+        self, left: NDArray[np.uint8], name: str, low: float, high: float, *, beside: bool
+    ) -> None:
+        blank = fitted(np.full_like(left, 255), self._SIDE, self._SIDE)
+        height, width = blank.shape[:2]
+        style = self._STYLE._replace(width=width)
+        captions = ("Left image", "Disparity") if beside else ("Disparity",)
+        bar = disparity_bar(low, high, np.array([[low - 1, high + 1]]))
+        details = f"{left.shape[1]} x {left.shape[0]} px; one range of colours for all frames"
+        self._around = panel_grid(
+            [Row((blank,) * len(captions), captions=captions)],
+            style,
+            title=name,
+            details=details,
+            bars=[None, bar] if beside else [bar],
+        )
+        top = style.title + style.line
+        self._places = [
+            (slice(top, top + height), slice(x, x + width))
+            for x in (style.gap + column * (width + style.gap) for column in range(len(captions)))
+        ]
+        self._range = low, high
+
+    def draw(self, left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """Draw a frame, (h, w, 3) RGB of even sides, as encoders need it."""
+        picture = self._around.copy()
+        coloured = fitted(colourise(disparity, *self._range), self._SIDE, self._SIDE)
+        images = [coloured]
+        if len(self._places) > 1:
+            images = [fitted(left, self._SIDE, self._SIDE, cv2.INTER_AREA), coloured]
+        for place, image in zip(self._places, images, strict=True):
+            picture[place] = image
+        return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+
+
+class _Writer:
+    """An .mp4 file, opened with the first picture."""
+
+    def __init__(self, temporary: Path, path: Path, fps: float) -> None:
+        self._temporary, self._path, self._fps = temporary, path, fps
+        self._file: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.release()
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        """Add a picture (h, w, 3) RGB."""
+        if self._file is None:
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            size = picture.shape[1], picture.shape[0]
+            self._file = cv2.VideoWriter(str(self._temporary), code, self._fps, size)
+            if not self._file.isOpened():
+                raise OSError(f"{self._path}: not written, OpenCV cannot encode .mp4 here")
+        self._file.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
