@@ -128,21 +128,24 @@ def test_the_recipe_is_that_of_the_record(recipe):
 
 def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
     calls = recipe()
-    first, second = stages(calls)
-    assert {first.preset, second.preset} == {"ea-light"}
-    assert (first.init, second.init) == (None, first.out / "model.safetensors")
-    assert (first.steps, second.steps, first.batch, second.crop) == (2200, 2100, 8, (192, 384))
-    assert [call[5:7] for call in calls if "render" in call] == [
-        ["900", "--test"],
-        ["1200", "--test"],
+    runs = stages(calls)
+    assert {run.preset for run in runs} == {"ea-light"}
+    assert [run.init for run in runs] == [None, *(r.out / "model.safetensors" for r in runs[:-1])]
+    assert [(run.steps, run.crop, len(run.mix)) for run in runs] == [
+        (2200, (192, 384), 2),
+        (2100, (192, 384), 2),
+        (1330, (256, 512), 4),
     ]
-    assert calls[-1][2:] == [f"{second.out}/model.safetensors", "checkpoints/ea-light.safetensors"]
+    rendered = [call[5] for call in calls if "render" in call]
+    assert rendered == ["900", "1200", "500", "545"]
+    shipped = "checkpoints/ea-light.safetensors"
+    assert calls[-1][2:] == [f"{runs[-1].out}/model.safetensors", shipped]
     given = tmp_path / "given.safetensors"
     given.touch()
     for preset in ("light", "nonlocal-light"):
         (tmp_path / "calls").unlink(missing_ok=True)
         (on,) = stages(recipe(preset, INIT=str(given)))
-        assert (on.preset, on.init, on.steps) == (preset, given, 2100)
+        assert (on.preset, on.init, on.steps) == (preset, given, 1330)
 
 
 def test_preset_folder_length_and_photographs_may_be_given(recipe):
