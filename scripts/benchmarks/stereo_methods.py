@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from benchmarking import code_hash
 from published_shapes import CoExLike, LightStereoLike
 from torch import nn
 from torch.nn import functional as F
 
+from ea_psmnet.files import content_hash
 from ea_psmnet.inference.baselines import BlockMatcher
+from ea_psmnet.inference.export import ExportFormat, describe, written
+from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import has_fast_bfloat16
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model
-from ea_psmnet.models.weights import BUNDLED
+from ea_psmnet.models.weights import BUNDLED, find_weights, load_model
+from ea_psmnet.store import digest
 
 __all__ = ["METHODS", "Method", "Network", "Predict"]
 
@@ -32,7 +39,7 @@ class Method:
 
     build: Callable[[], Predict]
     kind: str
-    """ours, OpenCV, published form, or shape: layers like those of a published network, with random
+    """ours, exported, OpenCV, published form, or shape: layers like those of a network, with random
     weights."""
     accurate: bool = True
     """Whether it has weights, so that its errors are worth measuring."""
@@ -70,6 +77,31 @@ def _has_weights(name: str) -> bool:
 
 def _ours(name: str) -> Method:
     return Method(lambda: Network(name), "ours", accurate=_has_weights(name), preset=name)
+
+
+class Exported:
+    """Bundled weights, exported in float32 for any size, by the runtime of the format.
+
+    The file is made once for all processes of a benchmark.
+    """
+
+    def __init__(self, name: str, form: ExportFormat, suffix: str) -> None:
+        weights = find_weights(name)
+        key = digest(f"{content_hash(weights)} {code_hash()}")
+        self._path = Path(tempfile.gettempdir()) / f"ea_psmnet-{key}" / f"{name}{suffix}"
+        if not self._path.is_file():
+            network = load_model(weights)
+            record = describe(network, None, "float32", weights=name, sha256=content_hash(weights))
+            with written(network, record, self._path, form):
+                pass
+        self._matchers: dict[int, ExportedMatcher] = {}
+
+    def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Disparity (H, W), by as many threads as torch uses."""
+        threads = torch.get_num_threads()
+        if threads not in self._matchers:
+            self._matchers[threads] = ExportedMatcher.load(self._path, threads=threads)
+        return self._matchers[threads].disparity(left, right)
 
 
 def _sgbm(mode: int) -> Method:
@@ -111,6 +143,8 @@ def _tensors(left: np.ndarray, right: np.ndarray, multiple: int) -> list[torch.T
 
 METHODS: dict[str, Method] = {
     **{name: _ours(name) for name in ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")},
+    "ea-light, ONNX Runtime": Method(lambda: Exported("ea-light", "onnx", ".onnx"), "exported"),
+    "ea-light, OpenVINO": Method(lambda: Exported("ea-light", "openvino", ".xml"), "exported"),
     "PSMNet, published form": Method(
         _published, "published form", accurate=False, preset="psmnet", slow=True
     ),

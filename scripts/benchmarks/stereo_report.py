@@ -18,7 +18,7 @@ SIZES = ((240, 320), (480, 640), (540, 960), (375, 1242))
 AS_DENSE = "as dense as StereoSGBM"
 
 _MAIN = "960x540"
-_COLOURS = {"ours": "#1b6ca8", "OpenCV": "#c0504d"}
+_COLOURS = {"ours": "#1b6ca8", "exported": "#2a9d8f", "OpenCV": "#c0504d"}
 
 
 def markdown(report: dict[str, Any]) -> str:
