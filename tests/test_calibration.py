@@ -140,6 +140,11 @@ def test_cameras_in_the_wrong_places_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             RawCalibration(raw.left, raw.right, np.eye(3), np.array(shift))
+    for rotation in (2 * np.eye(3), np.diag((1.0, 1, -1))):
+        with pytest.raises(ValueError, match="R is no rotation"):
+            RawCalibration(raw.left, raw.right, rotation, raw.translation)
+    with pytest.raises(ValueError, match="T is zero"):
+        RawCalibration(raw.left, raw.right, np.eye(3), np.zeros(3))
     assert np.linalg.norm(raw.with_baseline(0.3).translation) == pytest.approx(0.3)
 
 

@@ -129,12 +129,21 @@ def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_
           "--max-depth", 2)  # fmt: skip
     fails(capsys, "no point is left", *line, *calib, "--write", "cloud",
           "--no-clean", "--min-depth", 1000)  # fmt: skip
+    fails(capsys, "--calib names no file", *line, "--calib")
     assert not list(out.glob("*"))
     copy = tmp_path / "noise_calib.txt"
     copy.write_text(CALIB)
     fails(capsys, "noise_calib.txt: would overwrite an input", *images[:-1], tmp_path, "--write",
           "calibration", "--calib", copy, "--checkpoint", checkpoint, "--force")  # fmt: skip
     assert copy.read_text() == CALIB
+
+
+def test_an_empty_cloud_leaves_the_other_outputs(checkpoint, pair, tmp_path, capsys):
+    assert predict(pair, checkpoint, tmp_path, "--write", "disparity", "cloud", "--no-clean",
+                   "--calib", pair / "calib.txt", "--min-depth", 1000) == 0  # fmt: skip
+    assert "no cloud is written" in capsys.readouterr().err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"noise_disparity.pfm", "noise_disparity.png", "noise_pair.json"}
 
 
 @pytest.mark.filterwarnings("ignore:the images are 72 px wide")

@@ -84,6 +84,12 @@ def test_brightness_is_measured_where_both_images_see(pair, factor, codes):
         assert found.numbers["brightness_ratio"] == pytest.approx(factor, abs=0.02)
 
 
+def test_swapped_images_are_named_where_any_disparity_is_searched(pair):
+    width = pair[0].shape[1]
+    assert diagnose(pair[1], pair[0], width, least=-width).codes == ("swapped",)
+    assert not diagnose(*pair, width, least=-width).findings
+
+
 def test_several_faults_are_all_named(pair):
     wrong = darker(pair[1], 0.4), turned(pair[0], 1)
     assert set(diagnose(*wrong).codes) == {"swapped", "unrectified", "exposure"}

@@ -118,6 +118,17 @@ def test_images_without_a_partner_are_told(tmp_path):
     assert [path.name for path in both.alone] == ["2.png", "3.png"]
 
 
+def test_images_without_a_partner_are_told_in_folders_of_pairs(tmp_path):
+    tree(tmp_path, "a/left/1.png", "a/left/9.png", "a/right/1.png", "b/left.png",
+         "c/left.png", "c/right.png")  # fmt: skip
+    both = find_pairs([tmp_path])
+    assert [pair.name for pair in both.pairs] == ["a/1", "c"]
+    assert [path.relative_to(tmp_path).as_posix() for path in both.alone] == [
+        "a/left/9.png",
+        "b/left.png",
+    ]
+
+
 def test_two_pairs_of_one_name_are_refused(tmp_path):
     tree(tmp_path, "a/x/left.png", "a/x/right.png", "b/x/left.png", "b/x/right.png")
     with pytest.raises(ValueError, match="would both be called x"):

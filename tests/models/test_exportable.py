@@ -193,7 +193,8 @@ def to_unit(convolution, _, scores):
     convolution.weight.data /= scores.std()
 
 
-NETWORKS = PRESETS | {
+# The others have the same graphs, of other widths or without attention.
+NETWORKS = {name: PRESETS[name] for name in ("ea-light", "nonlocal-light", "ea-psmnet-small")} | {
     "group": PSMNetConfig(width=0.25, aggregation="basic", normalisation="group"),
     "aligned": PSMNetConfig(width=0.25, aggregation="basic", align_corners=True),
 }
@@ -222,9 +223,11 @@ class Volumes(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("volume", VOLUMES)
-@pytest.mark.parametrize("mechanism", ["none", *MECHANISMS])
+@pytest.mark.parametrize(
+    ("mechanism", "volume", "head"),
+    # Each mechanism, each volume with each head: what is next to each other in a graph.
+    list(zip(["none", *MECHANISMS], [*VOLUMES] * 2, [*HEADS] * 3, strict=True)),
+)
 def test_every_mechanism_with_every_volume_and_head(mechanism, volume, head):
     sites = () if mechanism == "none" else ("encoder", "hourglass1.bottleneck")
     config = PSMNetConfig(
