@@ -157,7 +157,9 @@ def test_files_for_any_size(checkpoint, tmp_path):
 def test_an_openvino_file_predicts_as_the_network(checkpoint, tmp_path, precision):
     pytest.importorskip("openvino")
     out = tmp_path / "a.xml"
-    options = ("--format", "openvino", "--size", 64, 96, "--precision", precision)
+    options = ["--format", "openvino", "--size", 64, 96, "--precision", precision]
+    if precision == "bfloat16":  # it rounds the first layers, too, by more than the limit
+        options.append("--force")
     assert run(out, "--checkpoint", checkpoint, *options) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "a.xml"]
     assert ExportedMatcher.load(out).record.precision == precision

@@ -139,7 +139,8 @@ def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
     rendered = [call[5] for call in calls if "render" in call]
     assert rendered == ["900", "1200", "500", "545"]
     shipped = "checkpoints/ea-light.safetensors"
-    assert calls[-1][2:] == [f"{runs[-1].out}/model.safetensors", shipped]
+    last, before = (f"{run.out}/model.safetensors" for run in (runs[-1], runs[-2]))
+    assert calls[-1][2:] == [last, shipped, "--other", before, "--share", "0.35"]
     given = tmp_path / "given.safetensors"
     given.touch()
     for preset in ("light", "nonlocal-light"):

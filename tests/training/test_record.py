@@ -56,7 +56,7 @@ def test_a_run_is_told_in_every_place(config, pictures, capsys):
         assert len({*outputs, record["loss"]}) == 4
     check_sheets(events)
     told = capsys.readouterr().err
-    for part in ("3/3", "left, loss ", "EPE ", " samples/s", " GiB", "wait ", "validation after 3"):
+    for part in ("3/3", "loss ", "EPE ", " samples/s", " GiB", "wait ", "validation after 3"):
         assert part in told
     assert "Finished: 3 steps." in (config.out / "summary.md").read_text()
     assert cv2.imread(str(config.out / "curves.png")).std() > 10

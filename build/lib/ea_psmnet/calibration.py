@@ -202,6 +202,8 @@ def _doubts_of_size(
 
 
 _DISTORTIONS = 0, 4, 5, 8, 12, 14
+_INEXACT = 0.01
+"""How far the product of R with its transpose may be from the identity, as files are rounded."""
 """Numbers of distortion coefficients that OpenCV has models for."""
 
 
@@ -242,8 +244,8 @@ class RawCalibration:
     """Calibration of a pair as the cameras take it, before rectification.
 
     Raises:
-        ValueError: The second camera is not to the right of the first, or fisheye lenses do not
-            have four coefficients.
+        ValueError: The second camera is not to the right of the first, R is no rotation, or
+            fisheye lenses do not have four coefficients.
     """
 
     left: Lens
@@ -263,6 +265,11 @@ class RawCalibration:
         if self.fisheye and counts != {4}:
             raise ValueError(f"calibration: fisheye lenses have 4 coefficients, not {max(counts)}")
         towards = -self.rotation.T @ self.translation  # the right camera in the left one's frame
+        turned = self.rotation.T @ self.rotation
+        if np.abs(turned - np.eye(3)).max() > _INEXACT or np.linalg.det(self.rotation) < 0:
+            raise ValueError("calibration: R is no rotation: its rows must be orthonormal")
+        if not self.translation.any():
+            raise ValueError("calibration: T is zero: the cameras would be at one place")
         told = "(" + ", ".join(f"{value:g}" for value in self.translation) + ")"
         if abs(towards[0]) < abs(towards[1]):
             raise ValueError(f"calibration: T = {told}: the cameras are above each other")

@@ -93,7 +93,8 @@ def flying_pixels(disparity: NDArray[np.floating], doffs: float = 0.0) -> NDArra
     highest = cv2.dilate(np.where(known, values, np.float32(-np.inf)), around)
     lowest = cv2.erode(np.where(known, values, np.float32(np.inf)), around)
     most = np.clip(_STEEPEST_SHARE * (lowest + np.float32(doffs)), _LEAST_STEP, _STEEPEST)
-    return known & (highest - lowest > most)
+    with np.errstate(invalid="ignore", over="ignore"):  # windows without a known pixel
+        return known & (highest - lowest > most)
 
 
 def hidden_in_right(disparity: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ __all__ = ["CalibrationOptions", "MatcherOptions"]
 class CalibrationOptions:
     """Calibration of the camera, for metric outputs."""
 
-    calib: tuple[Path, ...] = ()
+    calib: tuple[Path, ...] | None = None
     """Calibration file: Middlebury's or ETH3D's calib.txt, KITTI's, K.txt, OpenCV's YAML or XML, or
     two camera_info files of ROS. With lens distortion or a rotation between the cameras, the pair
     is rectified first."""
@@ -57,6 +57,8 @@ class CalibrationOptions:
 
         given = {"focal": self.focal, "doffs": self.doffs, "cx": self.cx, "cy": self.cy}
         direct = [f"--{name}" for name, value in given.items() if value is not None]
+        if self.calib == ():
+            raise ValueError("--calib names no file")
         if self.calib:
             if direct:
                 raise ValueError(f"--calib and {direct[0]} exclude each other")

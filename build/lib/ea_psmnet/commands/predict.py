@@ -190,7 +190,7 @@ class _Files:
         sources = [Path(view["path"].split("#")[0]) for key, view in record.items()
                    if key in ("left", "right")]  # fmt: skip
         for path in there:
-            inputs = (*sources, *self.predictor.calibration.calib)
+            inputs = (*sources, *(self.predictor.calibration.calib or ()))
             if any(each.exists() and path.samefile(each) for each in inputs):
                 raise ValueError(f"{path}: would overwrite an input: give another --out")
         if self._existing == "skip":
@@ -257,7 +257,7 @@ def _predict_video(
                 each.unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()
-    report.paths([path, path.with_suffix(".json")])
+    report.video(name, [path, path.with_suffix(".json")])
     return code
 
 
@@ -314,16 +314,18 @@ class _Report:
         error = ValueError("no image of the other view has this name")
         self._tell(Outcome(str(path), error=error), named=True)
 
-    def paths(self, paths: Sequence[Path]) -> None:
-        """Tell files that belong to all pairs."""
+    def video(self, name: str, paths: Sequence[Path]) -> None:
+        """Tell the files that belong to all frames of a video."""
+        from ea_psmnet.inference.many import Outcome
+
+        self._tell(Outcome(name, paths=list(paths)), named=True)
+
+    def _list(self, paths: Sequence[Path]) -> None:
         from ea_psmnet.files import printable
         from ea_psmnet.progress import Progress
 
-        if self._json:
-            print(json_format.dumps({"paths": [str(path) for path in paths]}), flush=True)
-        elif not self._quiet:
-            for path in paths:
-                Progress.write(printable(path), file=sys.stdout)
+        for path in () if self._quiet else paths:
+            Progress.write(printable(path), file=sys.stdout)
 
     def _tell(self, outcome: Outcome, *, named: bool) -> None:
         from ea_psmnet.console import show_warning
@@ -337,4 +339,4 @@ class _Report:
             return
         for text in outcome.warnings:
             show_warning(f"{printable(outcome.name)}: {text}" if named else text)
-        self.paths(outcome.paths if not outcome.skipped else [])
+        self._list(outcome.paths if not outcome.skipped else [])

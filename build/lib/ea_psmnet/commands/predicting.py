@@ -135,7 +135,7 @@ class PairPredictor:
 
         what = {k: v for k, v in asdict(self.what).items() if k not in ("write", "memory")}
         network = {k: v for k, v in asdict(self.options).items() if k != "threads"}
-        files = [*self.calibration.calib, self.options.checkpoint]
+        files = [*(self.calibration.calib or ()), self.options.checkpoint]
         hashes = [content_hash(path) for path in files if path is not None and path.is_file()]
         return {"sha256": digest(repr((what, asdict(self.calibration), network, hashes)))}
 

@@ -386,7 +386,8 @@ def _directions(
 ) -> Iterator[Finding]:
     """Findings about the signs of disparities and their range."""
     positive, negative = (float(np.mean(sign * disparities > 1)) for sign in (1, -1))
-    if least >= 0 and positive < _NONE_RIGHT and negative > 0.5:
+    any_sign = least <= -width  # as if all were searched: then nothing else tells
+    if (least >= 0 or any_sign) and positive < _NONE_RIGHT and negative > 0.5:
         median = float(np.median(disparities))
         yield Finding(
             "swapped",

@@ -171,20 +171,13 @@ def _check_names(pairs: Sequence[PairSource]) -> None:
 def _separate(groups: Sequence[Sequence[Path]]) -> Found:
     if len(groups) == 2 and all(len(group) == 1 and group[0].is_dir() for group in groups):
         folders = [group[0] for group in groups]
-        if not any(_pairs_in(folder) for folder in folders):
+        if not any(_pairs_in(folder).pairs for folder in folders):
             return _matched(*({_key(p, f): p for p in _images(f)} for f in folders))
     paths = [path for group in groups for path in group]
     if all(path.is_dir() for path in paths):
         single = len(paths) == 1
         prefixes = ["" if single else path.resolve().name for path in paths]
-        return Found(
-            [
-                pair
-                for path, prefix in zip(paths, prefixes, strict=True)
-                for pair in _pairs_in(path, prefix)
-            ],
-            [],
-        )
+        return _joined(map(_pairs_in, paths, prefixes))
     if len(paths) == 2:
         return Found([PairSource(pair_name(*paths), paths[0], paths[1])], [])
     halves = groups if len(groups) == 2 else _halved(paths)
@@ -236,7 +229,16 @@ def _without_side(name: str) -> str:
     return re.sub(r"([_\W])[_.\- ]+", r"\1", bare).strip("_-. /").replace("/_", "/")
 
 
-def _pairs_in(folder: Path, prefix: str = "") -> list[PairSource]:
+def _joined(parts: Iterable[Found]) -> Found:
+    pairs: list[PairSource] = []
+    alone: list[Path] = []
+    for part in parts:
+        pairs += part.pairs
+        alone += part.alone
+    return Found(pairs, alone)
+
+
+def _pairs_in(folder: Path, prefix: str = "") -> Found:
     """The pairs in a folder and its folders, named by their place in it."""
     for names in _FOLDERS:
         views = [folder / name for name in names]
@@ -244,11 +246,12 @@ def _pairs_in(folder: Path, prefix: str = "") -> list[PairSource]:
             found = _matched(
                 *({_key(path, view): path for path in _images(view)} for view in views)
             )
-            return [_prefixed(pair, prefix) for pair in found.pairs]
-    pairs = [_prefixed(pair, prefix) for pair in _pairs_beside(folder)]
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pairs += _pairs_in(inner, f"{prefix}/{inner.name}".lstrip("/"))
-    return pairs
+            return Found([_prefixed(pair, prefix) for pair in found.pairs], found.alone)
+    beside = _pairs_beside(folder)
+    own = Found([_prefixed(pair, prefix) for pair in beside.pairs], beside.alone)
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    inner = (_pairs_in(path, f"{prefix}/{path.name}".lstrip("/")) for path in folders)
+    return _joined([own, *inner])
 
 
 def _prefixed(pair: PairSource, prefix: str) -> PairSource:
@@ -257,19 +260,21 @@ def _prefixed(pair: PairSource, prefix: str) -> PairSource:
     return PairSource(name, pair.left, pair.right)
 
 
-def _pairs_beside(folder: Path) -> Iterator[PairSource]:
+def _pairs_beside(folder: Path) -> Found:
     """Pairs whose images lie beside each other; the name is empty if the images have none."""
     images = {p.stem: p for p in _images(folder, deep=False) if not _NO_VIEW.search(p.stem)}
     sided = {stem: path for stem, path in images.items() if _SIDES.search(stem)}
     lefts = {stem: path for stem, path in sided.items() if _LEFT.search(stem)}
     rights = {stem: path for stem, path in sided.items() if stem not in lefts}
     left_names, right_names = _neutral(lefts), _neutral(rights)
-    for name in sorted(left_names.keys() & right_names.keys()):
-        yield PairSource(name, left_names[name], right_names[name])
-    if not sided:
-        pair = next((names for names in _STEMS if images.keys() >= set(names)), None)
-        if pair is not None:
-            yield PairSource("", images[pair[0]], images[pair[1]])
+    both = sorted(left_names.keys() & right_names.keys())
+    pairs = [PairSource(name, left_names[name], right_names[name]) for name in both]
+    views = {**left_names, **right_names}
+    alone = [views[name] for name in sorted(left_names.keys() ^ right_names.keys())]
+    stems = next((names for names in _STEMS if images.keys() >= set(names)), None)
+    if not sided and stems is not None:
+        pairs.append(PairSource("", images[stems[0]], images[stems[1]]))
+    return Found(pairs, alone)
 
 
 def _images(folder: Path, *, deep: bool = True) -> list[Path]:

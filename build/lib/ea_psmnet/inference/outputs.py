@@ -287,5 +287,5 @@ def colour_range(*maps: NDArray[np.floating]) -> tuple[float, float]:
         return 0.0, float(_LEAST_RANGE)
     low, high = np.floor(min(r[0] for r in ranges)), np.ceil(max(r[1] for r in ranges))
     short = max(0, _LEAST_RANGE - (high - low))
-    low = max(low - short // 2, min(low, 0))
+    low = max(low - short // 2, 0) if low >= 0 else low - short // 2
     return float(low), float(max(high, low + _LEAST_RANGE))

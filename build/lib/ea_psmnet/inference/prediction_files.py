@@ -227,7 +227,8 @@ def write_prediction(
     """Write a prediction's outputs, and the record of its pair.
 
     The files appear once all of them are complete. Warnings report disparities and depths that are
-    too large for their PNG, and results of another pair under this name that stay.
+    too large for their PNG, a cloud without points, which is left out unless it is all that is
+    asked for, and results of another pair under this name that stay.
 
     Args:
         folder: The folder to write to; it is created if necessary.
@@ -248,6 +249,15 @@ def write_prediction(
             what an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
+    if "cloud" in outputs:
+        made = cloud(result)
+        if not len(made) and set(outputs) != {"cloud"}:
+            warnings.warn(
+                f"{name}: no cloud is written, as no point is left: are its limits too narrow?",
+                stacklevel=2,
+            )
+            outputs = [output for output in outputs if output != "cloud"]
+        cloud = lambda _: made  # noqa: E731
     prediction = Prediction(result, cloud, name, beside, colours)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
