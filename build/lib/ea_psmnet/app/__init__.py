@@ -1,1 +1,0 @@
-"""The local page: a server that predicts, and what the browser shows."""

@@ -1,1 +1,0 @@
-"""One thin file a subcommand; torch is imported inside, so that `--help` is instant."""

@@ -1,1 +1,0 @@
-"""Stereo pairs with ground truth: dataset readers, rendered scenes, augmentation, checks."""

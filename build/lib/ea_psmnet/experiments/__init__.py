@@ -1,1 +1,0 @@
-"""Experiments: comparisons, ablations, what attention costs and where it looks."""

@@ -1,1 +1,0 @@
-"""Prediction: from images to disparity, pictures and files."""

@@ -1,1 +1,0 @@
-"""The network: configuration, features, aggregation and weights."""

@@ -1,1 +1,0 @@
-"""Parameter-free tensor functions; a fast `f` stands beside its plain `f_reference`."""

@@ -1,1 +1,0 @@
-"""Training: settings, data order, the loop and its checkpoints."""
