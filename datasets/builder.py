@@ -27,13 +27,12 @@ from ea_psmnet.datasets.middlebury import (
     MiddEval3,
     Middlebury2014,
     Middlebury2021,
-    Resolution,
     is_eth3d,
     is_middeval3,
     is_middlebury2014,
     is_middlebury2021,
 )
-from ea_psmnet.datasets.names import RENDERINGS, RenderPass, Split
+from ea_psmnet.datasets.names import RENDERINGS, RenderPass, Resolution, Split
 from ea_psmnet.datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow, holds_images, is_sceneflow
 from ea_psmnet.datasets.sintel import Sintel, is_sintel
 from ea_psmnet.datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ea_psmnet.datasets.decoders import is_full
 from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
-from ea_psmnet.datasets.names import Split, train_only
+from ea_psmnet.datasets.names import Resolution, Split, train_only
 from ea_psmnet.datasets.templates import Files, Key, every_part, home, matched
 from ea_psmnet.tables import check_choice
 
@@ -19,7 +19,6 @@ __all__ = [
     "MiddEval3",
     "Middlebury2014",
     "Middlebury2021",
-    "Resolution",
     "is_eth3d",
     "is_middeval3",
     "is_middlebury2014",
@@ -29,7 +28,6 @@ __all__ = [
 
 Calibration = Literal["perfect", "imperfect", "both"]
 Exposure = Literal["im1", "im1E", "im1L"]
-Resolution = Literal["F", "H", "Q"]
 
 _NO_TEST = "the ground truth of Middlebury's test images is not public"
 _LAYOUT_2014 = (

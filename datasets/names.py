@@ -1,4 +1,4 @@
-"""Names of datasets, splits and render passes, without the readers, and checks of them."""
+"""Names of datasets, benchmarks, splits and render passes, without the readers; their checks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from ea_psmnet.tables import check_choice
 
 __all__ = [
     "RENDERINGS",
+    "BenchmarkName",
     "DatasetName",
     "RenderPass",
     "Rendering",
+    "Resolution",
     "Split",
     "render_passes",
     "train_only",
@@ -37,6 +39,12 @@ DatasetName = Literal[
     "synthetic",
 ]
 """Keys of `ea_psmnet.datasets.builder.DATASETS`, and `auto` to detect the dataset."""
+
+BenchmarkName = Literal["kitti2012", "kitti2015", "middlebury", "eth3d"]
+"""Keys of `ea_psmnet.evaluation.submission.BENCHMARKS`."""
+
+Resolution = Literal["F", "H", "Q"]
+"""Size of the images of Middlebury's evaluation: full, half or quarter."""
 
 Split = Literal["train", "test"]
 

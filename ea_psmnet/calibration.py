@@ -61,6 +61,37 @@ class Calibration:
                 raise ValueError(f"calibration: {name} is {value:g}: expected more than 0")
 
     @classmethod
+    def from_focal(
+        cls,
+        focal: float,
+        baseline: float,
+        *,
+        height: int,
+        width: int,
+        cx: float | None = None,
+        cy: float | None = None,
+        doffs: float | None = None,
+    ) -> Calibration:
+        """Calibration of images from its numbers.
+
+        Args:
+            focal: Focal length in pixels.
+            baseline: Distance of the cameras in metres.
+            height: Height of the images.
+            width: Width of the images.
+            cx: Column of the left camera's principal point; None for the centre of the image.
+            cy: Row of the principal point; None for the centre of the image.
+            doffs: See `Calibration`; None for 0.
+        """
+        return cls(
+            f=focal,
+            cx=(width - 1) / 2 if cx is None else cx,
+            cy=(height - 1) / 2 if cy is None else cy,
+            baseline=baseline,
+            doffs=doffs or 0.0,
+        )
+
+    @classmethod
     def from_projections(
         cls,
         left: NDArray[np.floating],

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from ea_psmnet.calibration import Calibration
+from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.calibration_files import read_calibration
 from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image
@@ -24,7 +24,7 @@ from ea_psmnet.inference.many import Work, predict_many
 from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
 from ea_psmnet.inference.outputs import colour_range
 from ea_psmnet.inference.pairs import Pair, calibrated_pair
-from ea_psmnet.inference.prediction_files import prediction_paths, write_prediction
+from ea_psmnet.inference.prediction_files import write_prediction
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.machine import Precision
 from ea_psmnet.models.weights import BUNDLED
@@ -129,7 +129,12 @@ class Engine:
         }
 
     def _predict(self, order: Order, pair: Pair) -> StereoResult:
-        given = read_calibration(*order.calib) if order.calib else _calibration(order, pair)
+        height, width = pair[0].shape[:2]
+        given: Calibration | RawCalibration | None = None
+        if order.calib:
+            given = read_calibration(*order.calib)
+        elif order.numbers:
+            given = Calibration.from_focal(**order.numbers, height=height, width=width)
         views, camera = calibrated_pair(pair, given)
         matcher = self._matcher(order.weights, order.precision)
         doffs = 0 if camera is None else camera.doffs
@@ -152,34 +157,19 @@ class Engine:
             shutil.rmtree(self._results.popitem(last=False)[1], ignore_errors=True)
 
 
-def _calibration(order: Order, pair: Pair) -> Calibration | None:
-    """Calibration from the numbers of an order; the principal point is the centre by default."""
-    numbers = order.numbers
-    if not numbers:
-        return None
-    height, width = pair[0].shape[:2]
-    return Calibration(
-        f=numbers["focal"],
-        cx=numbers.get("cx", (width - 1) / 2),
-        cy=numbers.get("cy", (height - 1) / 2),
-        baseline=numbers["baseline"],
-        doffs=numbers.get("doffs", 0.0),
-    )
-
-
 def _write(folder: Path, name: str, result: StereoResult) -> list[Path]:
     """Write the downloads, and the arrays that the page draws; return the downloads."""
     outputs = ["disparity", "preview"]
     outputs += ["confidence"] if result.confidence is not None else []
     outputs += ["depth", "cloud"] if result.calibration is not None else []
     record = {side: {"path": name, "sha256": ""} for side in ("left", "right")}
-    write_prediction(folder, name, result, record, outputs)
+    *downloads, _ = write_prediction(folder, name, result, record, outputs)
     write_image(folder / "left.png", result.image)
     arrays = {"disparity": result.disparity, "confidence": result.confidence}
     for kind, values in arrays.items():
         if values is not None:
             (folder / f"{kind}.f32").write_bytes(values.astype("<f4").tobytes())
-    return prediction_paths(folder, name, outputs)[:-1]
+    return downloads
 
 
 def _described(result: StereoResult) -> dict[str, Any]:

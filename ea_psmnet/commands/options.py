@@ -71,12 +71,14 @@ class CalibrationOptions:
             return None
         if self.focal is None or self.baseline is None:
             raise ValueError("a calibration needs --calib FILE, or both --focal and --baseline")
-        return Calibration(
-            f=self.focal,
-            cx=(width - 1) / 2 if self.cx is None else self.cx,
-            cy=(height - 1) / 2 if self.cy is None else self.cy,
-            baseline=self.baseline,
-            doffs=self.doffs or 0.0,
+        return Calibration.from_focal(
+            self.focal,
+            self.baseline,
+            height=height,
+            width=width,
+            cx=self.cx,
+            cy=self.cy,
+            doffs=self.doffs,
         )
 
 

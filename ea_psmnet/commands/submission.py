@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ea_psmnet.commands.options import MatcherOptions
+from ea_psmnet.datasets.names import BenchmarkName, Resolution
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +18,12 @@ __all__ = ["submission"]
 
 
 def submission(
-    benchmark: tyro.conf.Positional[Literal["kitti2012", "kitti2015", "middlebury", "eth3d"]],
+    benchmark: tyro.conf.Positional[BenchmarkName],
     *,
     root: Path,
     out: Path,
     method: str = "EA-PSMNet",
-    resolution: Literal["F", "H", "Q"] | None = None,
+    resolution: Resolution | None = None,
     partial: bool = False,
     scale: float = 1,
     memory: str | None = None,

@@ -24,21 +24,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ea_psmnet.datasets.names import BenchmarkName, Resolution
 from ea_psmnet.files import atomic_path, write_disparity_png, write_pfm
 from ea_psmnet.inference.pairs import Pair, as_pair
+from ea_psmnet.progress import Progress
 from ea_psmnet.store import Store, digest
 from ea_psmnet.tables import check_choice
 
-__all__ = ["BENCHMARKS", "BenchmarkName", "Entry", "Resolution", "find_pairs", "write_submission"]
-
-BenchmarkName = Literal["kitti2012", "kitti2015", "middlebury", "eth3d"]
-Resolution = Literal["F", "H", "Q"]
+__all__ = ["BENCHMARKS", "Entry", "find_pairs", "write_submission"]
 
 _METHOD = re.compile(r"[A-Za-z0-9_+-]{1,32}")
 
@@ -138,7 +136,7 @@ def write_submission(
     todo = [entry for entry in entries if entry not in done]
     if todo:
         predict(*_pair(todo[0]))
-    for entry in tqdm(todo, unit="pair", initial=len(done), total=len(entries)):
+    for entry in Progress(todo, unit="pair", initial=len(done), total=len(entries)):
         pair = _pair(entry)
         started = time.perf_counter()
         disparity = predict(*pair)

@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +35,6 @@ _FOLDERS = (
 """Names of two folders in one that hold the left and the right images."""
 _STEMS = (("im0", "im1"), ("im2", "im6"), ("view1", "view5"))
 """Names of the two images in the folder of a pair that do not say left and right."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -104,15 +102,6 @@ class Found:
 
     pairs: list[PairSource]
     alone: list[Path]
-
-    @cached_property
-    def problem(self) -> str:
-        """One line about images without a partner; empty if all have one."""
-        if not self.alone:
-            return ""
-        shown = ", ".join(str(path) for path in self.alone[:_SHOWN])
-        more = ", ..." if len(self.alone) > _SHOWN else ""
-        return f"{len(self.alone)} images without a partner of the same name: {shown}{more}"
 
 
 def find_pairs(inputs: Sequence[Path], layout: Layout = "separate") -> Found:

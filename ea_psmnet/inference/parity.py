@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
+from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import markdown_table
 
@@ -122,7 +122,7 @@ def compare(
     Raises:
         ValueError: There is no pair; or a pair is not of a size that the file is for.
     """
-    shown = tqdm(samples, desc="comparing", unit="pair", leave=False, disable=None)
+    shown = Progress(samples, desc="comparing", unit="pair", leave=False, disable=None)
     pairs = [_compared(exact, timed, exported, sample) for sample in shown]
     if not pairs:
         raise ValueError("there is no pair to compare the exported file with the network")

@@ -53,10 +53,11 @@ predicted."""
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is written: a result, and how to make a cloud of it."""
+    """What is written: a result, and the cloud that is made of it."""
 
     result: StereoResult
-    cloud: Callable[[StereoResult], PointCloud] = StereoResult.points
+    cloud: PointCloud | None = None
+    """None if no cloud is written."""
     name: str = ""
     """Title of pictures."""
     beside: bool = True
@@ -100,9 +101,10 @@ def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
 
 
 def _write_cloud(paths: Sequence[Path], prediction: Prediction) -> None:
-    cloud = prediction.cloud(prediction.result)
+    if prediction.cloud is None:
+        raise ValueError("no cloud to write")
     for path in paths:
-        cloud.write(path)
+        prediction.cloud.write(path)
 
 
 def _write_confidence(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -249,16 +251,14 @@ def write_prediction(
             what an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
-    if "cloud" in outputs:
-        made = cloud(result)
-        if not len(made) and set(outputs) != {"cloud"}:
-            warnings.warn(
-                f"{name}: no cloud is written, as no point is left: are its limits too narrow?",
-                stacklevel=2,
-            )
-            outputs = [output for output in outputs if output != "cloud"]
-        cloud = lambda _: made  # noqa: E731
-    prediction = Prediction(result, cloud, name, beside, colours)
+    made = cloud(result) if "cloud" in outputs else None
+    if made is not None and not len(made) and set(outputs) != {"cloud"}:
+        warnings.warn(
+            f"{name}: no cloud is written, as no point is left: are its limits too narrow?",
+            stacklevel=2,
+        )
+        outputs = [output for output in outputs if output != "cloud"]
+    prediction = Prediction(result, made, name, beside, colours)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
