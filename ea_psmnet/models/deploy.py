@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.models.aggregation import Classifier, Residual
+from ea_psmnet.models.efficientnet import SameConv2d
 from ea_psmnet.models.features import FeatureNetwork, ResidualBlock
 from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
 from ea_psmnet.models.psmnet import Features, PSMNet
@@ -44,7 +45,8 @@ def arrange_for_inference(
 
     Batch normalisation is folded into the convolutions before it, the first 3D convolution of a
     concatenation volume becomes its 2D factors, and weights are channels-last. On CPUs convolutions
-    are compiled Winograd convolutions where there is a C compiler. In half precision the finest
+    are compiled Winograd convolutions where there is a C compiler, and the other 2D convolutions
+    compute the activation that follows them in the same pass. In half precision the finest
     volumes are processed a slab of disparities at a time, which takes less memory (in float32 it
     would take a sixth more time; docs/speed-notes.md).
 
@@ -62,7 +64,7 @@ def arrange_for_inference(
     if _is_on_cpu(arranged):
         if dtype in (torch.float32, torch.bfloat16):
             _compile(arranged, narrow=dtype == torch.bfloat16)
-        _fuse(arranged)
+        _fuse(arranged, dtype)
     _narrow(arranged, dtype)
     to_channels_last(arranged)
     if _is_on_cpu(arranged) and dtype.itemsize < 4:
@@ -142,22 +144,30 @@ def _is_three_wide(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
     return (set(conv.kernel_size), set(conv.stride)) == ({3}, {1}) and conv.bias is not None
 
 
-def _fuse(model: PSMNet) -> None:
-    """Let compiled convolutions compute the activation, or the sum, that follows them."""
+def _fuse(model: PSMNet, dtype: torch.dtype) -> None:
+    """Let convolutions compute the activation, or the sum, that follows them."""
+    activated = model.mean.dtype == torch.float32 and _has_onednn(dtype)
     for module in set(model.modules()):
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
-                conv = _first(module[index])
-                if isinstance(conv, _Compiled) and isinstance(module[index + 1], nn.ReLU):
+                conv, activation = _first(module[index]), module[index + 1]
+                if not isinstance(activation, nn.ReLU | nn.ReLU6):
+                    continue
+                if isinstance(conv, _Compiled) and isinstance(activation, nn.ReLU):
                     conv.positive, module[index + 1] = True, nn.Identity()
+                elif activated and type(conv) in (nn.Conv2d, SameConv2d):
+                    fused = ActivatedConv2d(cast(nn.Conv2d, conv), activation)
+                    module[index], module[index + 1] = fused, nn.Identity()
         for name, block in module.named_children():
             if isinstance(block, ResidualBlock) and isinstance(_first(block.conv2), CompiledConv2d):
                 setattr(module, name, AddingBlock.like(block))
 
 
 def _first(pair: nn.Module) -> nn.Module:
-    """The convolution of a pair whose normalisation has been folded."""
-    return pair[0] if isinstance(pair, nn.Sequential) and len(pair) == 2 else pair
+    """The convolution of a pair whose normalisation has been folded; any other module itself."""
+    if isinstance(pair, nn.Sequential) and len(pair) == 2 and type(pair[1]) is nn.Identity:
+        return pair[0]
+    return pair
 
 
 def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
@@ -267,8 +277,43 @@ class DirectConv3d(_Replacing, nn.Conv3d):
         return torch.ops.aten.mkldnn_convolution(volume, *kernel, padding, self.stride, *rest)
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+def _has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN is there and enabled, and computes in this type."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    half = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return half or dtype == torch.float32
+
+
+class ActivatedConv2d(nn.Module):
+    """A convolution and its activation in one pass of oneDNN.
+
+    A row and column of padding that only the end of the images has becomes one of zeros at the
+    start of the kernel, so that no padded copy of the images is made.
+
+    Args:
+        conv: The convolution, of which a copy is used.
+        activation: The activation.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.ReLU | nn.ReLU6) -> None:
+        super().__init__()
+        padding, weight = cast(tuple[int, int], conv.padding), conv.weight
+        if isinstance(conv, SameConv2d):
+            before, after = conv.margins
+            padding = after, after
+            weight = F.pad(weight, (after - before, 0) * 2)
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), conv.bias
+        self.settings = padding, conv.stride, conv.dilation, conv.groups
+        limited = isinstance(activation, nn.ReLU6)
+        self.activation = ("hardtanh", [0.0, 6.0], "") if limited else ("relu", [], "")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        given = images.to(self.weight.dtype)
+        return torch.ops.mkldnn._convolution_pointwise(
+            given, self.weight, self.bias, *self.settings, *self.activation
+        )
 
 
 class _Compiled(nn.Module):

@@ -21,7 +21,7 @@ from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.models.normalisation import BatchNorm2d
 from ea_psmnet.ops.convolutions import depthwise_conv
 
-__all__ = ["EfficientNetFeatures"]
+__all__ = ["EfficientNetFeatures", "SameConv2d"]
 
 _STAGES = (
     # (kernel, stride, expansion, channels, blocks): up to the eleventh block, at 1/16.
@@ -36,13 +36,18 @@ _MOMENTUM = 0.05
 """Momentum of the batch statistics, low so that those of ImageNet are kept for a while."""
 
 
-class _SameConv2d(nn.Conv2d):
+class SameConv2d(nn.Conv2d):
     """A convolution padded as in TensorFlow: at stride 2, an odd row or column goes to the end."""
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Rows and columns of padding before and after the images."""
+        surplus = self.kernel_size[0] - self.stride[0]
+        return surplus // 2, surplus - surplus // 2
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, inputs, H, W), with sides that the stride divides, to (B, outputs, ...)."""
-        surplus = self.kernel_size[0] - self.stride[0]
-        before, after = surplus // 2, surplus - surplus // 2
+        before, after = self.margins
         images = F.pad(images, (before, after, before, after)) if before != after else images
         padding = before if before == after else 0
         if self.groups == 1:
@@ -52,7 +57,7 @@ class _SameConv2d(nn.Conv2d):
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
     return nn.Sequential(
-        _SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
+        SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
         BatchNorm2d(outputs, eps=1e-3, momentum=_MOMENTUM),
     )
 

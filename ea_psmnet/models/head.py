@@ -18,6 +18,7 @@ from ea_psmnet.ops.choices import build_choice
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.regression import (
     convex_upsampling,
+    likeliest,
     near_peak,
     soft_argmin,
     soft_argmin_reference,
@@ -150,7 +151,7 @@ class LearnedHead(DisparityHead):
         if self.reach:
             score = near_peak(score, self.reach)
         if self.top_k:
-            score, levels = score.topk(self.top_k, dim=1)
+            score, levels = likeliest(score, self.top_k)
             return SCALE * (score.softmax(dim=1) * levels).sum(dim=1) + self.first
         levels = torch.arange(score.shape[1], dtype=score.dtype, device=score.device)
         return SCALE * torch.einsum("bkhw,k->bhw", score.softmax(dim=1), levels) + self.first

@@ -58,10 +58,22 @@ def _gather_piece(
 ) -> None:
     """Write maxima, sums and context of one chunk, relative to its own maximum, to base 2."""
     mass = torch.mm(bits, positions, out=room[:, : positions.shape[1]])  # (k, c)
-    torch.amax(mass, dim=1, out=highest)
+    highest.copy_(_maxima(mass))
     mass.sub_(highest[:, None]).exp2_()
     torch.sum(mass, dim=1, out=total)
     torch.mm(mass, positions.T, out=context)
+
+
+def _maxima(logits: Tensor) -> Tensor:
+    """Maximum of each row of (k, c), in few passes if the rows of a position are neighbours.
+
+    Torch's reduction over a dimension that is not the last in memory is slow for fewer than 64
+    adjacent values.
+    """
+    rows, positions = logits.shape
+    if logits.stride(0) != 1 or positions % _VECTOR:
+        return logits.amax(dim=1)
+    return logits.T.view(-1, _VECTOR * rows).amax(dim=0).view(_VECTOR, rows).amax(dim=0)
 
 
 def merge_pieces(highest: Tensor, total: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,13 @@ from ea_psmnet.ops.native.soft_argmin import (
 )
 from ea_psmnet.ops.precision import full_precision, widen
 
-__all__ = ["convex_upsampling", "near_peak", "soft_argmin", "soft_argmin_reference"]
+__all__ = [
+    "convex_upsampling",
+    "likeliest",
+    "near_peak",
+    "soft_argmin",
+    "soft_argmin_reference",
+]
 
 _SCALE = 4
 _SLAB_BYTES = 2**20
@@ -67,6 +73,25 @@ def near_peak(score: Tensor, reach: int) -> Tensor:
     levels = torch.arange(score.shape[1], device=score.device)
     away = levels.view(-1, *[1] * (score.dim() - 2)) - score.argmax(dim=1, keepdim=True)
     return score.masked_fill(away.abs() > reach, torch.finfo(score.dtype).min)
+
+
+def likeliest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest of the scores (B, K, ...) of each pixel and their levels, (B, count, ...) each.
+
+    Equal to `torch.topk` over levels. In evaluation one maximum is searched after the other, which
+    on CPUs takes a third of the time for two of 48 levels.
+    """
+    repeats = count <= 2 and not (torch.is_grad_enabled() or torch.compiler.is_exporting())
+    if not repeats:
+        values, levels = score.topk(count, dim=1)
+        return values, levels
+    found: list[tuple[Tensor, Tensor]] = []
+    for number in range(count):
+        if number:
+            score = score.scatter(1, found[-1][1], float("-inf"))
+        values, levels = score.max(dim=1, keepdim=True)
+        found.append((values, levels))
+    return torch.cat([v for v, _ in found], dim=1), torch.cat([i for _, i in found], dim=1)
 
 
 class _Interpolants(NamedTuple):

@@ -24,6 +24,9 @@ __all__ = ["chunks", "streamed"]
 _CHUNK_FLOATS = 2**19
 """Floats of one chunk's temporaries, which stay in the processor's cache."""
 
+_MULTIPLE = 16
+"""Positions of a chunk are a multiple of this, but for the last one's."""
+
 Summarise = Callable[..., Tensor]
 """(x (B, C, c), *parameters) to what the chunk adds to the summary, or its logarithm."""
 Spread = Callable[..., Tensor]
@@ -34,7 +37,7 @@ def chunks(x: Tensor, rows: int) -> Iterator[slice]:
     """Slices of the last dimension of x, small enough for temporaries of `rows` rows."""
     if x.is_cuda:
         rows = max(1, rows // 16)  # GPUs hide latency with larger pieces, and have the memory
-    step = max(256, _CHUNK_FLOATS // rows)
+    step = max(256, _CHUNK_FLOATS // rows // _MULTIPLE * _MULTIPLE)
     return (slice(start, start + step) for start in range(0, x.shape[-1], step))
 
 
