@@ -1,10 +1,12 @@
-"""Install size and start-up time with and without torch.
+"""Install size and start-up time with and without torch, and what int8 does to the errors.
 
-    .venv/bin/python scripts/benchmarks/export.py [--rounds N] [--out docs/results/export]
+    .venv/bin/python scripts/benchmarks/export.py [--rounds N] [--pairs FOLDER] [--out FILE]
 
 Run nothing beside it. A start-up is that of a process of its own, from before it is started to its
 first disparity; every round measures both ways in turn, and figures are medians over the rounds.
 Sizes are those of the installed packages and of all that they need, as pip installed them here.
+With a folder of pairs, ONNX Runtime's static quantisation is applied to the 2D convolutions, with
+ranges from rendered scenes, and the file is run beside the one in float32.
 """
 
 from __future__ import annotations
@@ -13,21 +15,29 @@ from benchmarking import ROOT, machine, run, write_results
 
 # isort: split
 import argparse
+import logging
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
 from ea_psmnet.commands.export import export
+from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.synthetic import SyntheticScenes
+from ea_psmnet.inference.exported import INPUTS, ExportedMatcher
+from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.tables import format_bytes, markdown_table
 
 SIZE = (256, 512)
+LIMIT = 192
 _WAYS = {
     "torch": (
         "from ea_psmnet import StereoMatcher\n"
@@ -47,6 +57,11 @@ _PREDICTION = (
     "predict(image, image)\n"
     "print(loaded, time.time(), 'torch' in sys.modules)\n"
 )
+_RANGES = (384, 640)
+"""Size of the scenes whose activations give the ranges of int8."""
+_SCENES = 8
+_KEPT = (0, 3, 6)
+"""Numbers of 2D convolutions, from the first on, that stay in float32."""
 _NO_EXTRA = {"extra": ""}
 _PICTURES = ("matplotlib", "numpy", "opencv-python", "pillow", "pydantic", "tqdm", "tyro")
 
@@ -55,15 +70,19 @@ def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
+    parser.add_argument("--pairs", type=Path, help="folder of pairs with ground truth")
     parser.add_argument("--out", type=Path, default=Path("docs/results/export"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ea-light.onnx"
         export(out=file, size=SIZE, pairs=1)
         starts = measured_starts(file, arguments.rounds)
+        export(out=file, pairs=1)
+        rounded = measured_int8(file, arguments.pairs) if arguments.pairs else []
     sizes = {name: installed_bytes(packages) for name, packages in _installs().items()}
-    text = _markdown(sizes, starts)
+    text = _markdown(sizes, starts, rounded)
     record = {"machine": machine(), "size": SIZE, "bytes": sizes, "seconds": starts}
+    record["int8"] = rounded
     write_results(arguments.out, record, text)
     print(text)
 
@@ -132,23 +151,104 @@ def _start(name: str, file: Path) -> tuple[float, float]:
     return float(loaded) - start, float(predicted) - start
 
 
-def _markdown(sizes: dict[str, int], starts: dict[str, dict[str, float]]) -> str:
+def measured_int8(file: Path, folder: Path) -> list[dict[str, str | float]]:
+    """Errors and seconds of a file for any size in float32, and with 2D convolutions in int8.
+
+    Args:
+        file: The file in float32.
+        folder: Pairs with ground truth; means are over the pairs.
+    """
+    matchers = {"float32": ExportedMatcher.load(file)}
+    for kept in _KEPT:
+        rounded = file.with_name(f"int8-{kept}.onnx")
+        quantise(file, rounded, kept)
+        matchers[f"int8, the first {kept} in float32"] = ExportedMatcher.load(rounded)
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in matchers}
+    pairs = build_dataset("folder", folder, split="test")
+    for sample in (pairs[index] for index in range(len(pairs))):
+        for name, matcher in matchers.items():
+            matcher.disparity(sample.left, sample.right)  # allocates for the size
+            started = time.perf_counter()
+            disparity = matcher.disparity(sample.left, sample.right)
+            seconds = time.perf_counter() - started
+            errors = DisparityErrors.measure(disparity, sample.disparity, sample.counted(LIMIT))
+            found[name].append((errors.epe, errors.figures()["bad-2"], seconds))
+    return [
+        {"numbers": name, "EPE, px": epe, "bad-2, %": bad, "seconds a pair": seconds}
+        for name, values in found.items()
+        for epe, bad, seconds in [np.mean(values, axis=0).tolist()]
+    ]
+
+
+def quantise(file: Path, out: Path, kept: int) -> None:
+    """Write an exported network with 2D convolutions in int8, weights by channel.
+
+    Args:
+        file: The network in float32.
+        out: The file to write.
+        kept: Number of 2D convolutions, from the first on, that stay in float32.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    graph = onnx.load(file).graph
+    sides = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "Conv"]
+    flat = [node.name for node in nodes if sides.get(node.input[1]) == 4]
+    logging.disable(logging.WARNING)  # it advises an optimisation that exported graphs have had
+    quantize_static(
+        *(file, out, _Ranges()),
+        nodes_to_quantize=flat[kept:],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
+    logging.disable(logging.NOTSET)
+
+
+class _Ranges:
+    """Rendered scenes as the inputs of an exported network, one after the other."""
+
+    def __init__(self) -> None:
+        self._scenes: Iterator[dict[str, NDArray[np.float32]]] = (
+            {name: _input(getattr(scene, name)) for name in INPUTS}
+            for scene in SyntheticScenes(split="train", size=_RANGES, count=_SCENES)
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """See `onnxruntime.quantization.CalibrationDataReader`."""
+        return next(self._scenes, None)
+
+
+def _input(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(image.transpose(2, 0, 1)[None] / 255, np.float32)
+
+
+def _markdown(
+    sizes: dict[str, int],
+    starts: dict[str, dict[str, float]],
+    rounded: list[dict[str, str | float]],
+) -> str:
     installs = [{"install": name, "size": format_bytes(size)} for name, size in sizes.items()]
     rows = [
         {"way": name, "network loaded, s": s["loaded"], "first disparity, s": s["first"]}
         for name, s in starts.items()
     ]
     height, width = SIZE
-    return "\n\n".join(
-        [
-            "# Prediction with and without torch",
-            f"Start of a process to the first disparity of a {height} x {width} pair by "
-            f"`ea-light` at 192 disparities, and installed packages. {machine()}.",
-            markdown_table(rows),
-            markdown_table(installs),
-            "Written by `scripts/benchmarks/export.py`.\n",
+    parts = [
+        "# Exported networks: start-up, install size, int8",
+        f"Start of a process to the first disparity of a {height} x {width} pair by "
+        f"`ea-light` at 192 disparities, and installed packages. {machine()}.",
+        markdown_table(rows),
+        markdown_table(installs),
+    ]
+    if rounded:
+        parts += [
+            "ONNX Runtime with the 2D convolutions in int8 (3D ones stay in float32), all threads, "
+            "means over the pairs, pixels with known disparity below "
+            f"{LIMIT}:",
+            markdown_table(rounded),
         ]
-    )
+    return "\n\n".join([*parts, "Written by `scripts/benchmarks/export.py`.\n"])
 
 
 if __name__ == "__main__":
