@@ -153,8 +153,8 @@ class Calibration:
     def for_images(self, height: int, width: int) -> Calibration:
         """Calibration of images of a size, which is scaled if it states another size.
 
-        Warnings tell what is implausible, with the numbers: the baseline, the focal length, the
-        principal point, or a change of shape.
+        Warns of an implausible baseline, focal length or principal point, and of images of another
+        shape.
         """
         scaled = self.scaled_to(height, width)
         of_size = _doubts_of_size((self.cx, self.cy), (self.width, self.height), (width, height))
@@ -233,9 +233,9 @@ def _doubts_of_size(
 
 
 _DISTORTIONS = 0, 4, 5, 8, 12, 14
+"""Numbers of distortion coefficients that OpenCV has models for."""
 _INEXACT = 0.01
 """How far the product of R with its transpose may be from the identity, as files are rounded."""
-"""Numbers of distortion coefficients that OpenCV has models for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,22 +336,22 @@ class RawCalibration:
         principal = self.left.matrix[0, 2], self.left.matrix[1, 2]
         for doubt in _doubts_of_size(principal, (self.width, self.height), (width, height)):
             warnings.warn(f"calibration: {doubt}", stacklevel=3)
-        lenses = [self._for_images(lens, height, width) for lens in (self.left, self.right)]
-        turns, projections = self._rectification(lenses, (width, height))
-        calibration = Calibration.from_projections(*projections, width=width, height=height)
-        views = [
-            cv2.remap(view, *self._map(lens, turn, projection, (width, height)), cv2.INTER_CUBIC)
-            for view, lens, turn, projection in zip(
-                (left, right), lenses, turns, projections, strict=True
-            )
-        ]
-        first, second = (np.asarray(view, np.uint8) for view in views)
-        return (first, second), calibration.for_images(height, width)
-
-    def _for_images(self, lens: Lens, height: int, width: int) -> Lens:
         across = 1.0 if self.width is None else width / self.width
         down = 1.0 if self.height is None else height / self.height
-        return lens.resized(across, down)
+        lenses = [lens.resized(across, down) for lens in (self.left, self.right)]
+        turns, projections = self._rectification(lenses, (width, height))
+        calibration = Calibration.from_projections(*projections, width=width, height=height)
+        module = cv2.fisheye if self.fisheye else cv2
+        views = []
+        for view, lens, turn, projection in zip(
+            (left, right), lenses, turns, projections, strict=True
+        ):
+            columns, rows = module.initUndistortRectifyMap(
+                *(lens.matrix, lens.distortion, turn, projection[:, :3]),
+                *((width, height), cv2.CV_32FC1),
+            )
+            views.append(np.asarray(cv2.remap(view, columns, rows, cv2.INTER_CUBIC), np.uint8))
+        return (views[0], views[1]), calibration.for_images(height, width)
 
     def _rectification(
         self, lenses: list[Lens], size: tuple[int, int]
@@ -368,17 +368,3 @@ class RawCalibration:
             found = cv2.stereoRectify(*cameras, size, self.rotation, shift, alpha=0)[:5]
         matrices = [np.asarray(matrix, np.float64) for matrix in found]
         return matrices[:2], matrices[2:4]
-
-    def _map(
-        self,
-        lens: Lens,
-        turn: NDArray[np.float64],
-        projection: NDArray[np.float64],
-        size: tuple[int, int],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Columns and rows at which the rectified image samples the camera's image."""
-        module = cv2.fisheye if self.fisheye else cv2
-        across, down = module.initUndistortRectifyMap(
-            lens.matrix, lens.distortion, turn, projection[:, :3], size, cv2.CV_32FC1
-        )
-        return np.asarray(across, np.float32), np.asarray(down, np.float32)

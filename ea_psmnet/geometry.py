@@ -191,11 +191,7 @@ class PointCloud:
             temporary.write_bytes(data)
 
 
-def _linear_levels() -> NDArray[np.uint8]:
-    """Linear value of each sRGB value (IEC 61966-2-1), both from 0 to 255."""
-    share = np.arange(256) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return np.rint(255 * linear).astype(np.uint8)
-
-
-_LINEAR = _linear_levels()
+_SRGB = np.arange(256) / 255
+_LINEAR = np.where(_SRGB <= 0.04045, _SRGB / 12.92, ((_SRGB + 0.055) / 1.055) ** 2.4)
+_LINEAR = np.rint(255 * _LINEAR).astype(np.uint8)
+"""Linear value of each sRGB value (IEC 61966-2-1), both from 0 to 255."""

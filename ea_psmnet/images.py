@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ea_psmnet.atomic import readable
 from ea_psmnet.machine import free_memory
-from ea_psmnet.pfm import readable
 
 __all__ = ["decode_image", "eight_bits", "read_image"]
 
@@ -75,16 +75,12 @@ def eight_bits(
         tell: See `read_image`.
     """
     if image.dtype == np.uint16 and 16 * (brightest := int(image.max())) < white:
-        (tell or _warn)(
+        (tell or warnings.warn)(
             f"{name}: 16-bit image of values up to {brightest}, nearly black: if it holds fewer "
             f"bits, scale its values so that white is {white}, or save 8 bits"
         )
     made = cv2.convertScaleAbs(image, alpha=255 / white)  # rounds and saturates
     return np.asarray(made, np.uint8).reshape(image.shape)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
 
 
 def decode_image(path: Path, flags: int) -> NDArray[Any]:

@@ -31,12 +31,13 @@ DISPARITY_BANDS = tuple(f"{low} to {high} px" for low, high in DISPARITY_RANGES)
 _QUANTILES = {"median": 0.5, "A90": 0.9, "A95": 0.95, "A99": 0.99}
 
 _THRESHOLDS = {
-    "over_half_px": 0.5,
-    "over_1px": 1.0,
-    "over_2px": 2.0,
-    "over_3px": 3.0,
-    "over_4px": 4.0,
+    "bad-0.5": (0.5, "over_half_px"),
+    "bad-1": (1.0, "over_1px"),
+    "bad-2": (2.0, "over_2px"),
+    "bad-3": (3.0, "over_3px"),
+    "bad-4": (4.0, "over_4px"),
 }
+"""Thresholds of errors in pixels, and fields of `DisparityErrors`, by name of the figure."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class DisparityErrors:
         error = np.abs(prediction[found].astype(np.float64) - true)
         holes = pixels - error.size
         over = {
-            name: holes + int(np.count_nonzero(error > threshold))
-            for name, threshold in _THRESHOLDS.items()
+            counter: holes + int(np.count_nonzero(error > threshold))
+            for threshold, counter in _THRESHOLDS.values()
         }
         outlier = (error > 3) & (error > 0.05 * np.abs(true))
         return cls(
@@ -116,15 +117,8 @@ class DisparityErrors:
 
     def figures(self) -> dict[str, float]:
         """EPE and RMSE in pixels; bad-N, D1 and density in percent; NaN if no pixel counts."""
-        counts = {
-            "bad-0.5": self.over_half_px,
-            "bad-1": self.over_1px,
-            "bad-2": self.over_2px,
-            "bad-3": self.over_3px,
-            "bad-4": self.over_4px,
-            "D1": self.outliers,
-            "density": self.predicted,
-        }
+        counts = {name: getattr(self, counter) for name, (_, counter) in _THRESHOLDS.items()}
+        counts |= {"D1": self.outliers, "density": self.predicted}
         rmse = _ratio(self.squared, self.predicted) ** 0.5
         percent = {name: _ratio(100 * count, self.pixels) for name, count in counts.items()}
         return {"EPE": self.epe, "RMSE": rmse} | percent

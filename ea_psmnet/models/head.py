@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
-from ea_psmnet.ops.choices import build_choice
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.regression import (
     convex_upsampling,
@@ -22,6 +21,7 @@ from ea_psmnet.ops.regression import (
     soft_argmin,
     soft_argmin_reference,
 )
+from ea_psmnet.tables import build_choice
 
 __all__ = ["HEADS", "DisparityHead", "build_head"]
 

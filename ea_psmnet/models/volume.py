@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
-from ea_psmnet.ops.choices import build_choice
 from ea_psmnet.ops.cost_volume import (
     PairVolume,
     concat_volume_reference,
@@ -19,6 +18,7 @@ from ea_psmnet.ops.cost_volume import (
     group_correlation_reference,
     group_correlation_stacked,
 )
+from ea_psmnet.tables import build_choice
 
 __all__ = ["VOLUMES", "CostVolume", "build_volume"]
 
