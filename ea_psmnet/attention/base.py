@@ -38,8 +38,7 @@ __all__ = [
     "check_start",
     "check_volume",
     "layout_of",
-    "matrix_and_bias",
-    "merge_heads",
+    "matrices_and_biases",
     "silence",
     "split_heads",
 ]
@@ -143,11 +142,6 @@ def split_heads(volume: Tensor, heads: int) -> Tensor:
     return volume.reshape(batch, heads, channels // heads, -1)
 
 
-def merge_heads(positions: Tensor, size: torch.Size) -> Tensor:
-    """(B, h, c, n) to (B, h * c, D, H, W), the inverse of `split_heads`."""
-    return positions.reshape(positions.shape[0], -1, *size)
-
-
 def check_volume(volume: Tensor, channels: int) -> None:
     """Raise a ValueError unless the volume is (B, channels, D, H, W), floating-point, not empty."""
     fits = volume.ndim == 5 and volume.shape[1] == channels and 0 not in volume.shape[2:]
@@ -178,9 +172,9 @@ def check_start(name: str) -> None:
     check_choice("start", name, get_args(Start))
 
 
-def matrix_and_bias(layer: nn.Conv3d) -> tuple[Tensor, Tensor]:
-    """A 1x1x1 convolution as a matrix (outputs, inputs) and its bias (outputs,)."""
-    return layer.weight.flatten(1), cast(Tensor, layer.bias)
+def matrices_and_biases(*layers: nn.Conv3d) -> list[Tensor]:
+    """1x1x1 convolutions as a matrix (outputs, inputs) and a bias (outputs,) each."""
+    return [t for layer in layers for t in (layer.weight.flatten(1), cast(Tensor, layer.bias))]
 
 
 def silence(layer: nn.Module) -> None:

@@ -19,7 +19,7 @@ from ea_psmnet.attention.base import (
     check_start,
     check_volume,
     layout_of,
-    matrix_and_bias,
+    matrices_and_biases,
     silence,
 )
 from ea_psmnet.ops.attention import Normalisation, check_normalisation, position_shares
@@ -201,8 +201,9 @@ class EfficientAttention(VolumeAttention):
 
         Positions are channels that values do not read and the projection does not write.
         """
-        layers = (self.queries, self.keys, self.values, self.projection)
-        made = BlockWeights(*(t for layer in layers for t in matrix_and_bias(layer)))
+        made = BlockWeights(
+            *matrices_and_biases(self.queries, self.keys, self.values, self.projection)
+        )
         if not self.positions:
             return made
         places = 6 * self.positions

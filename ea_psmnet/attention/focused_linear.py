@@ -25,7 +25,7 @@ from ea_psmnet.attention.base import (
     check_counts,
     check_heads,
     check_start,
-    matrix_and_bias,
+    matrices_and_biases,
     silence,
 )
 from ea_psmnet.ops.precision import full_precision, linear, widen
@@ -227,12 +227,9 @@ class FocusedLinearAttention(VolumeAttention):
         if start == "identity":
             silence(self.projection)
         else:
-            self._start_as_published()
-
-    def _start_as_published(self) -> None:
-        for layer in (self.queries, self.keys, self.values, self.projection):
-            silence(layer)
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            for layer in (self.queries, self.keys, self.values, self.projection):
+                silence(layer)
+                nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
         """See `VolumeAttention.cost`; s is the side of the depth-wise kernel.
@@ -260,11 +257,9 @@ class FocusedLinearAttention(VolumeAttention):
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
-        layers = (self.queries, self.keys, self.values)
-        weights = [t for layer in layers for t in matrix_and_bias(layer)]
         gathered = focused_block(
             volume.flatten(2),
-            *weights,
+            *matrices_and_biases(self.queries, self.keys, self.values),
             self.scale,
             power=self.focusing_power,
             heads=self.heads,

@@ -17,14 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from ea_psmnet.attention import build_attention
 from ea_psmnet.models.config import HOURGLASS_SITES, SCALE, PSMNetConfig
 from ea_psmnet.models.features import Guides
-from ea_psmnet.models.layers import (
-    ScoreConv3d,
-    conv2d_bn,
-    conv3d_bn,
-    deconv3d_bn,
-    volume_conv_bn,
-)
-from ea_psmnet.models.normalisation import batch_norms
+from ea_psmnet.models.layers import ScoreConv3d, VolumeConv3d, conv2d_bn, conv3d_bn, deconv3d_bn
+from ea_psmnet.models.normalisation import BatchNorm3d, batch_norms
 from ea_psmnet.models.volume import Parts
 from ea_psmnet.ops.precision import widen
 
@@ -43,13 +37,6 @@ def _attention_at(config: PSMNetConfig, site: str) -> nn.Module:
     mechanism = config.attention if site in config.attention_sites else "none"
     options = config.attention_options if mechanism != "none" else {}
     return build_attention(mechanism, config.site(site)[1], **options)
-
-
-def _stem(parts: Sequence[int], channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(volume_conv_bn(parts, channels), nn.ReLU(inplace=True)),
-        *(conv3d_bn(channels, channels), nn.ReLU(inplace=True)),
-    )
 
 
 class Residual(nn.Sequential):
@@ -174,7 +161,11 @@ class Aggregation(nn.Module):
     ) -> None:
         super().__init__()
         channels = config.channels(32)
-        self.stem = _stem(parts, channels)
+        first = nn.Sequential(VolumeConv3d(parts, channels), BatchNorm3d(channels))
+        self.stem = nn.Sequential(
+            *(first, nn.ReLU(inplace=True)),
+            *(conv3d_bn(channels, channels), nn.ReLU(inplace=True)),
+        )
         self.residuals = nn.ModuleList(Residual(channels) for _ in range(config.residual_blocks))
         self.attention = _attention_at(config, "volume")
         self.excite = Excitation(guides[SCALE], channels) if config.excitation else None

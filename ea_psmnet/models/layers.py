@@ -24,7 +24,6 @@ __all__ = [
     "deconv3d_bn",
     "initialise",
     "to_channels_last",
-    "volume_conv_bn",
 ]
 
 
@@ -111,11 +110,6 @@ def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
         return nn.Sequential(_Conv3d(inputs, outputs), BatchNorm3d(outputs))
     strided = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
     return nn.Sequential(strided, BatchNorm3d(outputs))
-
-
-def volume_conv_bn(channels: Sequence[int], outputs: int) -> nn.Sequential:
-    """A volume in parts with these numbers of channels to (B, outputs, K, H, W)."""
-    return nn.Sequential(VolumeConv3d(channels, outputs), BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:

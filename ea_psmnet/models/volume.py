@@ -16,7 +16,6 @@ from ea_psmnet.ops.cost_volume import (
     concat_volume_stacked,
     group_correlation,
     group_correlation_reference,
-    group_correlation_stacked,
 )
 from ea_psmnet.tables import build_choice
 
@@ -102,8 +101,6 @@ class GroupwiseVolume(CostVolume):
 
     def _correlation(self, left: Tensor, right: Tensor, levels: int) -> Tensor:
         correlation = group_correlation_reference if self.plain else group_correlation
-        if torch.compiler.is_exporting():
-            return group_correlation_stacked(left, right, levels, self.parts[0])
         dtype = None
         if torch.is_autocast_enabled(left.device.type):
             dtype = torch.get_autocast_dtype(left.device.type)

@@ -28,7 +28,6 @@ __all__ = [
     "convolve_factored",
     "group_correlation",
     "group_correlation_reference",
-    "group_correlation_stacked",
     "volume_conv",
     "volume_conv_reference",
     "volume_kernels",
@@ -241,11 +240,8 @@ def group_correlation_reference(
         (B, G, K, H, W); zero where x < k.
     """
     a, b = (_unit(features, groups).permute(0, 4, 3, 1, 2) for features in (left, right))
-    width = left.shape[-1]  # a, b: (B, G, c, H, W)
-    volume = a.new_zeros(a.shape[0], groups, levels, *a.shape[-2:])
-    for k in range(min(levels, width)):
-        volume[:, :, k, :, k:] = (a[..., k:] * b[..., : width - k]).sum(dim=2)
-    return volume.to(left.dtype if dtype is None else dtype)
+    volume = torch.stack([(a * other).sum(dim=2) for other in _shifts(b, levels)], dim=2)
+    return volume.to(left.dtype if dtype is None else dtype)  # a, b: (B, G, c, H, W)
 
 
 @full_precision
@@ -254,20 +250,13 @@ def group_correlation(
 ) -> Tensor:
     """`group_correlation_reference` with its own backward, which keeps only the features.
 
-    In C on CPUs, otherwise one product of matrices a level. The volume is channels-last.
+    In C on CPUs, otherwise one product a level. The volume is channels-last. Exported graphs have
+    the reference.
     """
+    if torch.compiler.is_exporting():
+        return group_correlation_reference(left, right, levels, groups, dtype=dtype)
     a, b = _unit(left, groups), _unit(right, groups)
     return _Correlation.apply(a, b, levels, left.dtype if dtype is None else dtype)
-
-
-@full_precision
-def group_correlation_stacked(
-    left: Tensor, right: Tensor, levels: int, groups: int, *, dtype: torch.dtype | None = None
-) -> Tensor:
-    """`group_correlation_reference` for exported graphs: a product and a sum a level, stacked."""
-    a, b = (_unit(features, groups).permute(0, 4, 3, 1, 2) for features in (left, right))
-    volume = torch.stack([(a * other).sum(dim=2) for other in _shifts(b, levels)], dim=2)
-    return volume.to(left.dtype if dtype is None else dtype)
 
 
 def _unit(features: Tensor, groups: int) -> Tensor:

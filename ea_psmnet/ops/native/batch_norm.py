@@ -8,6 +8,7 @@ Shapes: B batch, C channels, ... the sides of an image or a volume.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,22 +100,8 @@ class _BatchNorm(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         made, (mean, scale) = torch.empty_like(x), torch.empty(2, x.shape[1])
-        _run(
-            "forward",
-            x,
-            lanes,
-            {
-                "output": made,
-                "weight": weight,
-                "bias": bias,
-                "mean": mean,
-                "scale": scale,
-                "running_mean": running_mean,
-                "running_var": running_var,
-            },
-            momentum=momentum,
-            eps=eps,
-        )
+        tensors = (x, None, made, weight, bias, mean, scale, running_mean, running_var)
+        _run("forward", lanes, tensors, momentum=momentum, eps=eps)
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.lanes = lanes
         return made
@@ -123,22 +110,11 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        gradient = grads[0].to(x.dtype).contiguous(memory_format=layout)
         made = torch.empty_like(x)
         of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
-        _run(
-            "backward",
-            x,
-            ctx.lanes,
-            {
-                "gradient": grads[0].to(x.dtype).contiguous(memory_format=layout),
-                "output": made,
-                "weight": weight,
-                "mean": mean,
-                "scale": scale,
-                "weight_gradient": of_weight,
-                "bias_gradient": of_bias,
-            },
-        )
+        known = (x, gradient, made, weight, None, mean, scale, None, None)
+        _run("backward", ctx.lanes, (*known, of_weight, of_bias))
         return made, None, of_weight, of_bias, None, None, None, None
 
 
@@ -154,13 +130,12 @@ class _Norm(ctypes.Structure):
     )
 
 
-def _run(
-    name: str, x: Tensor, lanes: int, tensors: dict[str, Tensor | None], **numbers: float
-) -> None:
-    library = _library()
+def _run(name: str, lanes: int, tensors: Sequence[Tensor | None], **numbers: float) -> None:
+    """Call a function of the library with tensors, of which the first is the input, for `_Norm`."""
+    library, x = _library(), tensors[0]
     assert library is not None
-    pointers = {field: t.data_ptr() for field, t in tensors.items() if t is not None}
-    job = _Norm(input=x.data_ptr(), **pointers, **numbers)
+    assert x is not None
+    job = _Norm(*(None if t is None else t.data_ptr() for t in tensors), **numbers)
     job.rows, job.lanes = x.numel() // lanes, lanes
     job.channels, job.threads = x.shape[1], torch.get_num_threads()
     if not getattr(library, f"batch_norm_{name}")(ctypes.byref(job)):
