@@ -31,12 +31,6 @@ class CreStereo(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: no part exists, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "CREStereo's dataset is for training only")
         layout = "understood as CREStereo: {tree,shapenet,reflective,hole}/.../NAME_left.jpg"
         templates, decode = ("{name}_VIEW", "{name}_VIEW.disp"), partial(scaled_png, steps=32)

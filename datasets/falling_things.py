@@ -55,10 +55,6 @@ class FallingThings(FrameDataset):
             split: `train` only.
             variant: Pairs with a `single` object, with several (`mixed`), or `both`, as far as they
                 exist.
-
-        Raises:
-            FileNotFoundError: the part does not exist, or a file of a frame is missing.
-            ValueError: an argument is not one of those listed.
         """
         train_only(split, "Falling Things has no test split")
         check_choice("variant", variant, get_args(Variant))

@@ -40,10 +40,6 @@ class PairFolder(FrameDataset):
             root: The folder of the pairs, or of one pair.
             require_truth: Whether a pair without ground truth is an error; otherwise it has no
                 valid pixels.
-
-        Raises:
-            FileNotFoundError: there is no pair, or a pair lacks an image or its ground truth.
-            ValueError: a file of a pair exists in two formats.
         """
         root = Path(root)
         folders = _pair_folders(root)

@@ -139,7 +139,14 @@ class Frame:
 
 
 class FrameDataset(Sequence[StereoSample]):
-    """Frames in a fixed order, each read from disk on every access; slicing reads nothing."""
+    """Frames in a fixed order, each read from disk on every access; slicing reads nothing.
+
+    The constructors of the readers of datasets find the frames in a folder, without reading them.
+
+    Raises:
+        FileNotFoundError: There are no frames, or a folder or a file of a frame is missing.
+        ValueError: An argument is not one of those listed, or files contradict one another.
+    """
 
     def __init__(self, frames: Iterable[Frame]) -> None:
         self.frames = tuple(frames)

@@ -29,12 +29,6 @@ class InStereo2k(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames of a split.
-
-        Raises:
-            FileNotFoundError: the split does not exist, or a file of a frame is missing.
-            ValueError: `split` is neither `train` nor `test`.
-        """
         check_choice("split", split, get_args(Split))
         folder = _base(Path(root)) / split
         images, truths = (

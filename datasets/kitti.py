@@ -44,12 +44,7 @@ class Kitti2012(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames; colour images are preferred to grey ones.
-
-        Raises:
-            FileNotFoundError: a folder or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
+        """Find the frames; colour images are preferred to grey ones."""
         train_only(split, _NO_TEST)
         base = _base_2012(Path(root))
         cameras = next((c for c in _CAMERAS_2012 if (base / c[0]).is_dir()), _CAMERAS_2012[0])
@@ -76,12 +71,6 @@ class Kitti2015(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: a folder or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, _NO_TEST)
         layout = "understood as KITTI 2015: training/{image_2,image_3,disp_occ_0,disp_noc_0}"
         truth = ("disp_occ_0", "disp_noc_0")
@@ -148,12 +137,6 @@ class VirtualKitti(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: there are no frames, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "Virtual KITTI 2 has no test split")
         images = _virtual_files(Path(root), _VIRTUAL_IMAGES, "rgb", ".jpg")
         truths = _virtual_files(Path(root), _VIRTUAL_DEPTHS, "depth", ".png")

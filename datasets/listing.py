@@ -59,10 +59,6 @@ class PairList(FrameDataset):
                 working directory if the first image exists only there.
             require_truth: Whether a pair without ground truth is an error; otherwise it has no
                 valid pixels.
-
-        Raises:
-            FileNotFoundError: the list or a file named in it does not exist.
-            ValueError: a line has a different format, or the list is empty.
         """
         path = Path(root)
         needed = _COLUMNS[: 3 if require_truth else 2]

@@ -37,12 +37,6 @@ class TartanAir(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: there are no frames, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "TartanAir's test set has no depth")
         images = both_views(Path(root), "{scene}/image_VIEW/{frame}_VIEW")
         truths = both_views(Path(root), "{scene}/depth_VIEW/{frame}_VIEW_depth", ".npy")
@@ -70,12 +64,6 @@ class TartanAirV2(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: there are no frames, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "TartanAir V2 has no test split")
         images, truths = (
             both_views(Path(root), template, names=_CAMERAS)

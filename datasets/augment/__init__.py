@@ -38,19 +38,12 @@ generalise to photographs of unseen cameras."""
 def augment(
     sample: StereoSample, size: tuple[int, int], recipe: Recipe, rng: np.random.Generator
 ) -> StereoSample:
-    """Crop and augment a sample for training.
+    """Crop and augment a sample for training; the same state of `rng` gives the same result.
 
-    Args:
-        sample: The pair; its arrays are not modified.
-        size: (height, width) of the crop in pixels.
-        recipe: An entry of `AUGMENTATIONS`, or your own.
-        rng: Random generator; the same state gives the same sample.
-
-    Returns:
-        A sample of exactly `size`, with arrays of its own.
+    The result has exactly `size` (height, width), in pixels, and arrays of its own.
 
     Raises:
-        ValueError: the image is too small.
+        ValueError: The image is too small.
     """
     if recipe.geometric is None:
         crop = random_crop(sample, size, rng)
