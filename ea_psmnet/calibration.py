@@ -72,16 +72,9 @@ class Calibration:
         cy: float | None = None,
         doffs: float | None = None,
     ) -> Calibration:
-        """Calibration of images from its numbers.
+        """Calibration from the numbers of its fields, for images of a height and a width.
 
-        Args:
-            focal: Focal length in pixels.
-            baseline: Distance of the cameras in metres.
-            height: Height of the images.
-            width: Width of the images.
-            cx: Column of the left camera's principal point; None for the centre of the image.
-            cy: Row of the principal point; None for the centre of the image.
-            doffs: See `Calibration`; None for 0.
+        None stands for the centre of the image in `cx` and `cy`, and for 0 in `doffs`.
         """
         return cls(
             f=focal,

@@ -55,9 +55,7 @@ def exit_code(program: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
     except (ValueError, OSError, FloatingPointError) as error:
-        if (
-            not is_first_process()
-        ):  # the first process has most likely failed, too: one line suffices
+        if not is_first_process():  # the first has most likely failed, too: one line suffices
             time.sleep(_LAUNCHER_S)
         _say(f"error: {_told(error)}")
         return 2

@@ -66,13 +66,9 @@ def eight_bits(
     white: int = 65535,
     tell: Callable[[str], object] | None = None,
 ) -> NDArray[np.uint8]:
-    """Convert a uint8 or uint16 image to 8 bits.
+    """Convert a uint8 or uint16 image, (H, W) or (H, W, C), whose white has the value `white`.
 
-    Args:
-        image: (H, W) or (H, W, C), not empty.
-        name: Name of the image, for messages.
-        white: Value of white.
-        tell: See `read_image`.
+    Messages call it `name`, and go to `tell` as in `read_image`.
     """
     if image.dtype == np.uint16 and 16 * (brightest := int(image.max())) < white:
         (tell or warnings.warn)(

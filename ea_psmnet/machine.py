@@ -283,10 +283,9 @@ def ending_children() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Make Linux kill this process when its parent ends in any way; other systems do not.
+    """Make Linux kill this process when its parent, of this process id, ends in any way.
 
-    Args:
-        parent: Process id of the parent. If it has ended already, this process exits.
+    If the parent has ended already, this process exits. Other systems do not support this.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

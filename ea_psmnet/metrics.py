@@ -79,12 +79,9 @@ class DisparityErrors:
         truth: NDArray[np.floating],
         counted: NDArray[np.bool_],
     ) -> DisparityErrors:
-        """Compare a prediction with the ground truth; all (H, W), in pixels.
+        """Compare a prediction with the ground truth at the counted pixels; all (H, W), in pixels.
 
-        Args:
-            prediction: Prediction; NaN or infinite where there is none.
-            truth: Ground truth, finite where `counted`.
-            counted: Mask of the pixels to compare.
+        The ground truth is finite there; the prediction is NaN or infinite where there is none.
         """
         pixels = int(np.count_nonzero(counted))
         found = counted & np.isfinite(prediction)

@@ -60,15 +60,10 @@ class Store:
             write_json(self._claim, self._settings)
 
     def read(self, name: str, kind: type[T], remedy: str) -> T | None:
-        """Read a record, or return None if there is none.
-
-        Args:
-            name: Name of the file, `.json` or `.json.gz`.
-            kind: What the record is, as a dataclass; see `read_record`.
-            remedy: What to do if the file is damaged, for the error message.
+        """Read a record, a file `.json` or `.json.gz`, or return None if there is none.
 
         Raises:
-            ValueError: The file is damaged.
+            ValueError: The file is damaged; see `read_record`, also for `kind` and `remedy`.
         """
         path = self.folder / name
         if not path.is_file():

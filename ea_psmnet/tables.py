@@ -110,14 +110,7 @@ def build_choice(
     options: Mapping[str, Any],
     *arguments: Any,
 ) -> _T:
-    """Build an instance of the class that a table has for a name.
-
-    Args:
-        what: What is chosen, for error messages.
-        table: Classes by name.
-        name: Name of the class to build.
-        options: Keyword arguments of the class.
-        arguments: Positional arguments of the class, which are not options.
+    """Build an instance of the class in `table` from its positional and keyword arguments.
 
     Raises:
         ValueError: Unknown name or option; the message lists the choices.

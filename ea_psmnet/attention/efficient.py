@@ -146,11 +146,7 @@ class EfficientAttention(VolumeAttention):
         return Resources(d * n + (d + 1) ** 2, 4 * d * d * n, 3 * d * n)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, D, H, W) to the same: type and memory layout are kept.
-
-        Raises:
-            ValueError: See `VolumeAttention.forward`.
-        """
+        """See `VolumeAttention.forward`."""
         check_volume(volume, self.channels)
         block = efficient_block_reference if self.published_order else efficient_block
         out = block(self.seen(volume), self.weights(), self.heads, self.normalisation)

@@ -1,8 +1,8 @@
 """The passes of the efficient-attention block in torch, chunk by chunk, with their backward.
 
-`ea_psmnet.ops.triton` has the same passes as kernels for GPUs. The
-temporaries of a chunk are allocated once and reused, because fresh memory for each chunk costs page
-faults. Their layout is that of x, so that no matrix product has to transpose a matrix.
+`ea_psmnet.ops.triton` has the same passes as kernels for GPUs. The temporaries of a chunk are
+allocated once and reused, because fresh memory for each chunk costs page faults. Their layout is
+that of x, so that no matrix product has to transpose a matrix.
 
 Shapes: B batch, C channels, h heads, k key channels over all heads, n positions, c positions of a
 chunk, S chunks.
