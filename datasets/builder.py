@@ -160,7 +160,7 @@ def build_dataset(
 
     Raises:
         FileNotFoundError: `root` does not hold the data in the expected layout.
-        ValueError: the name is unknown, or the dataset does not take an argument.
+        ValueError: The name is unknown, or the dataset does not take an argument.
     """
     if (name == "auto" or dataset_entry(name).needs_root) and not str(root):
         raise ValueError(f"{name}: needs the folder of the data")
@@ -185,7 +185,7 @@ def detect_dataset(root: str | Path) -> str:
 
     Raises:
         FileNotFoundError: `root` does not exist.
-        ValueError: the layout is unknown, or `root` holds several datasets.
+        ValueError: The layout is unknown, or `root` holds several datasets.
     """
     if not Path(root).exists():
         raise FileNotFoundError(f"{root}: no such folder")

@@ -83,7 +83,7 @@ class Frame:
         describe the mirrored cameras.
 
         Raises:
-            ValueError: the right view has no ground truth.
+            ValueError: The right view has no ground truth.
         """
         if self.right_view.disparity is None:
             raise ValueError(
@@ -103,8 +103,8 @@ class Frame:
         """Read the files.
 
         Raises:
-            OSError: a file is missing or cannot be read.
-            ValueError: a file is damaged, or its size differs from the left image's.
+            OSError: A file is missing or cannot be read.
+            ValueError: A file is damaged, or its size differs from the left image's.
         """
         try:
             return self._read()
@@ -179,7 +179,7 @@ class FrameDataset(Sequence[StereoSample]):
         """Read the pair with views swapped and flipped, and the right view's ground truth.
 
         Raises:
-            ValueError: the frame has no ground truth of the right view.
+            ValueError: The frame has no ground truth of the right view.
         """
         return self.frames[index].mirror().read()
 

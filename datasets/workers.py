@@ -56,7 +56,7 @@ def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]
         **options: Further arguments of the `DataLoader`.
 
     Raises:
-        OSError: workers cannot be started, or one has died; may be raised anywhere in the block.
+        OSError: Workers cannot be started, or one has died; may be raised anywhere in the block.
     """
     loader: DataLoader[Any] = DataLoader(
         ErrorsAsValues(dataset),

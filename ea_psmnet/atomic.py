@@ -31,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     processes that were killed are removed when a process first writes to their folder.
 
     Raises:
-        OSError: the file cannot be written; the message names `path` and the reason.
+        OSError: The file cannot be written; the message names `path` and the reason.
     """
     path = Path(path)
     # Without the name of `path`, which may have the maximum length.
@@ -96,11 +96,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_own(folder: Path, pattern: str) -> None:
-    """Delete the files that the program wrote to a folder, and the folder if it is then empty.
+    """Delete files of a folder, which may be missing, and the folder if it is then empty.
 
-    Args:
-        folder: Folder, which may be missing.
-        pattern: Regular expression that matches the whole names of these files.
+    They are those whose whole names match the regular expression `pattern`.
     """
     remove_leftovers(folder)
     for path in folder.glob("*"):

@@ -93,13 +93,7 @@ class Calibration:
         width: int | None = None,
         height: int | None = None,
     ) -> Calibration:
-        """Calibration of a pair with two projection matrices.
-
-        Args:
-            left: (3, 4) matrix K [I | t] of the left camera, in pixels and metres.
-            right: (3, 4) matrix of the right camera.
-            width: Width of the images.
-            height: Height of the images.
+        """Calibration from two projection matrices K [I | t], (3, 4) each, in pixels and metres.
 
         Raises:
             ValueError: The matrices are not those of a rectified pair, left camera first.
@@ -197,12 +191,9 @@ def _doubts(calibration: Calibration) -> list[str]:
 def _doubts_of_size(
     principal: tuple[float, float], stated: tuple[int | None, int | None], size: tuple[int, int]
 ) -> list[str]:
-    """Signs that images are not those of the calibration.
+    """Signs that images of a size are not those that a calibration with the stated size is for.
 
-    Args:
-        principal: Column and row of the principal point.
-        stated: Width and height that the calibration states.
-        size: Width and height of the images.
+    The principal point is (column, row), and sizes are (width, height).
     """
     actual = f"{size[0]} x {size[1]}"
     if stated[0] and stated[1]:
@@ -318,12 +309,8 @@ class RawCalibration:
         The result has the size of the images, zoomed so that it is filled (OpenCV's
         `stereoRectify` with alpha 0); fisheye images may keep black margins (balance 0).
 
-        Args:
-            left: (H, W, 3), as the camera took it.
-            right: (H, W, 3).
-
         Returns:
-            The rectified pair and its calibration.
+            The rectified pair, (H, W, 3) each, and its calibration.
         """
         height, width = left.shape[:2]
         principal = self.left.matrix[0, 2], self.left.matrix[1, 2]

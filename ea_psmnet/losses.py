@@ -124,12 +124,10 @@ def cross_entropies(
 
 
 def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
-    """Number of counted pixels near each level, (B, K, h, w).
+    """Number of counted pixels near each of K levels, (B, K, h, w).
 
-    Args:
-        place: Ground truth in levels, (B, pixels of a cell, h, w).
-        weight: 1 where a pixel counts, otherwise 0; of the same shape.
-        levels: Number of levels K.
+    `place` is the ground truth in levels, (B, pixels of a cell, h, w); `weight`, of the same shape,
+    is 1 where a pixel counts, otherwise 0.
     """
     below = place.floor().clamp(max=levels - 2)
     above = (place - below) * weight

@@ -32,13 +32,8 @@ class FeatureMatches:
 def match_features(left: NDArray[np.uint8], right: NDArray[np.uint8], count: int) -> FeatureMatches:
     """Match SIFT features (Lowe, IJCV 2004) of two grey images (H, W), in both directions.
 
-    Nothing is assumed about where a match lies. Some wrong matches remain, so use robust
-    statistics such as medians.
-
-    Args:
-        left: (H, W) grey.
-        right: (H', W') grey.
-        count: Number of features to find in each image, the strongest.
+    The `count` strongest features of each image are used. Nothing is assumed about where a match
+    lies. Some wrong matches remain, so use robust statistics such as medians.
     """
     finder = cv2.SIFT.create(count, contrastThreshold=_FAINT)
     (points, words), (others, other_words) = (

@@ -31,10 +31,8 @@ def markdown_table(
 ) -> str:
     """Format rows with equal keys as an aligned Markdown table; NaN and None become a dash.
 
-    Args:
-        rows: Rows; columns whose first value is text are left-aligned.
-        digits: Number of decimals by column, where it is not two.
-        bold_smallest: Columns whose smallest number, out of several, is set in bold.
+    Columns whose first value is text are left-aligned. Numbers have two decimals, or those in
+    `digits`; in the columns `bold_smallest` the smallest of several is set in bold.
     """
     header = list(rows[0])
     decimals = dict.fromkeys(header, 2) | dict(digits or {})

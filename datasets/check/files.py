@@ -107,12 +107,7 @@ def readers_of(frame: Frame) -> Iterator[tuple[Role, Reader]]:
 
 
 def check_file(file: tuple[Role, Reader], max_disparity: float) -> FileCheck:
-    """Open a file; any error becomes a `Problem` of the result.
-
-    Args:
-        file: An item of `readers_of`.
-        max_disparity: Disparities over it are counted as over the maximum, in pixels.
-    """
+    """Open a file, an item of `readers_of`; any error becomes a `Problem` of the result."""
     role, read = file
     told: list[str] = []
     if role.kind == "image":

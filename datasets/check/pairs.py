@@ -83,8 +83,8 @@ def check_pair(frame: Frame) -> PairCheck:
     """Match features between the views, and warp the right view by the ground truth, if any.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or the sizes differ.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or the sizes differ.
     """
     left, right = _grey(frame.left), _grey(frame.right)
     truth = np.full(left.shape, np.nan, np.float32)

@@ -74,7 +74,7 @@ class SyntheticScenes(Sequence[StereoSample]):
             device: Torch device on which rays are cast.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: An argument is out of range.
         """
         check_choice("split", split, get_args(Split))
         check_range("seed", seed, 0, _WORD - 1)
@@ -118,7 +118,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         """Return the sample at an index, which may be negative, or a slice of the sequence.
 
         Raises:
-            IndexError: the index is out of range.
+            IndexError: The index is out of range.
         """
         if isinstance(index, slice):
             part = copy(self)
@@ -131,7 +131,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         """Return the mirrored sample at an index, with the ground truth of the right view.
 
         Raises:
-            IndexError: the index is out of range.
+            IndexError: The index is out of range.
         """
         number = self._number(index)
         return self.render(number).mirrored().sample(f"{self.name(number)}/mirrored")

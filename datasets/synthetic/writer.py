@@ -112,8 +112,8 @@ def write_sceneflow(
         The number of frames written by this call.
 
     Raises:
-        OSError: a file cannot be written.
-        ValueError: an argument is not as described, or the folder holds other scenes.
+        OSError: A file cannot be written.
+        ValueError: An argument is not as described, or the folder holds other scenes.
     """
     check_range("workers", workers, 0, _MOST_WORKERS)
     check_choice("layout", layout, get_args(Layout))

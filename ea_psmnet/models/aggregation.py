@@ -171,12 +171,7 @@ class Aggregation(nn.Module):
         self.excite = Excitation(guides[SCALE], channels) if config.excitation else None
 
     def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:
-        """The parts of a volume to scores (B, K, h, w), the best last.
-
-        Args:
-            volume: See `CostVolume.forward`.
-            guides: Guide maps of the left image.
-        """
+        """A volume and guide maps of the left image to scores (B, K, h, w), the best last."""
         raise NotImplementedError
 
     def run(self, part: nn.Module, *inputs: Any) -> Any:

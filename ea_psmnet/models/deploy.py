@@ -85,11 +85,8 @@ def _outside_attention(module: nn.Module) -> Iterator[nn.Module]:
 def fold_normalisation(modules: Iterable[nn.Module]) -> list[nn.Sequential]:
     """Fold batch normalisations into the convolutions before them, for evaluation.
 
-    Args:
-        modules: Modules, of which those that are a convolution and its normalisation change.
-
     Returns:
-        These modules, in which an identity has replaced the normalisation.
+        Those modules that were a convolution and its normalisation, which is now an identity.
     """
     sequences = (m for m in modules if isinstance(m, nn.Sequential) and len(m) == 2)
     pairs = [m for m in sequences if isinstance(m[1], _BatchNorm)]

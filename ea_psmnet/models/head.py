@@ -49,11 +49,9 @@ class DisparityHead(nn.Module):
         self.peak_reach = config.peak_reach
 
     def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
-        """Scores (B, K, h, w), higher is likelier, to disparities (B, H, W) in pixels.
+        """Scores (B, K, h, w) of each classifier to disparities (B, H, W) in pixels.
 
-        Args:
-            scores: Scores of each classifier.
-            guides: Guide maps of the left image.
+        Higher scores are likelier. Guide maps are those of the left image.
         """
         raise NotImplementedError
 
@@ -61,10 +59,7 @@ class DisparityHead(nn.Module):
     def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
         """Bytes of living tensors in `forward` for one score in evaluation, at most.
 
-        Args:
-            config: Configuration of the network.
-            pixels: H * W.
-            cells: K * h * w.
+        `pixels` is H * W, and `cells` K * h * w.
         """
         raise NotImplementedError
 

@@ -110,15 +110,7 @@ class VolumeKernels(NamedTuple):
 
 
 def volume_conv_reference(volume: PairVolume, weight: Tensor) -> Tensor:
-    """Convolve the concatenation volume with a padded 3x3x3 kernel.
-
-    Args:
-        volume: the factors.
-        weight: (O, 2C, 3, 3, 3).
-
-    Returns:
-        (B, O, K, H, W).
-    """
+    """Convolve the concatenation volume with a padded kernel (O, 2C, 3, 3, 3): (B, O, K, H, W)."""
     return F.conv3d(concat_volume_reference(*volume), weight, padding=1)
 
 

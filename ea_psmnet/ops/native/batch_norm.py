@@ -35,16 +35,9 @@ def batch_norm_reference(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` in training mode.
+    """`torch.nn.functional.batch_norm` in training mode, (B, C, ...) to the same.
 
-    Args:
-        x: (B, C, ...).
-        weight: (C,) gain.
-        bias: (C,).
-        running_mean: (C,), updated in place, or None.
-        running_var: (C,), updated in place, or None.
-        momentum: Share of the batch's statistics in the updated ones.
-        eps: Added to the variance.
+    All other tensors are (C,); the running statistics, if given, are updated in place.
     """
     return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
 

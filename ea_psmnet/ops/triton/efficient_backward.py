@@ -81,8 +81,8 @@ def input_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The second pass: backward of `spread` for x, and of `gather`.
 
-    Args are those of `spread_sums` and `gather`, contexts (B, k, C) and log-sum-exps (B, k) by
-    `gather`, and the gradient of the contexts.
+    The arguments are those of `spread_sums` and `gather`, the contexts (B, k, C) and log-sum-exps
+    (B, k) that `gather` returned, and the gradient of the contexts.
 
     Returns:
         Gradients of x, of its type and strides, and of key, (k, C), in float32.
