@@ -25,8 +25,6 @@ from ea_psmnet.datasets.names import RENDERINGS, RenderPass, Resolution, Split
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice
 
-__all__ = ["DATASETS", "Entry", "build_dataset", "dataset_entry", "detect_dataset"]
-
 _ABOVE, _BELOW = 3, 20
 """Number of parent folders and of subfolders to search when a folder holds no dataset."""
 

@@ -10,8 +10,6 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.datasets.names import Split, train_only
 from ea_psmnet.datasets.templates import Files, frames_of_parts, home
 
-__all__ = ["CreStereo", "is_crestereo"]
-
 _PARTS = ("tree", "shapenet", "reflective", "hole")
 
 

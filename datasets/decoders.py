@@ -14,20 +14,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.files import decode_image, read_npy, read_pfm
 
-__all__ = [
-    "depth_float_png",
-    "depth_npy",
-    "depth_png",
-    "is_full",
-    "is_set",
-    "is_unset",
-    "negated_pfm",
-    "neither_set",
-    "scaled_png",
-    "sintel_png",
-]
-
-
 # Disparities --------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,6 @@ from ea_psmnet.datasets.templates import Files, frames_of_parts, home
 from ea_psmnet.files import readable
 from ea_psmnet.tables import check_choice
 
-__all__ = ["FallingThings", "Variant", "is_falling_things"]
-
 Variant = Literal["single", "mixed", "both"]
 
 _BASELINE = 6 * 100

@@ -10,8 +10,6 @@ from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.templates import MissingFilesError, every_part
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
-__all__ = ["PairFolder", "is_pair_folder"]
-
 _LAYOUT = "expected ROOT/NAME/{left.png, right.png, disp.npy|disp.pfm|disp.png}, or ROOT one such"
 
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from ea_psmnet.files import printable, read_disparity, read_image
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Frame", "FrameDataset", "Mask", "View"]
-
 
 @dataclass(frozen=True)
 class Mask:

@@ -11,15 +11,6 @@ from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.names import Split, train_only
 from ea_psmnet.datasets.templates import Files, frames_of_views, home, matched
 
-__all__ = [
-    "Kitti2012",
-    "Kitti2015",
-    "VirtualKitti",
-    "is_kitti2012",
-    "is_kitti2015",
-    "is_virtual_kitti",
-]
-
 _NO_TEST = "the ground truth of KITTI's test images is not public"
 _HOMES_2012 = ("2012", "kitti2012", "Kitti2012", "KITTI2012", "KITTI_2012", "data_stereo_flow")
 _HOMES_2015 = ("2015", "kitti2015", "Kitti2015", "KITTI2015", "KITTI_2015", "data_scene_flow")

@@ -12,8 +12,6 @@ from ea_psmnet.datasets.decoders import is_set
 from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES, printable, readable
 
-__all__ = ["PairList", "is_pair_list"]
-
 _COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
 _SUFFIXES = (".txt", ".lst", ".csv")
 _PATH_SUFFIXES = (*IMAGE_SUFFIXES, *DISPARITY_SUFFIXES)

@@ -12,20 +12,6 @@ from ea_psmnet.datasets.names import Resolution, Split, train_only
 from ea_psmnet.datasets.templates import Files, Key, every_part, home, matched
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "Calibration",
-    "Eth3d",
-    "Exposure",
-    "MiddEval3",
-    "Middlebury2014",
-    "Middlebury2021",
-    "is_eth3d",
-    "is_middeval3",
-    "is_middlebury2014",
-    "is_middlebury2021",
-    "two_view_frames",
-]
-
 Calibration = Literal["perfect", "imperfect", "both"]
 Exposure = Literal["im1", "im1E", "im1L"]
 

@@ -15,17 +15,6 @@ from ea_psmnet.datasets.templates import Files, Key, every_part, matched
 from ea_psmnet.files import readable
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "LAYOUTS",
-    "PUBLISHED_COUNTS",
-    "Part",
-    "SceneFlow",
-    "Side",
-    "find_parts",
-    "is_sceneflow",
-    "unknown_images",
-]
-
 Side = Literal["left", "right"]
 
 PUBLISHED_COUNTS = {

@@ -11,8 +11,6 @@ from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.names import RenderPass, Split, render_passes, train_only
 from ea_psmnet.datasets.templates import Files, every_part, home, matched
 
-__all__ = ["Sintel", "is_sintel"]
-
 _LAYOUT = "understood as Sintel: training/{clean,final}_{left,right} and training/disparities"
 
 

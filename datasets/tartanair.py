@@ -10,8 +10,6 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.datasets.names import Split, train_only
 from ea_psmnet.datasets.templates import both_views, frames_of_views
 
-__all__ = ["TartanAir", "TartanAirV2", "is_tartanair", "is_tartanair_v2"]
-
 FOCAL_LENGTH = 320.0
 """Focal length of both cameras in pixels."""
 BASELINE = 0.25

@@ -15,18 +15,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.datasets.frames import Frame, View
 
-__all__ = [
-    "Files",
-    "Key",
-    "MissingFilesError",
-    "both_views",
-    "every_part",
-    "frames_of_parts",
-    "frames_of_views",
-    "home",
-    "matched",
-]
-
 Key = tuple[str, ...]
 """Values of a template's fields in a path, such as `("A/0000", "0006")`."""
 _Row = TypeVar("_Row")

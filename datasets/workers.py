@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["ErrorsAsValues", "loaded", "raise_errors"]
-
 
 class ErrorsAsValues(Dataset[Any]):
     """A dataset that returns errors that a user can fix instead of raising them.

@@ -16,8 +16,6 @@ try:
 except ModuleNotFoundError:  # Windows, where an open file can be neither replaced nor deleted
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["atomic_path", "readable", "remove_leftovers", "remove_own"]
-
 _TEMPORARY = ".ea_psmnet-"
 """Prefix of names of temporary files; 32 random hexadecimal digits and the suffix follow."""
 

@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Calibration", "Lens", "RawCalibration"]
-
 _BASELINES = 0.005, 5.0
 """Plausible distances of two cameras, in metres."""
 _FOCAL_LENGTHS = 0.2, 10.0

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from ea_psmnet.atomic import readable
 from ea_psmnet.calibration import Calibration, Lens, RawCalibration
 
-__all__ = ["read_calibration"]
-
 Matrix = NDArray[np.float64]
 Found = tuple[Calibration | None, RawCalibration | None]
 """Calibrations of the rectified and of the unrectified images, as far as a file has them."""

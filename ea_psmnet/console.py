@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from ea_psmnet.machine import ending_children, is_first_process
 
-__all__ = ["exit_code", "is_out_of_memory", "show_warning", "without_empty_defaults"]
-
 _EMPTY_DEFAULT = re.compile(r"\(default:[\s│|]*(None)?\)")
 _UNREAD = 128 + 13
 """Exit code after SIGPIPE: the reader of the output has ended."""

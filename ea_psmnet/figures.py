@@ -15,22 +15,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.files import printable
 
-__all__ = [
-    "COLOURS",
-    "FAINT",
-    "INK",
-    "WARNING",
-    "Bar",
-    "Extend",
-    "GridStyle",
-    "Row",
-    "dress",
-    "fitted",
-    "new_figure",
-    "panel_grid",
-    "to_image",
-]
-
 Image = NDArray[np.uint8]
 """(h, w, 3) RGB."""
 

@@ -12,15 +12,6 @@ from numpy.typing import NDArray
 from ea_psmnet.atomic import atomic_path
 from ea_psmnet.calibration import Calibration
 
-__all__ = [
-    "PointCloud",
-    "depth_map",
-    "flying_pixels",
-    "hidden_in_right",
-    "inconsistent",
-    "point_map",
-]
-
 _AGREE = 1.0
 """Pixels by which disparities of one point may differ."""
 _STEEPEST = 2.0

@@ -19,8 +19,6 @@ from PIL import Image
 from ea_psmnet.atomic import readable
 from ea_psmnet.machine import free_memory
 
-__all__ = ["decode_image", "eight_bits", "read_image"]
-
 _MAX_PIXELS = 2**28
 """Maximum size, 16,384 x 16,384: more than any camera has; a small file can claim more."""
 _HELD = 12

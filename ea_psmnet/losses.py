@@ -8,15 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "LOSS_WEIGHTS",
-    "counted_pixels",
-    "cross_entropies",
-    "output_losses",
-    "stereo_loss",
-    "weighted_sum",
-]
-
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
 """Weights of the three classifiers, in network order."""
 

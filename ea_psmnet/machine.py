@@ -17,28 +17,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Device",
-    "Precision",
-    "available_memory",
-    "choose_device",
-    "device_name",
-    "end_with_parent",
-    "ending_children",
-    "free_memory",
-    "has_fast_bfloat16",
-    "held_bytes",
-    "held_memory",
-    "is_first_process",
-    "keep_freed_memory",
-    "peak_bytes",
-    "plannable",
-    "reset_peak",
-    "single_opencv_thread",
-    "status_bytes",
-    "use_threads",
-]
-
 Device = Literal["auto", "cpu", "cuda"]
 """Device; `auto` is a CUDA device where there is one."""
 

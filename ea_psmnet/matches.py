@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FeatureMatches", "match_features"]
-
 _FAINT = 0.01
 """Smallest contrast of a feature, a quarter of OpenCV's default: rendered scenes may be dim."""
 _RATIO = 0.75

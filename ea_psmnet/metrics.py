@@ -12,16 +12,6 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "DISPARITY_BANDS",
-    "DISPARITY_RANGES",
-    "DisparityErrors",
-    "ErrorHistogram",
-    "absolute_errors",
-    "disparity_bands",
-    "quantiles",
-]
-
 DISPARITY_RANGES = ((0, 16), (16, 32), (32, 64), (64, 96), (96, 128), (128, 192))
 """Bands of true disparity, [from, to) in pixels, into which reports divide errors."""
 

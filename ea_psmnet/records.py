@@ -9,8 +9,6 @@ from typing import Any, Literal, TypeVar
 
 from ea_psmnet.atomic import readable
 
-__all__ = ["parse_record", "read_record"]
-
 T = TypeVar("T")
 
 Place = tuple[int | str, ...]

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from ea_psmnet.files import atomic_path, readable, remove_own, write_json
 from ea_psmnet.records import parse_record, read_record
 
-__all__ = ["Store", "digest"]
-
 T = TypeVar("T")
 
 _FILES = r"settings\.json|[0-9a-f]{6,}\.json(\.gz)?"

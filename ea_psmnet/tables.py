@@ -8,15 +8,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-__all__ = [
-    "build_choice",
-    "check_choice",
-    "check_range",
-    "format_bytes",
-    "markdown_table",
-    "parse_bytes",
-]
-
 _T = TypeVar("_T")
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -12,8 +12,6 @@ from ea_psmnet.datasets.augment.geometric import Geometric, geometric_crop, rand
 from ea_psmnet.datasets.augment.photometric import Photometric, photometric
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["AUGMENTATIONS", "Recipe", "augment", "pick"]
-
 
 @dataclass(frozen=True)
 class Recipe:

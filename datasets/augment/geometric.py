@@ -16,18 +16,6 @@ from numpy.typing import NDArray
 from ea_psmnet.files import Window
 from ea_psmnet.sample import StereoSample
 
-__all__ = [
-    "Geometric",
-    "Tilt",
-    "check_fits",
-    "cut",
-    "geometric_crop",
-    "random_crop",
-    "random_window",
-    "resized",
-    "tilted",
-]
-
 
 def random_crop(
     sample: StereoSample, size: tuple[int, int], rng: np.random.Generator

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Photometric", "Tone", "photometric", "toned"]
-
 _Image = NDArray[np.uint8]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

@@ -27,8 +27,6 @@ from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import printable
 from ea_psmnet.progress import Progress
 
-__all__ = ["CheckReport", "check_dataset", "spread"]
-
 _TOLD = 10
 """Number of problems of a kind to print; the JSON has all of them."""
 

@@ -14,18 +14,6 @@ from numpy.typing import NDArray
 from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
 
-__all__ = [
-    "FileCheck",
-    "Problem",
-    "Role",
-    "Values",
-    "check_file",
-    "frame_problems",
-    "readers_of",
-    "reason",
-    "values_of",
-]
-
 _FEW = 0.01
 """Largest share of odd pixels in a sound frame; Scene Flow also has a few negative pixels."""
 _GAP = 1.0

@@ -16,8 +16,6 @@ from ea_psmnet.files import disparity_values, read_image
 from ea_psmnet.matches import match_features
 from ea_psmnet.sample import at_columns
 
-__all__ = ["PairCheck", "check_pair", "feature_offsets", "warp_errors"]
-
 _FEATURES = 2000
 _ENOUGH = 20
 """Smallest number of matches to draw conclusions from."""

@@ -15,8 +15,6 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.datasets.templates import MissingFilesError
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Count", "Series", "count_parts", "find_series"]
-
 
 @dataclass(frozen=True)
 class Series:

@@ -28,21 +28,6 @@ from torch import Tensor, nn
 
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "TABLE_1",
-    "Resources",
-    "Start",
-    "VolumeAttention",
-    "check_counts",
-    "check_heads",
-    "check_start",
-    "check_volume",
-    "layout_of",
-    "matrices_and_biases",
-    "silence",
-    "split_heads",
-]
-
 
 @dataclass(frozen=True)
 class Resources:

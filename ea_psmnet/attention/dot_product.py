@@ -29,8 +29,6 @@ from ea_psmnet.ops.attention import (
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.tables import check_choice
 
-__all__ = ["DotProductAttention"]
-
 Backend = Literal["naive", "sdpa"]
 Pool = Literal["none", "projected", "input"]
 

@@ -32,8 +32,6 @@ from ea_psmnet.ops.efficient_block import (
 )
 from ea_psmnet.ops.efficient_passes import merge_pieces
 
-__all__ = ["EfficientAttention", "fourier_positions"]
-
 _HALF_RANGE = 24
 """Levels over which the positions' coordinate of disparities runs from -1 to 0."""
 

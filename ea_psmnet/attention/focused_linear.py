@@ -32,15 +32,6 @@ from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "Denominator",
-    "FocusedLinearAttention",
-    "focused_block",
-    "focused_block_reference",
-    "focused_features",
-    "focused_linear_attention",
-]
-
 Denominator = Literal["mean", "sum"]
 
 EPSILON = 1e-6

@@ -26,14 +26,6 @@ from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "HydraAttention",
-    "Reduction",
-    "hydra_attention",
-    "hydra_block",
-    "hydra_block_reference",
-]
-
 Reduction = Literal["mean", "sum"]
 
 SHORTEST = 1e-6

@@ -22,16 +22,6 @@ from ea_psmnet.models.normalisation import BatchNorm3d, batch_norms
 from ea_psmnet.models.volume import Parts
 from ea_psmnet.ops.precision import widen
 
-__all__ = [
-    "Aggregation",
-    "BasicAggregation",
-    "Classifier",
-    "Excitation",
-    "HourglassAggregation",
-    "Residual",
-    "build_aggregation",
-]
-
 
 def _attention_at(config: PSMNetConfig, site: str) -> nn.Module:
     mechanism = config.attention if site in config.attention_sites else "none"

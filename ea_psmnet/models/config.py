@@ -11,19 +11,6 @@ from typing import Any, Literal, get_args
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "HOURGLASS_SITES",
-    "PRESETS",
-    "SCALE",
-    "SITES",
-    "Aggregation",
-    "Features",
-    "Normalisation",
-    "PSMNetConfig",
-    "preset",
-    "read_config",
-]
-
 Aggregation = Literal["hourglass", "basic"]
 Features = Literal["psmnet", "efficientnet-lite0"]
 Normalisation = Literal["batch", "group"]

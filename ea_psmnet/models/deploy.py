@@ -34,8 +34,6 @@ from ea_psmnet.ops.native.winograd import (
 )
 from ea_psmnet.ops.precision import round_kernel
 
-__all__ = ["ExportableNetwork", "arrange_for_inference", "fold_normalisation"]
-
 
 def arrange_for_inference(
     model: PSMNet, dtype: torch.dtype = torch.float32, device: torch.device | None = None

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 
-__all__ = ["FeatureNetwork", "Guides", "clamped_pool"]
-
 Guides = Mapping[int, Tensor]
 """Guide maps: further maps of an image by their scale, s for (B, channels, H / s, W / s)."""
 

@@ -23,8 +23,6 @@ from ea_psmnet.ops.regression import (
 )
 from ea_psmnet.tables import build_choice
 
-__all__ = ["HEADS", "DisparityHead", "build_head"]
-
 _SLAB_BYTES = 2**28
 
 

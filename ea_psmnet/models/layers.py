@@ -16,16 +16,6 @@ from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
 from ea_psmnet.ops.cost_volume import PairVolume, volume_conv
 from ea_psmnet.ops.native.narrow_conv3d import narrow_conv3d
 
-__all__ = [
-    "ScoreConv3d",
-    "VolumeConv3d",
-    "conv2d_bn",
-    "conv3d_bn",
-    "deconv3d_bn",
-    "initialise",
-    "to_channels_last",
-]
-
 
 class _PointConv2d(nn.Conv2d):
     """A strided 1x1 convolution, computed as one of stride 1 of a subsampled image.

@@ -19,8 +19,6 @@ from ea_psmnet.ops.cost_volume import (
 )
 from ea_psmnet.tables import build_choice
 
-__all__ = ["VOLUMES", "CostVolume", "build_volume"]
-
 Parts = tuple[Tensor | PairVolume, ...]
 """A volume as parts that are concatenated along its channels."""
 

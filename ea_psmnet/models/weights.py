@@ -24,19 +24,6 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.records import parse_record, read_record
 
-__all__ = [
-    "NotFiniteError",
-    "check_finite",
-    "find_weights",
-    "import_original",
-    "load_into",
-    "load_model",
-    "load_state",
-    "read_card",
-    "save_model",
-    "widen",
-]
-
 _PACKAGE = Path(__file__).parents[1]
 
 BUNDLED = next(

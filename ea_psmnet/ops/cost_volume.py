@@ -20,19 +20,6 @@ from ea_psmnet.ops.native.group_correlation import (
 )
 from ea_psmnet.ops.precision import full_precision, widen
 
-__all__ = [
-    "PairVolume",
-    "VolumeKernels",
-    "concat_volume_reference",
-    "concat_volume_stacked",
-    "convolve_factored",
-    "group_correlation",
-    "group_correlation_reference",
-    "volume_conv",
-    "volume_conv_reference",
-    "volume_kernels",
-]
-
 
 def concat_volume_reference(left: Tensor, right: Tensor, disparities: int) -> Tensor:
     """Left features beside the right features shifted by each disparity; zero where x < d.

@@ -26,15 +26,6 @@ from ea_psmnet.ops.attention import Normalisation, efficient_attention
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 from ea_psmnet.ops.streaming import chunks
 
-__all__ = [
-    "BlockWeights",
-    "efficient_block",
-    "efficient_block_reference",
-    "folding_is_cheaper",
-    "gather_context",
-    "spread_context",
-]
-
 
 class BlockWeights(NamedTuple):
     """The four 1x1x1 convolutions as matrices."""

@@ -23,8 +23,6 @@ from torch import Tensor
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.streaming import chunks
 
-__all__ = ["gather", "gather_backward", "merge_pieces", "spread", "spread_backward"]
-
 _VECTOR = 16
 """Floats of a vector register; a softmax over fewer adjacent values is slow."""
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 
-__all__ = ["chunks", "streamed"]
-
 _CHUNK_FLOATS = 2**19
 """Floats of one chunk's temporaries, which stay in the processor's cache."""
 

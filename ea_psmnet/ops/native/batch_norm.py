@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["batch_norm", "batch_norm_reference"]
-
 _FUNCTIONS = ("batch_norm_forward", "batch_norm_backward")
 _INTERFACE = 1
 _LEAST_LANES, _MOST_LANES, _VECTOR = 32, 2048, 16

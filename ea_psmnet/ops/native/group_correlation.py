@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["compiled_correlation", "compiled_correlation_backward", "is_compiled_for"]
-
 _FUNCTIONS = ("correlation_forward", "correlation_backward")
 
 _INTERFACE = 1

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["is_narrow", "narrow_conv3d", "narrow_conv3d_reference"]
-
 _CHANNELS, _LANES = 8, 16
 _FUNCTIONS = ("supported", "scratch", "forward", "weight_gradient")
 _INTERFACE = 1

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["compiled_expectation", "compiled_expectation_backward", "is_compiled_for"]
-
 _FUNCTIONS = ("soft_argmin_forward", "soft_argmin_backward")
 
 _INTERFACE = 1

@@ -23,14 +23,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = [
-    "compiled_conv2d",
-    "compiled_conv3d",
-    "compiled_kernels",
-    "is_compiled_for",
-    "multiplies_narrow",
-]
-
 _NEAR, _FAR = math.sqrt(1 / 2), math.sqrt(2)
 """The interpolation points are these and their negatives."""
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.efficient_passes import merge_pieces
 
-__all__ = ["gather", "is_supported", "spread"]
-
 _PROGRAMS = 512
 """Number of spans over all samples: a few for each multiprocessor."""
 _WIDEST = 64

@@ -35,8 +35,6 @@ from ea_psmnet.ops.triton.efficient import (
     store_vector,
 )
 
-__all__ = ["input_gradient", "spread_sums"]
-
 _PRECISION = "bf16x3"
 """Precision of float32 products: three of bfloat16 parts, with 16 bits of mantissa; parts of tf32
 do not fit."""
