@@ -99,10 +99,6 @@ def _at_most_one(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | N
 
 
 def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
-    paths = [path for path in _files(folder) if path.stem == stem]
-    named = [path for path in paths if path.suffix.lower() in suffixes]
+    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    named = [path for path in files if path.stem == stem and path.suffix.lower() in suffixes]
     return sorted(named, key=lambda path: suffixes.index(path.suffix.lower()))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []

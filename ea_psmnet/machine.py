@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -153,9 +153,8 @@ def peak_bytes(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = _status_bytes("VmHWM")
-    if peak is not None:
-        return peak
+    with suppress(OSError):
+        return status_bytes("VmHWM")
     if sys.platform == "win32":
         import psutil
 
@@ -186,16 +185,11 @@ def status_bytes(field: str) -> int:
     Raises:
         OSError: The system does not report it.
     """
-    value = _status_bytes(field)
-    if value is None:
-        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
-    return value
-
-
-def _status_bytes(field: str) -> int | None:
     status = Path("/proc/self/status")
     found = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
-    return int(found[1]) * 1024 if found else None
+    if not found:
+        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
+    return int(found[1]) * 1024
 
 
 def _free_on_machine() -> int:

@@ -1,4 +1,4 @@
-"""Matched features of two images: what checks of pairs are based on."""
+"""Matched features of two images, on which checks of pairs are based."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Store:
                 )
 
     def claim(self) -> None:
-        """Record the settings in `settings.json`; the first record does that, too."""
+        """Record the settings in `settings.json`, as writing the first record does."""
         if self._settings:
             write_json(self._claim, self._settings)
 

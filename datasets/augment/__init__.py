@@ -61,7 +61,7 @@ class _Mirrored(Protocol):
 def pick(
     dataset: Sequence[StereoSample], index: int, recipe: Recipe, rng: np.random.Generator
 ) -> StereoSample:
-    """Read a sample, or by chance its mirrored twin.
+    """Read a sample, or at random its mirrored twin.
 
     A flip alone would negate the disparity, so the views are also swapped, which needs ground truth
     of the right view. If the dataset has none (`has_right_truth`), or the recipe mirrors nothing,

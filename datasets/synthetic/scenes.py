@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -140,9 +140,6 @@ class SyntheticScenes(Sequence[StereoSample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         return self.numbers[index]
-
-    def __iter__(self) -> Iterator[StereoSample]:
-        return (self[k] for k in range(len(self)))
 
     def prepare(self) -> None:
         """Build the textures now, so that worker processes forked later share them."""

@@ -175,7 +175,7 @@ def table1_efficient(
     size: Sequence[int], channels: int, *, key_channels: int | None = None, **_: Any
 ) -> Resources:
     """(2k + 3d) n + kd floats, (8kd + 2d^2 + d) n operations."""
-    n, d, k = prod(size), channels, _or(key_channels, channels // 2)
+    n, d, k = prod(size), channels, key_channels or channels // 2
     return Resources((2 * k + 3 * d) * n + k * d, (8 * k * d + 2 * d * d) * n, d * n)
 
 
@@ -183,7 +183,7 @@ def table1_non_local(
     size: Sequence[int], channels: int, *, key_channels: int | None = None, **_: Any
 ) -> Resources:
     """(2k + 3d) n + n^2 floats, (4kd + 2d^2 + d) n + (2k + 2d) n^2 operations."""
-    n, d, k = prod(size), channels, _or(key_channels, channels // 2)
+    n, d, k = prod(size), channels, key_channels or channels // 2
     products = (4 * k * d + 2 * d * d) * n + (2 * k + 2 * d) * n * n
     return Resources((2 * k + 3 * d) * n + n * n, products, d * n, map_floats=n * n)
 
@@ -199,7 +199,3 @@ TABLE_1: dict[str, Callable[..., Resources]] = {
     "table1-non-local": table1_non_local,
     "table1-residual": table1_residual,
 }
-
-
-def _or(count: int | None, default: int) -> int:
-    return default if count is None else count

@@ -27,6 +27,7 @@ from ea_psmnet.ops.efficient_block import (
     BlockWeights,
     efficient_block,
     efficient_block_reference,
+    folding_is_cheaper,
     gather_context,
     spread_context,
 )
@@ -133,11 +134,11 @@ class EfficientAttention(VolumeAttention):
         Folded (scaling, none): the Gram matrix of (x, 1) and one d x d product, dn + (d + 1)^2
         floats and (4d^2 + 3d) n operations, without the small products that do not grow with n.
         """
-        # Positions are further channels of what the block is given.
+        # Positions are further channels of the block's input.
         n, d, h = prod(size), self.queries.in_channels, self.heads
         k, v = self.queries.out_channels, self.values.out_channels
         products = 4 * k * d + 2 * d * v + 4 * k * v // h + 2 * v * d
-        if published or self.published_order or 8 * k * d > products:
+        if published or self.published_order or not folding_is_cheaper(d, k, v, h):
             return Resources((2 * k + 2 * v + 2 * d) * n + k * v // h, products * n, d * n)
         if self.normalisation == "softmax":
             return Resources(d * n + k * d, 8 * k * d * n + 4 * k * v * d // h, d * n)

@@ -76,7 +76,7 @@ def focused_linear_attention(
         queries: (B, h, k, n), not negative.
         keys: (B, h, k, m), not negative.
         values: (B, h, v, m).
-        denominator: `mean` or `sum`, what the epsilon is added to.
+        denominator: Whether the epsilon is added to the `mean` or to the `sum`.
 
     Returns:
         (B, h, v, n).

@@ -56,7 +56,7 @@ class Excitation(nn.Module):
 
     Guided cost volume excitation (Bangunharcana et al., "Correlate-and-Excite: Real-Time Stereo
     Matching via Guided Cost Volume Excitation", IROS 2021, section III-C): correlations alone
-    cannot tell an edge from a wall.
+    cannot distinguish an edge from a wall.
     """
 
     def __init__(self, guide: int, channels: int) -> None:

@@ -91,9 +91,9 @@ class VolumeKernels(NamedTuple):
     """A 3x3x3 kernel over both images' features as 2D kernels of either."""
 
     left: Tensor
-    """(3 * 5 * O, C, 3, 3): for each set of taps, what four distances take back, then all."""
+    """(3 * 5 * O, C, 3, 3): for each set of taps, those four distances take back, then all."""
     right: Tensor
-    """(3 * 2 * O, C, 3, 5): for each set of taps, all, then what the last column takes back."""
+    """(3 * 2 * O, C, 3, 5): for each set of taps, all, then those the last column takes back."""
 
 
 def volume_conv_reference(volume: PairVolume, weight: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def convolve_factored(
     volume: PairVolume, kernels: VolumeKernels, bias: Tensor | None = None
 ) -> Tensor:
     """`volume_conv` with kernels made before; for inference, plus a bias (O,)."""
-    # No name for what a convolution makes, so that it is gone before the volume is made.
+    # Results of convolutions have no names, so that they are freed before the volume is allocated.
     left = _split(F.conv2d(volume.left, kernels.left, padding=1), _NEAR + 1)
     padded = F.pad(volume.right, (2 * _REACH, _REACH, 0, 0))
     right = _split(F.conv2d(padded, kernels.right, padding=(1, 0)), 2)  # columns s = -2 to W - 1

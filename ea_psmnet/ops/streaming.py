@@ -23,7 +23,7 @@ _CHUNK_FLOATS = 2**19
 """Floats of one chunk's temporaries, which stay in the processor's cache."""
 
 Summarise = Callable[..., Tensor]
-"""(x (B, C, c), *parameters) to what the chunk adds to the summary, or its logarithm."""
+"""(x (B, C, c), *parameters) to the chunk's share of the summary, or its logarithm."""
 Spread = Callable[..., Tensor]
 """(x (B, C, c), summary, *parameters) to the chunk's output (B, C', c)."""
 

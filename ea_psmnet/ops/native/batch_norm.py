@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
 
-_FUNCTIONS = ("batch_norm_forward", "batch_norm_backward")
-_INTERFACE = 1
 _LEAST_LANES, _MOST_LANES, _VECTOR = 32, 2048, 16
 
 
@@ -122,7 +120,7 @@ class _Norm(ctypes.Structure):
 
 
 def _run(name: str, lanes: int, tensors: Sequence[Tensor | None], **numbers: float) -> None:
-    """Call a function of the library with tensors, of which the first is the input, for `_Norm`."""
+    """Call a function of the library with the tensors of `_Norm`, in its order."""
     library, x = _library(), tensors[0]
     assert library is not None
     assert x is not None
@@ -135,5 +133,5 @@ def _run(name: str, lanes: int, tensors: Sequence[Tensor | None], **numbers: flo
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    source = Path(__file__).with_name("batch_norm.c")
-    return load_library(source, _FUNCTIONS, _INTERFACE, _Norm)
+    functions = "batch_norm_forward", "batch_norm_backward"
+    return load_library(Path(__file__).with_suffix(".c"), functions, 1, _Norm)
