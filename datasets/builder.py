@@ -9,37 +9,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from ea_psmnet.datasets.crestereo import CreStereo, is_crestereo
-from ea_psmnet.datasets.falling_things import FallingThings, is_falling_things
-from ea_psmnet.datasets.folder import PairFolder, is_pair_folder
-from ea_psmnet.datasets.instereo2k import InStereo2k, is_instereo2k
-from ea_psmnet.datasets.kitti import (
-    Kitti2012,
-    Kitti2015,
-    VirtualKitti,
-    is_kitti2012,
-    is_kitti2015,
-    is_virtual_kitti,
-)
-from ea_psmnet.datasets.listing import PairList, is_pair_list
-from ea_psmnet.datasets.middlebury import (
-    Eth3d,
-    MiddEval3,
-    Middlebury2014,
-    Middlebury2021,
-    is_eth3d,
-    is_middeval3,
-    is_middlebury2014,
-    is_middlebury2021,
+from ea_psmnet.datasets import (
+    crestereo,
+    falling_things,
+    folder,
+    instereo2k,
+    kitti,
+    listing,
+    middlebury,
+    sceneflow,
+    sintel,
+    tartanair,
 )
 from ea_psmnet.datasets.names import RENDERINGS, RenderPass, Resolution, Split
-from ea_psmnet.datasets.sceneflow import PUBLISHED_COUNTS, SceneFlow, holds_images, is_sceneflow
-from ea_psmnet.datasets.sintel import Sintel, is_sintel
-from ea_psmnet.datasets.tartanair import TartanAir, TartanAirV2, is_tartanair, is_tartanair_v2
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice
-
-__all__ = ["DATASETS", "Entry", "build_dataset", "dataset_entry", "detect_dataset"]
 
 _ABOVE, _BELOW = 3, 20
 """Number of parent folders and of subfolders to search when a folder holds no dataset."""
@@ -66,7 +50,7 @@ def _resolutions(root: Path) -> list[Options]:
 def _sceneflow_variants(root: Path) -> list[Options]:
     """Return variants whose images exist, or else the first, whose absence is then reported."""
     variants = _splits_and_passes(root)
-    return [one for one in variants if holds_images(root, **one)] or variants[:1]
+    return [one for one in variants if sceneflow.holds_images(root, **one)] or variants[:1]
 
 
 @dataclass(frozen=True)
@@ -100,11 +84,9 @@ class Entry:
 
 
 def _scene_class() -> Callable[..., Any]:
-    from ea_psmnet.datasets.synthetic import (
-        SyntheticScenes,  # late: readers of files need no renderer
-    )
+    from ea_psmnet.datasets import synthetic  # late: readers of files need no renderer
 
-    return SyntheticScenes
+    return synthetic.SyntheticScenes
 
 
 def _synthetic(root: Path, **options: Any) -> Sequence[StereoSample]:
@@ -114,28 +96,28 @@ def _synthetic(root: Path, **options: Any) -> Sequence[StereoSample]:
 
 
 DATASETS = {
-    "list": Entry(PairList, is_pair_list),
+    "list": Entry(listing.PairList, listing.is_pair_list),
     "sceneflow": Entry(
-        SceneFlow,
-        is_sceneflow,
+        sceneflow.SceneFlow,
+        sceneflow.is_sceneflow,
         variants=_sceneflow_variants,
         all_variants=True,
-        published_counts=PUBLISHED_COUNTS,
+        published_counts=sceneflow.PUBLISHED_COUNTS,
     ),
-    "kitti2012": Entry(Kitti2012, is_kitti2012),
-    "kitti2015": Entry(Kitti2015, is_kitti2015),
-    "middlebury2014": Entry(Middlebury2014, is_middlebury2014, any_name=True),
-    "middlebury2021": Entry(Middlebury2021, is_middlebury2021, any_name=True),
-    "middeval3": Entry(MiddEval3, is_middeval3, variants=_resolutions),
-    "eth3d": Entry(Eth3d, is_eth3d),
-    "sintel": Entry(Sintel, is_sintel, variants=_splits_and_passes),
-    "virtual-kitti": Entry(VirtualKitti, is_virtual_kitti),
-    "tartanair": Entry(TartanAir, is_tartanair, any_name=True),
-    "tartanair-v2": Entry(TartanAirV2, is_tartanair_v2, any_name=True),
-    "folder": Entry(PairFolder, is_pair_folder, any_name=True),
-    "instereo2k": Entry(InStereo2k, is_instereo2k),
-    "crestereo": Entry(CreStereo, is_crestereo),
-    "falling-things": Entry(FallingThings, is_falling_things),
+    "kitti2012": Entry(kitti.Kitti2012, kitti.is_kitti2012),
+    "kitti2015": Entry(kitti.Kitti2015, kitti.is_kitti2015),
+    "middlebury2014": Entry(middlebury.Middlebury2014, middlebury.is_middlebury2014, any_name=True),
+    "middlebury2021": Entry(middlebury.Middlebury2021, middlebury.is_middlebury2021, any_name=True),
+    "middeval3": Entry(middlebury.MiddEval3, middlebury.is_middeval3, variants=_resolutions),
+    "eth3d": Entry(middlebury.Eth3d, middlebury.is_eth3d),
+    "sintel": Entry(sintel.Sintel, sintel.is_sintel, variants=_splits_and_passes),
+    "virtual-kitti": Entry(kitti.VirtualKitti, kitti.is_virtual_kitti),
+    "tartanair": Entry(tartanair.TartanAir, tartanair.is_tartanair, any_name=True),
+    "tartanair-v2": Entry(tartanair.TartanAirV2, tartanair.is_tartanair_v2, any_name=True),
+    "folder": Entry(folder.PairFolder, folder.is_pair_folder, any_name=True),
+    "instereo2k": Entry(instereo2k.InStereo2k, instereo2k.is_instereo2k),
+    "crestereo": Entry(crestereo.CreStereo, crestereo.is_crestereo),
+    "falling-things": Entry(falling_things.FallingThings, falling_things.is_falling_things),
     "synthetic": Entry(_synthetic, lambda _: False, needs_root=False, signature=_scene_class),
 }
 """Datasets by name, in the order in which messages list them."""
@@ -145,7 +127,7 @@ def dataset_entry(name: str) -> Entry:
     """Return the entry of a dataset.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: The name is unknown.
     """
     check_choice("dataset", name, DATASETS)
     return DATASETS[name]
@@ -176,7 +158,7 @@ def build_dataset(
 
     Raises:
         FileNotFoundError: `root` does not hold the data in the expected layout.
-        ValueError: the name is unknown, or the dataset does not take an argument.
+        ValueError: The name is unknown, or the dataset does not take an argument.
     """
     if (name == "auto" or dataset_entry(name).needs_root) and not str(root):
         raise ValueError(f"{name}: needs the folder of the data")
@@ -201,7 +183,7 @@ def detect_dataset(root: str | Path) -> str:
 
     Raises:
         FileNotFoundError: `root` does not exist.
-        ValueError: the layout is unknown, or `root` holds several datasets.
+        ValueError: The layout is unknown, or `root` holds several datasets.
     """
     if not Path(root).exists():
         raise FileNotFoundError(f"{root}: no such folder")
@@ -226,8 +208,8 @@ def _recognised(root: Path) -> list[str]:
 def _nearby(root: Path) -> str:
     """Name a parent folder or subfolder that holds a dataset, as a hint for the user."""
     inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    for folder in (*root.resolve().parents[:_ABOVE], *inside[:_BELOW]):
-        for name in _recognised(folder):
-            if folder in inside or not DATASETS[name].any_name:
-                return f", though {folder} holds {name}"
+    for place in (*root.resolve().parents[:_ABOVE], *inside[:_BELOW]):
+        for name in _recognised(place):
+            if place in inside or not DATASETS[name].any_name:
+                return f", though {place} holds {name}"
     return ""

@@ -10,8 +10,6 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.datasets.names import Split, train_only
 from ea_psmnet.datasets.templates import Files, frames_of_parts, home
 
-__all__ = ["CreStereo", "is_crestereo"]
-
 _PARTS = ("tree", "shapenet", "reflective", "hole")
 
 
@@ -31,12 +29,6 @@ class CreStereo(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: no part exists, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "CREStereo's dataset is for training only")
         layout = "understood as CREStereo: {tree,shapenet,reflective,hole}/.../NAME_left.jpg"
         templates, decode = ("{name}_VIEW", "{name}_VIEW.disp"), partial(scaled_png, steps=32)

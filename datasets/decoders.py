@@ -14,20 +14,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.files import decode_image, read_npy, read_pfm
 
-__all__ = [
-    "depth_float_png",
-    "depth_npy",
-    "depth_png",
-    "is_full",
-    "is_set",
-    "is_unset",
-    "negated_pfm",
-    "neither_set",
-    "scaled_png",
-    "sintel_png",
-]
-
-
 # Disparities --------------------------------------------------------------------------------------
 
 
@@ -40,11 +26,8 @@ def scaled_png(path: Path, steps: float) -> NDArray[np.float32]:
 def depth_png(path: Path, scale: float) -> NDArray[np.float32]:
     """Read depth from a 16-bit PNG and convert it to disparity: `scale` / depth.
 
-    0 and the largest value, which stands for everything beyond the format's range, are unknown.
-
-    Args:
-        path: The file.
-        scale: Focal length in pixels times baseline in the file's unit of depth.
+    The scale is the focal length in pixels times the baseline in the file's unit of depth. 0 and
+    the largest value, which stands for everything beyond the format's range, are unknown.
     """
     stored = _values(path, np.uint16)
     known = (stored > 0) & (stored < np.iinfo(np.uint16).max)
@@ -88,7 +71,7 @@ def negated_pfm(path: Path) -> NDArray[np.float32]:
     """Read disparity from a PFM that stores it negated.
 
     Raises:
-        ValueError: some pixels are positive and none is negative.
+        ValueError: Some pixels are positive and none is negative.
     """
     stored = read_pfm(path)
     if not (stored <= 0).any() and (stored > 0).any():
@@ -122,7 +105,7 @@ def neither_set(path: Path, other: Path) -> NDArray[np.bool_]:
     """Return where two images of the same size are both 0.
 
     Raises:
-        ValueError: their sizes differ.
+        ValueError: Their sizes differ.
     """
     one, two = is_unset(path), is_unset(other)
     if one.shape != two.shape:

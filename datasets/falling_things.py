@@ -18,8 +18,6 @@ from ea_psmnet.datasets.templates import Files, frames_of_parts, home
 from ea_psmnet.files import readable
 from ea_psmnet.tables import check_choice
 
-__all__ = ["FallingThings", "Variant", "is_falling_things"]
-
 Variant = Literal["single", "mixed", "both"]
 
 _BASELINE = 6 * 100
@@ -55,10 +53,6 @@ class FallingThings(FrameDataset):
             split: `train` only.
             variant: Pairs with a `single` object, with several (`mixed`), or `both`, as far as they
                 exist.
-
-        Raises:
-            FileNotFoundError: the part does not exist, or a file of a frame is missing.
-            ValueError: an argument is not one of those listed.
         """
         train_only(split, "Falling Things has no test split")
         check_choice("variant", variant, get_args(Variant))

@@ -10,8 +10,6 @@ from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.templates import MissingFilesError, every_part
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
-__all__ = ["PairFolder", "is_pair_folder"]
-
 _LAYOUT = "expected ROOT/NAME/{left.png, right.png, disp.npy|disp.pfm|disp.png}, or ROOT one such"
 
 
@@ -40,10 +38,6 @@ class PairFolder(FrameDataset):
             root: The folder of the pairs, or of one pair.
             require_truth: Whether a pair without ground truth is an error; otherwise it has no
                 valid pixels.
-
-        Raises:
-            FileNotFoundError: there is no pair, or a pair lacks an image or its ground truth.
-            ValueError: a file of a pair exists in two formats.
         """
         root = Path(root)
         folders = _pair_folders(root)
@@ -105,10 +99,6 @@ def _at_most_one(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | N
 
 
 def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
-    paths = [path for path in _files(folder) if path.stem == stem]
-    named = [path for path in paths if path.suffix.lower() in suffixes]
+    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    named = [path for path in files if path.stem == stem and path.suffix.lower() in suffixes]
     return sorted(named, key=lambda path: suffixes.index(path.suffix.lower()))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []

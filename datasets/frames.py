@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from ea_psmnet.files import printable, read_disparity, read_image
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Frame", "FrameDataset", "Mask", "View"]
-
 
 @dataclass(frozen=True)
 class Mask:
@@ -83,7 +81,7 @@ class Frame:
         describe the mirrored cameras.
 
         Raises:
-            ValueError: the right view has no ground truth.
+            ValueError: The right view has no ground truth.
         """
         if self.right_view.disparity is None:
             raise ValueError(
@@ -103,8 +101,8 @@ class Frame:
         """Read the files.
 
         Raises:
-            OSError: a file is missing or cannot be read.
-            ValueError: a file is damaged, or its size differs from the left image's.
+            OSError: A file is missing or cannot be read.
+            ValueError: A file is damaged, or its size differs from the left image's.
         """
         try:
             return self._read()
@@ -139,7 +137,14 @@ class Frame:
 
 
 class FrameDataset(Sequence[StereoSample]):
-    """Frames in a fixed order, each read from disk on every access; slicing reads nothing."""
+    """Frames in a fixed order, each read from disk on every access; slicing reads nothing.
+
+    The constructors of the readers of datasets find the frames in a folder, without reading them.
+
+    Raises:
+        FileNotFoundError: There are no frames, or a folder or a file of a frame is missing.
+        ValueError: An argument is not one of those listed, or files contradict one another.
+    """
 
     def __init__(self, frames: Iterable[Frame]) -> None:
         self.frames = tuple(frames)
@@ -172,7 +177,7 @@ class FrameDataset(Sequence[StereoSample]):
         """Read the pair with views swapped and flipped, and the right view's ground truth.
 
         Raises:
-            ValueError: the frame has no ground truth of the right view.
+            ValueError: The frame has no ground truth of the right view.
         """
         return self.frames[index].mirror().read()
 

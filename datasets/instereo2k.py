@@ -12,8 +12,6 @@ from ea_psmnet.datasets.names import Split
 from ea_psmnet.datasets.templates import Files, both_views, frames_of_views, home
 from ea_psmnet.tables import check_choice
 
-__all__ = ["InStereo2k", "is_instereo2k"]
-
 
 class InStereo2k(FrameDataset):
     """InStereo2K: 2,050 real indoor pairs, ground truth of both views from structured light.
@@ -29,12 +27,6 @@ class InStereo2k(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames of a split.
-
-        Raises:
-            FileNotFoundError: the split does not exist, or a file of a frame is missing.
-            ValueError: `split` is neither `train` nor `test`.
-        """
         check_choice("split", split, get_args(Split))
         folder = _base(Path(root)) / split
         images, truths = (

@@ -11,15 +11,6 @@ from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.names import Split, train_only
 from ea_psmnet.datasets.templates import Files, frames_of_views, home, matched
 
-__all__ = [
-    "Kitti2012",
-    "Kitti2015",
-    "VirtualKitti",
-    "is_kitti2012",
-    "is_kitti2015",
-    "is_virtual_kitti",
-]
-
 _NO_TEST = "the ground truth of KITTI's test images is not public"
 _HOMES_2012 = ("2012", "kitti2012", "Kitti2012", "KITTI2012", "KITTI_2012", "data_stereo_flow")
 _HOMES_2015 = ("2015", "kitti2015", "Kitti2015", "KITTI2015", "KITTI_2015", "data_scene_flow")
@@ -44,12 +35,7 @@ class Kitti2012(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames; colour images are preferred to grey ones.
-
-        Raises:
-            FileNotFoundError: a folder or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
+        """Find the frames; colour images are preferred to grey ones."""
         train_only(split, _NO_TEST)
         base = _base_2012(Path(root))
         cameras = next((c for c in _CAMERAS_2012 if (base / c[0]).is_dir()), _CAMERAS_2012[0])
@@ -76,12 +62,6 @@ class Kitti2015(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: a folder or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, _NO_TEST)
         layout = "understood as KITTI 2015: training/{image_2,image_3,disp_occ_0,disp_noc_0}"
         truth = ("disp_occ_0", "disp_noc_0")
@@ -148,12 +128,6 @@ class VirtualKitti(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: there are no frames, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "Virtual KITTI 2 has no test split")
         images = _virtual_files(Path(root), _VIRTUAL_IMAGES, "rgb", ".jpg")
         truths = _virtual_files(Path(root), _VIRTUAL_DEPTHS, "depth", ".png")

@@ -12,8 +12,6 @@ from ea_psmnet.datasets.decoders import is_set
 from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES, printable, readable
 
-__all__ = ["PairList", "is_pair_list"]
-
 _COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
 _SUFFIXES = (".txt", ".lst", ".csv")
 _PATH_SUFFIXES = (*IMAGE_SUFFIXES, *DISPARITY_SUFFIXES)
@@ -59,10 +57,6 @@ class PairList(FrameDataset):
                 working directory if the first image exists only there.
             require_truth: Whether a pair without ground truth is an error; otherwise it has no
                 valid pixels.
-
-        Raises:
-            FileNotFoundError: the list or a file named in it does not exist.
-            ValueError: a line has a different format, or the list is empty.
         """
         path = Path(root)
         needed = _COLUMNS[: 3 if require_truth else 2]

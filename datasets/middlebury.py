@@ -12,20 +12,6 @@ from ea_psmnet.datasets.names import Resolution, Split, train_only
 from ea_psmnet.datasets.templates import Files, Key, every_part, home, matched
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "Calibration",
-    "Eth3d",
-    "Exposure",
-    "MiddEval3",
-    "Middlebury2014",
-    "Middlebury2021",
-    "is_eth3d",
-    "is_middeval3",
-    "is_middlebury2014",
-    "is_middlebury2021",
-    "two_view_frames",
-]
-
 Calibration = Literal["perfect", "imperfect", "both"]
 Exposure = Literal["im1", "im1E", "im1L"]
 
@@ -71,10 +57,6 @@ class Middlebury2014(FrameDataset):
             split: `train` only.
             calibration: Rectification: `perfect`, `imperfect` or `both`.
             right: Right image: `im1`, `im1E` (different exposure) or `im1L` (different lighting).
-
-        Raises:
-            FileNotFoundError: there are no scenes, or a file of a scene is missing.
-            ValueError: an argument is not one of those listed.
         """
         train_only(split, _NO_TEST)
         check_choice("calibration", calibration, get_args(Calibration))
@@ -82,10 +64,7 @@ class Middlebury2014(FrameDataset):
         kinds = ("imperfect", "perfect") if calibration == "both" else (calibration,)
         places = [(Path(root), f"{{scene}}-{kind}") for kind in kinds]
         names = (right, "disp0", "disp1")
-        frames = every_part(
-            two_view_frames(images=place, truth=place, names=names, layout=_LAYOUT_2014)
-            for place in places
-        )
+        frames = every_part(two_view_frames(place, names, _LAYOUT_2014) for place in places)
         super().__init__(sorted(frames, key=lambda frame: frame.name))
 
 
@@ -105,24 +84,13 @@ class Middlebury2021(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the scenes.
-
-        Raises:
-            FileNotFoundError: there are no scenes, or a file of a scene is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, _NO_TEST)
         base = _base_2021(Path(root))
         scenes = tuple(sorted({path.parent.name for path in _scenes_2021(base, "im?.png")}))
         if not scenes:
             raise FileNotFoundError(f"{base}: no scenes; {_LAYOUT_2021}")
-        place = (base, "{scene}")
         names = ("im1", "disp0", "disp1")
-        super().__init__(
-            two_view_frames(
-                images=place, truth=place, names=names, layout=_LAYOUT_2021, scenes=scenes
-            )
-        )
+        super().__init__(two_view_frames((base, "{scene}"), names, _LAYOUT_2021, scenes=scenes))
 
 
 class MiddEval3(FrameDataset):
@@ -153,10 +121,6 @@ class MiddEval3(FrameDataset):
             root: The folder that holds `trainingF`, `trainingH` or `trainingQ`.
             split: `train` only.
             resolution: `F` (full), `H` (half) or `Q` (quarter); required if several exist.
-
-        Raises:
-            FileNotFoundError: the resolution does not exist, or a file of a scene is missing.
-            ValueError: an argument is not one of those listed, or several resolutions exist.
         """
         train_only(split, _NO_TEST)
         base, named = _base_middeval3(Path(root)), _resolution_of(Path(root))
@@ -165,7 +129,7 @@ class MiddEval3(FrameDataset):
         check_choice("resolution", resolution, get_args(Resolution))
         place = (base / f"training{resolution}", "{scene}")
         names = ("im1", "disp0GT", "disp1GT")
-        super().__init__(two_view_frames(images=place, truth=place, names=names, layout=_LAYOUT_3))
+        super().__init__(two_view_frames(place, names, _LAYOUT_3))
 
 
 def is_middlebury2014(root: str | Path) -> bool:
@@ -188,23 +152,24 @@ def is_middeval3(root: str | Path) -> bool:
 
 
 def two_view_frames(
-    *,
     images: tuple[Path, str],
-    truth: tuple[Path, str],
     names: tuple[str, str, str],
     layout: str,
+    *,
+    truth: tuple[Path, str] | None = None,
     scenes: tuple[str, ...] = (),
 ) -> Iterator[Frame]:
     """Find frames stored in the format of Middlebury and ETH3D: a folder per scene.
 
     Args:
         images: The folder of the scenes, and the template of the folder of a scene.
-        truth: The same for ground truth and masks.
         names: Names of the right image, the left and the right view's ground truth.
         layout: Description of the folder layout, for error messages.
+        truth: The same as `images` for ground truth and masks, if they lie elsewhere.
         scenes: Names of the folders to search; empty for all.
     """
     right, left_truth, right_truth = names
+    truth = truth or images
 
     def files(place: tuple[Path, str], name: str, suffix: str = ".png") -> Files:
         return Files(place[0], f"{place[1]}/{name}", (suffix,), scenes)
@@ -287,26 +252,14 @@ class Eth3d(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the scenes.
-
-        Raises:
-            FileNotFoundError: a folder or a file of a scene is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "the ground truth of ETH3D's test images is not public")
         base = _base_eth3d(Path(root))
-        images, truth = base / "two_view_training", base / "two_view_training_gt"
-        if _is_flat(base):
-            images = base
+        images = (base if _is_flat(base) else base / "two_view_training"), "{scene}"
+        apart = base / "two_view_training_gt"
+        truth = (apart, "{scene}") if apart.is_dir() else None
         layout = "understood as ETH3D: two_view_training/SCENE and two_view_training_gt/SCENE"
-        super().__init__(
-            two_view_frames(
-                images=(images, "{scene}"),
-                truth=(truth if truth.is_dir() else images, "{scene}"),
-                names=("im1", "disp0GT", "disp1GT"),
-                layout=layout,
-            )
-        )
+        names = ("im1", "disp0GT", "disp1GT")
+        super().__init__(two_view_frames(images, names, layout, truth=truth))
 
 
 def is_eth3d(root: str | Path) -> bool:

@@ -6,18 +6,6 @@ from typing import Literal, get_args
 
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "RENDERINGS",
-    "BenchmarkName",
-    "DatasetName",
-    "RenderPass",
-    "Rendering",
-    "Resolution",
-    "Split",
-    "render_passes",
-    "train_only",
-]
-
 DatasetName = Literal[
     "auto",
     "sceneflow",

@@ -15,17 +15,6 @@ from ea_psmnet.datasets.templates import Files, Key, every_part, matched
 from ea_psmnet.files import readable
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "LAYOUTS",
-    "PUBLISHED_COUNTS",
-    "Part",
-    "SceneFlow",
-    "Side",
-    "find_parts",
-    "is_sceneflow",
-    "unknown_images",
-]
-
 Side = Literal["left", "right"]
 
 PUBLISHED_COUNTS = {
@@ -306,9 +295,8 @@ class SceneFlow(FrameDataset):
                 view and everything before `TRAIN` or `TEST` are ignored.
 
         Raises:
-            FileNotFoundError: a folder or a file of a frame is missing, or there are no frames.
-            ValueError: an argument is not one of those listed, a line of `exclude` is not a frame,
-                or a folder of images beside the parts belongs to none of them.
+            ValueError: A line of `exclude` is not a frame, or a folder of images beside the parts
+                belongs to none of them; otherwise see `FrameDataset`.
         """
         check_choice("split", split, get_args(Split))
         check_choice("view", view, get_args(Side))

@@ -11,8 +11,6 @@ from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.names import RenderPass, Split, render_passes, train_only
 from ea_psmnet.datasets.templates import Files, every_part, home, matched
 
-__all__ = ["Sintel", "is_sintel"]
-
 _LAYOUT = "understood as Sintel: training/{clean,final}_{left,right} and training/disparities"
 
 
@@ -42,10 +40,6 @@ class Sintel(FrameDataset):
             root: The folder that holds `training`.
             split: `train` only.
             render_pass: `clean`, `final` or `both`: all clean frames, then all final ones.
-
-        Raises:
-            FileNotFoundError: a folder or a file of a frame is missing.
-            ValueError: an argument is not one of those listed.
         """
         train_only(split, "only the training scenes have ground truth")
         base = _base(Path(root))
@@ -64,15 +58,10 @@ def _base(root: Path) -> Path:
 
 
 def _frames(base: Path, images: str, label: str) -> Iterator[Frame]:
+    others = "disparities", "occlusions", "outofframe"
     left, right, truth, hidden, outside = (
         Files(base / folder, "{scene}/{frame}")
-        for folder in (
-            f"{images}_left",
-            f"{images}_right",
-            "disparities",
-            "occlusions",
-            "outofframe",
-        )
+        for folder in (f"{images}_left", f"{images}_right", *others)
     )
     occlusions, borders = hidden.find(), outside.find()
     for key, image, partner, disparity in matched(left, right, truth, _LAYOUT):

@@ -10,8 +10,6 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.datasets.names import Split, train_only
 from ea_psmnet.datasets.templates import both_views, frames_of_views
 
-__all__ = ["TartanAir", "TartanAirV2", "is_tartanair", "is_tartanair_v2"]
-
 FOCAL_LENGTH = 320.0
 """Focal length of both cameras in pixels."""
 BASELINE = 0.25
@@ -37,12 +35,6 @@ class TartanAir(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: there are no frames, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "TartanAir's test set has no depth")
         images = both_views(Path(root), "{scene}/image_VIEW/{frame}_VIEW")
         truths = both_views(Path(root), "{scene}/depth_VIEW/{frame}_VIEW_depth", ".npy")
@@ -70,12 +62,6 @@ class TartanAirV2(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        """Find the frames.
-
-        Raises:
-            FileNotFoundError: there are no frames, or a file of a frame is missing.
-            ValueError: `split` is not `train`.
-        """
         train_only(split, "TartanAir V2 has no test split")
         images, truths = (
             both_views(Path(root), template, names=_CAMERAS)

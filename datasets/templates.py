@@ -15,18 +15,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.datasets.frames import Frame, View
 
-__all__ = [
-    "Files",
-    "Key",
-    "MissingFilesError",
-    "both_views",
-    "every_part",
-    "frames_of_parts",
-    "frames_of_views",
-    "home",
-    "matched",
-]
-
 Key = tuple[str, ...]
 """Values of a template's fields in a path, such as `("A/0000", "0006")`."""
 _Row = TypeVar("_Row")
@@ -40,13 +28,7 @@ class MissingFilesError(FileNotFoundError):
     """Files of frames are missing. The message names the first; `missing` lists all of them."""
 
     def __init__(self, missing: Sequence[tuple[Path, str]], frames: int, layout: str) -> None:
-        """Describe the missing files.
-
-        Args:
-            missing: Expected path and description of each missing file.
-            frames: Number of frames, including the incomplete ones.
-            layout: Description of the folder layout.
-        """
+        """Describe missing files by path and description, out of all files of some frames."""
         self.missing, self.frames, self.layout = tuple(missing), frames, layout
         path, what = missing[0]
         more = f"; {len(missing) - 1} more files are missing" if len(missing) > 1 else ""
@@ -152,7 +134,7 @@ def matched(
         The key and the three files of a frame.
 
     Raises:
-        FileNotFoundError: there are no images, or files of frames are missing.
+        FileNotFoundError: There are no images, or files of frames are missing.
     """
     kinds = (reference, partner, truth)
     for files in kinds:
@@ -179,7 +161,7 @@ def every_part(parts: Iterable[Iterable[_Row]]) -> Iterator[_Row]:
     """Chain the frames of all parts, and report the missing files of all parts at once.
 
     Raises:
-        MissingFilesError: files are missing; raised after all parts have been searched.
+        MissingFilesError: Files are missing; raised after all parts have been searched.
     """
     lacking: list[MissingFilesError] = []
     whole = 0
@@ -235,17 +217,12 @@ def frames_of_parts(
     decode: Callable[[Path], NDArray[np.float32]],
     layout: str,
 ) -> Iterator[Frame]:
-    """Find the frames of all existing parts: folders of JPEG images with PNG ground truth.
+    """Find the frames of all existing parts: folders in `base` of JPEG images and PNG ground truth.
 
-    Args:
-        base: Folder that holds the parts.
-        parts: Names of the parts' folders.
-        templates: Path templates of images and ground truth, containing `VIEW`.
-        decode: Reads the ground truth, as `View.decode`.
-        layout: Description of the folder layout, for error messages.
+    The path templates of images and ground truth contain `VIEW`; see `frames_of_views`.
 
     Raises:
-        FileNotFoundError: no part exists, or files of frames are missing.
+        FileNotFoundError: No part exists, or files of frames are missing.
     """
     there = [part for part in parts if (base / part).is_dir()]
     if not there:

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["ErrorsAsValues", "loaded", "raise_errors"]
-
 
 class ErrorsAsValues(Dataset[Any]):
     """A dataset that returns errors that a user can fix instead of raising them.
@@ -56,7 +54,7 @@ def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]
         **options: Further arguments of the `DataLoader`.
 
     Raises:
-        OSError: workers cannot be started, or one has died; may be raised anywhere in the block.
+        OSError: Workers cannot be started, or one has died; may be raised anywhere in the block.
     """
     loader: DataLoader[Any] = DataLoader(
         ErrorsAsValues(dataset),

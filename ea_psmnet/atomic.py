@@ -1,9 +1,10 @@
-"""Atomic writes of files, and cleanup of temporary files that killed processes left."""
+"""Atomic writes of files, cleanup after killed processes, and errors of reading in one line."""
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -14,8 +15,6 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows, where an open file can be neither replaced nor deleted
     fcntl = None  # type: ignore[assignment]
-
-__all__ = ["atomic_path", "remove_leftovers", "remove_own"]
 
 _TEMPORARY = ".ea_psmnet-"
 """Prefix of names of temporary files; 32 random hexadecimal digits and the suffix follow."""
@@ -30,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     processes that were killed are removed when a process first writes to their folder.
 
     Raises:
-        OSError: the file cannot be written; the message names `path` and the reason.
+        OSError: The file cannot be written; the message names `path` and the reason.
     """
     path = Path(path)
     # Without the name of `path`, which may have the maximum length.
@@ -56,6 +55,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Make system errors of the block name `path` and the reason in one line.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The file is not a regular file (a pipe or a device may never end), cannot be read,
+            or does not fit into memory.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise OSError(f"{what}, not a file")
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except MemoryError:
+        raise OSError(f"{path}: cannot be read (out of memory)") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of `atomic_path` in a folder whose process has died.
 
@@ -64,18 +86,17 @@ def remove_leftovers(folder: Path) -> None:
     if fcntl is None:
         return
     for leftover in folder.glob(f"{_TEMPORARY}*"):
-        if _is_temporary(leftover) and leftover.is_file():
+        name = leftover.stem.removeprefix(_TEMPORARY)
+        if re.fullmatch(r"[0-9a-f]{32}", name) and leftover.is_file():
             with suppress(OSError), leftover.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 leftover.unlink()
 
 
 def remove_own(folder: Path, pattern: str) -> None:
-    """Delete the files that the program wrote to a folder, and the folder if it is then empty.
+    """Delete files of a folder, which may be missing, and the folder if it is then empty.
 
-    Args:
-        folder: Folder, which may be missing.
-        pattern: Regular expression that matches the whole names of these files.
+    They are those whose whole names match the regular expression `pattern`.
     """
     remove_leftovers(folder)
     for path in folder.glob("*"):
@@ -105,10 +126,4 @@ def _held(temporary: Path) -> Iterator[None]:
             return
 
 
-@cache
-def _clean_once(folder: Path) -> None:
-    remove_leftovers(folder)
-
-
-def _is_temporary(path: Path) -> bool:
-    return re.fullmatch(r"[0-9a-f]{32}", path.stem.removeprefix(_TEMPORARY)) is not None
+_clean_once = cache(remove_leftovers)

@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Calibration", "Lens", "RawCalibration"]
-
 _BASELINES = 0.005, 5.0
 """Plausible distances of two cameras, in metres."""
 _FOCAL_LENGTHS = 0.2, 10.0
@@ -72,16 +70,9 @@ class Calibration:
         cy: float | None = None,
         doffs: float | None = None,
     ) -> Calibration:
-        """Calibration of images from its numbers.
+        """Calibration from the numbers of its fields, for images of a height and a width.
 
-        Args:
-            focal: Focal length in pixels.
-            baseline: Distance of the cameras in metres.
-            height: Height of the images.
-            width: Width of the images.
-            cx: Column of the left camera's principal point; None for the centre of the image.
-            cy: Row of the principal point; None for the centre of the image.
-            doffs: See `Calibration`; None for 0.
+        None stands for the centre of the image in `cx` and `cy`, and for 0 in `doffs`.
         """
         return cls(
             f=focal,
@@ -100,13 +91,7 @@ class Calibration:
         width: int | None = None,
         height: int | None = None,
     ) -> Calibration:
-        """Calibration of a pair with two projection matrices.
-
-        Args:
-            left: (3, 4) matrix K [I | t] of the left camera, in pixels and metres.
-            right: (3, 4) matrix of the right camera.
-            width: Width of the images.
-            height: Height of the images.
+        """Calibration from two projection matrices K [I | t], (3, 4) each, in pixels and metres.
 
         Raises:
             ValueError: The matrices are not those of a rectified pair, left camera first.
@@ -153,8 +138,8 @@ class Calibration:
     def for_images(self, height: int, width: int) -> Calibration:
         """Calibration of images of a size, which is scaled if it states another size.
 
-        Warnings tell what is implausible, with the numbers: the baseline, the focal length, the
-        principal point, or a change of shape.
+        Warns of an implausible baseline, focal length or principal point, and of images of another
+        shape.
         """
         scaled = self.scaled_to(height, width)
         of_size = _doubts_of_size((self.cx, self.cy), (self.width, self.height), (width, height))
@@ -204,12 +189,9 @@ def _doubts(calibration: Calibration) -> list[str]:
 def _doubts_of_size(
     principal: tuple[float, float], stated: tuple[int | None, int | None], size: tuple[int, int]
 ) -> list[str]:
-    """Signs that images are not those of the calibration.
+    """Signs that images of a size are not those that a calibration with the stated size is for.
 
-    Args:
-        principal: Column and row of the principal point.
-        stated: Width and height that the calibration states.
-        size: Width and height of the images.
+    The principal point is (column, row), and sizes are (width, height).
     """
     actual = f"{size[0]} x {size[1]}"
     if stated[0] and stated[1]:
@@ -233,9 +215,9 @@ def _doubts_of_size(
 
 
 _DISTORTIONS = 0, 4, 5, 8, 12, 14
+"""Numbers of distortion coefficients that OpenCV has models for."""
 _INEXACT = 0.01
 """How far the product of R with its transpose may be from the identity, as files are rounded."""
-"""Numbers of distortion coefficients that OpenCV has models for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,33 +307,29 @@ class RawCalibration:
         The result has the size of the images, zoomed so that it is filled (OpenCV's
         `stereoRectify` with alpha 0); fisheye images may keep black margins (balance 0).
 
-        Args:
-            left: (H, W, 3), as the camera took it.
-            right: (H, W, 3).
-
         Returns:
-            The rectified pair and its calibration.
+            The rectified pair, (H, W, 3) each, and its calibration.
         """
         height, width = left.shape[:2]
         principal = self.left.matrix[0, 2], self.left.matrix[1, 2]
         for doubt in _doubts_of_size(principal, (self.width, self.height), (width, height)):
             warnings.warn(f"calibration: {doubt}", stacklevel=3)
-        lenses = [self._for_images(lens, height, width) for lens in (self.left, self.right)]
-        turns, projections = self._rectification(lenses, (width, height))
-        calibration = Calibration.from_projections(*projections, width=width, height=height)
-        views = [
-            cv2.remap(view, *self._map(lens, turn, projection, (width, height)), cv2.INTER_CUBIC)
-            for view, lens, turn, projection in zip(
-                (left, right), lenses, turns, projections, strict=True
-            )
-        ]
-        first, second = (np.asarray(view, np.uint8) for view in views)
-        return (first, second), calibration.for_images(height, width)
-
-    def _for_images(self, lens: Lens, height: int, width: int) -> Lens:
         across = 1.0 if self.width is None else width / self.width
         down = 1.0 if self.height is None else height / self.height
-        return lens.resized(across, down)
+        lenses = [lens.resized(across, down) for lens in (self.left, self.right)]
+        turns, projections = self._rectification(lenses, (width, height))
+        calibration = Calibration.from_projections(*projections, width=width, height=height)
+        module = cv2.fisheye if self.fisheye else cv2
+        views = []
+        for view, lens, turn, projection in zip(
+            (left, right), lenses, turns, projections, strict=True
+        ):
+            columns, rows = module.initUndistortRectifyMap(
+                *(lens.matrix, lens.distortion, turn, projection[:, :3]),
+                *((width, height), cv2.CV_32FC1),
+            )
+            views.append(np.asarray(cv2.remap(view, columns, rows, cv2.INTER_CUBIC), np.uint8))
+        return (views[0], views[1]), calibration.for_images(height, width)
 
     def _rectification(
         self, lenses: list[Lens], size: tuple[int, int]
@@ -368,17 +346,3 @@ class RawCalibration:
             found = cv2.stereoRectify(*cameras, size, self.rotation, shift, alpha=0)[:5]
         matrices = [np.asarray(matrix, np.float64) for matrix in found]
         return matrices[:2], matrices[2:4]
-
-    def _map(
-        self,
-        lens: Lens,
-        turn: NDArray[np.float64],
-        projection: NDArray[np.float64],
-        size: tuple[int, int],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Columns and rows at which the rectified image samples the camera's image."""
-        module = cv2.fisheye if self.fisheye else cv2
-        across, down = module.initUndistortRectifyMap(
-            lens.matrix, lens.distortion, turn, projection[:, :3], size, cv2.CV_32FC1
-        )
-        return np.asarray(across, np.float32), np.asarray(down, np.float32)

@@ -20,10 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ea_psmnet.atomic import readable
 from ea_psmnet.calibration import Calibration, Lens, RawCalibration
-from ea_psmnet.pfm import readable
-
-__all__ = ["read_calibration"]
 
 Matrix = NDArray[np.float64]
 Found = tuple[Calibration | None, RawCalibration | None]

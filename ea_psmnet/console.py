@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from ea_psmnet.machine import ending_children, is_first_process
 
-__all__ = ["exit_code", "is_out_of_memory", "show_warning", "without_empty_defaults"]
-
 _EMPTY_DEFAULT = re.compile(r"\(default:[\s│|]*(None)?\)")
 _UNREAD = 128 + 13
 """Exit code after SIGPIPE: the reader of the output has ended."""
@@ -55,9 +53,7 @@ def exit_code(program: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
     except (ValueError, OSError, FloatingPointError) as error:
-        if (
-            not is_first_process()
-        ):  # the first process has most likely failed, too: one line suffices
+        if not is_first_process():  # the first has most likely failed, too: one line suffices
             time.sleep(_LAUNCHER_S)
         _say(f"error: {_told(error)}")
         return 2

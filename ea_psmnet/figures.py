@@ -15,22 +15,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.files import printable
 
-__all__ = [
-    "COLOURS",
-    "FAINT",
-    "INK",
-    "WARNING",
-    "Bar",
-    "Extend",
-    "GridStyle",
-    "Row",
-    "dress",
-    "fitted",
-    "new_figure",
-    "panel_grid",
-    "to_image",
-]
-
 Image = NDArray[np.uint8]
 """(h, w, 3) RGB."""
 
@@ -73,16 +57,10 @@ def dress(
     pad: float | None = None,
     hide: Sequence[str] = ("top", "right"),
 ) -> None:
-    """Give axes the common style.
+    """Give axes the common style, with a title at the upper left and labels of `x` and `y`.
 
-    Args:
-        axes: The axes, with or without lines.
-        title: Title at the upper left.
-        x: Label of the x axis.
-        y: Label of the y axis.
-        grid: Axes whose ticks get grid lines.
-        pad: Distance of the title from the axes, in points.
-        hide: Sides whose frame is not drawn.
+    The ticks of the axes in `grid` get grid lines, the title is `pad` points above the axes, and
+    the frame is not drawn at the sides in `hide`.
     """
     axes.set_title(title, size=13, color=INK, loc="left", pad=pad)
     axes.set_xlabel(x, size=11, color=INK)
@@ -130,14 +108,10 @@ class _Canvas:
     def text(
         self, x: float, y: float, text: str, *, room: float | None = None, **style: Any
     ) -> None:
-        """Write one line whose middle is at height y, smaller if it would not fit.
+        """Write one line whose middle is at height y, smaller if it is wider than `room`.
 
-        Args:
-            x: Place of its start, or of what `ha` in the style names.
-            y: Place of its middle.
-            text: The line.
-            room: Largest width; None for what is to the right of x.
-            style: Options of matplotlib's `Text`.
+        It starts at x unless `ha` in the style, which has options of matplotlib's `Text`, says
+        otherwise; by default it may extend to the right border.
         """
         # Not parsed as mathematics: names of files may hold dollar signs.
         style = {"color": INK, "va": "center", "parse_math": False, **style}
@@ -298,13 +272,10 @@ def _draw_row(canvas: _Canvas, row: Row, style: GridStyle, places: Sequence[int]
 def fitted(
     image: Image, width: int, height: int = 2**15, interpolation: int = cv2.INTER_NEAREST
 ) -> Image:
-    """Resize an image to the largest size within a width and a height that keeps its shape.
+    """Resize an (H, W, 3) image to the largest size within a width and a height, in its shape.
 
-    Args:
-        image: (H, W, 3).
-        width: Largest width, in pixels.
-        height: Largest height, in pixels.
-        interpolation: One of OpenCV's; averages would darken sparse ground truth to black.
+    The default interpolation is that of the nearest pixel: averages would darken sparse ground
+    truth to black.
     """
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ea_psmnet.atomic import atomic_path, remove_leftovers, remove_own
+from ea_psmnet.atomic import atomic_path, readable, remove_leftovers, remove_own
 from ea_psmnet.images import decode_image, read_image
-from ea_psmnet.pfm import Window, read_pfm, readable
 
 __all__ = [
     "DISPARITY_SUFFIXES",
@@ -55,6 +55,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pgm", ".ppm", ".tif", ".ti
 """Suffixes by which images are found; `read_image` goes by content instead."""
 
 _WRITTEN = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm")  # a grey format
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image, counted from its top left corner."""
+
+_PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n")
+_PFM_HEADER_BYTES = 256
 
 _PNG_STEPS = 256  # KITTI: stored value = 256 * disparity in pixels
 _MILLIMETRES = 1000
@@ -217,6 +223,60 @@ def _write_steps(path: str | Path, values: ArrayLike, steps_per_unit: int) -> No
         steps = np.maximum(np.rint(pixels.astype(np.float64) * steps_per_unit), 1)
         storable = (pixels > 0) & (steps <= np.iinfo(np.uint16).max)
     _encode(Path(path), np.where(storable, steps, 0).astype(np.uint16), suffix=".png")
+
+
+def read_pfm(path: str | Path, window: Window | None = None) -> NDArray[np.float32]:
+    """Read a one-channel PFM (Portable Float Map), values as stored.
+
+    The format stores rows bottom-up; a negative scale means little-endian. The magnitude of the
+    scale is ignored, as Middlebury requires: its files state 1/255 but hold pixels. Colour PFM
+    (`PF`) is refused: it holds three values per pixel, usually optical flow, not disparity.
+
+    Args:
+        path: The file.
+        window: Rows and columns to read from the disk; default: all.
+
+    Returns:
+        (H, W) float32, top row first, of the window if there is one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a one-channel PFM, or not exactly as long as its header states.
+    """
+    path = Path(path)
+    with readable(path), path.open("rb") as file:
+        header = _PFM_HEADER.match(file.read(_PFM_HEADER_BYTES))
+        if header is None:
+            raise ValueError(f"{path}: no PFM header ('Pf', width and height, scale)")
+        if header[1] == b"PF":
+            raise ValueError(f"{path}: colour PFM ('PF'), expected one channel ('Pf') of disparity")
+        width, height = int(header[2]), int(header[3])
+        start = header.end()
+        _check_length(path, width, height, os.fstat(file.fileno()).st_size - start)
+        dtype = _dtype(path, header[4])
+        # Memory-mapped, so that only the rows of the window are read.
+        bottom_up = np.memmap(file, dtype, "r", offset=start, shape=(height, width))
+        part = bottom_up[::-1] if window is None else bottom_up[::-1][window]
+        return np.array(part, np.float32, order="C", subok=False)
+
+
+def _check_length(path: Path, width: int, height: int, actual: int) -> None:
+    expected = 4 * width * height
+    if expected == 0 or actual != expected:
+        raise ValueError(
+            f"{path}: {width}x{height} pixels need {expected} bytes after the header, "
+            f"the file has {actual}; it is damaged, fetch it again"
+        )
+
+
+def _dtype(path: Path, scale: bytes) -> str:
+    try:
+        value = float(scale)
+    except ValueError:
+        value = 0.0
+    if value == 0:
+        raise ValueError(f"{path}: PFM scale {scale.decode()!r}, expected a number other than 0")
+    return "<f4" if value < 0 else ">f4"
 
 
 def read_npy(path: Path) -> NDArray[np.float32]:

@@ -12,15 +12,6 @@ from numpy.typing import NDArray
 from ea_psmnet.atomic import atomic_path
 from ea_psmnet.calibration import Calibration
 
-__all__ = [
-    "PointCloud",
-    "depth_map",
-    "flying_pixels",
-    "hidden_in_right",
-    "inconsistent",
-    "point_map",
-]
-
 _AGREE = 1.0
 """Pixels by which disparities of one point may differ."""
 _STEEPEST = 2.0
@@ -191,11 +182,7 @@ class PointCloud:
             temporary.write_bytes(data)
 
 
-def _linear_levels() -> NDArray[np.uint8]:
-    """Linear value of each sRGB value (IEC 61966-2-1), both from 0 to 255."""
-    share = np.arange(256) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return np.rint(255 * linear).astype(np.uint8)
-
-
-_LINEAR = _linear_levels()
+_SRGB = np.arange(256) / 255
+_LINEAR = np.where(_SRGB <= 0.04045, _SRGB / 12.92, ((_SRGB + 0.055) / 1.055) ** 2.4)
+_LINEAR = np.rint(255 * _LINEAR).astype(np.uint8)
+"""Linear value of each sRGB value (IEC 61966-2-1), both from 0 to 255."""

@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ea_psmnet.atomic import readable
 from ea_psmnet.machine import free_memory
-from ea_psmnet.pfm import readable
-
-__all__ = ["decode_image", "eight_bits", "read_image"]
 
 _MAX_PIXELS = 2**28
 """Maximum size, 16,384 x 16,384: more than any camera has; a small file can claim more."""
@@ -66,25 +64,17 @@ def eight_bits(
     white: int = 65535,
     tell: Callable[[str], object] | None = None,
 ) -> NDArray[np.uint8]:
-    """Convert a uint8 or uint16 image to 8 bits.
+    """Convert a uint8 or uint16 image, (H, W) or (H, W, C), whose white has the value `white`.
 
-    Args:
-        image: (H, W) or (H, W, C), not empty.
-        name: Name of the image, for messages.
-        white: Value of white.
-        tell: See `read_image`.
+    Messages call it `name`, and go to `tell` as in `read_image`.
     """
     if image.dtype == np.uint16 and 16 * (brightest := int(image.max())) < white:
-        (tell or _warn)(
+        (tell or warnings.warn)(
             f"{name}: 16-bit image of values up to {brightest}, nearly black: if it holds fewer "
             f"bits, scale its values so that white is {white}, or save 8 bits"
         )
     made = cv2.convertScaleAbs(image, alpha=255 / white)  # rounds and saturates
     return np.asarray(made, np.uint8).reshape(image.shape)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
 
 
 def decode_image(path: Path, flags: int) -> NDArray[Any]:

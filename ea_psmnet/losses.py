@@ -8,15 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "LOSS_WEIGHTS",
-    "counted_pixels",
-    "cross_entropies",
-    "output_losses",
-    "stereo_loss",
-    "weighted_sum",
-]
-
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
 """Weights of the three classifiers, in network order."""
 
@@ -124,12 +115,10 @@ def cross_entropies(
 
 
 def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:
-    """Number of counted pixels near each level, (B, K, h, w).
+    """Number of counted pixels near each of K levels, (B, K, h, w).
 
-    Args:
-        place: Ground truth in levels, (B, pixels of a cell, h, w).
-        weight: 1 where a pixel counts, otherwise 0; of the same shape.
-        levels: Number of levels K.
+    `place` is the ground truth in levels, (B, pixels of a cell, h, w); `weight`, of the same shape,
+    is 1 where a pixel counts, otherwise 0.
     """
     below = place.floor().clamp(max=levels - 2)
     above = (place - below) * weight

@@ -10,34 +10,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = [
-    "Device",
-    "Precision",
-    "available_memory",
-    "choose_device",
-    "device_name",
-    "end_with_parent",
-    "ending_children",
-    "free_memory",
-    "has_fast_bfloat16",
-    "held_bytes",
-    "held_memory",
-    "is_first_process",
-    "keep_freed_memory",
-    "peak_bytes",
-    "plannable",
-    "reset_peak",
-    "single_opencv_thread",
-    "status_bytes",
-    "use_threads",
-]
 
 Device = Literal["auto", "cpu", "cuda"]
 """Device; `auto` is a CUDA device where there is one."""
@@ -175,9 +153,8 @@ def peak_bytes(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = _status_bytes("VmHWM")
-    if peak is not None:
-        return peak
+    with suppress(OSError):
+        return status_bytes("VmHWM")
     if sys.platform == "win32":
         import psutil
 
@@ -208,16 +185,11 @@ def status_bytes(field: str) -> int:
     Raises:
         OSError: The system does not report it.
     """
-    value = _status_bytes(field)
-    if value is None:
-        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
-    return value
-
-
-def _status_bytes(field: str) -> int | None:
     status = Path("/proc/self/status")
     found = status.is_file() and re.search(rf"{field}:\s+(\d+) kB", status.read_text())
-    return int(found[1]) * 1024 if found else None
+    if not found:
+        raise OSError(f"/proc/self/status has no {field}: memory on the CPU is measured on Linux")
+    return int(found[1]) * 1024
 
 
 def _free_on_machine() -> int:
@@ -283,10 +255,9 @@ def ending_children() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Make Linux kill this process when its parent ends in any way; other systems do not.
+    """Make Linux kill this process when its parent, of this process id, ends in any way.
 
-    Args:
-        parent: Process id of the parent. If it has ended already, this process exits.
+    If the parent has ended already, this process exits. Other systems do not support this.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Matched features of two images: what checks of pairs are based on."""
+"""Matched features of two images, on which checks of pairs are based."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = ["FeatureMatches", "match_features"]
 
 _FAINT = 0.01
 """Smallest contrast of a feature, a quarter of OpenCV's default: rendered scenes may be dim."""
@@ -32,13 +30,8 @@ class FeatureMatches:
 def match_features(left: NDArray[np.uint8], right: NDArray[np.uint8], count: int) -> FeatureMatches:
     """Match SIFT features (Lowe, IJCV 2004) of two grey images (H, W), in both directions.
 
-    Nothing is assumed about where a match lies. Some wrong matches remain, so use robust
-    statistics such as medians.
-
-    Args:
-        left: (H, W) grey.
-        right: (H', W') grey.
-        count: Number of features to find in each image, the strongest.
+    The `count` strongest features of each image are used. Nothing is assumed about where a match
+    lies. Some wrong matches remain, so use robust statistics such as medians.
     """
     finder = cv2.SIFT.create(count, contrastThreshold=_FAINT)
     (points, words), (others, other_words) = (

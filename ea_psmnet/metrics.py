@@ -12,16 +12,6 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "DISPARITY_BANDS",
-    "DISPARITY_RANGES",
-    "DisparityErrors",
-    "ErrorHistogram",
-    "absolute_errors",
-    "disparity_bands",
-    "quantiles",
-]
-
 DISPARITY_RANGES = ((0, 16), (16, 32), (32, 64), (64, 96), (96, 128), (128, 192))
 """Bands of true disparity, [from, to) in pixels, into which reports divide errors."""
 
@@ -31,12 +21,13 @@ DISPARITY_BANDS = tuple(f"{low} to {high} px" for low, high in DISPARITY_RANGES)
 _QUANTILES = {"median": 0.5, "A90": 0.9, "A95": 0.95, "A99": 0.99}
 
 _THRESHOLDS = {
-    "over_half_px": 0.5,
-    "over_1px": 1.0,
-    "over_2px": 2.0,
-    "over_3px": 3.0,
-    "over_4px": 4.0,
+    "bad-0.5": (0.5, "over_half_px"),
+    "bad-1": (1.0, "over_1px"),
+    "bad-2": (2.0, "over_2px"),
+    "bad-3": (3.0, "over_3px"),
+    "bad-4": (4.0, "over_4px"),
 }
+"""Thresholds of errors in pixels, and fields of `DisparityErrors`, by name of the figure."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +69,9 @@ class DisparityErrors:
         truth: NDArray[np.floating],
         counted: NDArray[np.bool_],
     ) -> DisparityErrors:
-        """Compare a prediction with the ground truth; all (H, W), in pixels.
+        """Compare a prediction with the ground truth at the counted pixels; all (H, W), in pixels.
 
-        Args:
-            prediction: Prediction; NaN or infinite where there is none.
-            truth: Ground truth, finite where `counted`.
-            counted: Mask of the pixels to compare.
+        The ground truth is finite there; the prediction is NaN or infinite where there is none.
         """
         pixels = int(np.count_nonzero(counted))
         found = counted & np.isfinite(prediction)
@@ -91,8 +79,8 @@ class DisparityErrors:
         error = np.abs(prediction[found].astype(np.float64) - true)
         holes = pixels - error.size
         over = {
-            name: holes + int(np.count_nonzero(error > threshold))
-            for name, threshold in _THRESHOLDS.items()
+            counter: holes + int(np.count_nonzero(error > threshold))
+            for threshold, counter in _THRESHOLDS.values()
         }
         outlier = (error > 3) & (error > 0.05 * np.abs(true))
         return cls(
@@ -116,15 +104,8 @@ class DisparityErrors:
 
     def figures(self) -> dict[str, float]:
         """EPE and RMSE in pixels; bad-N, D1 and density in percent; NaN if no pixel counts."""
-        counts = {
-            "bad-0.5": self.over_half_px,
-            "bad-1": self.over_1px,
-            "bad-2": self.over_2px,
-            "bad-3": self.over_3px,
-            "bad-4": self.over_4px,
-            "D1": self.outliers,
-            "density": self.predicted,
-        }
+        counts = {name: getattr(self, counter) for name, (_, counter) in _THRESHOLDS.items()}
+        counts |= {"D1": self.outliers, "density": self.predicted}
         rmse = _ratio(self.squared, self.predicted) ** 0.5
         percent = {name: _ratio(100 * count, self.pixels) for name, count in counts.items()}
         return {"EPE": self.epe, "RMSE": rmse} | percent

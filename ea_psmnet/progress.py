@@ -8,8 +8,6 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
-
 _LINE_EVERY_S = 30.0
 """Least seconds between lines where there is no terminal."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-__all__ = ["parse_record", "read_record"]
+from ea_psmnet.atomic import readable
 
 T = TypeVar("T")
 
@@ -41,10 +41,6 @@ def read_record(
         ValueError: The file is not JSON of this type; the message names the file and the field.
         OSError: The file cannot be read.
     """
-    from ea_psmnet.pfm import readable  # late: imports NumPy, which the help does without
-
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path}: cannot be read (a folder, pipe or device is not a file)")
     with readable(path):
         data = path.read_bytes()
     return parse_record(data, kind, str(path), unknown=unknown, finite=finite, remedy=remedy)

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["StereoSample", "at_columns"]
-
 _SLAB = 64
 """Rows that `at_columns` processes at once: each value needs an index of 8 bytes."""
 

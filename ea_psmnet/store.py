@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from ea_psmnet.files import atomic_path, readable, remove_own, write_json
 from ea_psmnet.records import parse_record, read_record
 
-__all__ = ["Store", "digest"]
-
 T = TypeVar("T")
 
 _FILES = r"settings\.json|[0-9a-f]{6,}\.json(\.gz)?"
@@ -55,20 +53,15 @@ class Store:
                 )
 
     def claim(self) -> None:
-        """Record the settings in `settings.json`; the first record does that, too."""
+        """Record the settings in `settings.json`, as writing the first record does."""
         if self._settings:
             write_json(self._claim, self._settings)
 
     def read(self, name: str, kind: type[T], remedy: str) -> T | None:
-        """Read a record, or return None if there is none.
-
-        Args:
-            name: Name of the file, `.json` or `.json.gz`.
-            kind: What the record is, as a dataclass; see `read_record`.
-            remedy: What to do if the file is damaged, for the error message.
+        """Read a record, a file `.json` or `.json.gz`, or return None if there is none.
 
         Raises:
-            ValueError: The file is damaged.
+            ValueError: The file is damaged; see `read_record`, also for `kind` and `remedy`.
         """
         path = self.folder / name
         if not path.is_file():

@@ -1,12 +1,14 @@
-"""Tables and quantities as text, and checks of choices and ranges."""
+"""Tables and quantities as text, and what names and numbers of options may be."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-__all__ = ["check_choice", "check_range", "format_bytes", "markdown_table", "parse_bytes"]
+_T = TypeVar("_T")
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -20,10 +22,8 @@ def markdown_table(
 ) -> str:
     """Format rows with equal keys as an aligned Markdown table; NaN and None become a dash.
 
-    Args:
-        rows: Rows; columns whose first value is text are left-aligned.
-        digits: Number of decimals by column, where it is not two.
-        bold_smallest: Columns whose smallest number, out of several, is set in bold.
+    Columns whose first value is text are left-aligned. Numbers have two decimals, or those in
+    `digits`; in the columns `bold_smallest` the smallest of several is set in bold.
     """
     header = list(rows[0])
     decimals = dict.fromkeys(header, 2) | dict(digits or {})
@@ -34,12 +34,14 @@ def markdown_table(
     ]
     widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
     left = [isinstance(rows[0][name], str) for name in header]
-    rule = [_rule(*column) for column in zip(widths, left, strict=True)]
-    lines = [cells[0], rule, *cells[1:]]
-    return "\n".join(
-        "| " + " | ".join(_pad(*column) for column in zip(line, widths, left, strict=True)) + " |"
-        for line in lines
-    )
+    dashes = ["-" * (width - 1) for width in widths]
+    rule = [f":{d}" if is_left else f"{d}:" for d, is_left in zip(dashes, left, strict=True)]
+    lines = []
+    for line in (header, rule, *cells[1:]):
+        columns = zip(line, widths, left, strict=True)
+        padded = (text.ljust(w) if is_left else text.rjust(w) for text, w, is_left in columns)
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines)
 
 
 def _smallest(values: Sequence[object]) -> float:
@@ -53,15 +55,6 @@ def _cell(value: object, digits: int, *, bold: bool) -> str:
         return "-"
     text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
     return f"**{text}**" if bold else text
-
-
-def _rule(width: int, left: bool) -> str:
-    dashes = "-" * (width - 1)
-    return f":{dashes}" if left else f"{dashes}:"
-
-
-def _pad(text: str, width: int, left: bool) -> str:
-    return text.ljust(width) if left else text.rjust(width)
 
 
 def format_bytes(count: float) -> str:
@@ -97,6 +90,27 @@ def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
     known = list(choices)
     if value not in known:
         raise ValueError(f"unknown {what} {value!r}: choose from {', '.join(map(str, known))}")
+
+
+def build_choice(
+    what: str,
+    table: Mapping[str, Callable[..., _T]],
+    name: str,
+    options: Mapping[str, Any],
+    *arguments: Any,
+) -> _T:
+    """Build an instance of the class in `table` from its positional and keyword arguments.
+
+    Raises:
+        ValueError: Unknown name or option; the message lists the choices.
+    """
+    check_choice(what, name, list(table))
+    known = list(inspect.signature(table[name]).parameters)[len(arguments) :]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        choices = f"choose from {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"{what} '{name}' has no option '{unknown[0]}': {choices}")
+    return table[name](*arguments, **options)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

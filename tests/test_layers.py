@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"ea_psmnet.progress"},
-    {"ea_psmnet.atomic", "ea_psmnet.pfm", "ea_psmnet.machine", "ea_psmnet.calibration"},
+    {"ea_psmnet.atomic", "ea_psmnet.machine", "ea_psmnet.calibration"},
     {"ea_psmnet.images", "ea_psmnet.geometry", "ea_psmnet.calibration_files"},
     {
         "ea_psmnet.console",

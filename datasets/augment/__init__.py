@@ -12,8 +12,6 @@ from ea_psmnet.datasets.augment.geometric import Geometric, geometric_crop, rand
 from ea_psmnet.datasets.augment.photometric import Photometric, photometric
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["AUGMENTATIONS", "Recipe", "augment", "pick"]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,19 +36,12 @@ generalise to photographs of unseen cameras."""
 def augment(
     sample: StereoSample, size: tuple[int, int], recipe: Recipe, rng: np.random.Generator
 ) -> StereoSample:
-    """Crop and augment a sample for training.
+    """Crop and augment a sample for training; the same state of `rng` gives the same result.
 
-    Args:
-        sample: The pair; its arrays are not modified.
-        size: (height, width) of the crop in pixels.
-        recipe: An entry of `AUGMENTATIONS`, or your own.
-        rng: Random generator; the same state gives the same sample.
-
-    Returns:
-        A sample of exactly `size`, with arrays of its own.
+    The result has exactly `size` (height, width), in pixels, and arrays of its own.
 
     Raises:
-        ValueError: the image is too small.
+        ValueError: The image is too small.
     """
     if recipe.geometric is None:
         crop = random_crop(sample, size, rng)
@@ -70,7 +61,7 @@ class _Mirrored(Protocol):
 def pick(
     dataset: Sequence[StereoSample], index: int, recipe: Recipe, rng: np.random.Generator
 ) -> StereoSample:
-    """Read a sample, or by chance its mirrored twin.
+    """Read a sample, or at random its mirrored twin.
 
     A flip alone would negate the disparity, so the views are also swapped, which needs ground truth
     of the right view. If the dataset has none (`has_right_truth`), or the recipe mirrors nothing,

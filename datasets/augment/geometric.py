@@ -13,19 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ea_psmnet.files import Window
 from ea_psmnet.sample import StereoSample
-
-__all__ = [
-    "Geometric",
-    "Tilt",
-    "check_fits",
-    "cut",
-    "geometric_crop",
-    "random_crop",
-    "random_window",
-    "resized",
-    "tilted",
-]
 
 
 def random_crop(
@@ -36,22 +25,17 @@ def random_crop(
     The same window for both views leaves disparities unchanged. Points whose match is left of the
     right window stay valid: a network must cope with them at the left edge of every image.
 
-    Args:
-        sample: The pair.
-        size: (height, width) of the window in pixels.
-        rng: Random generator; window positions are uniform.
-
-    Returns:
-        A sample of that size with arrays of its own, so that the full images can be freed.
+    The result has `size` (height, width), in pixels, and arrays of its own, so that the full images
+    can be freed.
 
     Raises:
-        ValueError: the image is smaller than the window.
+        ValueError: The image is smaller than the window.
     """
     check_fits(sample, size)
     return cut(sample, random_window(sample.disparity.shape, size, rng))
 
 
-def cut(sample: StereoSample, window: tuple[slice, slice]) -> StereoSample:
+def cut(sample: StereoSample, window: Window) -> StereoSample:
     """Crop a sample to a window of rows and columns, copying the arrays."""
     return replace(
         sample,
@@ -65,7 +49,7 @@ def cut(sample: StereoSample, window: tuple[slice, slice]) -> StereoSample:
 
 def random_window(
     shape: tuple[int, ...], size: tuple[int, int], rng: np.random.Generator
-) -> tuple[slice, slice]:
+) -> Window:
     """Draw a window of `size` (height, width) in an image of `shape`, uniformly."""
     top = int(rng.integers(shape[0] - size[0] + 1))
     start = int(rng.integers(shape[1] - size[1] + 1))
@@ -82,7 +66,6 @@ def check_fits(sample: StereoSample, size: tuple[int, int]) -> None:
         )
 
 
-_Window = tuple[slice, slice]
 _WARPABLE = 2**15 - 2
 """Largest number of rows or columns that OpenCV can warp."""
 _SMOOTH = 1.0
@@ -134,17 +117,10 @@ def geometric_crop(
 ) -> StereoSample:
     """Crop a random window, sometimes tilt the right image, and scale the window to `size`.
 
-    Args:
-        sample: The pair.
-        size: (height, width) in pixels.
-        ranges: Strength and probability of the changes.
-        rng: Random generator.
-
-    Returns:
-        A sample of that size with arrays of its own.
+    The result has `size` (height, width), in pixels, and arrays of its own.
 
     Raises:
-        ValueError: the image is too small even at the largest scale.
+        ValueError: The image is too small even at the largest scale.
     """
     largest = max(1.0, ranges.scale[1])
     check_fits(sample, (math.ceil(size[0] / largest), math.ceil(size[1] / largest)))
@@ -173,7 +149,7 @@ def _draw_tilt(shape: tuple[int, ...], ranges: Geometric, rng: np.random.Generat
     return Tilt(float(angle), float(shift), ((shape[1] - 1) / 2, (shape[0] - 1) / 2))
 
 
-def tilted(sample: StereoSample, tilt: Tilt, window: _Window) -> StereoSample:
+def tilted(sample: StereoSample, tilt: Tilt, window: Window) -> StereoSample:
     """Crop a window of a sample and tilt its right image, with pixels from outside the window.
 
     The match of (x, y) moves from (x - d, y) to where `tilt.forward()` maps it. The new disparity

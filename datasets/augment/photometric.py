@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Photometric", "Tone", "photometric", "toned"]
-
 _Image = NDArray[np.uint8]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -88,12 +86,7 @@ def photometric(
     """Change colours and details of both views, and cover patches of the right view.
 
     Covered pixels stay valid: the network should infer them from their surroundings. Masks also
-    stay unchanged and describe the original scene.
-
-    Args:
-        sample: The pair; its images are not modified.
-        ranges: Strength and probability of the changes.
-        rng: Random generator.
+    stay unchanged and describe the original scene. The images of `sample` are not modified.
     """
     right = sample.right
     if rng.random() < ranges.patch_probability:
@@ -140,12 +133,7 @@ def _noisy(view: _Image, deviation: float, rng: np.random.Generator) -> _Image:
 
 
 def toned(view: _Image, tone: Tone) -> _Image:
-    """Change the saturation, then apply a curve to each channel.
-
-    Args:
-        view: (H, W, 3) uint8 RGB.
-        tone: Factors of the change; a saturation of 0 gives grey.
-    """
+    """Change the saturation of an (H, W, 3) RGB image, then apply a curve to each channel."""
     keep = tone.saturation
     mixed = cv2.transform(view, keep * np.eye(3) + (1 - keep) * np.tile(_LUMA, (3, 1)))
     mean = float(np.dot(cv2.mean(mixed)[:3], _LUMA)) / 255

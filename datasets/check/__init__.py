@@ -27,8 +27,6 @@ from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import printable
 from ea_psmnet.progress import Progress
 
-__all__ = ["CheckReport", "check_dataset", "spread"]
-
 _TOLD = 10
 """Number of problems of a kind to print; the JSON has all of them."""
 
@@ -152,8 +150,8 @@ def check_dataset(
         progress: Whether to show progress bars.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
-        ValueError: its layout or `name` is unknown, or an argument is out of range.
+        FileNotFoundError: The folder does not exist.
+        ValueError: Its layout or `name` is unknown, or an argument is out of range.
     """
     if workers < 1 or pairs < 0:
         raise ValueError(f"workers is {workers}, expected 1 or more; pairs {pairs}, 0 or more")

@@ -14,18 +14,6 @@ from numpy.typing import NDArray
 from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import disparity_values, read_image
 
-__all__ = [
-    "FileCheck",
-    "Problem",
-    "Role",
-    "Values",
-    "check_file",
-    "frame_problems",
-    "readers_of",
-    "reason",
-    "values_of",
-]
-
 _FEW = 0.01
 """Largest share of odd pixels in a sound frame; Scene Flow also has a few negative pixels."""
 _GAP = 1.0
@@ -107,12 +95,7 @@ def readers_of(frame: Frame) -> Iterator[tuple[Role, Reader]]:
 
 
 def check_file(file: tuple[Role, Reader], max_disparity: float) -> FileCheck:
-    """Open a file; any error becomes a `Problem` of the result.
-
-    Args:
-        file: An item of `readers_of`.
-        max_disparity: Disparities over it are counted as over the maximum, in pixels.
-    """
+    """Open a file, an item of `readers_of`; any error becomes a `Problem` of the result."""
     role, read = file
     told: list[str] = []
     if role.kind == "image":

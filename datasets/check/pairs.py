@@ -16,8 +16,6 @@ from ea_psmnet.files import disparity_values, read_image
 from ea_psmnet.matches import match_features
 from ea_psmnet.sample import at_columns
 
-__all__ = ["PairCheck", "check_pair", "feature_offsets", "warp_errors"]
-
 _FEATURES = 2000
 _ENOUGH = 20
 """Smallest number of matches to draw conclusions from."""
@@ -83,8 +81,8 @@ def check_pair(frame: Frame) -> PairCheck:
     """Match features between the views, and warp the right view by the ground truth, if any.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or the sizes differ.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or the sizes differ.
     """
     left, right = _grey(frame.left), _grey(frame.right)
     truth = np.full(left.shape, np.nan, np.float32)

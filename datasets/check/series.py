@@ -15,8 +15,6 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.datasets.templates import MissingFilesError
 from ea_psmnet.sample import StereoSample
 
-__all__ = ["Count", "Series", "count_parts", "find_series"]
-
 
 @dataclass(frozen=True)
 class Series:
@@ -49,7 +47,7 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
     A split or pass that does not exist is not a problem.
 
     Raises:
-        ValueError: the name is unknown, or the dataset is not read from files.
+        ValueError: The name is unknown, or the dataset is not read from files.
     """
     found: list[Series] = []
     problems: list[Problem] = []
@@ -103,13 +101,9 @@ def _each_missing(label: str, error: MissingFilesError) -> list[Problem]:
 
 
 def count_parts(series: Series, known: Mapping[str, int]) -> list[Count]:
-    """Count the frames of each part, and look up the published number.
+    """Count the frames of each part of a series, and look up the published number.
 
     A missing part counts as 0 if other parts of its archive exist.
-
-    Args:
-        series: The series to count.
-        known: Published numbers by part; empty for scenes rendered by the project.
     """
     found = series.dataset.parts
     archives = {_archive(part) for part in found}

@@ -73,7 +73,7 @@ def draw_scene(
         split: The two splits of a seed have no scene in common.
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: The kind is unknown.
     """
     # Each is below 2**32, so that different lists seed the generator differently.
     entropy = [seed, number] if split == "train" else [seed, number, 1]

@@ -113,12 +113,9 @@ class Palette:
         return np.array(colorsys.hsv_to_rgb(self.between(0, 1), saturation, value))
 
     def material(self, depth: float, *, weak: float = 0.15, base: Array | None = None) -> Material:
-        """Draw the material of a surface to be seen at about `depth`.
+        """Draw the material of a surface seen at about `depth`, which decides the texture's scale.
 
-        Args:
-            depth: Depth that the scale of the texture is chosen for.
-            weak: Probability of a nearly uniform surface.
-            base: Mean colour; random by default.
+        `weak` is the probability of a nearly uniform surface, `base` the mean colour.
         """
         base = self.colour() if base is None else base
         is_weak = self.chance(weak)

@@ -102,14 +102,7 @@ class _View:
 def render(
     scene: Scene, atlas: Atlas, look: Look | None = None, device: torch.device | str = "cpu"
 ) -> RenderedScene:
-    """Render both views of a scene.
-
-    Args:
-        scene: The scene.
-        atlas: The textures, on the same device.
-        look: Options of the appearance; everything is rendered by default.
-        device: Device on which rays are cast.
-    """
+    """Render both views of a scene by casting rays on a device, which also holds the textures."""
     look = look or Look()
     with torch.inference_mode(), one_thread():
         bodies = [Body(solid, device) for solid in scene.solids]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -13,7 +13,7 @@ from ea_psmnet.datasets.synthetic.kinds import KINDS
 from ea_psmnet.datasets.synthetic.render import Look, RenderedScene, render
 from ea_psmnet.datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import check_choice, check_range
 
 GENERATOR = 6
 """Version of the generator; incremented by changes that alter the scene of a seed and number."""
@@ -74,18 +74,22 @@ class SyntheticScenes(Sequence[StereoSample]):
             device: Torch device on which rays are cast.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: An argument is out of range.
         """
-        if split not in get_args(Split):
-            raise ValueError(f"split is {split!r}, expected {' or '.join(get_args(Split))}")
-        self.seed, self.split = _check("seed", seed, 0, _WORD - 1), split
-        self.max_disparity = _check("max_disparity", max_disparity, 4, _MOST_DISPARITY)
-        height, width = size
-        self.size = _check("height", height, 16, _MOST_SIDE), _check("width", width, 16, _MOST_SIDE)
-        self.numbers = range(_check("count", count, 0, _WORD))
-        self.look = Look(lighting, noise, _check("supersample", supersample, 1, 16))
+        check_choice("split", split, get_args(Split))
+        check_range("seed", seed, 0, _WORD - 1)
+        check_range("max_disparity", max_disparity, 4, _MOST_DISPARITY)
+        for name, side in zip(("height", "width"), size, strict=True):
+            check_range(name, side, 16, _MOST_SIDE)
+        check_range("count", count, 0, _WORD)
+        check_range("supersample", supersample, 1, 16)
         if kind is not None:
             check_choice("kind", kind, KINDS)
+        # NumPy's integers become Python's.
+        self.seed, self.split, self.max_disparity = int(seed), split, int(max_disparity)
+        self.size = int(size[0]), int(size[1])
+        self.numbers = range(int(count))
+        self.look = Look(lighting, noise, int(supersample))
         self.textures, self.kind, self.device = textures, kind, device
 
     @property
@@ -114,7 +118,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         """Return the sample at an index, which may be negative, or a slice of the sequence.
 
         Raises:
-            IndexError: the index is out of range.
+            IndexError: The index is out of range.
         """
         if isinstance(index, slice):
             part = copy(self)
@@ -127,7 +131,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         """Return the mirrored sample at an index, with the ground truth of the right view.
 
         Raises:
-            IndexError: the index is out of range.
+            IndexError: The index is out of range.
         """
         number = self._number(index)
         return self.render(number).mirrored().sample(f"{self.name(number)}/mirrored")
@@ -136,9 +140,6 @@ class SyntheticScenes(Sequence[StereoSample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         return self.numbers[index]
-
-    def __iter__(self) -> Iterator[StereoSample]:
-        return (self[k] for k in range(len(self)))
 
     def prepare(self) -> None:
         """Build the textures now, so that worker processes forked later share them."""
@@ -161,10 +162,3 @@ class SyntheticScenes(Sequence[StereoSample]):
         kind = kind or self.kind
         scene = draw_scene(self.seed, number, self.size, self.max_disparity, kind, split=self.split)
         return render(scene, load_atlas(self.textures, self.device), self.look, self.device)
-
-
-def _check(name: str, value: int, low: int, high: int) -> int:
-    """Return `value` as a Python int; raise a ValueError if it is out of range."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, expected {low} to {high}")
-    return int(value)

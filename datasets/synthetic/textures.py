@@ -134,7 +134,7 @@ def _procedural() -> Iterator[Picture]:
     """Yield the textures of `PATTERNS` one at a time, to save memory."""
     every = [
         (pattern, number, copy)
-        for number, (pattern, count) in enumerate((PATTERNS).items())
+        for number, (pattern, count) in enumerate(PATTERNS.items())
         for copy in range(count)
     ]
     # Shuffled, so that neighbouring indices are different patterns.
@@ -148,7 +148,7 @@ def _photographs(folder: Path) -> list[Picture]:
     """Read the images below `folder`, sorted by path; files that cannot be read are skipped.
 
     Raises:
-        FileNotFoundError: no image can be read.
+        FileNotFoundError: No image can be read.
     """
     pictures = []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
@@ -174,9 +174,7 @@ def _square(image: np.ndarray) -> Picture:
 def load_atlas(textures: Path | None, device: str) -> Atlas:
     """Return the atlas of this process, built on the first call (a few seconds).
 
-    Args:
-        textures: Folder of photographs to add to the procedural textures; None for no photographs.
-        device: Device of the atlas.
+    The photographs in the folder `textures`, if given, are added to the procedural textures.
     """
     photographs = [] if textures is None else _photographs(textures)
     return Atlas(chain(_procedural(), photographs), device)

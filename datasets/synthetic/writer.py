@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from ea_psmnet.datasets.names import Split
 from ea_psmnet.datasets.synthetic.render import RenderedScene
 from ea_psmnet.datasets.synthetic.scenes import SyntheticScenes
 from ea_psmnet.datasets.workers import loaded
 from ea_psmnet.files import write_image, write_json, write_pfm
 from ea_psmnet.progress import Progress
 from ea_psmnet.records import read_record
+from ea_psmnet.tables import check_choice, check_range
 
 _FRAME = "0006"
 """Number of the first frame of FlyingThings3D's sequences."""
@@ -59,7 +57,7 @@ def _stored(rendered: RenderedScene) -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-class _Frames(Dataset[None]):
+class _Frames:
     """Writes a frame on access, so that the workers of a DataLoader share the work."""
 
     def __init__(self, tasks: list[_Task]) -> None:
@@ -70,11 +68,6 @@ class _Frames(Dataset[None]):
 
     def __getitem__(self, index: int) -> None:
         self.tasks[index].run()
-
-
-def _tasks(root: Path, scenes: SyntheticScenes, layout: Layout) -> Iterator[_Task]:
-    task = _pair if layout == "folder" else _frame
-    return (task(root, scenes, number) for number in scenes.numbers)
 
 
 def _pair(root: Path, scenes: SyntheticScenes, number: int) -> _Task:
@@ -119,19 +112,19 @@ def write_sceneflow(
         The number of frames written by this call.
 
     Raises:
-        OSError: a file cannot be written.
-        ValueError: an argument is not as described, or the folder holds other scenes.
+        OSError: A file cannot be written.
+        ValueError: An argument is not as described, or the folder holds other scenes.
     """
-    if not 0 <= workers <= _MOST_WORKERS:
-        raise ValueError(f"workers is {workers}, expected 0 to {_MOST_WORKERS}")
-    if layout not in get_args(Layout):
-        raise ValueError(f"layout is {layout!r}, expected {' or '.join(get_args(Layout))}")
-    _check_split("train", train)
-    _check_split("test", test)
+    check_range("workers", workers, 0, _MOST_WORKERS)
+    check_choice("layout", layout, get_args(Layout))
+    for expected, scenes in (("train", train), ("test", test)):
+        if scenes.split != expected:
+            raise ValueError(f"{expected}: scenes of the {scenes.split} split, expected {expected}")
     if differences := _differences(test.settings, train.settings):
         raise ValueError(f"test: scenes with {differences} as in train; give both the same")
     _check_folder(root, train.settings, layout)
-    every = (*_tasks(root, train, layout), *_tasks(root, test, layout))
+    task = _pair if layout == "folder" else _frame
+    every = (task(root, scenes, n) for scenes in (train, test) for n in scenes.numbers)
     tasks = [task for task in every if not task.mark.exists()]
     if tasks:
         train.prepare()  # first: if it fails, nothing is written
@@ -144,11 +137,6 @@ def write_sceneflow(
         for _ in frames:
             bar.update()
     return len(tasks)
-
-
-def _check_split(expected: Split, scenes: SyntheticScenes) -> None:
-    if scenes.split != expected:
-        raise ValueError(f"{expected}: scenes of the {scenes.split} split, expected {expected}")
 
 
 def _check_folder(root: Path, settings: dict[str, Any], layout: Layout) -> None:

@@ -14,8 +14,7 @@ from ea_psmnet.attention.efficient import EfficientAttention
 from ea_psmnet.attention.external import ExternalAttention
 from ea_psmnet.attention.focused_linear import FocusedLinearAttention
 from ea_psmnet.attention.hydra import HydraAttention
-from ea_psmnet.ops.choices import build_choice
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import build_choice, check_choice
 
 __all__ = [
     "MECHANISMS",

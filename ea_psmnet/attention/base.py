@@ -28,22 +28,6 @@ from torch import Tensor, nn
 
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "TABLE_1",
-    "Resources",
-    "Start",
-    "VolumeAttention",
-    "check_counts",
-    "check_heads",
-    "check_start",
-    "check_volume",
-    "layout_of",
-    "matrix_and_bias",
-    "merge_heads",
-    "silence",
-    "split_heads",
-]
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -143,11 +127,6 @@ def split_heads(volume: Tensor, heads: int) -> Tensor:
     return volume.reshape(batch, heads, channels // heads, -1)
 
 
-def merge_heads(positions: Tensor, size: torch.Size) -> Tensor:
-    """(B, h, c, n) to (B, h * c, D, H, W), the inverse of `split_heads`."""
-    return positions.reshape(positions.shape[0], -1, *size)
-
-
 def check_volume(volume: Tensor, channels: int) -> None:
     """Raise a ValueError unless the volume is (B, channels, D, H, W), floating-point, not empty."""
     fits = volume.ndim == 5 and volume.shape[1] == channels and 0 not in volume.shape[2:]
@@ -178,9 +157,9 @@ def check_start(name: str) -> None:
     check_choice("start", name, get_args(Start))
 
 
-def matrix_and_bias(layer: nn.Conv3d) -> tuple[Tensor, Tensor]:
-    """A 1x1x1 convolution as a matrix (outputs, inputs) and its bias (outputs,)."""
-    return layer.weight.flatten(1), cast(Tensor, layer.bias)
+def matrices_and_biases(*layers: nn.Conv3d) -> list[Tensor]:
+    """1x1x1 convolutions as a matrix (outputs, inputs) and a bias (outputs,) each."""
+    return [t for layer in layers for t in (layer.weight.flatten(1), cast(Tensor, layer.bias))]
 
 
 def silence(layer: nn.Module) -> None:
@@ -196,7 +175,7 @@ def table1_efficient(
     size: Sequence[int], channels: int, *, key_channels: int | None = None, **_: Any
 ) -> Resources:
     """(2k + 3d) n + kd floats, (8kd + 2d^2 + d) n operations."""
-    n, d, k = prod(size), channels, _or(key_channels, channels // 2)
+    n, d, k = prod(size), channels, key_channels or channels // 2
     return Resources((2 * k + 3 * d) * n + k * d, (8 * k * d + 2 * d * d) * n, d * n)
 
 
@@ -204,7 +183,7 @@ def table1_non_local(
     size: Sequence[int], channels: int, *, key_channels: int | None = None, **_: Any
 ) -> Resources:
     """(2k + 3d) n + n^2 floats, (4kd + 2d^2 + d) n + (2k + 2d) n^2 operations."""
-    n, d, k = prod(size), channels, _or(key_channels, channels // 2)
+    n, d, k = prod(size), channels, key_channels or channels // 2
     products = (4 * k * d + 2 * d * d) * n + (2 * k + 2 * d) * n * n
     return Resources((2 * k + 3 * d) * n + n * n, products, d * n, map_floats=n * n)
 
@@ -220,7 +199,3 @@ TABLE_1: dict[str, Callable[..., Resources]] = {
     "table1-non-local": table1_non_local,
     "table1-residual": table1_residual,
 }
-
-
-def _or(count: int | None, default: int) -> int:
-    return default if count is None else count

@@ -16,7 +16,6 @@ from ea_psmnet.attention.base import (
     VolumeAttention,
     check_counts,
     check_start,
-    merge_heads,
     silence,
     split_heads,
 )
@@ -29,8 +28,6 @@ from ea_psmnet.ops.attention import (
 )
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.tables import check_choice
-
-__all__ = ["DotProductAttention"]
 
 Backend = Literal["naive", "sdpa"]
 Pool = Literal["none", "projected", "input"]
@@ -139,7 +136,7 @@ class DotProductAttention(VolumeAttention):
         keys, values = self._keys_and_values(volume)  # (B, k, D, H, W) or pooled
         q, k, v = (split_heads(t, heads=1) for t in (queries, keys, values))  # (B, 1, k, n or m)
         gathered = BACKENDS[self.backend](q, k, v, self.normalisation)  # (B, 1, k, n)
-        return self.projection(merge_heads(gathered, volume.shape[2:]).to(volume.dtype))
+        return self.projection(gathered.squeeze(1).unflatten(2, volume.shape[2:]).to(volume.dtype))
 
     def map_of(self, volume: Tensor, position: tuple[int, int, int]) -> Tensor:
         """What one position attends to: its row of the n x n weights, without the other rows.

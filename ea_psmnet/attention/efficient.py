@@ -19,7 +19,7 @@ from ea_psmnet.attention.base import (
     check_start,
     check_volume,
     layout_of,
-    matrix_and_bias,
+    matrices_and_biases,
     silence,
 )
 from ea_psmnet.ops.attention import Normalisation, check_normalisation, position_shares
@@ -27,12 +27,11 @@ from ea_psmnet.ops.efficient_block import (
     BlockWeights,
     efficient_block,
     efficient_block_reference,
+    folding_is_cheaper,
     gather_context,
     spread_context,
 )
 from ea_psmnet.ops.efficient_passes import merge_pieces
-
-__all__ = ["EfficientAttention", "fourier_positions"]
 
 _HALF_RANGE = 24
 """Levels over which the positions' coordinate of disparities runs from -1 to 0."""
@@ -135,22 +134,18 @@ class EfficientAttention(VolumeAttention):
         Folded (scaling, none): the Gram matrix of (x, 1) and one d x d product, dn + (d + 1)^2
         floats and (4d^2 + 3d) n operations, without the small products that do not grow with n.
         """
-        # Positions are further channels of what the block is given.
+        # Positions are further channels of the block's input.
         n, d, h = prod(size), self.queries.in_channels, self.heads
         k, v = self.queries.out_channels, self.values.out_channels
         products = 4 * k * d + 2 * d * v + 4 * k * v // h + 2 * v * d
-        if published or self.published_order or 8 * k * d > products:
+        if published or self.published_order or not folding_is_cheaper(d, k, v, h):
             return Resources((2 * k + 2 * v + 2 * d) * n + k * v // h, products * n, d * n)
         if self.normalisation == "softmax":
             return Resources(d * n + k * d, 8 * k * d * n + 4 * k * v * d // h, d * n)
         return Resources(d * n + (d + 1) ** 2, 4 * d * d * n, 3 * d * n)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, D, H, W) to the same: type and memory layout are kept.
-
-        Raises:
-            ValueError: See `VolumeAttention.forward`.
-        """
+        """See `VolumeAttention.forward`."""
         check_volume(volume, self.channels)
         block = efficient_block_reference if self.published_order else efficient_block
         out = block(self.seen(volume), self.weights(), self.heads, self.normalisation)
@@ -201,8 +196,9 @@ class EfficientAttention(VolumeAttention):
 
         Positions are channels that values do not read and the projection does not write.
         """
-        layers = (self.queries, self.keys, self.values, self.projection)
-        made = BlockWeights(*(t for layer in layers for t in matrix_and_bias(layer)))
+        made = BlockWeights(
+            *matrices_and_biases(self.queries, self.keys, self.values, self.projection)
+        )
         if not self.positions:
             return made
         places = 6 * self.positions

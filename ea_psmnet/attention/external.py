@@ -24,13 +24,6 @@ from ea_psmnet.attention.base import (
 from ea_psmnet.ops.precision import full_precision, widen
 from ea_psmnet.ops.streaming import streamed
 
-__all__ = [
-    "ExternalAttention",
-    "double_normalisation",
-    "external_attention",
-    "external_attention_reference",
-]
-
 EPSILON = 1e-9
 """The published value; where the s weights of a position sum to less, its output tends to zero."""
 

@@ -25,21 +25,12 @@ from ea_psmnet.attention.base import (
     check_counts,
     check_heads,
     check_start,
-    matrix_and_bias,
+    matrices_and_biases,
     silence,
 )
 from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
 from ea_psmnet.tables import check_choice
-
-__all__ = [
-    "Denominator",
-    "FocusedLinearAttention",
-    "focused_block",
-    "focused_block_reference",
-    "focused_features",
-    "focused_linear_attention",
-]
 
 Denominator = Literal["mean", "sum"]
 
@@ -85,7 +76,7 @@ def focused_linear_attention(
         queries: (B, h, k, n), not negative.
         keys: (B, h, k, m), not negative.
         values: (B, h, v, m).
-        denominator: `mean` or `sum`, what the epsilon is added to.
+        denominator: Whether the epsilon is added to the `mean` or to the `sum`.
 
     Returns:
         (B, h, v, n).
@@ -227,12 +218,9 @@ class FocusedLinearAttention(VolumeAttention):
         if start == "identity":
             silence(self.projection)
         else:
-            self._start_as_published()
-
-    def _start_as_published(self) -> None:
-        for layer in (self.queries, self.keys, self.values, self.projection):
-            silence(layer)
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            for layer in (self.queries, self.keys, self.values, self.projection):
+                silence(layer)
+                nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
         """See `VolumeAttention.cost`; s is the side of the depth-wise kernel.
@@ -260,11 +248,9 @@ class FocusedLinearAttention(VolumeAttention):
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
-        layers = (self.queries, self.keys, self.values)
-        weights = [t for layer in layers for t in matrix_and_bias(layer)]
         gathered = focused_block(
             volume.flatten(2),
-            *weights,
+            *matrices_and_biases(self.queries, self.keys, self.values),
             self.scale,
             power=self.focusing_power,
             heads=self.heads,

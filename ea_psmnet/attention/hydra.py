@@ -19,20 +19,12 @@ from ea_psmnet.attention.base import (
     VolumeAttention,
     check_counts,
     check_start,
-    matrix_and_bias,
+    matrices_and_biases,
     silence,
 )
 from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
 from ea_psmnet.tables import check_choice
-
-__all__ = [
-    "HydraAttention",
-    "Reduction",
-    "hydra_attention",
-    "hydra_block",
-    "hydra_block_reference",
-]
 
 Reduction = Literal["mean", "sum"]
 
@@ -166,7 +158,6 @@ class HydraAttention(VolumeAttention):
 
     def attend(self, volume: Tensor) -> Tensor:
         """The residual branch, (B, C, D, H, W) to (B, C, D, H, W)."""
-        layers = (self.queries, self.keys, self.values, self.projection)
-        weights = [t for layer in layers for t in matrix_and_bias(layer)]
+        weights = matrices_and_biases(self.queries, self.keys, self.values, self.projection)
         branch = hydra_block(volume.flatten(2), *weights, reduction=self.reduction)  # (B, C, n)
         return branch.unflatten(2, volume.shape[2:])

@@ -15,7 +15,7 @@ import torch
 from ea_psmnet import __version__
 from ea_psmnet.atomic import atomic_path
 from ea_psmnet.inference.exported import INPUTS, KEY, OUTPUT, ExportRecord
-from ea_psmnet.models.exportable import ExportableNetwork
+from ea_psmnet.models.deploy import ExportableNetwork
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.tables import check_choice
 

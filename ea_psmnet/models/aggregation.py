@@ -17,39 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from ea_psmnet.attention import build_attention
 from ea_psmnet.models.config import HOURGLASS_SITES, SCALE, PSMNetConfig
 from ea_psmnet.models.features import Guides
-from ea_psmnet.models.layers import (
-    ScoreConv3d,
-    conv2d_bn,
-    conv3d_bn,
-    deconv3d_bn,
-    volume_conv_bn,
-)
-from ea_psmnet.models.normalisation import batch_norms
+from ea_psmnet.models.layers import ScoreConv3d, VolumeConv3d, conv2d_bn, conv3d_bn, deconv3d_bn
+from ea_psmnet.models.normalisation import BatchNorm3d, batch_norms
 from ea_psmnet.models.volume import Parts
 from ea_psmnet.ops.precision import widen
-
-__all__ = [
-    "Aggregation",
-    "BasicAggregation",
-    "Classifier",
-    "Excitation",
-    "HourglassAggregation",
-    "Residual",
-    "build_aggregation",
-]
 
 
 def _attention_at(config: PSMNetConfig, site: str) -> nn.Module:
     mechanism = config.attention if site in config.attention_sites else "none"
     options = config.attention_options if mechanism != "none" else {}
     return build_attention(mechanism, config.site(site)[1], **options)
-
-
-def _stem(parts: Sequence[int], channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(volume_conv_bn(parts, channels), nn.ReLU(inplace=True)),
-        *(conv3d_bn(channels, channels), nn.ReLU(inplace=True)),
-    )
 
 
 class Residual(nn.Sequential):
@@ -79,7 +56,7 @@ class Excitation(nn.Module):
 
     Guided cost volume excitation (Bangunharcana et al., "Correlate-and-Excite: Real-Time Stereo
     Matching via Guided Cost Volume Excitation", IROS 2021, section III-C): correlations alone
-    cannot tell an edge from a wall.
+    cannot distinguish an edge from a wall.
     """
 
     def __init__(self, guide: int, channels: int) -> None:
@@ -174,18 +151,17 @@ class Aggregation(nn.Module):
     ) -> None:
         super().__init__()
         channels = config.channels(32)
-        self.stem = _stem(parts, channels)
+        first = nn.Sequential(VolumeConv3d(parts, channels), BatchNorm3d(channels))
+        self.stem = nn.Sequential(
+            *(first, nn.ReLU(inplace=True)),
+            *(conv3d_bn(channels, channels), nn.ReLU(inplace=True)),
+        )
         self.residuals = nn.ModuleList(Residual(channels) for _ in range(config.residual_blocks))
         self.attention = _attention_at(config, "volume")
         self.excite = Excitation(guides[SCALE], channels) if config.excitation else None
 
     def forward(self, volume: Parts, guides: Guides) -> list[Tensor]:
-        """The parts of a volume to scores (B, K, h, w), the best last.
-
-        Args:
-            volume: See `CostVolume.forward`.
-            guides: Guide maps of the left image.
-        """
+        """A volume and guide maps of the left image to scores (B, K, h, w), the best last."""
         raise NotImplementedError
 
     def run(self, part: nn.Module, *inputs: Any) -> Any:

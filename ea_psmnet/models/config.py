@@ -11,19 +11,6 @@ from typing import Any, Literal, get_args
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "HOURGLASS_SITES",
-    "PRESETS",
-    "SCALE",
-    "SITES",
-    "Aggregation",
-    "Features",
-    "Normalisation",
-    "PSMNetConfig",
-    "preset",
-    "read_config",
-]
-
 Aggregation = Literal["hourglass", "basic"]
 Features = Literal["psmnet", "efficientnet-lite0"]
 Normalisation = Literal["batch", "group"]
@@ -52,7 +39,7 @@ class PSMNetConfig:
     The defaults describe PSMNet (Chang and Chen, CVPR 2018).
 
     Raises:
-        ValueError: A value is out of range; the message states which, and what is allowed.
+        ValueError: A value is out of range; the message states which, and the range.
     """
 
     aggregation: Aggregation = "hourglass"
@@ -232,18 +219,15 @@ _LIGHT = PSMNetConfig(
 )
 
 
-def _with_small(presets: dict[str, PSMNetConfig]) -> dict[str, PSMNetConfig]:
-    """Add presets with half the channels, named `-small`."""
-    return presets | {f"{name}-small": replace(c, width=0.5) for name, c in presets.items()}
+_PUBLISHED = {
+    "psmnet": PSMNetConfig(),
+    "ea-psmnet": PSMNetConfig(attention="efficient", attention_sites=("encoder",)),
+    "nonlocal-psmnet": PSMNetConfig(attention="dot_product", attention_sites=("encoder",)),
+}
 
-
-PRESETS: dict[str, PSMNetConfig] = _with_small(
-    {
-        "psmnet": PSMNetConfig(),
-        "ea-psmnet": PSMNetConfig(attention="efficient", attention_sites=("encoder",)),
-        "nonlocal-psmnet": PSMNetConfig(attention="dot_product", attention_sites=("encoder",)),
-    }
-) | {
+PRESETS: dict[str, PSMNetConfig] = {
+    **_PUBLISHED,
+    **{f"{name}-small": replace(config, width=0.5) for name, config in _PUBLISHED.items()},
     "light": _LIGHT,
     "ea-light": replace(_LIGHT, attention="efficient", attention_sites=("encoder",)),
     "nonlocal-light": replace(_LIGHT, attention="dot_product", attention_sites=("encoder",)),

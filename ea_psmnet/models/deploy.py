@@ -1,4 +1,4 @@
-"""The network arranged for inference: the same function with its layers folded and replaced."""
+"""Networks arranged for inference or export: the same function, layers folded and replaced."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ from ea_psmnet.ops.native.winograd import (
     is_compiled_for,
 )
 from ea_psmnet.ops.precision import round_kernel
-
-__all__ = ["arrange_for_inference", "fold_normalisation"]
 
 
 def arrange_for_inference(
@@ -87,11 +85,8 @@ def _outside_attention(module: nn.Module) -> Iterator[nn.Module]:
 def fold_normalisation(modules: Iterable[nn.Module]) -> list[nn.Sequential]:
     """Fold batch normalisations into the convolutions before them, for evaluation.
 
-    Args:
-        modules: Modules, of which those that are a convolution and its normalisation change.
-
     Returns:
-        These modules, in which an identity has replaced the normalisation.
+        Those modules that were a convolution and its normalisation, which is now an identity.
     """
     sequences = (m for m in modules if isinstance(m, nn.Sequential) and len(m) == 2)
     pairs = [m for m in sequences if isinstance(m[1], _BatchNorm)]
@@ -180,12 +175,16 @@ def _narrow(model: PSMNet, dtype: torch.dtype) -> None:
     whole = compiled and isinstance(features, FeatureNetwork)
     kept = _modules(features) if whole else _modules(features.stem, features.stages[0])
     for module in set(_outside_attention(model)) - kept:
-        for parameter in module.parameters(recurse=False):
-            data = parameter.data
-            parameter.data = round_kernel(data, dtype) if data.dim() > 2 else data.to(dtype)
+        _round(module.parameters(recurse=False), dtype)
         if isinstance(module, _Compiled):
             module.dtype = dtype
     _leave_autocast(features, dtype, whole=whole)
+
+
+def _round(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+    for parameter in parameters:
+        data = parameter.data
+        parameter.data = round_kernel(data, dtype) if data.dim() > 2 else data.to(dtype)
 
 
 def _leave_autocast(features: Features, dtype: torch.dtype, *, whole: bool) -> None:
@@ -213,6 +212,36 @@ def _take_slabs(model: PSMNet) -> None:
         for index, part in enumerate(parts):
             if isinstance(part.get_submodule("0.0"), kinds):
                 parts[index] = kind.like(part)
+
+
+class ExportableNetwork(nn.Module):
+    """A network that `torch.export` can trace into plain operators: two images to the disparity.
+
+    Batch normalisation is folded into convolutions. While a graph is traced, operators that have a
+    form of their own for inference compute in a plain one (`torch.compiler.is_exporting`).
+
+    Args:
+        network: Any network; a copy of it is used.
+        dtype: Type of the weights. Below float32, normalisation of images, softmaxes, sums of
+            attention and the disparity head remain in float32.
+    """
+
+    def __init__(self, network: PSMNet, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        made = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        fold_normalisation(made.modules())
+        if dtype != torch.float32:
+            _round(made.parameters(), dtype)
+            for module in made.modules():
+                for name, buffer in module._buffers.items():
+                    if buffer is not None and module is not made and buffer.is_floating_point():
+                        module._buffers[name] = buffer.to(dtype)
+            made.features = nn.Sequential(Cast(dtype), made.features)  # type: ignore[assignment]
+        self.network = made
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in float32 from 0 to 1 to disparity (B, H, W) in float32."""
+        return self.network(left, right).disparity.float()
 
 
 # Layers -------------------------------------------------------------------------------------------

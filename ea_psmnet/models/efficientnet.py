@@ -21,8 +21,6 @@ from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.models.normalisation import BatchNorm2d
 from ea_psmnet.ops.convolutions import depthwise_conv
 
-__all__ = ["EfficientNetFeatures", "SameConv2d"]
-
 _STAGES = (
     # (kernel, stride, expansion, channels, blocks): up to the eleventh block, at 1/16.
     (3, 1, 1, 16, 1),

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
 
-__all__ = ["FeatureNetwork", "Guides", "clamped_pool"]
-
 Guides = Mapping[int, Tensor]
 """Guide maps: further maps of an image by their scale, s for (B, channels, H / s, W / s)."""
 
@@ -129,12 +127,8 @@ class FeatureNetwork(nn.Module):
 def clamped_pool(maps: Tensor, window: int) -> Tensor:
     """Average pooling by square windows, whose sides are those of the map where that is smaller.
 
-    The published network fails on maps smaller than its largest window. Clamping admits them and
-    changes nothing on larger ones.
-
-    Args:
-        maps: (B, C, h, w).
-        window: Side of the windows.
+    The published network fails on maps (B, C, h, w) smaller than its largest window. Clamping
+    admits them and changes nothing on larger ones.
     """
     height, width = maps.shape[-2:]
     if isinstance(height, int) and isinstance(width, int):

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
-from ea_psmnet.ops.choices import build_choice
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.regression import (
     convex_upsampling,
@@ -23,8 +22,7 @@ from ea_psmnet.ops.regression import (
     soft_argmin,
     soft_argmin_reference,
 )
-
-__all__ = ["HEADS", "DisparityHead", "build_head"]
+from ea_psmnet.tables import build_choice
 
 _SLAB_BYTES = 2**28
 
@@ -50,11 +48,9 @@ class DisparityHead(nn.Module):
         self.peak_reach = config.peak_reach
 
     def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
-        """Scores (B, K, h, w), higher is likelier, to disparities (B, H, W) in pixels.
+        """Scores (B, K, h, w) of each classifier to disparities (B, H, W) in pixels.
 
-        Args:
-            scores: Scores of each classifier.
-            guides: Guide maps of the left image.
+        Higher scores are likelier. Guide maps are those of the left image.
         """
         raise NotImplementedError
 
@@ -62,10 +58,7 @@ class DisparityHead(nn.Module):
     def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
         """Bytes of living tensors in `forward` for one score in evaluation, at most.
 
-        Args:
-            config: Configuration of the network.
-            pixels: H * W.
-            cells: K * h * w.
+        `pixels` is H * W, and `cells` K * h * w.
         """
         raise NotImplementedError
 

@@ -16,17 +16,6 @@ from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
 from ea_psmnet.ops.cost_volume import PairVolume, volume_conv
 from ea_psmnet.ops.native.narrow_conv3d import narrow_conv3d
 
-__all__ = [
-    "ScoreConv3d",
-    "VolumeConv3d",
-    "conv2d_bn",
-    "conv3d_bn",
-    "deconv3d_bn",
-    "initialise",
-    "to_channels_last",
-    "volume_conv_bn",
-]
-
 
 class _PointConv2d(nn.Conv2d):
     """A strided 1x1 convolution, computed as one of stride 1 of a subsampled image.
@@ -111,11 +100,6 @@ def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
         return nn.Sequential(_Conv3d(inputs, outputs), BatchNorm3d(outputs))
     strided = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
     return nn.Sequential(strided, BatchNorm3d(outputs))
-
-
-def volume_conv_bn(channels: Sequence[int], outputs: int) -> nn.Sequential:
-    """A volume in parts with these numbers of channels to (B, outputs, K, H, W)."""
-    return nn.Sequential(VolumeConv3d(channels, outputs), BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:

@@ -15,16 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ea_psmnet.ops.native.batch_norm import batch_norm
 
-__all__ = [
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "ReducedBatchNorm",
-    "batch_norms",
-    "freeze_statistics",
-    "synchronise",
-    "to_group_norm",
-]
-
 _GROUP = 8
 """Channels of a group (Wu and He, "Group Normalization", ECCV 2018, find 8 to 32 equally
 good). Groups of one channel would be zero where the feature pyramid pools to a single pixel."""

@@ -19,16 +19,6 @@ from ea_psmnet.models.layers import ScoreConv3d, initialise
 from ea_psmnet.models.normalisation import to_group_norm
 from ea_psmnet.models.volume import CostVolume, Parts, build_volume
 
-__all__ = [
-    "SIZE_MULTIPLE",
-    "Features",
-    "PSMNet",
-    "PairFeatures",
-    "PlainPSMNet",
-    "StereoOutput",
-    "build_model",
-]
-
 SIZE_MULTIPLE = 4 * SCALE
 """Image sides must be multiples of this, because the volume at 1/4 of them is halved twice."""
 

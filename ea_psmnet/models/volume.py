@@ -10,17 +10,14 @@ from torch import Tensor, nn
 
 from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import conv2d_bn
-from ea_psmnet.ops.choices import build_choice
 from ea_psmnet.ops.cost_volume import (
     PairVolume,
     concat_volume_reference,
     concat_volume_stacked,
     group_correlation,
     group_correlation_reference,
-    group_correlation_stacked,
 )
-
-__all__ = ["VOLUMES", "CostVolume", "build_volume"]
+from ea_psmnet.tables import build_choice
 
 Parts = tuple[Tensor | PairVolume, ...]
 """A volume as parts that are concatenated along its channels."""
@@ -102,8 +99,6 @@ class GroupwiseVolume(CostVolume):
 
     def _correlation(self, left: Tensor, right: Tensor, levels: int) -> Tensor:
         correlation = group_correlation_reference if self.plain else group_correlation
-        if torch.compiler.is_exporting():
-            return group_correlation_stacked(left, right, levels, self.parts[0])
         dtype = None
         if torch.is_autocast_enabled(left.device.type):
             dtype = torch.get_autocast_dtype(left.device.type)

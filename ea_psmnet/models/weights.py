@@ -24,19 +24,6 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.records import parse_record, read_record
 
-__all__ = [
-    "NotFiniteError",
-    "check_finite",
-    "find_weights",
-    "import_original",
-    "load_into",
-    "load_model",
-    "load_state",
-    "read_card",
-    "save_model",
-    "widen",
-]
-
 _PACKAGE = Path(__file__).parents[1]
 
 BUNDLED = next(
@@ -49,39 +36,30 @@ _HEADER = "ea_psmnet"
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_SHARED_NAMES = (
-    ("feature_extraction.firstconv.", "features.stem."),
-    *((f"feature_extraction.layer{i + 1}.", f"features.stages.{i}.") for i in range(4)),
-    *((f"feature_extraction.branch{i + 1}.1.", f"features.pyramid.{i}.0.") for i in range(4)),
-    ("feature_extraction.lastconv.", "features.fuse."),
-    ("dres0.", "aggregation.stem."),
-    ("dres1.", "aggregation.residuals.0."),
-)
-_HOURGLASS_PARTS = (
-    ("conv1.", "down1."),
-    ("conv2.", "refine1."),
-    ("conv3.", "down2."),
-    ("conv4.", "refine2."),
-    ("conv5.", "up2."),
-    ("conv6.", "up1."),
-)
-ORIGINAL_NAMES: dict[str, str] = dict(
-    (
-        *_SHARED_NAMES,
-        *(
-            (f"dres{i + 2}.{theirs}", f"aggregation.hourglasses.{i}.{ours}")
-            for i in range(3)
-            for theirs, ours in _HOURGLASS_PARTS
-        ),
-        *((f"classif{i + 1}.", f"aggregation.classifiers.{i}.") for i in range(3)),
-        *(
-            (f"dres{i + 1}.{layer}.", f"aggregation.residuals.{i}.{layer}.")
-            for i in (1, 2, 3)
-            for layer in (0, 2)
-        ),
-        ("classify.", "aggregation.classifiers.0."),
-    )
-)
+_HOURGLASS_NAMES = {
+    **{"conv1": "down1", "conv2": "refine1", "conv3": "down2", "conv4": "refine2"},
+    **{"conv5": "up2", "conv6": "up1"},
+}
+ORIGINAL_NAMES = {
+    "feature_extraction.firstconv.": "features.stem.",
+    **{f"feature_extraction.layer{i + 1}.": f"features.stages.{i}." for i in range(4)},
+    **{f"feature_extraction.branch{i + 1}.1.": f"features.pyramid.{i}.0." for i in range(4)},
+    "feature_extraction.lastconv.": "features.fuse.",
+    "dres0.": "aggregation.stem.",
+    "dres1.": "aggregation.residuals.0.",
+    **{
+        f"dres{i + 2}.{theirs}.": f"aggregation.hourglasses.{i}.{ours}."
+        for i in range(3)
+        for theirs, ours in _HOURGLASS_NAMES.items()
+    },
+    **{f"classif{i + 1}.": f"aggregation.classifiers.{i}." for i in range(3)},
+    **{
+        f"dres{i + 1}.{layer}.": f"aggregation.residuals.{i}.{layer}."
+        for i in (1, 2, 3)
+        for layer in (0, 2)
+    },
+    "classify.": "aggregation.classifiers.0.",
+}
 """Prefixes of the original's parameter names, and ours; `downsample` becomes `shortcut` besides."""
 
 _SPREAD = 0.5
@@ -134,10 +112,7 @@ def read_card(path: Path | str) -> dict[str, Any]:
     """Read the description of weights: `NAME.json` beside their file, or nothing if there is none.
 
     Bundled weights have one: how and on what they were trained, their hash, and errors by kind of
-    pair.
-
-    Args:
-        path: See `find_weights`.
+    pair. For the path see `find_weights`.
 
     Raises:
         FileNotFoundError: There are no such weights.
@@ -150,10 +125,7 @@ def read_card(path: Path | str) -> dict[str, Any]:
 def save_model(path: Path | str, model: PSMNet, *, half: bool = False) -> None:
     """Write weights and configuration as safetensors, atomically.
 
-    Args:
-        path: The file to write.
-        model: The network.
-        half: Store parameters in float16; batch statistics stay in float32.
+    With `half`, parameters are stored in float16; batch statistics stay in float32.
     """
     parameters = {name for name, _ in model.named_parameters()}
     tensors = {
@@ -322,12 +294,7 @@ def load_into(model: PSMNet, path: Path | str, *, attention: bool = True) -> Non
 
     Attention modules that the checkpoint lacks keep their initial state, the identity. A checkpoint
     of a narrower network initialises a wider one as the same function (see `widen`). Everything
-    else must fit. Errors are those of `load_model`.
-
-    Args:
-        model: The network.
-        path: The checkpoint.
-        attention: Use the checkpoint's attention modules, if it has any.
+    else must fit. For `attention` and for errors see `load_model`.
     """
     config, state = load_state(path)
     if not attention:

@@ -17,15 +17,6 @@ from torch.nn import functional as F
 from ea_psmnet.ops.precision import full_precision, widen
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "Normalisation",
-    "check_normalisation",
-    "dot_product_attention",
-    "dot_product_attention_reference",
-    "efficient_attention",
-    "position_shares",
-]
-
 Normalisation = Literal["softmax", "scaling", "none"]
 
 

@@ -13,17 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "Convolve",
-    "convolve_in_place",
-    "depthwise_conv",
-    "residual_in_place",
-    "score_conv",
-    "score_conv_reference",
-    "score_in_slabs",
-]
-
-
 # Depth-wise ---------------------------------------------------------------------------------------
 
 

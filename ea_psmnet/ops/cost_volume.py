@@ -20,20 +20,6 @@ from ea_psmnet.ops.native.group_correlation import (
 )
 from ea_psmnet.ops.precision import full_precision, widen
 
-__all__ = [
-    "PairVolume",
-    "VolumeKernels",
-    "concat_volume_reference",
-    "concat_volume_stacked",
-    "convolve_factored",
-    "group_correlation",
-    "group_correlation_reference",
-    "group_correlation_stacked",
-    "volume_conv",
-    "volume_conv_reference",
-    "volume_kernels",
-]
-
 
 def concat_volume_reference(left: Tensor, right: Tensor, disparities: int) -> Tensor:
     """Left features beside the right features shifted by each disparity; zero where x < d.
@@ -105,21 +91,13 @@ class VolumeKernels(NamedTuple):
     """A 3x3x3 kernel over both images' features as 2D kernels of either."""
 
     left: Tensor
-    """(3 * 5 * O, C, 3, 3): for each set of taps, what four distances take back, then all."""
+    """(3 * 5 * O, C, 3, 3): for each set of taps, those four distances take back, then all."""
     right: Tensor
-    """(3 * 2 * O, C, 3, 5): for each set of taps, all, then what the last column takes back."""
+    """(3 * 2 * O, C, 3, 5): for each set of taps, all, then those the last column takes back."""
 
 
 def volume_conv_reference(volume: PairVolume, weight: Tensor) -> Tensor:
-    """Convolve the concatenation volume with a padded 3x3x3 kernel.
-
-    Args:
-        volume: the factors.
-        weight: (O, 2C, 3, 3, 3).
-
-    Returns:
-        (B, O, K, H, W).
-    """
+    """Convolve the concatenation volume with a padded kernel (O, 2C, 3, 3, 3): (B, O, K, H, W)."""
     return F.conv3d(concat_volume_reference(*volume), weight, padding=1)
 
 
@@ -158,7 +136,7 @@ def convolve_factored(
     volume: PairVolume, kernels: VolumeKernels, bias: Tensor | None = None
 ) -> Tensor:
     """`volume_conv` with kernels made before; for inference, plus a bias (O,)."""
-    # No name for what a convolution makes, so that it is gone before the volume is made.
+    # Results of convolutions have no names, so that they are freed before the volume is allocated.
     left = _split(F.conv2d(volume.left, kernels.left, padding=1), _NEAR + 1)
     padded = F.pad(volume.right, (2 * _REACH, _REACH, 0, 0))
     right = _split(F.conv2d(padded, kernels.right, padding=(1, 0)), 2)  # columns s = -2 to W - 1
@@ -241,11 +219,8 @@ def group_correlation_reference(
         (B, G, K, H, W); zero where x < k.
     """
     a, b = (_unit(features, groups).permute(0, 4, 3, 1, 2) for features in (left, right))
-    width = left.shape[-1]  # a, b: (B, G, c, H, W)
-    volume = a.new_zeros(a.shape[0], groups, levels, *a.shape[-2:])
-    for k in range(min(levels, width)):
-        volume[:, :, k, :, k:] = (a[..., k:] * b[..., : width - k]).sum(dim=2)
-    return volume.to(left.dtype if dtype is None else dtype)
+    volume = torch.stack([(a * other).sum(dim=2) for other in _shifts(b, levels)], dim=2)
+    return volume.to(left.dtype if dtype is None else dtype)  # a, b: (B, G, c, H, W)
 
 
 @full_precision
@@ -254,20 +229,13 @@ def group_correlation(
 ) -> Tensor:
     """`group_correlation_reference` with its own backward, which keeps only the features.
 
-    In C on CPUs, otherwise one product of matrices a level. The volume is channels-last.
+    In C on CPUs, otherwise one product a level. The volume is channels-last. Exported graphs have
+    the reference.
     """
+    if torch.compiler.is_exporting():
+        return group_correlation_reference(left, right, levels, groups, dtype=dtype)
     a, b = _unit(left, groups), _unit(right, groups)
     return _Correlation.apply(a, b, levels, left.dtype if dtype is None else dtype)
-
-
-@full_precision
-def group_correlation_stacked(
-    left: Tensor, right: Tensor, levels: int, groups: int, *, dtype: torch.dtype | None = None
-) -> Tensor:
-    """`group_correlation_reference` for exported graphs: a product and a sum a level, stacked."""
-    a, b = (_unit(features, groups).permute(0, 4, 3, 1, 2) for features in (left, right))
-    volume = torch.stack([(a * other).sum(dim=2) for other in _shifts(b, levels)], dim=2)
-    return volume.to(left.dtype if dtype is None else dtype)
 
 
 def _unit(features: Tensor, groups: int) -> Tensor:

@@ -26,15 +26,6 @@ from ea_psmnet.ops.attention import Normalisation, efficient_attention
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 from ea_psmnet.ops.streaming import chunks
 
-__all__ = [
-    "BlockWeights",
-    "efficient_block",
-    "efficient_block_reference",
-    "folding_is_cheaper",
-    "gather_context",
-    "spread_context",
-]
-
 
 class BlockWeights(NamedTuple):
     """The four 1x1x1 convolutions as matrices."""
@@ -115,7 +106,7 @@ def efficient_block(
 
 @full_precision
 def gather_context(x: Tensor, weights: BlockWeights) -> tuple[Tensor, Tensor]:
-    """The first pass of the softmax block alone: what part of a volume adds to its context.
+    """The first pass of the softmax block alone: the contribution of a part of a volume.
 
     Args:
         x: (B, C, n), the part.
@@ -150,7 +141,7 @@ def _fold(context: Tensor, weights: BlockWeights, heads: int) -> Tensor:
     """Values and projection applied to the contexts sum_t softmax(K)_t x_t, (B, k, C).
 
     Returns:
-        (B, C, k), what each key channel adds to the output.
+        (B, C, k), the contribution of each key channel to the output.
     """
     values = torch.einsum(
         "bhkc,hvc->bhkv",

@@ -1,8 +1,8 @@
 """The passes of the efficient-attention block in torch, chunk by chunk, with their backward.
 
-`ea_psmnet.ops.triton` has the same passes as kernels for GPUs. The
-temporaries of a chunk are allocated once and reused, because fresh memory for each chunk costs page
-faults. Their layout is that of x, so that no matrix product has to transpose a matrix.
+`ea_psmnet.ops.triton` has the same passes as kernels for GPUs. The temporaries of a chunk are
+allocated once and reused, because fresh memory for each chunk costs page faults. Their layout is
+that of x, so that no matrix product has to transpose a matrix.
 
 Shapes: B batch, C channels, h heads, k key channels over all heads, n positions, c positions of a
 chunk, S chunks.
@@ -22,8 +22,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.streaming import chunks
-
-__all__ = ["gather", "gather_backward", "merge_pieces", "spread", "spread_backward"]
 
 _VECTOR = 16
 """Floats of a vector register; a softmax over fewer adjacent values is slow."""

@@ -9,8 +9,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "lean_backward", "linear", "round_kernel", "widen"]
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

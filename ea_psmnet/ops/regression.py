@@ -29,14 +29,6 @@ from ea_psmnet.ops.native.soft_argmin import (
 )
 from ea_psmnet.ops.precision import full_precision, widen
 
-__all__ = [
-    "convex_upsampling",
-    "likeliest",
-    "near_peak",
-    "soft_argmin",
-    "soft_argmin_reference",
-]
-
 _SCALE = 4
 _SLAB_BYTES = 2**20
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 
-__all__ = ["chunks", "streamed"]
-
 _CHUNK_FLOATS = 2**19
 """Floats of one chunk's temporaries, which stay in the processor's cache."""
 
@@ -28,7 +26,7 @@ _MULTIPLE = 16
 """Positions of a chunk are a multiple of this, but for the last one's."""
 
 Summarise = Callable[..., Tensor]
-"""(x (B, C, c), *parameters) to what the chunk adds to the summary, or its logarithm."""
+"""(x (B, C, c), *parameters) to the chunk's share of the summary, or its logarithm."""
 Spread = Callable[..., Tensor]
 """(x (B, C, c), summary, *parameters) to the chunk's output (B, C', c)."""
 

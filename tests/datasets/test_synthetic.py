@@ -407,7 +407,7 @@ def test_indices_and_slices_are_those_of_a_list() -> None:
         ({"count": -1}, "count is -1, expected 0 to"),
         ({"max_disparity": 0}, "max_disparity is 0, expected 4 to 4096"),
         ({"supersample": 0}, "supersample is 0, expected 1 to 16"),
-        ({"split": "val"}, "split is 'val', expected train or test"),
+        ({"split": "val"}, "unknown split 'val': choose from train, test"),
     ],
 )
 def test_each_argument_is_told_by_itself(wrong: dict, message: str) -> None:

@@ -211,34 +211,19 @@ _STREET_NEAREST = 3.0
 """Objects closer to the camera are left out."""
 _HORIZON = 110
 """Largest depth of houses."""
-_STREET_SIZES = {
-    car: (3.6, 5.5),
-    post: (2.5, 8),
-    tree: (3, 9),
-    figure: (1.4, 1.9),
-    fence: (3, 12),
-    thing: (0.5, 3),
-    bush: (0.8, 4),
-    sign: (0.5, 2.5),
-    sticks: (1, 4),
-    rack: (1, 5),
+_STREET_THINGS = {
+    car: (4, (3.6, 5.5)),
+    post: (2, (2.5, 8)),
+    tree: (3, (3, 9)),
+    figure: (1, (1.4, 1.9)),
+    fence: (1, (3, 12)),
+    thing: (1, (0.5, 3)),
+    bush: (2, (0.8, 4)),
+    sign: (1, (0.5, 2.5)),
+    sticks: (1, (1, 4)),
+    rack: (1, (1, 5)),
 }
-"""Range of the size of each object along the road."""
-_STREET_THINGS = (
-    *[car] * 4,
-    post,
-    post,
-    *[tree] * 3,
-    figure,
-    fence,
-    thing,
-    bush,
-    bush,
-    sign,
-    sticks,
-    rack,
-)
-"""Objects along the road; repetitions are more likely."""
+"""Frequency of each object along the road, and the range of its size."""
 
 
 def street(palette: Palette) -> Layout:
@@ -260,7 +245,7 @@ def street(palette: Palette) -> Layout:
 
 def _traffic(palette: Palette, lane: float, height: float) -> list[Solid]:
     """Draw cars, people, trees and so on, on both sides of the road."""
-    makers = np.array(_STREET_THINGS, dtype=object)
+    makers = np.array([m for m, (often, _) in _STREET_THINGS.items() for _ in range(often)])
     solids: list[Solid] = []
     for _ in range(palette.count(6, 16)):
         make = palette.rng.choice(makers)
@@ -268,7 +253,7 @@ def _traffic(palette: Palette, lane: float, height: float) -> list[Solid]:
         x = palette.rng.choice([-1, 1]) * lane * palette.between(0.15, 0.95)
         # Along the road with a standard deviation of 6 degrees; every seventh across it.
         along = turn_y(palette.rng.normal(0, 0.1) + np.pi / 2 * palette.chance(0.15))
-        parts = make(palette, z, palette.between(*_STREET_SIZES[make]))
+        parts = make(palette, z, palette.between(*_STREET_THINGS[make][1]))
         solids += [moved(part, along, np.array([x, height, z])) for part in parts]
     return solids
 

@@ -28,8 +28,6 @@ from pathlib import Path
 
 from ea_psmnet.files import atomic_path
 
-__all__ = ["compiled_libraries", "load_library"]
-
 _PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 """Compiler option for the processor at hand."""
 

@@ -8,6 +8,7 @@ Shapes: B batch, C channels, ... the sides of an image or a volume.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,6 @@ from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["batch_norm", "batch_norm_reference"]
-
-_FUNCTIONS = ("batch_norm_forward", "batch_norm_backward")
-_INTERFACE = 1
 _LEAST_LANES, _MOST_LANES, _VECTOR = 32, 2048, 16
 
 
@@ -34,16 +31,9 @@ def batch_norm_reference(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` in training mode.
+    """`torch.nn.functional.batch_norm` in training mode, (B, C, ...) to the same.
 
-    Args:
-        x: (B, C, ...).
-        weight: (C,) gain.
-        bias: (C,).
-        running_mean: (C,), updated in place, or None.
-        running_var: (C,), updated in place, or None.
-        momentum: Share of the batch's statistics in the updated ones.
-        eps: Added to the variance.
+    All other tensors are (C,); the running statistics, if given, are updated in place.
     """
     return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
 
@@ -99,22 +89,8 @@ class _BatchNorm(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         made, (mean, scale) = torch.empty_like(x), torch.empty(2, x.shape[1])
-        _run(
-            "forward",
-            x,
-            lanes,
-            {
-                "output": made,
-                "weight": weight,
-                "bias": bias,
-                "mean": mean,
-                "scale": scale,
-                "running_mean": running_mean,
-                "running_var": running_var,
-            },
-            momentum=momentum,
-            eps=eps,
-        )
+        tensors = (x, None, made, weight, bias, mean, scale, running_mean, running_var)
+        _run("forward", lanes, tensors, momentum=momentum, eps=eps)
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.lanes = lanes
         return made
@@ -123,22 +99,11 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        gradient = grads[0].to(x.dtype).contiguous(memory_format=layout)
         made = torch.empty_like(x)
         of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
-        _run(
-            "backward",
-            x,
-            ctx.lanes,
-            {
-                "gradient": grads[0].to(x.dtype).contiguous(memory_format=layout),
-                "output": made,
-                "weight": weight,
-                "mean": mean,
-                "scale": scale,
-                "weight_gradient": of_weight,
-                "bias_gradient": of_bias,
-            },
-        )
+        known = (x, gradient, made, weight, None, mean, scale, None, None)
+        _run("backward", ctx.lanes, (*known, of_weight, of_bias))
         return made, None, of_weight, of_bias, None, None, None, None
 
 
@@ -154,13 +119,12 @@ class _Norm(ctypes.Structure):
     )
 
 
-def _run(
-    name: str, x: Tensor, lanes: int, tensors: dict[str, Tensor | None], **numbers: float
-) -> None:
-    library = _library()
+def _run(name: str, lanes: int, tensors: Sequence[Tensor | None], **numbers: float) -> None:
+    """Call a function of the library with the tensors of `_Norm`, in its order."""
+    library, x = _library(), tensors[0]
     assert library is not None
-    pointers = {field: t.data_ptr() for field, t in tensors.items() if t is not None}
-    job = _Norm(input=x.data_ptr(), **pointers, **numbers)
+    assert x is not None
+    job = _Norm(*(None if t is None else t.data_ptr() for t in tensors), **numbers)
     job.rows, job.lanes = x.numel() // lanes, lanes
     job.channels, job.threads = x.shape[1], torch.get_num_threads()
     if not getattr(library, f"batch_norm_{name}")(ctypes.byref(job)):
@@ -169,5 +133,5 @@ def _run(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    source = Path(__file__).with_name("batch_norm.c")
-    return load_library(source, _FUNCTIONS, _INTERFACE, _Norm)
+    functions = "batch_norm_forward", "batch_norm_backward"
+    return load_library(Path(__file__).with_suffix(".c"), functions, 1, _Norm)

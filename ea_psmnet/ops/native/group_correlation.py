@@ -14,13 +14,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["compiled_correlation", "compiled_correlation_backward", "is_compiled_for"]
-
-_FUNCTIONS = ("correlation_forward", "correlation_backward")
-
-_INTERFACE = 1
-"""Version of `_Arguments`: change it together with them, here and in group_correlation.c."""
-
 _MOST_GROUPS, _MOST_CHANNELS = 64, 512
 
 
@@ -84,5 +77,5 @@ def _run(name: str, left: Tensor, right: Tensor, volume: Tensor, *gradients: Ten
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    source = Path(__file__).with_name("group_correlation.c")
-    return load_library(source, _FUNCTIONS, _INTERFACE, _Arguments)
+    functions = "correlation_forward", "correlation_backward"
+    return load_library(Path(__file__).with_suffix(".c"), functions, 1, _Arguments)

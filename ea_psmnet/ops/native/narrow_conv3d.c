@@ -125,7 +125,7 @@ static inline __m512i join(__m512 low, __m512 high) {
     return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
 }
 
-/* 16 pixels, of which `left` are in the row. */
+/* 16 pixels; the first `left` are in the row. */
 static inline void write_pixels(uint16_t *at, const __m512 sums[8], int64_t left) {
     const __m512i p = join(sums[0], sums[1]), q = join(sums[2], sums[3]);
     const __m512i r = join(sums[4], sums[5]), s = join(sums[6], sums[7]);

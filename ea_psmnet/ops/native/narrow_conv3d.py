@@ -19,11 +19,8 @@ from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["is_narrow", "narrow_conv3d", "narrow_conv3d_reference"]
-
 _CHANNELS, _LANES = 8, 16
 _FUNCTIONS = ("supported", "scratch", "forward", "weight_gradient")
-_INTERFACE = 1
 
 
 def narrow_conv3d_reference(
@@ -153,9 +150,8 @@ def _run(name: str, job: _Conv, output: Tensor) -> None:
 @cache
 def _library() -> ctypes.CDLL | None:
     """The library, if this processor supports it."""
-    source = Path(__file__).with_name("narrow_conv3d.c")
     names = tuple(f"narrow_conv3d_{name}" for name in _FUNCTIONS)
-    library = load_library(source, names, _INTERFACE, _Volume, _Conv)
+    library = load_library(Path(__file__).with_suffix(".c"), names, 1, _Volume, _Conv)
     if library is None or not library.narrow_conv3d_supported():
         return None
     library.narrow_conv3d_scratch.restype = ctypes.c_int64

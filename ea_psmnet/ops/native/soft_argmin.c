@@ -120,7 +120,7 @@ static void expect(const Head *head, const Place *place, int phase, const Lanes 
     }
 }
 
-/* A level's gradient, handed on to the columns that it was made of. */
+/* Adds a level's gradient to the columns that it depends on. */
 static inline void spread(const float *gradient, int phase, float *pulled) {
     for (int i = 0; i < COLUMNS; i++) pulled[i + 1] += OWN[phase] * gradient[i];
     for (int i = 0; i < COLUMNS; i++) pulled[i + 1 + SIDE[phase]] += OTHER[phase] * gradient[i];

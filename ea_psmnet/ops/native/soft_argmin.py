@@ -16,13 +16,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = ["compiled_expectation", "compiled_expectation_backward", "is_compiled_for"]
-
-_FUNCTIONS = ("soft_argmin_forward", "soft_argmin_backward")
-
-_INTERFACE = 1
-"""Version of `_Head`: change it together with it, here and in soft_argmin.c."""
-
 
 class _Head(ctypes.Structure):
     """`Head` of soft_argmin.c."""
@@ -84,4 +77,5 @@ def _run(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    return load_library(Path(__file__).with_name("soft_argmin.c"), _FUNCTIONS, _INTERFACE, _Head)
+    functions = "soft_argmin_forward", "soft_argmin_backward"
+    return load_library(Path(__file__).with_suffix(".c"), functions, 1, _Head)

@@ -2,10 +2,10 @@
  * disparities: 2.25 multiplications an output instead of 9, and 4.5 instead of 27.
  * Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
  *
- * Tensors are channels-last, float32 or bfloat16; between them is float32, but for what narrow
- * convolutions multiply. Twelve tiles of 4 x 4 outputs at a time go through all disparities, so that
- * what lies between stays in the processor's own cache. `winograd.py` calls this and makes
- * the kernels.
+ * Tensors are channels-last, float32 or bfloat16; intermediate values are float32, except for the
+ * factors of narrow convolutions. Twelve tiles of 4 x 4 outputs at a time go through all
+ * disparities, so that intermediate values stay in the processor's cache. `winograd.py` calls this
+ * and makes the kernels.
  *
  * C inputs, N outputs (both multiples of LANES), S = 36 sums of a tile, T = 12 tiles.
  */
@@ -52,8 +52,8 @@ typedef struct {
     int64_t first;              /* of the input's disparities, seen by the output's first */
     int64_t volume;             /* whether there are taps along disparities */
     int64_t half;               /* the tensors are bfloat16 */
-    int64_t narrow;             /* so are what is multiplied, and the kernels, two of C side by side */
-    int64_t add;                /* to what the output holds */
+    int64_t narrow;             /* so are the factors, and the kernels, two of C side by side */
+    int64_t add;                /* to the values that the output holds */
     int64_t positive;           /* negative outputs become zero */
     int64_t stream;             /* write past the caches; the output is aligned to 64 bytes */
     int64_t threads;

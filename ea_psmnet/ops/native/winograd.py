@@ -23,24 +23,11 @@ from torch import Tensor
 
 from ea_psmnet.ops.native import load_library
 
-__all__ = [
-    "compiled_conv2d",
-    "compiled_conv3d",
-    "compiled_kernels",
-    "is_compiled_for",
-    "multiplies_narrow",
-]
-
 _NEAR, _FAR = math.sqrt(1 / 2), math.sqrt(2)
 """The interpolation points are these and their negatives."""
 
 _TILE, _STRIP = 4, 12
 """Outputs of a tile along an axis, and tiles of a strip: `TILE` and `TILES` of winograd.c."""
-
-_FUNCTIONS = ("winograd_lanes", "winograd_narrow", "winograd_room", "winograd_convolve")
-
-_INTERFACE = 1
-"""Version of `_Layout` and `_Job`: change it together with them, here and in winograd.c."""
 
 _STREAMED_BYTES = 2**24
 """An output of this size has left the processor's caches before it is read."""
@@ -125,7 +112,7 @@ def compiled_conv3d(
         volume: (B, C, K, H, W), float32 or bfloat16.
         kernels: The result of `compiled_kernels`.
         bias: (N,), float32.
-        padded: Pad disparities, too.
+        padded: Whether to pad disparities as well.
         positive: Set negative outputs to zero.
 
     Returns:
@@ -202,8 +189,8 @@ def _run(job: _Job) -> None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    source = Path(__file__).with_name("winograd.c")
-    library = load_library(source, _FUNCTIONS, _INTERFACE, _Layout, _Job)
+    functions = "winograd_lanes", "winograd_narrow", "winograd_room", "winograd_convolve"
+    library = load_library(Path(__file__).with_suffix(".c"), functions, 1, _Layout, _Job)
     if library is None:
         return None
     library.winograd_room.restype = ctypes.c_int64

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from ea_psmnet.ops.efficient_passes import merge_pieces
 
-__all__ = ["gather", "is_supported", "spread"]
-
 _PROGRAMS = 512
 """Number of spans over all samples: a few for each multiprocessor."""
 _WIDEST = 64
@@ -34,15 +32,7 @@ def is_supported(x: Tensor, keys: int, heads: int) -> bool:
 
 
 def gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The first pass: softmax over positions, times x.
-
-    Args:
-        x: (B, C, n) in float32 or half precision, any strides.
-        key: (k, C) in float32.
-
-    Returns:
-        Contexts (B, k, C) and log-sum-exps (B, k), float32.
-    """
+    """`efficient_passes.gather` of x in float32 or half precision."""
     batch, channels, positions = x.shape
     keys = key.shape[0]
     grid, span, constants = _plan(x, keys)
@@ -60,18 +50,9 @@ def gather(x: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 def spread(
     x: Tensor, query: Tensor, bias: Tensor, fold: Tensor, offset: Tensor, heads: int
 ) -> Tensor:
-    """The second pass: x + fold softmax(query x + bias) + offset.
+    """`efficient_passes.spread` of x in float32 or half precision.
 
-    Args:
-        x: (B, C, n) in float32 or half precision, any strides.
-        query: (k, C); the softmax runs over each head's k / heads channels.
-        bias: (k,).
-        fold: (B, C, k).
-        offset: (C,).
-        heads: divides k; above one, k must be a power of two.
-
-    Returns:
-        (B, C, n) of x's type and strides.
+    With more than one head, k must be a power of two.
     """
     _, channels, positions = x.shape
     keys = query.shape[0]

@@ -35,8 +35,6 @@ from ea_psmnet.ops.triton.efficient import (
     store_vector,
 )
 
-__all__ = ["input_gradient", "spread_sums"]
-
 _PRECISION = "bf16x3"
 """Precision of float32 products: three of bfloat16 parts, with 16 bits of mantissa; parts of tf32
 do not fit."""
@@ -45,18 +43,9 @@ do not fit."""
 def spread_sums(
     x: Tensor, grad: Tensor, query: Tensor, bias: Tensor, fold: Tensor, heads: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first pass: backward of `spread` for all but x.
+    """The first pass: gradients of `spread`'s query, bias, fold and offset, in float32.
 
-    Args:
-        x: (B, C, n) in float32 or half precision, any strides.
-        grad: Gradient of the output, (B, C, n), any strides.
-        query: (k, C).
-        bias: (k,).
-        fold: (B, C, k).
-        heads: See `spread`.
-
-    Returns:
-        Gradients of query, bias, fold and offset, float32.
+    `grad` is the gradient of the output, (B, C, n), in any strides.
     """
     batch, channels, positions = x.shape
     keys = query.shape[0]
@@ -90,20 +79,11 @@ def input_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The second pass: backward of `spread` for x, and of `gather`.
 
-    Args:
-        x: (B, C, n) in float32 or half precision, any strides.
-        grad: Gradient of the output, (B, C, n), any strides.
-        query: (k, C).
-        bias: (k,).
-        fold: (B, C, k).
-        key: (k, C).
-        context: (B, k, C), by `gather`.
-        lse: (B, k), by `gather`.
-        grad_context: (B, k, C).
-        heads: See `spread`.
+    The arguments are those of `spread_sums` and `gather`, the contexts (B, k, C) and log-sum-exps
+    (B, k) that `gather` returned, and the gradient of the contexts.
 
     Returns:
-        Gradients of x, of its type and strides, and of key, (k, C), float32.
+        Gradients of x, of its type and strides, and of key, (k, C), in float32.
     """
     batch, channels, positions = x.shape
     keys = key.shape[0]
