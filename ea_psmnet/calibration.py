@@ -233,9 +233,11 @@ def _doubts_of_size(
 
 
 _DISTORTIONS = 0, 4, 5, 8, 12, 14
+"""Numbers of distortion coefficients that OpenCV has models for."""
 _INEXACT = 0.01
 """How far the product of R with its transpose may be from the identity, as files are rounded."""
-"""Numbers of distortion coefficients that OpenCV has models for."""
+_IN_VIEW = 0.1
+"""Smallest share of a rectified image that the camera's image must fill."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +333,9 @@ class RawCalibration:
 
         Returns:
             The rectified pair and its calibration.
+
+        Raises:
+            ValueError: Rectification turns an image out of view, or leaves no rectified pair.
         """
         height, width = left.shape[:2]
         principal = self.left.matrix[0, 2], self.left.matrix[1, 2]
@@ -339,14 +344,18 @@ class RawCalibration:
         lenses = [self._for_images(lens, height, width) for lens in (self.left, self.right)]
         turns, projections = self._rectification(lenses, (width, height))
         calibration = Calibration.from_projections(*projections, width=width, height=height)
-        views = [
-            cv2.remap(view, *self._map(lens, turn, projection, (width, height)), cv2.INTER_CUBIC)
-            for view, lens, turn, projection in zip(
-                (left, right), lenses, turns, projections, strict=True
-            )
-        ]
-        first, second = (np.asarray(view, np.uint8) for view in views)
-        return (first, second), calibration.for_images(height, width)
+        views: list[NDArray[np.uint8]] = []
+        for view, lens, turn, plane in zip((left, right), lenses, turns, projections, strict=True):
+            across, down = self._map(lens, turn, plane, (width, height))
+            seen = (across >= 0) & (across < width) & (down >= 0) & (down < height)
+            if seen.mean() < _IN_VIEW:
+                raise ValueError(
+                    f"calibration: rectification turns the {'right' if views else 'left'} image "
+                    f"out of view ({seen.mean():.0%} of it is left): is R the rotation from the "
+                    "left to the right camera?"
+                )
+            views.append(np.asarray(cv2.remap(view, across, down, cv2.INTER_CUBIC), np.uint8))
+        return (views[0], views[1]), calibration.for_images(height, width)
 
     def _for_images(self, lens: Lens, height: int, width: int) -> Lens:
         across = 1.0 if self.width is None else width / self.width

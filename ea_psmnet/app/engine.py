@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
@@ -18,11 +18,11 @@ from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.calibration_files import read_calibration
 from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image
-from ea_psmnet.inference.doctor import examined
 from ea_psmnet.inference.inputs import Layout, PairSource
 from ea_psmnet.inference.many import Work, predict_many
 from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
 from ea_psmnet.inference.outputs import colour_range
+from ea_psmnet.inference.pair_prediction import predict_pair
 from ea_psmnet.inference.pairs import Pair, calibrated_pair
 from ea_psmnet.inference.prediction_files import write_prediction
 from ea_psmnet.inference.result import StereoResult
@@ -135,12 +135,9 @@ class Engine:
             given = read_calibration(*order.calib)
         elif order.numbers:
             given = Calibration.from_focal(**order.numbers, height=height, width=width)
-        views, camera = calibrated_pair(pair, given)
         matcher = self._matcher(order.weights, order.precision)
-        doffs = 0 if camera is None else camera.doffs
-        views = examined(views, matcher.max_disparity, doffs=doffs)
-        result = matcher(*views, confidence="confidence" in matcher.card)
-        return replace(result, calibration=camera)
+        sure = "confidence" in matcher.card
+        return predict_pair(matcher, *calibrated_pair(pair, given), confidence=sure)
 
     def _matcher(self, name: str, precision: Precision) -> StereoMatcher:
         key = name, precision

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ea_psmnet.commands.options import CalibrationOptions, MatcherOptions
-from ea_psmnet.commands.predicting import PairPredictor, PredictionOptions, Prepared
+from ea_psmnet.commands.predicting import PairPredictor, PredictionOptions
 
 if TYPE_CHECKING:
+    from ea_psmnet.commands.predicting import Prepared
     from ea_psmnet.inference.inputs import PairSource
     from ea_psmnet.inference.many import Outcome, Work
     from ea_psmnet.inference.prediction_files import PairRecord
@@ -288,15 +289,17 @@ class _Report:
         Raises:
             Exception: The error of a pair, if it is the only one.
         """
+        from ea_psmnet.inference.inputs import PairSource
         from ea_psmnet.inference.many import predict_many
         from ea_psmnet.progress import Progress
 
         alone = len(pairs) == 1 and not of_video and not self._failed
         hidden = self._quiet or len(pairs) == 1
         with Progress(total=len(pairs), desc="predict", unit="pair", disable=hidden) as bar:
-            for outcome in predict_many(pairs, work):
+            for pair, outcome in zip(pairs, predict_many(pairs, work), strict=True):
                 told = outcome if paths else replace(outcome, paths=[])
-                self._tell(told, named=of_video or len(pairs) > 1)
+                images = (pair.left, pair.right) if isinstance(pair, PairSource) else ()
+                self._tell(told, named=of_video or len(pairs) > 1, images=images)
                 bar.update()
                 if alone and outcome.error is not None:
                     raise outcome.error
@@ -327,13 +330,17 @@ class _Report:
         for path in () if self._quiet else paths:
             Progress.write(printable(path), file=sys.stdout)
 
-    def _tell(self, outcome: Outcome, *, named: bool) -> None:
+    def _tell(self, outcome: Outcome, *, named: bool, images: Sequence[Path] = ()) -> None:
+        """Print an outcome; a failure names the left image unless its message names an image."""
         from ea_psmnet.console import show_warning
         from ea_psmnet.files import printable
 
         self._counts[outcome.status] += 1
         if outcome.error is not None and named:
-            self._failed.append(f"failed: {printable(outcome.name)}: {outcome.error}")
+            told = str(outcome.error)
+            if images and not any(str(image) in told for image in images):
+                told = f"{printable(images[0])}: {told}"
+            self._failed.append(f"failed: {printable(outcome.name)}: {told}")
         if self._json:
             print(json_format.dumps(outcome.to_dict()), flush=True)
             return

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.protocols import Protocol, Score
 from ea_psmnet.evaluation.regions import ALL
-from ea_psmnet.inference.matcher import Prediction
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
@@ -139,7 +139,7 @@ class Measure:
         index: int,
         sample: StereoSample,
         parts: Mapping[str, NDArray[np.bool_]],
-        prediction: Prediction,
+        prediction: StereoResult,
         seconds: float,
     ) -> tuple[ImageShare, Histograms]:
         """Measure one prediction.

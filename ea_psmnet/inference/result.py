@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import cv2
@@ -92,11 +93,20 @@ class StereoResult:
     def masked(self, least: float) -> StereoResult:
         """This result with NaN for the disparity of pixels whose confidence is below `least`.
 
+        A warning says if no pixel is left.
+
         Raises:
             ValueError: The result has no confidence, or `least` is no probability.
         """
         check_range("min_confidence", least, 0, 1)
-        sure = self._confident() >= least
+        confidence = self._confident()
+        sure = confidence >= least
+        if not sure.any():
+            warnings.warn(
+                f"no pixel has a confidence of {least:g}, the highest is {confidence.max():.3f}: "
+                "all disparities are left out",
+                stacklevel=2,
+            )
         return replace(self, disparity=np.where(sure, self.disparity, np.float32(np.nan)))
 
     def _confident(self) -> NDArray[np.float32]:
