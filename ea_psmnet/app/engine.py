@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
-import numpy as np
-
 from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.calibration_files import read_calibration
 from ea_psmnet.datasets.synthetic import SyntheticScenes
@@ -171,23 +169,15 @@ def _write(folder: Path, name: str, result: StereoResult) -> list[Path]:
 
 def _described(result: StereoResult) -> dict[str, Any]:
     height, width = result.disparity.shape
-    known = result.disparity[np.isfinite(result.disparity)]
     camera = result.calibration
+    fields = ("f", "cx", "cy", "baseline", "doffs")
     return {
         "width": width,
         "height": height,
-        "range": [float(known.min()), float(known.max())] if known.size else None,
+        "range": result.disparity_range(),
         "colours": colour_range(result.disparity),
         "confidence": result.confidence is not None,
-        "camera": None
-        if camera is None
-        else {
-            "f": camera.f,
-            "cx": camera.cx,
-            "cy": camera.cy,
-            "baseline": camera.baseline,
-            "doffs": camera.doffs,
-        },
+        "camera": camera and {name: getattr(camera, name) for name in fields},
     }
 
 

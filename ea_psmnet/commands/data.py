@@ -82,7 +82,7 @@ def show(
     from ea_psmnet.datasets.builder import build_dataset
     from ea_psmnet.datasets.check import spread
     from ea_psmnet.files import write_image
-    from ea_psmnet.inference.contact import contact_sheet
+    from ea_psmnet.inference.outputs import contact_sheet
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")

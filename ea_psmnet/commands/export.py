@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from ea_psmnet.inference.parity import Parity
+    from ea_psmnet.experiments.parity import Parity
     from ea_psmnet.sample import StereoSample
 
 __all__ = ["export"]
@@ -62,11 +62,11 @@ def export(
         force: Keep a file that differs by more than 0.05 px on average.
         threads: Number of CPU threads; default: one per core, or OMP_NUM_THREADS.
     """
+    from ea_psmnet.experiments.parity import check_parity, compare
     from ea_psmnet.files import content_hash, printable
     from ea_psmnet.inference.export import check_export, describe, export_paths, written
     from ea_psmnet.inference.exported import ExportedMatcher
     from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
-    from ea_psmnet.inference.parity import check_parity, compare
     from ea_psmnet.machine import has_fast_bfloat16, use_threads
     from ea_psmnet.models.weights import find_weights, load_model
     from ea_psmnet.tables import check_range

@@ -82,8 +82,7 @@ def predict(
         options: Network that predicts, and its options.
     """
     from ea_psmnet.inference.inputs import find_pairs
-    from ea_psmnet.inference.sequence import Smoothing
-    from ea_psmnet.inference.video import StereoVideo, is_video
+    from ea_psmnet.inference.video import Smoothing, StereoVideo, is_video
 
     _check_options(out, name)
     Smoothing(smooth)
@@ -200,7 +199,7 @@ class _Files:
                 return kept
         if self._existing == "refuse" and there:
             raise FileExistsError(
-                f"{there[0]}: is there: give another --out, or --existing skip or overwrite"
+                f"{there[0]}: exists: give another --out, or --existing skip or overwrite"
             )
         if not self._force:
             check_unclaimed(folder, base, record)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from ea_psmnet.calibration import Calibration
 from ea_psmnet.inference.doctor import examined
 from ea_psmnet.inference.exported import ExportedMatcher
-from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.inference.pairs import Pair, predicted_at_scale, resized_pair
 from ea_psmnet.inference.result import StereoResult
-from ea_psmnet.models.psmnet import SIZE_MULTIPLE
+
+if TYPE_CHECKING:
+    from ea_psmnet.inference.matcher import StereoMatcher
 
 __all__ = ["RangeReport", "find_range", "predict_pair"]
 
@@ -70,7 +72,7 @@ def predict_pair(
 
 
 def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair) -> StereoMatcher:
-    if not isinstance(matcher, StereoMatcher):
+    if isinstance(matcher, ExportedMatcher):
         raise ValueError("an exported network searches its own range: --range auto needs weights")
     found = find_range(matcher, pair)
     print(f"Range: {found}", file=sys.stderr)
@@ -147,4 +149,6 @@ def find_range(matcher: StereoMatcher, pair: Pair) -> RangeReport:
 
 def _multiple(length: float) -> int:
     """Round a length up to what a network can search."""
+    from ea_psmnet.models.psmnet import SIZE_MULTIPLE  # late: exported networks need no torch
+
     return math.ceil(length / SIZE_MULTIPLE) * SIZE_MULTIPLE

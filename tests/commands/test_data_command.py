@@ -12,7 +12,7 @@ from ea_psmnet.__main__ import main
 from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.datasets.sceneflow import SceneFlow
 from ea_psmnet.files import read_image, write_image, write_pfm
-from ea_psmnet.inference.contact import contact_sheet, warp_difference
+from ea_psmnet.inference.outputs import contact_sheet, warp_difference
 
 
 @pytest.fixture

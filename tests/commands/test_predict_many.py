@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on(pairs, predict, tmp_path, capsys):
     assert predict(good, "--out", out, "--existing", "skip", "--json", "--scale", 0.5) == 0
     assert [line["status"] for line in lines(capsys)] == ["written", "written"]
     assert predict(good, "--out", out, "--existing", "refuse") == 1
-    assert "is there: give another --out, or --existing skip" in capsys.readouterr().err
+    assert "exists: give another --out, or --existing skip" in capsys.readouterr().err
 
 
 def test_quiet_says_nothing_but_errors(pairs, checkpoint, tmp_path):

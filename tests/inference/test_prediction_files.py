@@ -120,7 +120,7 @@ def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
     write_image(tmp_path / "a" / "left.png", left // 2)  # taken anew: still that pair
     paths_alone = files.pair_record(tmp_path / "a" / "left.png", tmp_path / "a" / "right.png")
     files.check_unclaimed(out, "x", paths_alone)
-    with pytest.raises(FileExistsError, match=r"x_disparity\.pfm: is there and not of this pair"):
+    with pytest.raises(FileExistsError, match=r"x_disparity\.pfm: exists and is not of this pair"):
         files.check_unclaimed(out, "x", other)
     for damage in ("[]", "{", '{"left": 3}'):
         paths[-1].write_text(damage)
@@ -143,7 +143,7 @@ def test_disparities_beyond_16_bits_are_told(tmp_path, left, disparity):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         files.write_prediction(tmp_path, "x", StereoResult(disparity + 225, left), PAIR)
-    with pytest.warns(UserWarning, match=r"331 pixels \(34\.5%\) lie over 255\.99") as told:
+    with pytest.warns(UserWarning, match=r"331 pixels \(34\.5%\) exceed 255\.99") as told:
         files.write_prediction(
             tmp_path, "x", StereoResult(np.where(disparity > 20, 300, disparity), left), PAIR
         )
