@@ -26,12 +26,7 @@ from ea_psmnet.training.data import StepSampler, StereoBatch, training_samples, 
 from ea_psmnet.training.logs import StepClock, expected_time
 from ea_psmnet.training.memory import MemoryPlan, check_statistics
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
-from ea_psmnet.training.processes import (
-    StopRequest,
-    TrainingStopped,
-    from_main,
-    join_processes,
-)
+from ea_psmnet.training.processes import StopRequest, TrainingStopped, from_main, join_processes
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
 from ea_psmnet.training.step import (
@@ -97,11 +92,8 @@ class _Trainer:
         self.optimise = OptimiserStep(config, accelerator, self.network, model, self.arithmetic)
         self.guard = FiniteGuard()
         self.truth = TruthGuard(config.max_disparity)
-        parts = {
-            "optimizer": self.optimise,
-            "scaler": self.arithmetic.scaler,
-            "guard": self.guard,
-        }
+        scaler = self.arithmetic.scaler
+        parts = {"optimizer": self.optimise, "scaler": scaler, "guard": self.guard}
         self.state = RunState(config, accelerator, self.network, parts)
 
     def _with_micro_batch(self, config: TrainingConfig, structure: PSMNetConfig) -> TrainingConfig:
@@ -280,12 +272,7 @@ class _Trainer:
         matcher = StereoMatcher(network, device=device, precision="exact" if exact else "auto")
         indices = spread(len(self.validation), self.config.validate_count)
         outcome = validate(
-            matcher,
-            self.validation,
-            indices,
-            self.accelerator,
-            self.config.workers,
-            stop,
+            matcher, self.validation, indices, self.accelerator, self.config.workers, stop
         )
         if outcome is None:
             return
