@@ -94,10 +94,10 @@ def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Predictor:
     """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
 
-    A slash in a name is a folder or an underscore. The names that `predict` writes and those of the
-    benchmarks' results are understood, too: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png`
-    for `training/000000_10`, and Middlebury's `Teddy/disp0METHOD.pfm` for `Teddy`. A value that is
-    not finite, or 0 in a PNG, is no prediction; a negative value is a wrong one. If a sample has
+    A slash in a name is a folder or an underscore. Names written by `predict` and those of the
+    benchmarks' results are also accepted: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png` for
+    `training/000000_10`, and Middlebury's `Teddy/disp0METHOD.pfm` for `Teddy`. A value that is not
+    finite, or 0 in a PNG, is no prediction; a negative value is a wrong one. If a sample has
     several files, the first of these formats is read.
 
     Raises:

@@ -142,14 +142,9 @@ class Measure:
         prediction: StereoResult,
         seconds: float,
     ) -> tuple[ImageShare, Histograms]:
-        """Measure one prediction.
+        """Measure the prediction of the pair at an index of the dataset.
 
-        Args:
-            index: Index of the pair in the dataset.
-            sample: The pair.
-            parts: Regions of the pair by name, from `regions.regions`.
-            prediction: Disparity is NaN where there is none.
-            seconds: Time that the prediction took.
+        `parts` are the masks of `regions.regions`, `seconds` the time that the prediction took.
         """
         disparity, ground_truth = prediction.disparity, sample.disparity
         sums = {
@@ -215,10 +210,8 @@ class Journal:
         Raises:
             ValueError: The file is damaged.
         """
-        name, remedy = (
-            _file_name(places.start),
-            "damaged: delete it, and its pairs are measured again",
-        )
+        name = _file_name(places.start)
+        remedy = "damaged: delete it, and its pairs are measured again"
         found = self._store.read(name, dict[str, ShareRecord], remedy)
         if found is None:
             return None
@@ -232,11 +225,7 @@ class Journal:
         return {label: record.share() for label, record in found.items()}
 
     def write(self, first: int, shares: Mapping[str, Share]) -> None:
-        """Keep the measurements of the batch that begins at an index.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Keep the measurements of the batch that begins at an index."""
         record = {label: share.to_dict() for label, share in shares.items()}
         self._store.write(_file_name(first), record)
 
@@ -268,7 +257,7 @@ def process_count() -> int:
 def join() -> None:
     """Join the processes that torchrun has started and take this process's GPU, if there is one.
 
-    To be called before models are loaded. Does nothing in a process that runs alone.
+    It must be called before models are loaded, and does nothing in a process that runs alone.
     """
     if process_count() > 1:
         import torch
