@@ -1,4 +1,4 @@
-"""`ablate`: what a choice in the network is worth, over several seeds."""
+"""`ablate`: the effect of a choice in the network, over several seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ablate(
     every run.
 
     Args:
-        question: What is varied.
+        question: The part of the network that is varied.
         config: Configuration of training and evaluation.
         threads: Number of CPU threads; default: one for each core, or OMP_NUM_THREADS.
     """

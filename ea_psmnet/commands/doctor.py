@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with an input pair."""
+"""`doctor`: faults of an input pair."""
 
 from __future__ import annotations
 

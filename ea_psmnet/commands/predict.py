@@ -67,10 +67,10 @@ def predict(
         name: Prefix of the names of the results of one pair or video; default: the common part of
             the images' names, or the name of their folder.
         force: Overwrite the results of another pair.
-        existing: What to do where a pair's own results are there: overwrite, skip those of the same
-            images and settings, as to go on after an interruption, or refuse.
-        layout: Where the views of a pair are: in two files, or beside or above each other in one.
-        picture: What the preview shows: the left image beside the disparity, only the disparity, or
+        existing: What to do with existing results of a pair: overwrite them, skip pairs with
+            results of the same images and settings, to continue after an interruption, or refuse.
+        layout: Place of the views of a pair: two files, or beside or above each other in one.
+        picture: Content of the preview: the left image beside the disparity, only the disparity, or
             none.
         smooth: Strength, from 0 to below 1, of an average over time in the preview of a video,
             where the image does not change.
@@ -125,25 +125,15 @@ def pair_files(
     force: bool = False,
     beside: bool = True,
 ) -> Work:
-    """The steps from pairs of images to their results in a folder.
-
-    Args:
-        out: The folder.
-        predictor: Predicts.
-        existing: What to do with a pair's own results that are there.
-        force: Overwrite results of other pairs.
-        beside: Whether previews show the left image, too.
-    """
+    """The steps from pairs of images to results in a folder; options are those of `predict`."""
     files = _Files(out, predictor, existing, force=force, beside=beside)
-    return files.work(_reader(predictor), lambda pair: pair.record())
-
-
-def _reader(predictor: PairPredictor) -> Callable[[PairSource], Prepared]:
-    return lambda pair: predictor.prepare(pair.read(), pair.left)
+    return files.work(
+        lambda pair: predictor.prepare(pair.read(), pair.left), lambda pair: pair.record()
+    )
 
 
 class _Files:
-    """Where results go, and what happens to those that are there."""
+    """The folder of results, and the treatment of existing ones."""
 
     def __init__(
         self, out: Path, predictor: PairPredictor, existing: Existing, *, force: bool, beside: bool
@@ -152,11 +142,7 @@ class _Files:
         self._existing, self._force = existing, force
         self.outputs: Sequence[str] = predictor.what.write
 
-    def work(
-        self,
-        read: Callable[..., Prepared],
-        record: Callable[..., PairRecord],
-    ) -> Work:
+    def work(self, read: Callable[..., Prepared], record: Callable[..., PairRecord]) -> Work:
         """The steps for pairs that `read` reads and `record` describes."""
         from ea_psmnet.inference.many import Work
 
@@ -178,7 +164,7 @@ class _Files:
         return Work(done, read, predict, write)
 
     def _kept(self, name: str, record: PairRecord) -> list[Path]:
-        """Results that are there and are kept; raises an error if they must not be overwritten."""
+        """Existing results to keep; raises an error if others must not be overwritten."""
         from ea_psmnet.inference.prediction_files import (
             check_unclaimed,
             prediction_paths,
@@ -193,10 +179,9 @@ class _Files:
             inputs = (*sources, *(self.predictor.calibration.calib or ()))
             if any(each.exists() and path.samefile(each) for each in inputs):
                 raise ValueError(f"{path}: would overwrite an input: give another --out")
-        if self._existing == "skip":
-            kept = written_before(folder, base, record, self.outputs)
-            if kept:
-                return kept
+        kept = written_before(folder, base, record, self.outputs)
+        if kept and self._existing == "skip":
+            return kept
         if self._existing == "refuse" and there:
             raise FileExistsError(
                 f"{there[0]}: exists: give another --out, or --existing skip or overwrite"
@@ -262,7 +247,7 @@ def _predict_video(
 
 
 class _Report:
-    """Tells what became of pairs: paths or JSON on stdout, progress and failures on stderr."""
+    """Reports on pairs: paths or JSON on stdout, progress and failures on stderr."""
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self._quiet, self._json = quiet, as_json
@@ -281,9 +266,9 @@ class _Report:
 
         Args:
             pairs: The pairs.
-            work: How they are predicted.
-            of_video: Whether they are frames, of which even a single one that fails is listed.
-            paths: Whether to tell the paths of each pair.
+            work: Steps of their prediction.
+            of_video: Whether they are frames: even a single frame that fails is listed.
+            paths: Whether to print the paths of each pair.
 
         Raises:
             Exception: The error of a pair, if it is the only one.
@@ -317,7 +302,7 @@ class _Report:
         self._tell(Outcome(str(path), error=error), named=True)
 
     def video(self, name: str, paths: Sequence[Path]) -> None:
-        """Tell the files that belong to all frames of a video."""
+        """Report the files that belong to all frames of a video."""
         from ea_psmnet.inference.many import Outcome
 
         self._tell(Outcome(name, paths=list(paths)), named=True)
