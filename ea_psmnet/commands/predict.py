@@ -179,8 +179,9 @@ class _Files:
             inputs = (*sources, *(self.predictor.calibration.calib or ()))
             if any(each.exists() and path.samefile(each) for each in inputs):
                 raise ValueError(f"{path}: would overwrite an input: give another --out")
-        kept = written_before(folder, base, record, self.outputs)
-        if kept and self._existing == "skip":
+        if self._existing == "skip" and (
+            kept := written_before(folder, base, record, self.outputs)
+        ):
             return kept
         if self._existing == "refuse" and there:
             raise FileExistsError(
