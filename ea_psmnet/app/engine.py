@@ -9,14 +9,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from uuid import uuid4
 
 from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.calibration_files import read_calibration
 from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image
-from ea_psmnet.inference.inputs import Layout, PairSource
+from ea_psmnet.inference.inputs import PairSource
 from ea_psmnet.inference.many import Work, predict_many
 from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
 from ea_psmnet.inference.outputs import colour_range
@@ -27,7 +27,7 @@ from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.machine import Precision
 from ea_psmnet.models.weights import BUNDLED
 
-__all__ = ["Engine", "Order", "layouts", "weights"]
+__all__ = ["Engine", "Order", "weights"]
 
 _KEPT = 16
 """Results that are kept; older ones are removed."""
@@ -179,9 +179,3 @@ def _described(result: StereoResult) -> dict[str, Any]:
         "confidence": result.confidence is not None,
         "camera": camera and {name: getattr(camera, name) for name in fields},
     }
-
-
-def layouts() -> tuple[Layout, ...]:
-    """Layouts that a user can choose."""
-    choices: tuple[Layout, ...] = get_args(Layout)
-    return choices

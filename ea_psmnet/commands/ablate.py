@@ -22,7 +22,7 @@ def ablate(
     normalisation is Table 8 of Shen et al., WACV 2021 (none, scaling, softmax), sites Table 9,
     key-channels Table 10; mechanism compares attention mechanisms at the same place, heads and
     positions vary options of efficient attention. The same command continues after an interruption.
-    A run that diverges is a result, too. Writes ablation.json, ablation.md and ablation.png after
+    A run that diverges is also a result. Writes ablation.json, ablation.md and ablation.png after
     every run.
 
     Args:

@@ -220,11 +220,9 @@ def _measured(
             measure.image(*each, seconds)
             for each in zip(places, samples, parts, predictions, strict=True)
         ]
-        images = [image for image, _ in measured]
-        histograms = add_histograms([part for _, part in measured])
-        shares[predictor.label] = Share(images, histograms)
+        share = shares[predictor.label] = Share.of(measured)
         if observer is not None:
-            for image, sample, found in zip(images, samples, predictions, strict=True):
+            for image, sample, found in zip(share.images, samples, predictions, strict=True):
                 observer(predictor.label, image.index, sample, found.disparity, image.image.errors)
     return shares
 
@@ -235,7 +233,7 @@ def _merge(
     """Merge the shares of all processes, in the dataset's order."""
     found = [image for share in shares for image in share.images]
     measured = sorted(gather(found), key=lambda one: one.index)
-    histograms = add_histograms(gather([add_histograms([s.histograms for s in shares])]))
+    histograms = add_histograms(gather([add_histograms([s.dense() for s in shares])]))
     names = [name for name in REGIONS if name in histograms]
     sure = [one.confidence for one in measured if one.confidence is not None]
     return Evaluation(

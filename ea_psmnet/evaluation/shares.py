@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,20 +64,6 @@ class ImageShare:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Measurements of a batch of pairs by one predictor."""
-
-    images: list[ImageShare]
-    histograms: Histograms
-    """Histograms of absolute errors by region, over all pairs of the batch."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a `ShareRecord` as plain values, for JSON with NaN."""
-        histograms = {name: SparseHistogram.of(each) for name, each in self.histograms.items()}
-        return asdict(ShareRecord(self.images, histograms))
-
-
-@dataclass(frozen=True)
 class SparseHistogram:
     """The bins of a histogram that are not empty.
 
@@ -102,22 +88,30 @@ class SparseHistogram:
         return cls(places.tolist(), histogram.counts[places].tolist())
 
     def dense(self) -> ErrorHistogram:
-        """Return the histogram with all bins."""
+        """The histogram with all bins."""
         histogram = ErrorHistogram()
         histogram.counts[self.bins] = self.counts
         return histogram
 
 
 @dataclass(frozen=True)
-class ShareRecord:
-    """A `Share` as a journal keeps it."""
+class Share:
+    """Measurements of a batch of pairs by one predictor, as a journal keeps them."""
 
     images: list[ImageShare]
     histograms: dict[str, SparseHistogram]
+    """Histograms of absolute errors by region, over all pairs of the batch."""
 
-    def share(self) -> Share:
-        """Return the share."""
-        return Share(self.images, {name: each.dense() for name, each in self.histograms.items()})
+    @classmethod
+    def of(cls, measured: Sequence[tuple[ImageShare, Histograms]]) -> Share:
+        """Join the measurements of single predictions."""
+        histograms = add_histograms([each for _, each in measured])
+        sparse = {name: SparseHistogram.of(each) for name, each in histograms.items()}
+        return cls([image for image, _ in measured], sparse)
+
+    def dense(self) -> Histograms:
+        """The histograms with all bins."""
+        return {name: each.dense() for name, each in self.histograms.items()}
 
 
 @dataclass(frozen=True)
@@ -212,7 +206,7 @@ class Journal:
         """
         name = _file_name(places.start)
         remedy = "damaged: delete it, and its pairs are measured again"
-        found = self._store.read(name, dict[str, ShareRecord], remedy)
+        found = self._store.read(name, dict[str, Share], remedy)
         if found is None:
             return None
         expected = {label: [(place, scores) for place in places] for label in labels}
@@ -222,11 +216,11 @@ class Journal:
         }:
             path = self._store.folder / name
             raise ValueError(f"{path}: has other methods, pairs or scores; {remedy}")
-        return {label: record.share() for label, record in found.items()}
+        return found
 
     def write(self, first: int, shares: Mapping[str, Share]) -> None:
         """Keep the measurements of the batch that begins at an index."""
-        record = {label: share.to_dict() for label, share in shares.items()}
+        record = {label: asdict(share) for label, share in shares.items()}
         self._store.write(_file_name(first), record)
 
     def clear(self) -> None:

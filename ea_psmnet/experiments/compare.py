@@ -92,7 +92,7 @@ class Comparison:
 def compare(
     trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600, kept: Store | None = None
 ) -> Comparison:
-    """Run every trial in its own process, one after the other; a failure is an outcome, too.
+    """Run every trial in its own process, one after the other; a failure is also an outcome.
 
     Args:
         trials: Trials with the same device and precision.

@@ -190,7 +190,7 @@ class Order:
     """Order in which samples are drawn: all samples of a dataset come once before any comes again.
 
     Every block of 1000 positions holds the datasets in proportion to their weights, in a random
-    order. Every pass over a dataset has a random order, too.
+    order. Every pass over a dataset has a random order as well.
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:

@@ -154,7 +154,7 @@ def test_depths_beyond_16_bits_are_told(tmp_path, left, disparity):
     camera = Calibration(1000, 20, 12, 1.0)  # 33 m to 1 km
     result = StereoResult(disparity, left, calibration=camera)
     over = (1000 / disparity > 65.535).sum()
-    with pytest.warns(UserWarning, match=rf"{over} pixels .* over 65\.5.* x_depth\.pfm has them"):
+    with pytest.warns(UserWarning, match=rf"{over} pixels .* exceed 65\.5.* x_depth\.pfm has them"):
         files.write_prediction(tmp_path, "x", result, PAIR, ("depth",))
     with pytest.raises(ValueError, match="depth needs a calibration"):
         files.write_prediction(tmp_path, "y", StereoResult(disparity, left), PAIR, ("depth",))
