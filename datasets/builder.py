@@ -147,7 +147,7 @@ def build_dataset(
     Args:
         name: A key of `DATASETS`, or `auto` to detect the dataset from `root`.
         root: The dataset's folder, or the file of `list`; unused by `synthetic`.
-        split: `train` or `test`; ignored by `folder` and `list`, which have no splits.
+        split: `train` or `test`; ignored by `list`, and by a `folder` without folders of this name.
         render_pass: `clean`, `final` or `both`, for `sceneflow` and `sintel`.
         require_truth: Whether `folder` and `list` reject pairs without ground truth; all other
             datasets always do.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from ea_psmnet.datasets.decoders import is_set
 from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
+from ea_psmnet.datasets.names import Split
 from ea_psmnet.datasets.templates import MissingFilesError, every_part
 from ea_psmnet.files import DISPARITY_SUFFIXES, IMAGE_SUFFIXES
 
@@ -24,23 +26,26 @@ class PairFolder(FrameDataset):
     ROOT/NAME/disp_right.npy  optional: ground truth of the right view, positive
     ```
 
-    `ROOT` may itself be such a pair. Other files, and folders with none of these files, are
-    ignored; a folder with any of them must have the first three, each in one format only. Suffixes
-    may be in upper case.
+    `ROOT` may itself be such a pair, or hold folders `train` and `test` of pairs, as `data render`
+    writes them. Other files, and folders with none of these files, are ignored; a folder with any
+    of them must have the first three, each in one format only. Suffixes may be in upper case.
 
     Data: your own, or pairs of any dataset in this layout; licence: that of the source.
     """
 
-    def __init__(self, root: str | Path, *, require_truth: bool = True) -> None:
+    def __init__(
+        self, root: str | Path, *, split: Split = "train", require_truth: bool = True
+    ) -> None:
         """Find the pairs; they are read on access.
 
         Args:
             root: The folder of the pairs, or of one pair.
+            split: Folder to read if `root` holds `train` and `test`; otherwise ignored.
             require_truth: Whether a pair without ground truth is an error; otherwise it has no
                 valid pixels.
         """
         root = Path(root)
-        folders = _pair_folders(root)
+        folders = _pair_folders(root / split if _has_splits(root) else root)
         if not folders:
             raise FileNotFoundError(f"{root}: no pairs; {_LAYOUT}")
         super().__init__(every_part(_frames(folder, require_truth) for folder in folders))
@@ -48,7 +53,15 @@ class PairFolder(FrameDataset):
 
 def is_pair_folder(root: str | Path) -> bool:
     """Return whether `root` is or holds a pair in the layout that `PairFolder` reads."""
-    return bool(_pair_folders(Path(root)))
+    return bool(_pair_folders(Path(root))) or _has_splits(Path(root))
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether `root` holds no pair itself, but a folder `train` or `test` of complete pairs."""
+    if _pair_folders(root):
+        return False
+    pairs = (folder for split in get_args(Split) for folder in _pair_folders(root / split))
+    return any(_candidates(folder, "disp", DISPARITY_SUFFIXES) for folder in pairs)
 
 
 def _pair_folders(root: Path) -> list[Path]:

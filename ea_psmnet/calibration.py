@@ -218,6 +218,8 @@ _DISTORTIONS = 0, 4, 5, 8, 12, 14
 """Numbers of distortion coefficients that OpenCV has models for."""
 _INEXACT = 0.01
 """How far the product of R with its transpose may be from the identity, as files are rounded."""
+_IN_VIEW = 0.1
+"""Smallest share of a rectified image that the camera's image must fill."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,6 +311,9 @@ class RawCalibration:
 
         Returns:
             The rectified pair, (H, W, 3) each, and its calibration.
+
+        Raises:
+            ValueError: Rectification turns an image out of view, or leaves no rectified pair.
         """
         height, width = left.shape[:2]
         principal = self.left.matrix[0, 2], self.left.matrix[1, 2]
@@ -320,14 +325,18 @@ class RawCalibration:
         turns, projections = self._rectification(lenses, (width, height))
         calibration = Calibration.from_projections(*projections, width=width, height=height)
         module = cv2.fisheye if self.fisheye else cv2
-        views = []
-        for view, lens, turn, projection in zip(
-            (left, right), lenses, turns, projections, strict=True
-        ):
+        views: list[NDArray[np.uint8]] = []
+        for view, lens, turn, plane in zip((left, right), lenses, turns, projections, strict=True):
             columns, rows = module.initUndistortRectifyMap(
-                *(lens.matrix, lens.distortion, turn, projection[:, :3]),
-                *((width, height), cv2.CV_32FC1),
+                *(lens.matrix, lens.distortion, turn, plane[:, :3], (width, height), cv2.CV_32FC1)
             )
+            seen = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+            if seen.mean() < _IN_VIEW:
+                raise ValueError(
+                    f"calibration: rectification turns the {'right' if views else 'left'} image "
+                    f"out of view ({seen.mean():.0%} of it is left): is R the rotation from the "
+                    "left to the right camera?"
+                )
             views.append(np.asarray(cv2.remap(view, columns, rows, cv2.INTER_CUBIC), np.uint8))
         return (views[0], views[1]), calibration.for_images(height, width)
 

@@ -66,7 +66,9 @@ def read_calibration(
         raw = unrectified is not None and (rectified is None or _needs_rectification(unrectified))
     chosen = unrectified if raw else rectified
     if chosen is None:
-        missing = "K, D, R and T of the unrectified" if raw else "P1 and P2, or Q, of the rectified"
+        missing = (
+            "complete K, R and T of the unrectified" if raw else "P1 and P2, or Q, of the rectified"
+        )
         raise ValueError(f"{told}: has no {missing} images")
     return chosen
 
@@ -180,7 +182,15 @@ def _opencv(texts: Sequence[str], _: int) -> Found:
     if "K0" in found:  # counted from 0
         found |= {f"{q}{i + 1}": found.get(f"{q}{i}") for q in _SIDED for i in (1, 0)}
     width, height = _size(found)
-    return _rectified(found, width, height), _unrectified(found, width, height)
+    rectified, unrectified = _rectified(found, width, height), _unrectified(found, width, height)
+    needed = ("K1", "K2", "R", "T")
+    missing = [name for name in needed if found.get(name) is None]
+    if rectified is None and unrectified is None and len(missing) < len(needed):
+        raise ValueError(
+            f"{' and '.join(missing)} missing: unrectified images need {', '.join(needed)}, which "
+            "may be in two files; rectified ones P1 and P2, or Q"
+        )
+    return rectified, unrectified
 
 
 def _quantity(name: str) -> str | None:

@@ -230,6 +230,23 @@ def test_other_files_are_refused_in_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (("R", "T"), "R and T missing: unrectified images need K1, K2, R, T"),
+        (("T",), "T missing: .*two files"),
+        (("M2", "D2"), "K2 missing"),
+    ],
+)
+def test_what_an_opencv_file_lacks_is_named(tmp_path, missing, message):
+    raw = raw_calibration("plumb_bob")
+    values = {"M1": raw.left.matrix, "D1": raw.left.distortion, "M2": raw.right.matrix,
+              "D2": raw.right.distortion, "R": raw.rotation, "T": raw.translation}  # fmt: skip
+    path = stored(tmp_path / "some.yml", {n: v for n, v in values.items() if n not in missing})
+    with pytest.raises(ValueError, match=rf"some\.yml: {message}"):
+        read_calibration(path)
+
+
 def test_images_and_missing_files_are_refused(tmp_path):
     (tmp_path / "left.png").write_bytes(b"\x89PNG\r\n\0\0")
     with pytest.raises(ValueError, match=r"left\.png: no calibration"):

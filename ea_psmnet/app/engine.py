@@ -7,29 +7,27 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from uuid import uuid4
-
-import numpy as np
 
 from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.calibration_files import read_calibration
 from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image
-from ea_psmnet.inference.doctor import examined
-from ea_psmnet.inference.inputs import Layout, PairSource
+from ea_psmnet.inference.inputs import PairSource
 from ea_psmnet.inference.many import Work, predict_many
 from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
 from ea_psmnet.inference.outputs import colour_range
+from ea_psmnet.inference.pair_prediction import predict_pair
 from ea_psmnet.inference.pairs import Pair, calibrated_pair
 from ea_psmnet.inference.prediction_files import write_prediction
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.machine import Precision
 from ea_psmnet.models.weights import BUNDLED
 
-__all__ = ["Engine", "Order", "layouts", "weights"]
+__all__ = ["Engine", "Order", "weights"]
 
 _KEPT = 16
 """Results that are kept; older ones are removed."""
@@ -135,12 +133,9 @@ class Engine:
             given = read_calibration(*order.calib)
         elif order.numbers:
             given = Calibration.from_focal(**order.numbers, height=height, width=width)
-        views, camera = calibrated_pair(pair, given)
         matcher = self._matcher(order.weights, order.precision)
-        doffs = 0 if camera is None else camera.doffs
-        views = examined(views, matcher.max_disparity, doffs=doffs)
-        result = matcher(*views, confidence="confidence" in matcher.card)
-        return replace(result, calibration=camera)
+        sure = "confidence" in matcher.card
+        return predict_pair(matcher, *calibrated_pair(pair, given), confidence=sure)
 
     def _matcher(self, name: str, precision: Precision) -> StereoMatcher:
         key = name, precision
@@ -174,27 +169,13 @@ def _write(folder: Path, name: str, result: StereoResult) -> list[Path]:
 
 def _described(result: StereoResult) -> dict[str, Any]:
     height, width = result.disparity.shape
-    known = result.disparity[np.isfinite(result.disparity)]
     camera = result.calibration
+    fields = ("f", "cx", "cy", "baseline", "doffs")
     return {
         "width": width,
         "height": height,
-        "range": [float(known.min()), float(known.max())] if known.size else None,
+        "range": result.disparity_range(),
         "colours": colour_range(result.disparity),
         "confidence": result.confidence is not None,
-        "camera": None
-        if camera is None
-        else {
-            "f": camera.f,
-            "cx": camera.cx,
-            "cy": camera.cy,
-            "baseline": camera.baseline,
-            "doffs": camera.doffs,
-        },
+        "camera": camera and {name: getattr(camera, name) for name in fields},
     }
-
-
-def layouts() -> tuple[Layout, ...]:
-    """Layouts that a user can choose."""
-    choices: tuple[Layout, ...] = get_args(Layout)
-    return choices

@@ -19,10 +19,10 @@ from werkzeug.exceptions import RequestEntityTooLarge as TooLarge
 from werkzeug.routing import Map, Rule
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from ea_psmnet.app.engine import Engine, Order, layouts, weights
+from ea_psmnet.app.engine import Engine, Order, weights
 from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import IMAGE_SUFFIXES, write_image
-from ea_psmnet.inference.inputs import PairSource
+from ea_psmnet.inference.inputs import Layout, PairSource
 from ea_psmnet.inference.outputs import colour_table
 from ea_psmnet.inference.prediction_files import pair_name
 from ea_psmnet.machine import Precision
@@ -109,7 +109,7 @@ class StereoApp:
             {
                 "weights": weights(),
                 "precisions": get_args(Precision),
-                "layouts": layouts(),
+                "layouts": get_args(Layout),
                 "limit": self._limit,
                 "suffixes": IMAGE_SUFFIXES,
                 "turbo": colour_table().tolist(),
@@ -129,7 +129,7 @@ class StereoApp:
     def _predict(self, request: Request) -> Response:
         form = request.form
         for name, choices in (("weights", weights()), ("precision", get_args(Precision)),
-                              ("layout", layouts())):  # fmt: skip
+                              ("layout", get_args(Layout))):  # fmt: skip
             check_choice(name, form.get(name, choices[0]), choices)
         with tempfile.TemporaryDirectory(prefix="ea_psmnet-upload-") as folder:
             order = Order(

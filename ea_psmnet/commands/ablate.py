@@ -1,4 +1,4 @@
-"""`ablate`: what a choice in the network is worth, over several seeds."""
+"""`ablate`: the effect of a choice in the network, over several seeds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def ablate(
     normalisation is Table 8 of Shen et al., WACV 2021 (none, scaling, softmax), sites Table 9,
     key-channels Table 10; mechanism compares attention mechanisms at the same place, heads and
     positions vary options of efficient attention. The same command continues after an interruption.
-    A run that diverges is a result, too. Writes ablation.json, ablation.md and ablation.png after
+    A run that diverges is also a result. Writes ablation.json, ablation.md and ablation.png after
     every run.
 
     Args:
-        question: What is varied.
+        question: The part of the network that is varied.
         config: Configuration of training and evaluation.
         threads: Number of CPU threads; default: one for each core, or OMP_NUM_THREADS.
     """

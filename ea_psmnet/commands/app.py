@@ -6,16 +6,16 @@ __all__ = ["app"]
 
 
 def app(*, host: str = "127.0.0.1", port: int = 7860, upload_limit: str = "64MiB") -> None:
-    """Show a page in the browser that predicts pairs, until Ctrl-C.
+    """Serve a page for the browser that predicts pairs, until Ctrl-C.
 
     It needs no network beyond this machine, keeps the newest results in a temporary folder and
     removes them at its end.
 
     Args:
-        host: Address to listen on. Any other than the loopback lets others in the network use the
-            page, without a password.
+        host: Address to listen on. With any address but the loopback, everybody in the network can
+            use the page, without a password.
         port: Port to listen on; 0 takes a free one.
-        upload_limit: Largest upload, in all files of a request.
+        upload_limit: Largest total size of the files of a request.
     """
     from ea_psmnet.app.engine import Engine
     from ea_psmnet.app.server import serve

@@ -1,4 +1,4 @@
-"""`attention-maps`: what the attention in a network looks at."""
+"""`attention-maps`: the attention maps of a network."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def attention_maps(
     Efficient attention has a global map for every key channel; dot-product attention has a map for
     every pixel and needs --pixel. A map is drawn as its maximum and its mean over disparity, and as
     the disparity of its maximum. Writes `sheet.png` with all maps, `map_00.png` and so on with one
-    each, and `maps.npz` with the numbers. Prints how much the site adds to its input, and how much
+    each, and `maps.npz` with the values. Prints how much the site adds to its input, and how much
     of that is constant over all positions.
 
     Args:
         left: Left image.
         right: Right image, of the same size.
-        site: Attention module, as hourglass1.encoder.
+        site: Attention module, for example hourglass1.encoder.
         out: Folder for the results.
         pixel: Column and row in the left image, from 0 at the top left; for dot-product attention.
-        options: Network, and how it predicts.
+        options: Network and its options.
     """
     from ea_psmnet.experiments.attention_maps import attention_maps as run
     from ea_psmnet.experiments.attention_maps import write_maps

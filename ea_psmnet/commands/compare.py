@@ -33,40 +33,40 @@ def compare(
     threads: int | None = None,
     out: Path | None = None,
 ) -> None:
-    """Compare networks in memory and time, and trained ones in errors, as the paper's Table 5.
+    """Compare the memory and time of networks, and the errors of trained ones (Table 5).
 
-    Every workload runs in a process of its own under the same memory budget. If one runs out of
-    memory, the report has the bytes that were refused, the module and its closed form; one that
-    dies or hangs is reported, too, and does not stop the others.
+    Every workload runs in a separate process under the same memory budget. If one runs out of
+    memory, the report names the bytes that were refused, the module and its closed form; one that
+    dies or hangs is reported and does not stop the others.
 
     A variant is NAME[@SITE+SITE][,OPTION=VALUE]: baseline, efficient, non-local (the textbook
-    form), non-local-sdpa (the same function with linear memory), focused, external or hydra, as
-    efficient@bottleneck or non-local@volume+decoder,key_channels=16. Without variants, presets and
-    checkpoints, the paper's three networks are compared: baseline, efficient and non-local. The
-    time that the comparison takes is estimated first.
+    form), non-local-sdpa (the same function with linear memory), focused, external or hydra, for
+    example efficient@bottleneck or non-local@volume+decoder,key_channels=16. Without variants,
+    presets and checkpoints, the paper's three networks are compared: baseline, efficient and
+    non-local. The duration is estimated first.
 
     Args:
         variants: Untrained networks, with attention at --sites if they name no site.
-        presets: Untrained networks by name, as nonlocal-psmnet-small.
+        presets: Untrained networks by name, for example nonlocal-psmnet-small.
         checkpoints: Trained networks; their errors are measured on --root.
-        sites: Places of attention: volume, encoder, bottleneck, decoder, output, or several as
-            encoder+decoder; each makes a network of its own.
-        sizes: Sizes of random images, as 256x512; default: 256x512, or none with --root.
+        sites: Sites of attention: volume, encoder, bottleneck, decoder, output, or several joined
+            as in encoder+decoder; each gives another network.
+        sizes: Heights and widths of random images; default: 256x512, or none with --root.
         batches: Numbers of pairs at once.
         width: Channels of the variants relative to the published network's.
         max_disparity: Disparities that all networks search, in pixels.
         root: Folder of a dataset, whose test split all networks predict.
         data: Kind of the dataset; auto recognises it by its files.
-        budget: Memory in addition to the loaded network: a size as 11GiB, a GPU (GTX 1080 Ti is
-            the paper's), or physical for the memory that is free.
-        device: Where to compute.
+        budget: Memory in addition to the loaded network: a size such as 11GiB, a GPU (the paper's
+            is GTX 1080 Ti), or physical for the free memory.
+        device: Device to compute on.
         precision: Float32 (exact), or bfloat16 if the device is fast at it.
         repeats: Number of runs that are timed; the median is reported.
         timeout: Seconds after which a process is ended.
         threads: Number of CPU threads; default: one for each core, or OMP_NUM_THREADS.
         out: Folder for comparison.json, comparison.md and, if memory was measured on random
-            images, comparison.png. Results are kept there, too, until all are there: after an
-            interruption the same command goes on.
+            images, comparison.png. Unfinished results are kept there, so that the same command
+            continues after an interruption.
     """
     from ea_psmnet.experiments.compare import compare as run
     from ea_psmnet.experiments.compare import comparison_markdown, expected_seconds

@@ -31,7 +31,7 @@ def check(
 
     Args:
         root: Folder of the dataset, or a list of pairs.
-        data: Kind of dataset, as `evaluate --data`; auto detects it.
+        data: Kind of dataset, as for `evaluate --data`; auto detects it.
         max_disparity: Disparity in pixels above which pixels are counted.
         pairs: Number of pairs whose views are compared.
         whole: Report fewer frames than published as a problem.
@@ -67,7 +67,7 @@ def show(
     Args:
         root: Folder of the dataset, or a list of pairs.
         out: Picture to write, for example pairs.png.
-        data: Kind of dataset, as `evaluate --data`; auto detects it.
+        data: Kind of dataset, as for `evaluate --data`; auto detects it.
         split: Split of the dataset, if it has splits.
         render_pass: Rendering of Scene Flow and Sintel.
         count: Number of pairs, evenly spread over the dataset.
@@ -82,7 +82,7 @@ def show(
     from ea_psmnet.datasets.builder import build_dataset
     from ea_psmnet.datasets.check import spread
     from ea_psmnet.files import write_image
-    from ea_psmnet.inference.contact import contact_sheet
+    from ea_psmnet.inference.outputs import contact_sheet
 
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")

@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with an input pair."""
+"""`doctor`: faults of an input pair."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json as json_format
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from ea_psmnet.commands.options import CalibrationOptions
-
-if TYPE_CHECKING:
-    from ea_psmnet.inference.doctor import Diagnosis, Finding
 
 __all__ = ["doctor"]
 
@@ -28,12 +25,12 @@ def doctor(
     scale: float = 1,
     calibration: Annotated[CalibrationOptions, tyro.conf.arg(name="")] = CalibrationOptions(),
 ) -> int:
-    """Tell what is wrong with a pair before it is predicted: one line a fault, and what to do.
+    """Report what is wrong with a pair before it is predicted: one line per fault, with a remedy.
 
-    Features of both images are matched. Reported are, when certain: swapped, unrectified, unrelated
-    or identical images, differing exposure, almost no texture, disparities outside of the range
-    that is searched, and a calibration that does not fit. Exit codes: 0 nothing is wrong; 1
-    something is wrong; 2 there is no such pair.
+    Features of both images are matched. Certain faults are reported: swapped, unrectified,
+    unrelated or identical images, differing exposure, almost no texture, disparities outside the
+    search range, and a calibration that does not fit. Exit codes: 0 nothing is wrong; 1 something
+    is wrong; 2 there is no such pair.
 
     Args:
         left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
@@ -41,46 +38,46 @@ def doctor(
         json: Print a JSON object instead: paths, findings with code and numbers, and options of
             `predict` that help.
         max_disparity: Number of disparities that the network searches, in pixels.
-        min_disparity: Smallest disparity that is searched.
+        min_disparity: Smallest disparity to search, in pixels.
         scale: Scale at which the pair will be predicted.
         calibration: Calibration of the camera.
     """
     from ea_psmnet.files import printable
-    from ea_psmnet.inference.doctor import Finding, diagnose
+    from ea_psmnet.inference.doctor import Diagnosis, Finding, diagnose
     from ea_psmnet.inference.pairs import as_pair, calibrated_pair
 
     if max_disparity < 1 or not scale > 0:
         raise ValueError(
             f"--max-disparity {max_disparity} and --scale {scale:g}: expected more than 0"
         )
-    views = as_pair((left, right))
-    given = calibration.load(left, *views[0].shape[:2])
-    with warnings.catch_warnings(record=True) as doubts:
+    pair = as_pair((left, right))
+    given = calibration.load(left, *pair[0].shape[:2])
+    searched = min_disparity / scale, (min_disparity + max_disparity) / scale
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        views, camera = calibrated_pair(views, given)
-    doffs = 0 if camera is None else camera.doffs
-    diagnosis = diagnose(
-        *views,
-        (min_disparity + max_disparity) / scale,
-        least=min_disparity / scale,
-        doffs=doffs,
-    )
-    about = "check the calibration"
-    findings = [Finding("calibration", str(doubt.message), about) for doubt in doubts]
+        try:
+            pair, camera = calibrated_pair(pair, given)
+        except ValueError as error:  # the pair cannot be rectified, so there is nothing to examine
+            doubts, diagnosis = [str(error)], Diagnosis((), 0)
+        else:
+            doubts = [str(warning.message) for warning in caught]
+            diagnosis = diagnose(*pair, searched, doffs=0 if camera is None else camera.doffs)
+    findings = [
+        Finding("calibration", doubt.removeprefix("calibration: "), "check the calibration")
+        for doubt in doubts
+    ]
     findings += diagnosis.findings
     if json:
-        paths = {"left": printable(left), "right": printable(right)}
-        print(json_format.dumps(paths | _record(findings, diagnosis), indent=2))
+        options = dict.fromkeys(finding.options for finding in findings)
+        record = {
+            "left": printable(left),
+            "right": printable(right),
+            "matches": diagnosis.matches,
+            "findings": [asdict(finding) for finding in findings],
+            "options": [word for words in options for word in words],
+        }
+        print(json_format.dumps(record, indent=2))
     else:
         lines = [f"{finding.code}: {finding}" for finding in findings]
         print("\n".join(lines or [f"nothing found; {diagnosis.matches} features match"]))
     return 1 if findings else 0
-
-
-def _record(findings: list[Finding], diagnosis: Diagnosis) -> dict[str, Any]:
-    options = dict.fromkeys(finding.options for finding in findings if finding.options)
-    return {
-        "matches": diagnosis.matches,
-        "findings": [asdict(finding) for finding in findings],
-        "options": [word for option in options for word in option],
-    }

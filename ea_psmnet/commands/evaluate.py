@@ -42,15 +42,15 @@ class EvaluationOptions:
     matcher: Annotated[MatcherOptions, tyro.conf.arg(name="")] = field(
         default_factory=MatcherOptions
     )
-    """Network, and how networks predict."""
+    """Network, and options of all networks."""
     checkpoints: tuple[Path, ...] = ()
-    """Several networks; that of --checkpoint comes first."""
+    """Several networks, after that of --checkpoint."""
     method: tuple[Literal["network", "sgbm", "bm"], ...] = ()
     """OpenCV's matchers, or the bundled network, which is the default if no predictor is named."""
     fill: bool = True
     """Fill the holes of sgbm and bm with the background beside them."""
     pad: bool = True
-    """Let sgbm and bm search the left border, too, where OpenCV alone gives no result."""
+    """Let sgbm and bm search the left border as well, where OpenCV alone gives no result."""
     predictions: tuple[Path, ...] = ()
     """Folders of disparity maps from any system: NAME.pfm, .png (as KITTI's) or .npy."""
     protocols: tuple[str, ...] = ()
@@ -61,8 +61,8 @@ class EvaluationOptions:
     batch: int = 1
     """Number of consecutive pairs that a network predicts at once, if sizes and memory allow."""
     out: Path | None = None
-    """Folder for report.json, report.md, images.csv and pictures. Measurements are kept there, too,
-    until the report is written: after an interruption the same command goes on."""
+    """Folder for report.json, report.md, images.csv and pictures. Unfinished measurements are kept
+    there, so that the same command continues after an interruption."""
     confidence: bool = False
     """Measure the networks' confidence: reliability, calibration error and sparsification."""
     sheets: bool = False
@@ -74,7 +74,7 @@ class EvaluationOptions:
     report: Path | None = None
     """Read this report.json instead of evaluating."""
     against: Path | None = None
-    """Earlier report.json to compare with: differences and their intervals."""
+    """Earlier report.json to compare with by differences and their intervals."""
 
 
 def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> None:
@@ -165,7 +165,7 @@ def _journal(
     predictors: Sequence[Predictor],
     dataset: Sequence[StereoSample],
 ) -> Journal | None:
-    """Return the journal with everything that measurements depend on; None without `--out`.
+    """The journal with everything that measurements depend on; None without `--out`.
 
     Raises:
         ValueError: The folder has measurements of other settings.
@@ -232,20 +232,18 @@ def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of the paths, as many as it takes to tell the paths apart.
+    """The last parts of the paths, as many as distinguish them.
 
     Raises:
         ValueError: Two paths are the same.
     """
     from ea_psmnet.files import printable
 
-    for count in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+    for count in range(1, max((len(path.parts) for path in paths), default=1) + 1):
         labels = [printable("/".join(path.parts[-count:])) for path in paths]
         if len(set(labels)) == len(labels):
             return labels
-    if paths:
-        raise ValueError(f"named twice: {', '.join(map(str, paths))}")
-    return []
+    raise ValueError(f"named twice: {', '.join(map(str, paths))}")
 
 
 def _settings(options: EvaluationOptions) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`export`: a network as an ONNX or OpenVINO file, with proof that it predicts the same."""
+"""`export`: a network as an ONNX or OpenVINO file, compared with the network itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from ea_psmnet.inference.parity import Parity
+    from ea_psmnet.experiments.parity import Parity
     from ea_psmnet.sample import StereoSample
 
 __all__ = ["export"]
@@ -36,37 +36,37 @@ def export(
     force: bool = False,
     threads: int | None = None,
 ) -> None:
-    """Export a network to ONNX or OpenVINO, and prove that the file predicts the same.
+    """Export a network to ONNX or OpenVINO, and check that the file predicts the same.
 
     The file holds weights and a description. It is run on pairs beside the network: the command
-    reports the differences of disparity to the network in float32, the change of EPE, and the time,
-    and keeps no file that differs by more than 0.05 px on average.
+    reports the differences of disparity from the network in float32, the change of EPE, and the
+    time, and keeps no file that differs by more than 0.05 px on average.
 
     Args:
         out: The file: NAME.onnx, or NAME.xml for OpenVINO, with its weights in NAME.bin.
         checkpoint: Weights (.safetensors), an original PSMNet file (.tar), a run folder, or the
             name of bundled weights; default: ea-light.
         format: Format of the file.
-        size: Height and width of the images, multiples of 16; of several sizes each gets a file of
-            its own, NAME-HEIGHTxWIDTH. Default: any size.
+        size: Height and width of the images, multiples of 16; each of several sizes gets its own
+            file, NAME-HEIGHTxWIDTH. Default: any size.
         precision: Type of weights and convolutions; softmaxes and sums stay in float32. bfloat16 is
             for OpenVINO: it is chosen when the file runs.
         max_disparity: Number of disparities to search, in pixels; default: as in training.
         align_corners: Corner alignment of upsampling; true for original checkpoints of torch 0.4
             (2018).
         peak_reach: Average over this number of levels around the most likely disparity, or over all
-            (0); default: what the checkpoint states.
+            levels (0); default: the checkpoint's.
         attention: Use the attention of the network.
         root: Folder of pairs with ground truth, as for evaluate; default: rendered pairs.
         pairs: Number of pairs to compare.
         force: Keep a file that differs by more than 0.05 px on average.
         threads: Number of CPU threads; default: one per core, or OMP_NUM_THREADS.
     """
+    from ea_psmnet.experiments.parity import check_parity, compare
     from ea_psmnet.files import content_hash, printable
     from ea_psmnet.inference.export import check_export, describe, export_paths, written
     from ea_psmnet.inference.exported import ExportedMatcher
     from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
-    from ea_psmnet.inference.parity import check_parity, compare
     from ea_psmnet.machine import has_fast_bfloat16, use_threads
     from ea_psmnet.models.weights import find_weights, load_model
     from ea_psmnet.tables import check_range
@@ -143,11 +143,9 @@ def _samples(
 def _cut(sample: StereoSample, height: int, width: int) -> StereoSample:
     """The top left part of a sample."""
     part = slice(height), slice(width)
-    return replace(
-        sample,
-        **{name: getattr(sample, name)[part] for name in ("left", "right", "disparity", "valid")},
-        masks={name: mask[part] for name, mask in sample.masks.items()},
-    )
+    fields = ("left", "right", "disparity", "valid")
+    masks = {name: mask[part] for name, mask in sample.masks.items()}
+    return replace(sample, masks=masks, **{name: getattr(sample, name)[part] for name in fields})
 
 
 def _report(parity: Parity, path: Path, timed: str) -> str:

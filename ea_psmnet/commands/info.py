@@ -1,4 +1,4 @@
-"""`info`: what the program finds on this machine."""
+"""`info`: versions, devices, memory and weights on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["info"]
 
 
 def info(*, json: bool = False) -> None:
-    """Show versions, devices, memory, compiled code and bundled weights, as for a bug report.
+    """Show versions, devices, memory, compiled code and bundled weights, for a bug report.
 
     Args:
         json: Print JSON.
@@ -58,7 +58,7 @@ def _facts() -> dict[str, Any]:
 
 
 def _weights() -> dict[str, str]:
-    """Bundled weights, and whether their files are what their descriptions state."""
+    """Bundled weights, and whether their files match their descriptions."""
     from ea_psmnet.files import content_hash
     from ea_psmnet.models.weights import BUNDLED, read_card
 

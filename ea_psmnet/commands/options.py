@@ -31,7 +31,7 @@ class CalibrationOptions:
     focal: float | None = None
     """Focal length in pixels of the images, instead of a file."""
     baseline: float | None = None
-    """Distance of the cameras in metres; beside a file it replaces the file's."""
+    """Distance of the cameras in metres; it replaces that of a file."""
     doffs: float | None = None
     """Difference in pixels of the principal points' columns, right minus left; default: 0."""
     cx: float | None = None
@@ -95,14 +95,13 @@ class MatcherOptions:
     """Corner alignment of upsampling; true for original checkpoints of torch 0.4 (2018)."""
     peak_reach: int | None = None
     """Average over this number of levels (4 pixels each) on either side of the most likely
-    disparity, or over all levels (0), as published; default: what the checkpoint states."""
+    disparity, or over all levels (0), as published; default: the checkpoint's."""
     attention: bool = True
-    """Use the attention of the network; without it, its effect shows."""
+    """Use the attention of the network; switch it off to see its effect."""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:NUMBER}")] = "auto"
     """Device to compute on."""
     precision: Precision = "auto"
     """Exact is float32; fast, like auto, is bfloat16 where the device is fast at it."""
-
     threads: int | None = None
     """Number of CPU threads; default: one per core, or OMP_NUM_THREADS."""
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ea_psmnet.commands.options import CalibrationOptions, MatcherOptions
-from ea_psmnet.commands.predicting import PairPredictor, PredictionOptions, Prepared
+from ea_psmnet.commands.predicting import PairPredictor, PredictionOptions
 
 if TYPE_CHECKING:
+    from ea_psmnet.commands.predicting import Prepared
     from ea_psmnet.inference.inputs import PairSource
     from ea_psmnet.inference.many import Outcome, Work
     from ea_psmnet.inference.prediction_files import PairRecord
@@ -66,10 +67,10 @@ def predict(
         name: Prefix of the names of the results of one pair or video; default: the common part of
             the images' names, or the name of their folder.
         force: Overwrite the results of another pair.
-        existing: What to do where a pair's own results are there: overwrite, skip those of the same
-            images and settings, as to go on after an interruption, or refuse.
-        layout: Where the views of a pair are: in two files, or beside or above each other in one.
-        picture: What the preview shows: the left image beside the disparity, only the disparity, or
+        existing: What to do with existing results of a pair: overwrite them, skip pairs with
+            results of the same images and settings, to continue after an interruption, or refuse.
+        layout: Place of the views of a pair: two files, or beside or above each other in one.
+        picture: Content of the preview: the left image beside the disparity, only the disparity, or
             none.
         smooth: Strength, from 0 to below 1, of an average over time in the preview of a video,
             where the image does not change.
@@ -81,8 +82,7 @@ def predict(
         options: Network that predicts, and its options.
     """
     from ea_psmnet.inference.inputs import find_pairs
-    from ea_psmnet.inference.sequence import Smoothing
-    from ea_psmnet.inference.video import StereoVideo, is_video
+    from ea_psmnet.inference.video import Smoothing, StereoVideo, is_video
 
     _check_options(out, name)
     Smoothing(smooth)
@@ -125,25 +125,15 @@ def pair_files(
     force: bool = False,
     beside: bool = True,
 ) -> Work:
-    """The steps from pairs of images to their results in a folder.
-
-    Args:
-        out: The folder.
-        predictor: Predicts.
-        existing: What to do with a pair's own results that are there.
-        force: Overwrite results of other pairs.
-        beside: Whether previews show the left image, too.
-    """
+    """The steps from pairs of images to results in a folder; options are those of `predict`."""
     files = _Files(out, predictor, existing, force=force, beside=beside)
-    return files.work(_reader(predictor), lambda pair: pair.record())
-
-
-def _reader(predictor: PairPredictor) -> Callable[[PairSource], Prepared]:
-    return lambda pair: predictor.prepare(pair.read(), pair.left)
+    return files.work(
+        lambda pair: predictor.prepare(pair.read(), pair.left), lambda pair: pair.record()
+    )
 
 
 class _Files:
-    """Where results go, and what happens to those that are there."""
+    """The folder of results, and the treatment of existing ones."""
 
     def __init__(
         self, out: Path, predictor: PairPredictor, existing: Existing, *, force: bool, beside: bool
@@ -152,11 +142,7 @@ class _Files:
         self._existing, self._force = existing, force
         self.outputs: Sequence[str] = predictor.what.write
 
-    def work(
-        self,
-        read: Callable[..., Prepared],
-        record: Callable[..., PairRecord],
-    ) -> Work:
+    def work(self, read: Callable[..., Prepared], record: Callable[..., PairRecord]) -> Work:
         """The steps for pairs that `read` reads and `record` describes."""
         from ea_psmnet.inference.many import Work
 
@@ -178,7 +164,7 @@ class _Files:
         return Work(done, read, predict, write)
 
     def _kept(self, name: str, record: PairRecord) -> list[Path]:
-        """Results that are there and are kept; raises an error if they must not be overwritten."""
+        """Existing results to keep; raises an error if others must not be overwritten."""
         from ea_psmnet.inference.prediction_files import (
             check_unclaimed,
             prediction_paths,
@@ -193,13 +179,13 @@ class _Files:
             inputs = (*sources, *(self.predictor.calibration.calib or ()))
             if any(each.exists() and path.samefile(each) for each in inputs):
                 raise ValueError(f"{path}: would overwrite an input: give another --out")
-        if self._existing == "skip":
-            kept = written_before(folder, base, record, self.outputs)
-            if kept:
-                return kept
+        if self._existing == "skip" and (
+            kept := written_before(folder, base, record, self.outputs)
+        ):
+            return kept
         if self._existing == "refuse" and there:
             raise FileExistsError(
-                f"{there[0]}: is there: give another --out, or --existing skip or overwrite"
+                f"{there[0]}: exists: give another --out, or --existing skip or overwrite"
             )
         if not self._force:
             check_unclaimed(folder, base, record)
@@ -262,7 +248,7 @@ def _predict_video(
 
 
 class _Report:
-    """Tells what became of pairs: paths or JSON on stdout, progress and failures on stderr."""
+    """Reports on pairs: paths or JSON on stdout, progress and failures on stderr."""
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self._quiet, self._json = quiet, as_json
@@ -281,22 +267,24 @@ class _Report:
 
         Args:
             pairs: The pairs.
-            work: How they are predicted.
-            of_video: Whether they are frames, of which even a single one that fails is listed.
-            paths: Whether to tell the paths of each pair.
+            work: Steps of their prediction.
+            of_video: Whether they are frames: even a single frame that fails is listed.
+            paths: Whether to print the paths of each pair.
 
         Raises:
             Exception: The error of a pair, if it is the only one.
         """
+        from ea_psmnet.inference.inputs import PairSource
         from ea_psmnet.inference.many import predict_many
         from ea_psmnet.progress import Progress
 
         alone = len(pairs) == 1 and not of_video and not self._failed
         hidden = self._quiet or len(pairs) == 1
         with Progress(total=len(pairs), desc="predict", unit="pair", disable=hidden) as bar:
-            for outcome in predict_many(pairs, work):
+            for pair, outcome in zip(pairs, predict_many(pairs, work), strict=True):
                 told = outcome if paths else replace(outcome, paths=[])
-                self._tell(told, named=of_video or len(pairs) > 1)
+                images = (pair.left, pair.right) if isinstance(pair, PairSource) else ()
+                self._tell(told, named=of_video or len(pairs) > 1, images=images)
                 bar.update()
                 if alone and outcome.error is not None:
                     raise outcome.error
@@ -315,7 +303,7 @@ class _Report:
         self._tell(Outcome(str(path), error=error), named=True)
 
     def video(self, name: str, paths: Sequence[Path]) -> None:
-        """Tell the files that belong to all frames of a video."""
+        """Report the files that belong to all frames of a video."""
         from ea_psmnet.inference.many import Outcome
 
         self._tell(Outcome(name, paths=list(paths)), named=True)
@@ -327,13 +315,17 @@ class _Report:
         for path in () if self._quiet else paths:
             Progress.write(printable(path), file=sys.stdout)
 
-    def _tell(self, outcome: Outcome, *, named: bool) -> None:
+    def _tell(self, outcome: Outcome, *, named: bool, images: Sequence[Path] = ()) -> None:
+        """Print an outcome; a failure names the left image unless its message names an image."""
         from ea_psmnet.console import show_warning
         from ea_psmnet.files import printable
 
         self._counts[outcome.status] += 1
         if outcome.error is not None and named:
-            self._failed.append(f"failed: {printable(outcome.name)}: {outcome.error}")
+            told = str(outcome.error)
+            if images and not any(str(image) in told for image in images):
+                told = f"{printable(images[0])}: {told}"
+            self._failed.append(f"failed: {printable(outcome.name)}: {told}")
         if self._json:
             print(json_format.dumps(outcome.to_dict()), flush=True)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,9 +14,6 @@ import tyro
 from ea_psmnet.commands.options import CalibrationOptions, MatcherOptions
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ea_psmnet.calibration import Calibration
     from ea_psmnet.geometry import PointCloud
     from ea_psmnet.inference.exported import ExportedMatcher
@@ -24,12 +21,15 @@ if TYPE_CHECKING:
     from ea_psmnet.inference.pairs import Pair
     from ea_psmnet.inference.result import StereoResult
 
-__all__ = ["PairPredictor", "PredictionOptions", "Prepared"]
+    Prepared = tuple[Pair, Calibration | None]
+    """A rectified pair, and its calibration at its size."""
+
+__all__ = ["PairPredictor", "PredictionOptions"]
 
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """What is predicted of a pair, and what of it is kept."""
+    """What is predicted of a pair, and which parts of the result are kept."""
 
     write: tuple[str, ...] = ("disparity", "preview")
     """What to write besides NAME_pair.json: disparity; preview; depth, in metres as NAME_depth.png
@@ -38,12 +38,12 @@ class PredictionOptions:
     NAME_occluded.png, white where it contradicts the left one's; cloud, a coloured point cloud as
     .ply and .glb; calibration, as Middlebury's calib.txt; image, the left one, rectified."""
     min_confidence: float | None = None
-    """Leave pixels of less confidence, from 0 to 1, out of disparity, depth and cloud."""
+    """Leave pixels below this confidence, from 0 to 1, out of disparity, depth and cloud."""
     min_disparity: int = 0
-    """Smallest disparity in pixels; negative for cameras that are toed in."""
+    """Smallest disparity to search, in pixels; negative for toed-in cameras."""
     search: Annotated[Literal["network", "auto"], tyro.conf.arg(name="range")] = "network"
-    """Range of disparities: auto moves or widens the network's if it does not fit the pair, which a
-    coarse pass finds out, and reports what exceeds it."""
+    """Range of disparities: auto moves or widens the network's range where a coarse pass shows that
+    the pair does not fit into it, and reports what exceeds it."""
     scale: float = 1
     """Factor on the size at which the pair is predicted. 0.5 needs less memory and time and doubles
     the range of disparities, with less detail. Results have the original size."""
@@ -51,8 +51,8 @@ class PredictionOptions:
     """Memory limit of the program on the device, for example 8GiB; default: the free memory. Pairs
     that need more are predicted in overlapping tiles."""
     rectify: Literal["auto", "off"] = "off"
-    """What to do with a pair that is not rectified, beside a warning: auto moves, turns and resizes
-    the right image so that rows match, as far as matched features tell."""
+    """What to do with a pair that is not rectified, besides warning: auto shifts, rotates and
+    resizes the right image so that rows match, as far as matched features show."""
     colours: tuple[float, float] | None = None
     """Disparities of the first and the last colour of previews, in pixels, so that one colour is
     one disparity in all of them; default: those of the pair or video."""
@@ -81,15 +81,6 @@ class PredictionOptions:
     def cloud(self, result: StereoResult) -> PointCloud:
         """Make the point cloud of a result."""
         return result.points(clean=self.clean, min_depth=self.min_depth, max_depth=self.max_depth)
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A rectified pair, ready to be predicted."""
-
-    views: Pair
-    camera: Calibration | None
-    """Calibration at the size of the views."""
 
 
 class PairPredictor:
@@ -153,50 +144,23 @@ class PairPredictor:
         if isinstance(given, RawCalibration) and not self._told_rectified:
             self._told_rectified = True
             print("The pair was rectified; if it already was, give --raw False", file=sys.stderr)
-        return Prepared(*calibrated_pair(views, given))
+        return calibrated_pair(views, given)
 
     def predict(self, prepared: Prepared) -> StereoResult:
         """Predict a pair; faults that the pair shows are warnings."""
-        from ea_psmnet.inference.doctor import examined
-        from ea_psmnet.inference.pairs import predicted_at_scale
-
-        what, matcher, camera = self.what, self.matcher, prepared.camera
-        least, reach = what.min_disparity, matcher.max_disparity / what.scale + what.min_disparity
-        if what.search == "auto":  # the range will fit
-            least, reach = -prepared.views[0].shape[1], prepared.views[0].shape[1]
-        views = examined(
-            prepared.views,
-            reach,
-            least=least,
-            doffs=0 if camera is None else camera.doffs,
-            rectify=what.rectify == "auto",
-        )
-        result = predicted_at_scale(self._matched, views, what.scale)
-        result = replace(result, calibration=camera)
-        return result if what.min_confidence is None else result.masked(what.min_confidence)
-
-    def _matched(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> StereoResult:
         from ea_psmnet.inference.exported import ExportedMatcher
+        from ea_psmnet.inference.pair_prediction import predict_pair
 
         what, matcher = self.what, self.matcher
-        if what.search == "auto":
-            matcher = _ranged(matcher, (left, right))
         cleaned = what.clean and "cloud" in what.write and not isinstance(matcher, ExportedMatcher)
-        (result,) = matcher.match(
-            [(left, right)],
+        result = predict_pair(
+            matcher,
+            *prepared,
+            scale=what.scale,
+            min_disparity=what.min_disparity,
+            fit_range=what.search == "auto",
+            rectify=what.rectify == "auto",
             confidence=what.min_confidence is not None or "confidence" in what.write or cleaned,
             right_view="right" in what.write,
         )
-        return result
-
-
-def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair) -> StereoMatcher:
-    """A matcher that searches the range of a pair, which is told on stderr."""
-    from ea_psmnet.inference.matcher import StereoMatcher
-    from ea_psmnet.inference.search_range import find_range
-
-    if not isinstance(matcher, StereoMatcher):
-        raise ValueError("an exported network searches its own range: --range auto needs weights")
-    found = find_range(matcher, pair)
-    print(f"Range: {found}", file=sys.stderr)
-    return matcher.searching(found.minimum, found.count)
+        return result if what.min_confidence is None else result.masked(what.min_confidence)

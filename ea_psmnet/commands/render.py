@@ -24,8 +24,8 @@ def render(
 ) -> None:
     """Render scenes with exact disparity, in the layout of Scene Flow or as folders of pairs.
 
-    The same command continues after an interruption, and larger numbers add scenes. The test scenes
-    differ from the training scenes and from those of `train --data synthetic`.
+    The same command continues after an interruption; larger numbers add scenes. Test scenes differ
+    from training scenes, including those of `train --data synthetic`.
 
     Args:
         out: Folder for the dataset.

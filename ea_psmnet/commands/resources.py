@@ -1,4 +1,4 @@
-"""`resources`: what attention costs, in memory and operations."""
+"""`resources`: memory and operations of attention."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def resources(
     """Measure memory and operations of attention, on volumes or in a network.
 
     On volumes, the closed form of every mechanism is compared with measurements, as in Table 1 and
-    Figure 3 of Shen et al., WACV 2021. With --preset, the report is about that network's attention
-    modules, and about volumes only if --volumes names some.
+    Figure 3 of Shen et al., WACV 2021. With --preset, the report covers that network's attention
+    modules, and volumes only if --volumes names some.
 
     Args:
-        volumes: Sizes of volumes, as 64x64 or 48x136x240; default: the five of the paper.
+        volumes: Sizes of volumes, such as 64x64 or 48x136x240; default: the five of the paper.
         channels: Channels d of the volumes.
         key_channels: Key channels d_k of efficient and dot-product attention; default: d / 2.
         mechanisms: Mechanisms; default: all. An unknown name lists them.
         dtype: Type of the volumes: float32, bfloat16, float16 or float64.
         limit: Largest closed form to measure, in bytes.
-        preset: Network, as ea-psmnet or nonlocal-psmnet.
+        preset: Network, for example ea-psmnet or nonlocal-psmnet.
         size: Height and width of the network's images.
         batch: Number of pairs at once.
         max_disparity: Disparities that the network searches, in pixels.
-        sites: Places of attention instead of the preset's own, as bottleneck.
+        sites: Sites of attention instead of the preset's own, for example bottleneck.
         out: Folder for resources.json, resources.md and resources.png.
     """
     from dataclasses import replace

@@ -1,12 +1,12 @@
-"""How good confidence is: whether it is the share of correct pixels, and whether it ranks them.
+"""Quality of confidence: whether it equals the share of correct pixels, and whether it ranks them.
 
 A reliability diagram compares confidence with the share of correct pixels, bin by bin; the expected
 calibration error is the mean difference (Guo et al., "On Calibration of Modern Neural Networks",
-ICML 2017, section 2). A sparsification curve is the error of what remains when the least confident
-pixels are removed; the oracle removes those of the largest errors, and the area between both curves
+ICML 2017, section 2). A sparsification curve is the error of the remaining pixels when the least
+confident ones are removed; the oracle removes the largest errors, and the area between both curves
 is the AUSE (Ilg et al., "Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow",
 ECCV 2018, section 5.1). Here curves are averages over images and not divided by their first value,
-so that the area has the error's unit.
+so that the area has the unit of the error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def sparsification(errors: NDArray[np.floating], ranks: NDArray[np.floating]) ->
 
 @dataclass(frozen=True)
 class ConfidenceSums:
-    """Sums of one image or of several, whose sum has the figures of all.
+    """Sums over images that add up: the sum of two has the figures of all images.
 
     Raises:
         ValueError: There are not as many values as bins or fractions.
@@ -61,7 +61,7 @@ class ConfidenceSums:
     correct: Floats
     """Number of pixels in each bin whose error is below 1 pixel."""
     epe: Floats
-    """EPE of what remains at each of `FRACTIONS`, a sum over images; likewise below."""
+    """EPE of the remaining pixels at each of `FRACTIONS`, a sum over images; likewise below."""
     oracle_epe: Floats
     bad: Floats
     """Share of errors of 1 pixel and more."""
@@ -153,11 +153,7 @@ def _share(total: float, count: float) -> float:
 
 
 def confidence_chart(methods: Mapping[str, ConfidenceSums]) -> NDArray[np.uint8]:
-    """Draw the reliability diagram and the sparsification curves of methods by their label.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw reliability and sparsification of methods by label, as (h, w, 3) uint8 RGB."""
     figure = new_figure(13, 6)
     reliability, curves = figure.subplots(1, 2)
     reliability.plot([0, 1], [0, 1], color=COLOURS[-1], linestyle=":", label="calibrated")
@@ -175,18 +171,10 @@ def confidence_chart(methods: Mapping[str, ConfidenceSums]) -> NDArray[np.uint8]
         for values, line, name in ((sums.bad, "-", ause), (sums.oracle_bad, "--", None)):
             remaining = 100 * np.array(values) / max(1, sums.images)
             curves.plot(removed, remaining, color=colour, linestyle=line, label=name)
-    dress(
-        reliability,
-        title="Reliability; bars: share of the pixels",
-        x="confidence",
-        y="share of errors below 1 px",
-    )
-    dress(
-        curves,
-        title="Sparsification; dashed: oracle",
-        x="least confident pixels removed, in percent",
-        y="bad-1 of the others, in percent",
-    )
+    title, y = "Reliability; bars: share of the pixels", "share of errors below 1 px"
+    dress(reliability, title=title, x="confidence", y=y)
+    title, x = "Sparsification; dashed: oracle", "least confident pixels removed, in percent"
+    dress(curves, title=title, x=x, y="bad-1 of the others, in percent")
     for axes in (reliability, curves):
         axes.legend(frameon=False, fontsize=10)
         axes.set_facecolor("white")

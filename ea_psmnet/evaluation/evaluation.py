@@ -95,22 +95,18 @@ class Evaluation:
         return self.regions[region].figures() | dict(self.quantiles[region])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, which `EvaluationReport.read` reads again.
+        """Plain values for JSON, which `EvaluationReport.read` reads again.
 
         Figures that are not finite are left out. `total` and the figures of `regions` are for human
         readers; only sums and counts are read again.
         """
+        sure = self.confidence
         return {
             "label": self.label,
             "max_disparity": self.max_disparity,
             "visibility_known": self.visibility_known,
             "total": {"pixels": self.total.pixels} | _finite(self.figures()),
-            "confidence": None
-            if self.confidence is None
-            else {
-                "sums": asdict(self.confidence),
-                "figures": _finite(self.confidence.figures()),
-            },
+            "confidence": sure and {"sums": asdict(sure), "figures": _finite(sure.figures())},
             "regions": {
                 name: {"sums": asdict(errors), "figures": _finite(self.figures(name))}
                 for name, errors in self.regions.items()
@@ -134,32 +130,17 @@ def _finite(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-OnPrediction = Callable[[StereoSample, NDArray[np.float32]], None]
 Observer = Callable[[str, int, StereoSample, NDArray[np.float32], DisparityErrors], None]
 """Called with label, index in the dataset, sample, disparity (H, W), and its errors."""
 
 
-def evaluate(
-    matcher: StereoMatcher,
-    dataset: Sequence[StereoSample],
-    label: str,
-    on_prediction: OnPrediction | None = None,
-) -> Evaluation:
+def evaluate(matcher: StereoMatcher, dataset: Sequence[StereoSample], label: str) -> Evaluation:
     """Predict a dataset and compare with its ground truth below the matcher's maximum disparity.
 
-    Args:
-        matcher: Makes the predictions.
-        dataset: The pairs.
-        label: Name of the matcher in tables.
-        on_prediction: Called with each sample and its predicted disparity (H, W).
+    The label is the name of the matcher in tables.
     """
-
-    def observe(_: str, __: int, sample: StereoSample, disparity: Any, ___: Any) -> None:
-        if on_prediction is not None:
-            on_prediction(sample, disparity)
-
-    limit = matcher.max_disparity
-    return evaluate_predictors([network(matcher, label)], dataset, limit=limit, observer=observe)[0]
+    predictors = [network(matcher, label)]
+    return evaluate_predictors(predictors, dataset, limit=matcher.max_disparity)[0]
 
 
 def evaluate_predictors(
@@ -183,14 +164,12 @@ def evaluate_predictors(
         dataset: The pairs, each of which is read once.
         limit: Ground truth from this disparity on is not counted; `kitti` and `middlebury` count
             all of it.
-        protocols: Protocols to measure by, besides.
-        protocol_batch: Number of images over which `psmnet` and `gwcnet` average before they
-            average again.
-        batch: Number of consecutive pairs that a predictor is given at once; figures depend on it
+        protocols: Protocols to measure by in addition.
+        protocol_batch: Number of images over which `psmnet` and `gwcnet` average first.
+        batch: Number of consecutive pairs that a predictor is given at once, which affects figures
             only by rounding.
-        journal: Keeps measurements, and has those of an evaluation that was stopped.
-        observer: Called with every prediction that this process makes, to draw pictures for
-            example.
+        journal: Keeps measurements, including those of an evaluation that was stopped.
+        observer: Called with every prediction that this process makes, for example to draw it.
 
     Returns:
         An evaluation for each predictor, complete in every process.
@@ -241,11 +220,9 @@ def _measured(
             measure.image(*each, seconds)
             for each in zip(places, samples, parts, predictions, strict=True)
         ]
-        images = [image for image, _ in measured]
-        histograms = add_histograms([part for _, part in measured])
-        shares[predictor.label] = Share(images, histograms)
+        share = shares[predictor.label] = Share.of(measured)
         if observer is not None:
-            for image, sample, found in zip(images, samples, predictions, strict=True):
+            for image, sample, found in zip(share.images, samples, predictions, strict=True):
                 observer(predictor.label, image.index, sample, found.disparity, image.image.errors)
     return shares
 
@@ -256,7 +233,7 @@ def _merge(
     """Merge the shares of all processes, in the dataset's order."""
     found = [image for share in shares for image in share.images]
     measured = sorted(gather(found), key=lambda one: one.index)
-    histograms = add_histograms(gather([add_histograms([s.histograms for s in shares])]))
+    histograms = add_histograms(gather([add_histograms([s.dense() for s in shares])]))
     names = [name for name in REGIONS if name in histograms]
     sure = [one.confidence for one in measured if one.confidence is not None]
     return Evaluation(

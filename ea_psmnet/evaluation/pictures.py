@@ -40,6 +40,14 @@ class Pictures:
     `sheets/LABEL/NAME.png` and `error_maps/LABEL/NAME.png` are written with every prediction;
     `worst/LABEL.png`, the ten pairs with the highest EPE, by `finish`. Until then the rows of this
     process's worst ten are held in memory.
+
+    Args:
+        folder: Folder for the pictures.
+        labels: Labels of all predictors.
+        names: Names of all pairs.
+        sheets: Whether to draw a sheet of every pair.
+        error_maps: Whether to draw an error map of every pair.
+        worst: Whether to draw the worst pairs of every predictor.
     """
 
     def __init__(
@@ -52,16 +60,6 @@ class Pictures:
         error_maps: bool = False,
         worst: bool = False,
     ) -> None:
-        """Prepare to draw.
-
-        Args:
-            folder: Folder for the pictures.
-            labels: Labels of all predictors.
-            names: Names of all pairs.
-            sheets: Whether to draw a sheet for every pair.
-            error_maps: Whether to draw an error map for every pair.
-            worst: Whether to draw a sheet of the worst pairs for every predictor.
-        """
         self._folder = folder
         self._labels, self._names = _file_names(labels), _file_names(names)
         self._sheets, self._error_maps = sheets, error_maps
@@ -96,10 +94,8 @@ class Pictures:
     def finish(self, evaluations: Sequence[Evaluation], predict: Predict) -> dict[str, str]:
         """Write the sheets of the worst pairs of all processes.
 
-        Args:
-            evaluations: Evaluations of all predictors.
-            predict: Predicts a pair again whose picture is missing because it was predicted before
-                the evaluation was stopped.
+        `predict` repeats pairs whose picture is missing because they were predicted before the
+        evaluation was stopped.
 
         Returns:
             Titles of the sheets, with their paths in the folder.
@@ -193,11 +189,7 @@ def sheet_row(
 
 
 def worst_sheet(title: str, rows: Sequence[Row]) -> NDArray[np.uint8]:
-    """Draw rows below each other, with the columns' names above and the colours explained below.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """Draw rows between the columns' names and a key to the colours, as (h, w, 3) uint8 RGB."""
     black = any((row.images[2] == 0).all(axis=-1).any() for row in rows)
     error = error_bar(complete=not black)
     details = "Disparity in pixels: the colours of each row are beside it"

@@ -18,7 +18,8 @@ from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.files import DISPARITY_SUFFIXES, disparity_values, printable
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.inference.exported import ExportedMatcher
-from ea_psmnet.inference.matcher import Prediction, StereoMatcher
+from ea_psmnet.inference.matcher import StereoMatcher
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
 
@@ -37,15 +38,15 @@ class Predictor:
     """Predicts disparity (H, W) in pixels, NaN where there is none; must not use ground truth."""
     timed: bool = True
     """Whether the time of `predict` is that of the prediction; not so for files."""
-    together: Callable[[Sequence[StereoSample]], list[Prediction]] | None = None
+    together: Callable[[Sequence[StereoSample]], list[StereoResult]] | None = None
     """`predict` for several samples at once, with confidence, if the predictor can."""
     identity: str = ""
     """Everything that predictions depend on besides the pair, such as a hash of the weights."""
 
-    def predict_all(self, samples: Sequence[StereoSample]) -> list[Prediction]:
+    def predict_all(self, samples: Sequence[StereoSample]) -> list[StereoResult]:
         """Return a prediction for every sample, in their order."""
         if self.together is None:
-            return [Prediction(self.predict(sample)) for sample in samples]
+            return [StereoResult(self.predict(sample), sample.left) for sample in samples]
         return self.together(samples)
 
 
@@ -58,11 +59,10 @@ def network(
 ) -> Predictor:
     """A network; it predicts the pairs of a batch together."""
 
-    def together(samples: Sequence[StereoSample]) -> list[Prediction]:
+    def together(samples: Sequence[StereoSample]) -> list[StereoResult]:
         pairs = [(sample.left, sample.right) for sample in samples]
         with _naming(samples):
-            results = matcher.match(pairs, confidence=confidence)
-        return [Prediction(result.disparity, result.confidence) for result in results]
+            return matcher.match(pairs, confidence=confidence)
 
     return Predictor(
         label, lambda sample: together([sample])[0].disparity, together=together, identity=identity
@@ -94,10 +94,10 @@ def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Predictor:
     """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
 
-    A slash in a name is a folder or an underscore. The names that `predict` writes and those of the
-    benchmarks' results are understood, too: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png`
-    for `training/000000_10`, and Middlebury's `Teddy/disp0METHOD.pfm` for `Teddy`. A value that is
-    not finite, or 0 in a PNG, is no prediction; a negative value is a wrong one. If a sample has
+    A slash in a name is a folder or an underscore. Names written by `predict` and those of the
+    benchmarks' results are also accepted: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png` for
+    `training/000000_10`, and Middlebury's `Teddy/disp0METHOD.pfm` for `Teddy`. A value that is not
+    finite, or 0 in a PNG, is no prediction; a negative value is a wrong one. If a sample has
     several files, the first of these formats is read.
 
     Raises:

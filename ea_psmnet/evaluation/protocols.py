@@ -1,4 +1,4 @@
-"""Protocols of research communities: why published figures are not comparable.
+"""Protocols of research communities, whose published figures are not comparable.
 
 Each protocol chooses the pixels of an image, drops images, and averages. The rules are those of the
 code that each community publishes; where this program must differ, the rule says so.
@@ -7,7 +7,7 @@ code that each community publishes; where this program must differ, the rule say
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -40,6 +40,9 @@ class Score:
         return self.errors.figures() | dict(self.quantiles)
 
 
+Measure = Callable[[StereoSample, Disparity, float], Score]
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A way to measure errors on one set of pixels."""
@@ -49,7 +52,7 @@ class Protocol:
     """`ALL` or `NON_OCCLUDED`."""
     rule: str
     """Description of what is counted and averaged, and the source, for the report."""
-    measure: Callable[[StereoSample, Disparity, float], Score]
+    measure: Measure
     """Scores an image, given sample, disparity and limit of the ground truth."""
     average: Callable[[Sequence[Score], int], Figures]
     """Averages the scores of all images, in order, as published; also takes the batch size."""
@@ -105,30 +108,21 @@ def _kitti(sample: StereoSample, disparity: Disparity, _: float) -> Score:
     return _score(sample, fill_background(disparity), sample.valid & (sample.disparity > 0))
 
 
-def _kitti_visible(sample: StereoSample, disparity: Disparity, _: float) -> Score:
-    if (visible := sample.masks.get("nonocc")) is None:
-        return Score(sample.name, dropped=_NO_MASK)
-    counted = sample.valid & (sample.disparity > 0) & visible
-    return _score(sample, fill_background(disparity), counted)
-
-
 def _middlebury(sample: StereoSample, disparity: Disparity, _: float) -> Score:
-    return _with_quantiles(sample, disparity, sample.valid)
-
-
-def _middlebury_visible(sample: StereoSample, disparity: Disparity, _: float) -> Score:
-    if (visible := sample.masks.get("nonocc")) is None:
-        return Score(sample.name, dropped=_NO_MASK)
-    return _with_quantiles(sample, disparity, sample.valid & visible)
-
-
-def _with_quantiles(
-    sample: StereoSample, disparity: Disparity, counted: NDArray[np.bool_]
-) -> Score:
     clipped = np.where(np.isfinite(disparity), np.maximum(disparity, 0), np.nan)
-    score = _score(sample, clipped, counted)
-    errors = absolute_errors(clipped, sample.disparity, counted)
-    return Score(score.name, score.errors, quantiles(errors), score.dropped)
+    errors = absolute_errors(clipped, sample.disparity, sample.valid)
+    return replace(_score(sample, clipped, sample.valid), quantiles=quantiles(errors))
+
+
+def _visible(measure: Measure) -> Measure:
+    """Measure only the pixels that are visible in the right image."""
+
+    def measured(sample: StereoSample, disparity: Disparity, limit: float) -> Score:
+        if (visible := sample.masks.get("nonocc")) is None:
+            return Score(sample.name, dropped=_NO_MASK)
+        return measure(replace(sample, valid=sample.valid & visible), disparity, limit)
+
+    return measured
 
 
 # Averages -----------------------------------------------------------------------------------------
@@ -261,10 +255,10 @@ PROTOCOLS = (
         _all_pixels,
     ),
     Protocol("kitti", ALL, _KITTI_RULE, _kitti, _kitti_average),
-    Protocol("kitti", NON_OCCLUDED, _KITTI_RULE, _kitti_visible, _kitti_average),
+    Protocol("kitti", NON_OCCLUDED, _KITTI_RULE, _visible(_kitti), _kitti_average),
     Protocol("middlebury", ALL, _MIDDLEBURY_RULE, _middlebury, _middlebury_average),
     Protocol(
-        "middlebury", NON_OCCLUDED, _MIDDLEBURY_RULE, _middlebury_visible, _middlebury_average
+        "middlebury", NON_OCCLUDED, _MIDDLEBURY_RULE, _visible(_middlebury), _middlebury_average
     ),
 )
 """All protocols, in the order of reports."""

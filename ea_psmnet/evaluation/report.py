@@ -193,15 +193,10 @@ class _Method:
 
     def evaluation(self) -> Evaluation:
         """Return the evaluation."""
-        images = (
-            ImageErrors(
-                each.name,
-                each.errors,
-                math.nan if each.seconds is None else each.seconds,
-                each.quantiles,
-            )
-            for each in self.images
-        )
+        images = [
+            ImageErrors(i.name, i.errors, math.nan if i.seconds is None else i.seconds, i.quantiles)
+            for i in self.images
+        ]
         return Evaluation(
             label=self.label,
             max_disparity=self.max_disparity,
@@ -310,7 +305,7 @@ def _confident(evaluations: Sequence[Evaluation]) -> dict[str, ConfidenceSums]:
 
 
 def confidence_section(evaluations: Sequence[Evaluation]) -> str:
-    """Figures of every predictor's confidence, and what they mean."""
+    """Figures of every predictor's confidence, and their explanation."""
     rows = [
         {"method": label, "images": sums.images, "pixels": int(sum(sums.counts))} | sums.figures()
         for label, sums in _confident(evaluations).items()
@@ -333,12 +328,10 @@ def comparison_section(comparison: Comparison) -> str:
         }
         for each in comparison.differences
     ]
+    lacking = {"earlier": comparison.only_after, "new": comparison.only_before}
     missing = [
         f"Not in the {which} report, and left out: {', '.join(names)}."
-        for which, names in (
-            ("earlier", comparison.only_after),
-            ("new", comparison.only_before),
-        )
+        for which, names in lacking.items()
         if names
     ]
     title = f"{comparison.label} against {comparison.against}, {comparison.images} images"

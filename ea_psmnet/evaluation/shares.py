@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.protocols import Protocol, Score
 from ea_psmnet.evaluation.regions import ALL
-from ea_psmnet.inference.matcher import Prediction
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
@@ -64,20 +64,6 @@ class ImageShare:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Measurements of a batch of pairs by one predictor."""
-
-    images: list[ImageShare]
-    histograms: Histograms
-    """Histograms of absolute errors by region, over all pairs of the batch."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a `ShareRecord` as plain values, for JSON with NaN."""
-        histograms = {name: SparseHistogram.of(each) for name, each in self.histograms.items()}
-        return asdict(ShareRecord(self.images, histograms))
-
-
-@dataclass(frozen=True)
 class SparseHistogram:
     """The bins of a histogram that are not empty.
 
@@ -102,22 +88,30 @@ class SparseHistogram:
         return cls(places.tolist(), histogram.counts[places].tolist())
 
     def dense(self) -> ErrorHistogram:
-        """Return the histogram with all bins."""
+        """The histogram with all bins."""
         histogram = ErrorHistogram()
         histogram.counts[self.bins] = self.counts
         return histogram
 
 
 @dataclass(frozen=True)
-class ShareRecord:
-    """A `Share` as a journal keeps it."""
+class Share:
+    """Measurements of a batch of pairs by one predictor, as a journal keeps them."""
 
     images: list[ImageShare]
     histograms: dict[str, SparseHistogram]
+    """Histograms of absolute errors by region, over all pairs of the batch."""
 
-    def share(self) -> Share:
-        """Return the share."""
-        return Share(self.images, {name: each.dense() for name, each in self.histograms.items()})
+    @classmethod
+    def of(cls, measured: Sequence[tuple[ImageShare, Histograms]]) -> Share:
+        """Join the measurements of single predictions."""
+        histograms = add_histograms([each for _, each in measured])
+        sparse = {name: SparseHistogram.of(each) for name, each in histograms.items()}
+        return cls([image for image, _ in measured], sparse)
+
+    def dense(self) -> Histograms:
+        """The histograms with all bins."""
+        return {name: each.dense() for name, each in self.histograms.items()}
 
 
 @dataclass(frozen=True)
@@ -139,17 +133,12 @@ class Measure:
         index: int,
         sample: StereoSample,
         parts: Mapping[str, NDArray[np.bool_]],
-        prediction: Prediction,
+        prediction: StereoResult,
         seconds: float,
     ) -> tuple[ImageShare, Histograms]:
-        """Measure one prediction.
+        """Measure the prediction of the pair at an index of the dataset.
 
-        Args:
-            index: Index of the pair in the dataset.
-            sample: The pair.
-            parts: Regions of the pair by name, from `regions.regions`.
-            prediction: Disparity is NaN where there is none.
-            seconds: Time that the prediction took.
+        `parts` are the masks of `regions.regions`, `seconds` the time that the prediction took.
         """
         disparity, ground_truth = prediction.disparity, sample.disparity
         sums = {
@@ -215,11 +204,9 @@ class Journal:
         Raises:
             ValueError: The file is damaged.
         """
-        name, remedy = (
-            _file_name(places.start),
-            "damaged: delete it, and its pairs are measured again",
-        )
-        found = self._store.read(name, dict[str, ShareRecord], remedy)
+        name = _file_name(places.start)
+        remedy = "damaged: delete it, and its pairs are measured again"
+        found = self._store.read(name, dict[str, Share], remedy)
         if found is None:
             return None
         expected = {label: [(place, scores) for place in places] for label in labels}
@@ -229,15 +216,11 @@ class Journal:
         }:
             path = self._store.folder / name
             raise ValueError(f"{path}: has other methods, pairs or scores; {remedy}")
-        return {label: record.share() for label, record in found.items()}
+        return found
 
     def write(self, first: int, shares: Mapping[str, Share]) -> None:
-        """Keep the measurements of the batch that begins at an index.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
-        record = {label: share.to_dict() for label, share in shares.items()}
+        """Keep the measurements of the batch that begins at an index."""
+        record = {label: asdict(share) for label, share in shares.items()}
         self._store.write(_file_name(first), record)
 
     def clear(self) -> None:
@@ -268,7 +251,7 @@ def process_count() -> int:
 def join() -> None:
     """Join the processes that torchrun has started and take this process's GPU, if there is one.
 
-    To be called before models are loaded. Does nothing in a process that runs alone.
+    It must be called before models are loaded, and does nothing in a process that runs alone.
     """
     if process_count() > 1:
         import torch

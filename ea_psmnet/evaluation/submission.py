@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     map: str
     """Disparity map."""
     time: str | None
-    """Text file with the run time, or None if the server has no such file."""
+    """Text file with the run time; None if the server expects none."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,7 @@ def _pair(entry: Entry) -> Pair:
 
 
 def _kitti(
-    cameras: tuple[tuple[str, str], ...],
-    folder: str,
-    root: Path,
-    resolution: Resolution | None,
-    method: str,
+    cameras: tuple[tuple[str, str], ...], folder: str, root: Path, _: Resolution | None, __: str
 ) -> list[Entry]:
     base = root if root.name == "testing" else root / "testing"
     left, right = next((pair for pair in cameras if (base / pair[0]).is_dir()), cameras[0])
@@ -200,22 +196,13 @@ def _middlebury(root: Path, resolution: Resolution | None, method: str) -> list[
     ]
 
 
-def _eth3d(root: Path, resolution: Resolution | None, method: str) -> list[Entry]:
-    images = [
-        image
-        for split in ("training", "testing")
-        for image in sorted((root / f"two_view_{split}").glob("*/im0.png"))
-    ]
-    folder = "low_res_two_view"
-    return [
-        Entry(
-            image,
-            image.with_name("im1.png"),
-            f"{folder}/{image.parent.name}.pfm",
-            f"{folder}/{image.parent.name}.txt",
-        )
-        for image in images
-    ]
+def _eth3d(root: Path, _: Resolution | None, __: str) -> list[Entry]:
+    entries = []
+    for split in ("training", "testing"):
+        for image in sorted((root / f"two_view_{split}").glob("*/im0.png")):
+            name = f"low_res_two_view/{image.parent.name}"
+            entries.append(Entry(image, image.with_name("im1.png"), f"{name}.pfm", f"{name}.txt"))
+    return entries
 
 
 _GREY, _COLOUR = ("image_0", "image_1"), ("colored_0", "colored_1")

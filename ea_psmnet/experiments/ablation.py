@@ -80,20 +80,20 @@ class Ablation:
         return list(dict.fromkeys(name for r in self.results for name in r.figures))
 
     def of(self, variant: str) -> list[RunResult]:
-        """Return the runs of a variant."""
+        """The runs of a variant."""
         return [result for result in self.results if result.variant == variant]
 
     def values(self, variant: str, test: str, figure: str) -> dict[int, float]:
-        """Return a figure by seed, for runs where it is finite."""
+        """A figure by seed, for runs where it is finite."""
         found = {r.seed: r.figures.get(test, {}).get(figure) for r in self.of(variant)}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def spread(self, variant: str, test: str, figure: str) -> Spread:
-        """Return the spread of a figure over a variant's seeds."""
+        """The spread of a figure over a variant's seeds."""
         return Spread.of(list(self.values(variant, test, figure).values()))
 
     def difference(self, variant: str, test: str, figure: str) -> Spread:
-        """Return the spread of differences to the first variant, over the seeds that both have."""
+        """The spread of differences from the first variant, over the seeds that both have."""
         ours, first = (self.values(v, test, figure) for v in (variant, self.variants[0]))
         return Spread.of([ours[seed] - first[seed] for seed in ours if seed in first])
 
@@ -175,7 +175,8 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
     bar = Progress([(variant, seed) for seed in config.seeds for variant in variants], unit="run")
     for variant, seed in bar:
         bar.set_description(f"{variant} seed {seed}")
-        run = Run.of(config, variant, seed)
+        folder = config.out / "runs" / slug(variant) / f"seed-{seed}"
+        run = Run(variant, seed, folder)
         results.append(finish_run(run, config, config.root or config.out / "scenes", tests))
         yield Ablation(question, config, variants, parameters, tuple(results))
 
@@ -210,11 +211,6 @@ class Run:
     seed: int
     folder: Path
 
-    @classmethod
-    def of(cls, config: AblationConfig, variant: str, seed: int) -> Run:
-        """Return a run in the folder of an ablation."""
-        return cls(variant, seed, config.out / "runs" / slug(variant) / f"seed-{seed}")
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -231,7 +227,7 @@ class RunResult:
 
 
 def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) -> RunResult:
-    """Return the result of a run, after training and evaluating what is missing of it.
+    """Return the result of a run, after any training and evaluation that it lacks.
 
     Args:
         run: The run.
@@ -241,10 +237,14 @@ def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) 
 
     Raises:
         ChildProcessError: Training ended for another reason than numbers that are not finite.
-        ValueError: The result that was kept is damaged.
+        ValueError: The stored result is damaged.
     """
     store = Store(run.folder)
-    result = _kept(store, run)
+    remedy = "damaged: delete it, and the trained network is measured again"
+    result = store.read(_RESULT, RunResult, remedy)
+    if result and (result.variant, result.seed) != (run.variant, run.seed):
+        path = store.folder / _RESULT
+        raise ValueError(f"{path}: is of {result.variant}, seed {result.seed}; {remedy}")
     if result is None:
         start = time.monotonic()
         diverged = _train(run, config, scenes)
@@ -253,15 +253,6 @@ def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) 
     if result.diverged is None and missing:
         result = _measured(result, run, config, missing)
     store.write(_RESULT, asdict(result))
-    return result
-
-
-def _kept(store: Store, run: Run) -> RunResult | None:
-    remedy = "damaged: delete it, and the trained network is measured again"
-    result = store.read(_RESULT, RunResult, remedy)
-    if result and (result.variant, result.seed) != (run.variant, run.seed):
-        path = store.folder / _RESULT
-        raise ValueError(f"{path}: is of {result.variant}, seed {result.seed}; {remedy}")
     return result
 
 
@@ -283,7 +274,7 @@ def _figures(
 
 
 def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
-    """Train in a process of its own; returns its message if numbers were not finite."""
+    """Train in a separate process; return its message if numbers were not finite."""
     command = ["train", *_arguments(run, config, scenes)]
     log = run.folder / "train.log"
     with log.open("a") as file:
@@ -300,9 +291,12 @@ def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
 
 
 def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
-    """Return the arguments of `train`: those that all variants share, and the network."""
+    """The arguments of `train`: those that all variants share, and the network."""
+    network = run.folder / "network.json"
+    base = base_network(config)
+    write_json(network, parse_variant(run.variant, sites=config.sites, base=base).to_dict())
     options: dict[str, Any] = {
-        "network": _network_file(run, config),
+        "network": network,
         "init": shared_weights(config, run.seed),
         "data": config.data if config.root else "sceneflow",
         "root": scenes,
@@ -328,13 +322,6 @@ def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
         for name, value in options.items()
         for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
     ]
-
-
-def _network_file(run: Run, config: AblationConfig) -> Path:
-    network = parse_variant(run.variant, sites=config.sites, base=base_network(config))
-    path = run.folder / "network.json"
-    write_json(path, network.to_dict())
-    return path
 
 
 def base_network(config: AblationConfig) -> PSMNetConfig:
@@ -380,7 +367,7 @@ _SHOWN = ("EPE", "bad-1", "bad-3")
 
 
 def ablation_markdown(ablation: Ablation) -> str:
-    """Return an ablation as Markdown: a table for every test set, and runs that diverged."""
+    """An ablation as Markdown: a table for every test set, and runs that diverged."""
     parts = [f"# Ablation: {ablation.question}", _introduction(ablation)]
     for test in ablation.tests:
         rows = [_row(ablation, variant, test) for variant in ablation.variants]

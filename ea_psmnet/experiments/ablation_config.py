@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ea_psmnet.datasets.names import DatasetName
 from ea_psmnet.machine import Device
 from ea_psmnet.tables import check_range
+from ea_psmnet.training.config import plain
 
 __all__ = ["MAY_CHANGE", "RENDERED", "AblationConfig", "Question"]
 
@@ -114,11 +115,5 @@ class AblationConfig:
         return {root.resolve().name: root for root in self.eval_roots}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+        """Plain values, for JSON."""
+        return {name: plain(value) for name, value in asdict(self).items()}

@@ -75,15 +75,15 @@ class AttentionMaps:
         return rows - self.left.shape[0], columns - self.left.shape[1]
 
     def maximum(self, index: int) -> NDArray[np.float32]:
-        """Return the maximum of a map over disparity (H', W')."""
+        """Maximum of a map over disparity (H', W')."""
         return self.maps[index].max(axis=0)
 
     def mean(self, index: int) -> NDArray[np.float32]:
-        """Return the mean of a map over disparity (H', W')."""
+        """Mean of a map over disparity (H', W')."""
         return self.maps[index].mean(axis=0)
 
     def peak(self, index: int) -> NDArray[np.float32]:
-        """Return the disparity of a map's maximum (H', W'), in image pixels."""
+        """Disparity of a map's maximum (H', W'), in image pixels."""
         return (self.maps[index].argmax(axis=0) * self.stride).astype(np.float32)
 
     def over_image(
@@ -102,11 +102,11 @@ class AttentionMaps:
         return np.asarray(pixels[self.padding[0] :, : self.left.shape[1]], np.float32)
 
     def height(self, index: int) -> float:
-        """Return the maximum of a map, in units of a uniform map, 1 / n."""
+        """Maximum of a map, in units of a uniform map, 1 / n."""
         return float(self.maps[index].max() * self.maps[index].size)
 
     def extent(self, index: int) -> float:
-        """Return the fraction of the volume that a map covers: exp(entropy) / n, 1 if uniform."""
+        """Fraction of the volume that a map covers: exp(entropy) / n, 1 if uniform."""
         shares = self.maps[index].astype(np.float64)
         logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
         return float(np.exp(-np.sum(shares * logs)) / shares.size)
@@ -160,16 +160,16 @@ def attention_maps(
             position = _position(pixel, disparity, stride, volume.shape[2:])
             maps = module.map_of(volume, position)  # (1, D', H', W')
     return AttentionMaps(
-        site=site,
-        mechanism=matcher.model.config.attention,
-        normalisation=module.normalisation,
-        maps=maps.float().cpu().numpy(),
-        stride=stride,
-        left=left,
-        disparity=disparity,
-        added=added,
-        constant=constant,
-        pixel=pixel,
+        site,
+        matcher.model.config.attention,
+        module.normalisation,
+        maps.float().cpu().numpy(),
+        stride,
+        left,
+        disparity,
+        added,
+        constant,
+        pixel,
     )
 
 
@@ -191,14 +191,12 @@ def _module_at(model: PSMNet, site: str) -> EfficientAttention | DotProductAtten
 def _check_pixel(module: nn.Module, pixel: Pixel | None, left: NDArray[np.uint8]) -> None:
     if isinstance(module, EfficientAttention):
         if pixel is not None:
-            raise ValueError(
-                "efficient attention's maps are the same for all pixels: leave --pixel out"
-            )
+            told = "efficient attention's maps are the same for all pixels: leave --pixel out"
+            raise ValueError(told)
         return
     if pixel is None:
-        raise ValueError(
-            "dot-product attention has a map for every pixel: name one, as --pixel X Y"
-        )
+        told = "dot-product attention has a map for every pixel: name one, as --pixel X Y"
+        raise ValueError(told)
     height, width = left.shape[:2]
     if not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
         raise ValueError(
@@ -256,7 +254,7 @@ _CAPTION_WIDTH = 180
 """Pixels that a caption takes, at least."""
 _HEAT = colormaps["inferno"]
 _LEAST_HEAT = (0.5, 4.0)
-"""Range of heat in units of a uniform map; the upper end is exceeded by maps that are sharper."""
+"""Smallest range of heat, in units of a uniform map; sharper maps raise its upper end."""
 _HOTTEST = 99.9
 """Percentile of the maxima of all maps at the end of the range."""
 _CAPTIONS = ("maximum over disparity", "mean over disparity", "disparity of the peak")
@@ -266,8 +264,8 @@ def map_sheet(maps: AttentionMaps) -> Image:
     """Draw all maps over the left image in one grid, below the image and the prediction.
 
     A map has three pictures: its maximum and its mean over disparity, and the disparity of its
-    maximum, in the colours of the prediction. All maps have one logarithmic range of heat, in units
-    of a uniform map: equal colours are equal attention.
+    maximum, in the colours of the prediction. All maps share one logarithmic range of heat, in
+    units of a uniform map, so that equal colours are equal attention.
 
     Returns:
         (h, w, 3) uint8 RGB.

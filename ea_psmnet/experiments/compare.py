@@ -81,18 +81,18 @@ class Comparison:
     results: Sequence[Result]
 
     def of(self, work: str) -> list[Result]:
-        """Return the results of one kind of work."""
+        """The results of one kind of work."""
         return [result for result in self.results if result.trial.work == work]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
 def compare(
     trials: Sequence[Trial], budget: Budget, *, timeout: float = 3600, kept: Store | None = None
 ) -> Comparison:
-    """Run every trial in its own process, one after the other; a failure is an outcome, too.
+    """Run every trial in its own process, one after the other; a failure is also an outcome.
 
     Args:
         trials: Trials with the same device and precision.
@@ -247,7 +247,7 @@ class Crossing(NamedTuple):
 
 
 def pixels(result: Result) -> int:
-    """Return the number of pixels of a trial's batch."""
+    """Number of pixels of a trial's batch."""
     return math.prod(result.trial.shape or (0,))
 
 
@@ -263,11 +263,10 @@ def curves(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
 def crossing(curve: Sequence[Result], budget: int) -> Crossing | None:
     """Find the input size at which the memory of one network crosses a budget.
 
-    Between a size that fits and one that does not, memory is taken for a power of pixels. For a
-    size that does not fit only the least memory that it needs is known, so the crossing may be
-    lower, but not below the last size that fits. Beyond the last two sizes that fit, memory is
-    taken to grow in a straight line, or as b x + c x^2 if weights between all pairs of positions
-    are stored.
+    Between a size that fits and one that does not, memory is modelled as a power of pixels. For a
+    size that does not fit only a lower bound of its memory is known, so the crossing may be lower,
+    but not below the last size that fits. Beyond the last two sizes that fit, memory is
+    extrapolated linearly, or as b x + c x^2 if weights between all pairs of positions are stored.
 
     Args:
         curve: Results of one network, from `curves`.
@@ -307,7 +306,7 @@ _FIGURES = ("EPE", "bad-1", "bad-2", "bad-3", "D1")
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Return Markdown: a table for every kind of work, what did not fit, and notes."""
+    """A comparison as Markdown: a table for every kind of work, networks out of memory, notes."""
     parts: list[str] = []
     for work, title in _TITLES.items():
         results = comparison.of(work)
@@ -408,7 +407,7 @@ def _crossings(comparison: Comparison) -> list[str]:
 
 
 def _crossing(curve: Sequence[Result], budget: int) -> str | None:
-    """Return the crossing in pixels of an image; None if the sizes do not tell."""
+    """The crossing in pixels of an image; None if it cannot be found from the sizes."""
     batch, *_ = curve[0].trial.shape or (1,)
     at = crossing(curve, budget)
     if at is not None:
@@ -419,7 +418,7 @@ def _crossing(curve: Sequence[Result], budget: int) -> str | None:
 
 
 def _non_local(comparison: Comparison) -> Iterator[str]:
-    """Say where the textbook form fits, and what the form with linear memory costs."""
+    """Notes on sizes that fit the textbook form, and on the cost of the form with linear memory."""
     cases: dict[tuple[str, str], list[Result]] = {}
     for result in comparison.results:
         if result.naive:
@@ -437,7 +436,7 @@ def _non_local(comparison: Comparison) -> Iterator[str]:
 
 
 def _at_the_bottleneck(results: Sequence[Result]) -> Iterator[str]:
-    """Say what memory a map that did not fit would take at 1/16."""
+    """Notes on the memory that a map that did not fit would take at 1/16."""
     for result in results:
         config = PSMNetConfig.from_dict(result.trial.network)
         shape = result.outcome.shape

@@ -1,4 +1,4 @@
-"""Memory and time: how much a process may take, and how long work takes."""
+"""Memory and time: the budget of a process, and the time that work takes."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def _plain(name: str) -> str:
 
 @contextmanager
 def limited(budget: int, device: torch.device) -> Iterator[None]:
-    """Limit the memory that this process may take in addition to what it holds now.
+    """Limit the memory that this process may take in addition to the memory that it holds.
 
     On a GPU this is the fraction of the caching allocator, on the CPU the limit of data segments
-    (RLIMIT_DATA), not of address space: the libraries' mappings are no memory of the network.
+    (RLIMIT_DATA), not of address space, because the network does not use the libraries' mappings.
     """
     if device.type == "cuda":
         # The only call here that needs an index.
@@ -119,7 +119,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that work on a device takes."""
+    """Seconds that work on a device takes."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -128,5 +128,5 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the median time of several runs, after one that is not counted."""
+    """Median time of several runs in seconds, after one that is not counted."""
     return median([timed(work, device) for _ in range(1 + repeats)][1:])

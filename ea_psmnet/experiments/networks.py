@@ -1,4 +1,4 @@
-"""Networks by a short text, as `efficient@bottleneck,heads=2`, and what they should cost."""
+"""Networks by a short text, such as `efficient@bottleneck,heads=2`, and their predicted cost."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def _cells(site: Site) -> dict[str, object]:
     }
 
 
-# What a network should cost -----------------------------------------------------------------------
+# The predicted cost of a network ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Programs in fresh processes, which end with the process that started them.
 
-As a program it runs another: `python -m ea_psmnet.experiments.own_process PARENT PROGRAM ...`.
+The module itself runs a program: `python -m ea_psmnet.experiments.own_process PARENT PROGRAM ...`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["run_program"]
 def run_program(
     program: str, arguments: Sequence[str] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module or a script in a fresh process, which ends when this one does, however it does.
+    """Run a module or a script in a fresh process, which ends whenever and however this one does.
 
     Args:
         program: Name of a module, as for `python -m`, or path of a script, which ends in `.py`.

@@ -1,4 +1,4 @@
-"""Plots of comparisons, ablations, and of what attention costs; all as (h, w, 3) uint8 RGB."""
+"""Plots of comparisons, ablations and the cost of attention; all as (h, w, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -224,11 +224,10 @@ def resource_plot(report: VolumeReport) -> NDArray[np.uint8]:
     logarithmic axes; below a row for every case.
     """
     itemsize = DTYPES[report.dtype].itemsize
+    operations = "Multiplications and additions"
     quantities = (
         _Quantity("Memory in bytes", "B", lambda r: r.bytes(itemsize), lambda m: m.peak_bytes),
-        _Quantity(
-            "Multiplications and additions", "", lambda r: r.operations, lambda m: m.products
-        ),
+        _Quantity(operations, "", lambda r: r.operations, lambda m: m.products),
     )
     largest = max(row.positions for row in report.rows)
     rows = [row for row in report.rows if row.positions == largest]

@@ -39,7 +39,7 @@ __all__ = [
     "volume_report",
 ]  # fmt: skip
 
-# What can be measured -----------------------------------------------------------------------------
+# Cases to measure ---------------------------------------------------------------------------------
 
 TABLE_1 = ("table1-efficient", "table1-non-local", "table1-residual")
 """Rows of Table 1 of Shen et al., WACV 2021."""
@@ -184,10 +184,10 @@ class Measured:
 def measure(module: nn.Module, volume: Tensor) -> Measured:
     """Run a module once on a volume, and count bytes and operations.
 
-    Memory is that of the storages that torch's operators return, until they are freed; tensors
-    inside an operator are not counted. Operations are counted by torch's `FlopCounterMode`, two for
-    every multiply-add of a convolution, a matrix product or `scaled_dot_product_attention`;
-    elementwise operations, softmax, normalisations and biases are not counted.
+    Memory is that of the storages that torch's operators return, until they are freed, without
+    tensors inside an operator. Operations are counted by torch's `FlopCounterMode`, two for every
+    multiply-add of a convolution, a matrix product or `scaled_dot_product_attention`; elementwise
+    operations, softmax, normalisations and biases do not count.
 
     Args:
         module: The module; set to training mode, in float32, or float64 for such a volume.
@@ -206,14 +206,13 @@ def measure(module: nn.Module, volume: Tensor) -> Measured:
 
 
 def operation_counter() -> FlopCounterMode:
-    """Return torch's counter; it counts `scaled_dot_product_attention` on CPUs, too."""
+    """Torch's counter, which also counts `scaled_dot_product_attention` on CPUs."""
+
+    def count(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # from shapes (B, heads, n, channels)
+
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={on_cpu: _attention_operations})
-
-
-def _attention_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Count from shapes (B, heads, n, channels)."""
-    return int(sdpa_flop_count(query, key, value))
+    return FlopCounterMode(display=False, custom_mapping={on_cpu: count})
 
 
 # The report ---------------------------------------------------------------------------------------
@@ -342,22 +341,15 @@ def parse_volume(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: The text is no volume, or the volume has fewer than two positions.
     """
-    if not re.fullmatch(r"\d+(x\d+){1,2}", text) or math.prod(_sides(text)) < 2:
+    known = re.fullmatch(r"\d+(x\d+){1,2}", text)
+    sides = tuple(map(int, text.split("x"))) if known else ()
+    if math.prod(sides) < 2:
         raise ValueError(f"'{text}' is no volume: give its sides as 64x64 or 48x136x240")
-    return _sides(text)
-
-
-def _sides(text: str) -> tuple[int, ...]:
-    return tuple(int(side) for side in text.split("x"))
+    return sides
 
 
 def _row(
-    volume: str,
-    size: tuple[int, ...],
-    case: str,
-    channels: tuple[int, int],
-    dtype: str,
-    limit: int,
+    volume: str, size: tuple[int, ...], case: str, channels: tuple[int, int], dtype: str, limit: int
 ) -> Row:
     resources = case_resources(case, size, *channels)
     needed = resources.bytes(DTYPES[dtype].itemsize)

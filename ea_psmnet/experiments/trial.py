@@ -1,7 +1,7 @@
 """One network at one workload under a memory budget: `python -m ea_psmnet.experiments.trial`.
 
 The program reads a `Trial` as JSON from standard input and writes an `Outcome` as JSON to the file
-that is named with it. It is a process of its own, so that a network that dies takes nothing along.
+that is named with it. It runs in a separate process, which may die without harm to the others.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ End = Literal["fits", "out of memory", "failed"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A network and what it is to do."""
+    """A network and its work."""
 
     label: str
     network: dict[str, Any]
@@ -171,7 +171,7 @@ class Load:
 
 
 def plan(networks: Sequence[Network], load: Load, **options: Any) -> list[Trial]:
-    """Make a trial for every network and workload; what is wrong shows here, before any runs.
+    """Make a trial for every network and workload; errors show here, before any trial runs.
 
     Args:
         networks: The networks.
@@ -230,7 +230,7 @@ def _size(text: str, max_disparity: int) -> tuple[int, int]:
 # Workloads ----------------------------------------------------------------------------------------
 
 _WHOLE = 2**62
-"""Bytes that suffice for any plan: the budget is to be reached, not avoided by tiles."""
+"""Bytes that suffice for any plan, so that tiles do not avoid the budget."""
 
 
 @dataclass(frozen=True)
@@ -319,11 +319,7 @@ class TrainingSteps:
     """
 
     def __init__(
-        self,
-        network: PSMNet,
-        shape: tuple[int, int, int],
-        device: torch.device,
-        dtype: torch.dtype,
+        self, network: PSMNet, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype
     ) -> None:
         batch, *crop = shape
         config = TrainingConfig(
@@ -375,10 +371,10 @@ _SITE = re.compile(r"aggregation\.(?:attention|hourglasses\.(\d)\.attention\.(\w
 
 
 class ModuleTrace:
-    """Knows which module of a network is at work, by hooks, so that an error can name it.
+    """Tracks by hooks which module of a network is at work, so that an error can name it.
 
-    In the forward pass this is the module that was entered last and not left. In the backward pass
-    it is the module whose output's gradient was computed last.
+    In the forward pass this is the innermost module that has not been left. In the backward pass it
+    is the module whose output's gradient was computed last.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -397,7 +393,7 @@ class ModuleTrace:
         return self._entered[-1] if self._entered else self._backward
 
     def clear(self) -> None:
-        """Forget the module at work; to be called after a backward pass, whose end no hook sees."""
+        """Forget the module at work; call it after a backward pass, whose end no hook sees."""
         self._entered.clear()
         self._backward = None
 

@@ -1,4 +1,4 @@
-"""Alignment of the rows of a pair that is not quite rectified, estimated from matched features."""
+"""Alignment of the rows of a pair that is not quite rectified, from matched features."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ class RowAlignment:
     """Similarity about the image centre that brings rows of the right image onto the left one's.
 
     A right point (x, y) from the centre belongs on row `zoom * (x sin r + y cos r) + offset`, with
-    r the rotation. This holds at any distance of the scene if the cameras differ by a rotation
-    about the optical axis, by their focal length, or by a small tilt; the match's column tells
-    nothing about it. Other differences, as of cameras that look in different directions, need a
-    calibration.
+    r the rotation. This holds at any distance of the scene, whatever the column of the match, if
+    the cameras differ by a rotation about the optical axis, by their focal length, or by a small
+    tilt. Other differences, such as different viewing directions, need a calibration.
     """
 
     offset: float
     """Left minus right row in pixels, at the centre: the right image belongs lower if positive."""
     rotation: float
-    """Angle in degrees by which the right image is turned counter-clockwise, seen on a screen."""
+    """Angle in degrees by which the right image is turned counter-clockwise on the screen."""
     zoom: float
     """Size of what the left image shows over its size in the right image."""
 
@@ -76,7 +75,7 @@ class RowFit:
 
 
 def fit_rows(left: Array, right: Array, width: float, height: float) -> RowFit | None:
-    """Fit an alignment robustly to matches, of which the columns do not matter.
+    """Fit an alignment robustly to matches; their columns do not matter.
 
     RANSAC (Fischler and Bolles, CACM 1981) selects matches, least squares fit the rows.
 
@@ -109,16 +108,12 @@ def fit_rows(left: Array, right: Array, width: float, height: float) -> RowFit |
             return None
         residuals = rows - terms @ solution
         agreeing = np.abs(residuals) < _TOLERANCE
-    return RowFit(*_alignment(solution, terms[agreeing], residuals[agreeing]), agreeing)
-
-
-def _alignment(
-    solution: Array, terms: Array, residuals: Array
-) -> tuple[RowAlignment, RowAlignment]:
-    """The alignment of rows a + b x + c y, and its standard errors."""
-    deviation = _SIGMA * np.median(np.abs(residuals))
-    a, b, c = solution
-    a_error, b_error, c_error = deviation * np.sqrt(np.diag(np.linalg.pinv(terms.T @ terms)))
+    a, b, c = solution  # row = a + b x + c y
     rotation, zoom = np.degrees(np.arctan2(b, c)), np.hypot(b, c)
-    errors = RowAlignment(float(a_error), float(np.degrees(b_error / zoom)), float(c_error))
-    return RowAlignment(float(a), float(rotation), float(zoom)), errors
+    kept, deviation = terms[agreeing], _SIGMA * np.median(np.abs(residuals[agreeing]))
+    a_error, b_error, c_error = deviation * np.sqrt(np.diag(np.linalg.pinv(kept.T @ kept)))
+    return RowFit(
+        RowAlignment(float(a), float(rotation), float(zoom)),
+        RowAlignment(float(a_error), float(np.degrees(b_error / zoom)), float(c_error)),
+        agreeing,
+    )

@@ -1,4 +1,4 @@
-"""OpenCV's block matchers as baselines, and how holes in their disparity are filled."""
+"""OpenCV's block matchers as baselines, and the filling of holes in their disparity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BaselineName = Literal["sgbm", "bm"]
 
 _STEPS = 16  # OpenCV stores sixteenths of a pixel
 _LEAST = 10
-"""Rows, and columns besides the range, that both need: with fewer, OpenCV fails or returns
+"""Rows, and columns besides the range, that both matchers need: with fewer, OpenCV fails or returns
 uninitialised memory."""
 
 
@@ -23,7 +23,7 @@ uninitialised memory."""
 class BlockMatcher:
     """StereoSGBM (Hirschmüller, PAMI 2008, with OpenCV's changes) or StereoBM.
 
-    All settings are those of OpenCV's sample `stereo_match.cpp`, but for the range of disparities.
+    All settings except the range of disparities are those of OpenCV's sample `stereo_match.cpp`.
     `sgbm`: colour, blocks of 3 x 3, P1 = 8 * 3 * 9, P2 = 32 * 3 * 9, pre-filter cap 63, uniqueness
     10 %, five directions. `bm`: grey, blocks of 9 x 9, pre-filter cap 31, texture threshold 10,
     uniqueness 15 %. Both: left-right check to 1 px, speckles up to 100 pixels with range 32.
@@ -39,7 +39,7 @@ class BlockMatcher:
     pad: bool = True
     """Replicate the left border of the images, so that the search covers it.
 
-    Otherwise the `max_disparity` leftmost columns are holes, however small their disparity is,
+    Otherwise the leftmost `max_disparity` columns are holes, however small their disparity is,
     which makes the baseline much weaker.
     """
 

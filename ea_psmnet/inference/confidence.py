@@ -1,11 +1,11 @@
 """Confidence: the probability that the error of a pixel's disparity is below 1 pixel.
 
 The evidence is the probability that the network's own distribution over disparities gives to the
-neighbourhood of the estimate. That is no probability of the error: levels are 4 pixels apart, and
-networks are too sure of themselves (Guo et al., "On Calibration of Modern Neural Networks", ICML
-2017). A logistic function of its log-odds at three widths, fitted where the truth is known, makes
-it one; it is Platt scaling with three inputs. `scripts/calibrate_confidence` fits it and stores it
-in the description beside the weights.
+neighbourhood of the estimate. This is no probability of the error: levels are 4 pixels apart, and
+networks are overconfident (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). A
+logistic function of its log-odds at three widths, fitted to ground truth, turns it into one (Platt
+scaling with three inputs). `scripts/calibrate_confidence` fits it and stores it in the description
+beside the weights.
 
 Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of the image.
 """
@@ -49,9 +49,9 @@ _LEAST = 1e-4
 
 @full_precision
 def window_masses(scores: Tensor, disparity: Tensor, first: float) -> Tensor:
-    """Probability within each of `WIDTHS` around every pixel's estimate.
+    """Probability of a window of each of `WIDTHS` around every pixel's estimate.
 
-    The probabilities of each cell are summed over the window around each level, and these sums
+    The probabilities of each cell are summed over the window around each level, and these sums are
     interpolated trilinearly at the pixel and its estimate; half of a level's probability belongs to
     either side of it.
 
@@ -66,7 +66,10 @@ def window_masses(scores: Tensor, disparity: Tensor, first: float) -> Tensor:
     levels = scores.shape[1]
     probabilities = widen(scores).softmax(dim=1).unsqueeze(1)  # (B, 1, K, h, w)
     place = (2 * (disparity - first) / SCALE + 1) / levels - 1  # -1 to 1 from border to border
-    columns, rows = (_middles(side, place) for side in disparity.shape[:-3:-1])
+    rows, columns = (
+        (2 * torch.arange(side, device=place.device, dtype=place.dtype) + 1) / side - 1
+        for side in disparity.shape[-2:]
+    )
     grid = torch.stack(
         [columns.expand_as(place), rows.unsqueeze(-1).expand_as(place), place], dim=-1
     ).unsqueeze(1)  # (B, 1, H, W, 3)
@@ -77,11 +80,6 @@ def window_masses(scores: Tensor, disparity: Tensor, first: float) -> Tensor:
         mass = F.grid_sample(sums, grid, padding_mode="border", align_corners=False)
         found.append(mass[:, 0, 0])
     return torch.stack(found, dim=1)
-
-
-def _middles(side: int, like: Tensor) -> Tensor:
-    """Middles of the pixels of a side (n,), from -1 to 1 between its ends."""
-    return (2 * torch.arange(side, device=like.device, dtype=like.dtype) + 1) / side - 1
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,11 @@ class ConfidenceMap:
     """A weight for each of `WIDTHS`."""
     bias: float
     network: str = ""
-    """SHA-256 of the file of weights that it was fitted to."""
+    """SHA-256 of the file of weights to which it was fitted."""
     scenes: str = ""
-    """The scenes that it was fitted and measured on."""
+    """The scenes on which it was fitted and measured."""
     figures: Mapping[str, float] | None = None
-    """What was measured on scenes that it was not fitted on."""
+    """Measurements on scenes that were not used for the fit."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(WIDTHS):
@@ -119,17 +117,17 @@ class ConfidenceMap:
 
 
 UNCALIBRATED = ConfidenceMap((0.0, 1.0, 0.0), 0.0)
-"""The mass within 6 pixels as it is: it ranks pixels, but is no probability of an error."""
+"""The mass within 6 pixels itself: it ranks pixels, but is no probability of an error."""
 
 
 def read_confidence(path: Path | str | None) -> ConfidenceMap:
-    """Read the map of a file of weights from its description, beside it.
+    """Read the map from the description beside a file of weights.
 
     Without one, or if it was fitted to other weights, a warning says that confidence is
     uncalibrated, and the result is `UNCALIBRATED`.
 
     Args:
-        path: See `find_weights`; None for a network that is from no file.
+        path: See `find_weights`; None for a network that was not loaded from a file.
 
     Raises:
         FileNotFoundError: There are no such weights.

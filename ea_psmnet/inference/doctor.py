@@ -1,4 +1,4 @@
-"""Examination of an input pair for faults that make its prediction wrong."""
+"""Examination of an input pair for faults that would make its prediction wrong."""
 
 from __future__ import annotations
 
@@ -111,26 +111,22 @@ class Diagnosis:
 
 
 def examined(
-    pair: Pair, reach: float, *, least: float = 0, doffs: float = 0, rectify: bool = False
+    pair: Pair,
+    searched: tuple[float, float] | None,
+    *,
+    doffs: float = 0,
+    rectify: bool = False,
 ) -> Pair:
-    """Warn of the faults of a pair, for arguments see `diagnose`.
+    """Warn of the faults of a pair; with `rectify`, correct the right image if that is possible.
 
-    Args:
-        pair: The images.
-        reach: Largest disparity that is searched.
-        least: Smallest disparity that is searched.
-        doffs: What the calibration adds to disparities.
-        rectify: Apply the correction if the pair is not rectified and there is one.
-
-    Returns:
-        The pair, with the right image corrected if that was asked for.
+    The other arguments are those of `diagnose`.
     """
-    diagnosis = diagnose(*pair, reach, least=least, doffs=doffs)
+    diagnosis = diagnose(*pair, searched, doffs=doffs)
     correction = diagnosis.correction if rectify else None
     for finding in diagnosis.findings:
         corrected = correction is not None and finding.code == "unrectified"
-        told = f"{finding.message}: corrected, as asked" if corrected else finding
-        warnings.warn(str(told), stacklevel=2)
+        told = f"{finding.message}: corrected, as asked" if corrected else str(finding)
+        warnings.warn(told, stacklevel=2)
     return pair if correction is None else (pair[0], correction.apply(pair[1]))
 
 
@@ -158,18 +154,17 @@ class _Evidence:
 def diagnose(
     left: NDArray[np.uint8],
     right: NDArray[np.uint8],
-    reach: float = 192,
+    searched: tuple[float, float] | None = (0, 192),
     *,
-    least: float = 0,
     doffs: float = 0,
 ) -> Diagnosis:
-    """Examine a pair by matched features; only what is certain is reported.
+    """Examine a pair by matched features; only certain faults are reported.
 
     Args:
         left: (H, W, 3) uint8 RGB.
         right: (H, W, 3) uint8 RGB.
-        reach: Largest disparity that is searched, in pixels of these images.
-        least: Smallest disparity that is searched.
+        searched: Smallest and largest disparity that will be searched, in pixels of these images;
+            None if the range will be fitted to the pair.
         doffs: What the calibration adds to disparities: negated, the disparity at infinity.
     """
     evidence = _gather((left, right))
@@ -178,13 +173,14 @@ def diagnose(
     if evidence.fit is None or not evidence.trusted:
         general = _other_geometry(evidence)
         return Diagnosis(() if general is None else (general,), 0)
-    alignment = _at_full_size(evidence.fit.alignment, evidence)
+    small = evidence.fit.alignment
+    alignment = replace(small, offset=small.offset / evidence.scale[1])
     findings = [*_unrectified(alignment, evidence)]
-    disparities, width = _disparities(evidence), left.shape[1]
     correction = alignment if findings else None
+    disparities = _disparities(evidence)
     findings += [
         *_exposure(evidence),
-        *_directions(disparities, least, min(reach, width), width),
+        *_directions(disparities, searched, left.shape[1]),
         *_behind(disparities, doffs),
     ]
     return Diagnosis(tuple(findings), len(disparities), correction)
@@ -217,11 +213,8 @@ def _without_matches(
     evidence: _Evidence, left: NDArray[np.uint8], right: NDArray[np.uint8]
 ) -> Finding | None:
     if np.array_equal(left, right) or _is_copy(evidence):
-        return Finding(
-            "identical",
-            "left and right are the same image",
-            "give the images of two cameras",
-        )
+        told = "left and right are the same image"
+        return Finding("identical", told, "give the images of two cameras")
     if evidence.trusted:
         return None
     shares = {"left": _textured(evidence.left), "right": _textured(evidence.right)}
@@ -231,7 +224,7 @@ def _without_matches(
             "no-texture",
             f"almost no texture in the {' and the '.join(plain)} image "
             f"({min(shares.values()):.1%} of the pixels), so that there is little to match",
-            "light the scene, project a pattern on it, or look whether a lens is covered",
+            "light the scene, project a pattern on it, or check that no lens is covered",
             {f"{side}_textured": share for side, share in shares.items()},
         )
     return None
@@ -253,7 +246,7 @@ def _textured(view: NDArray[np.uint8]) -> float:
 
 
 def _other_geometry(evidence: _Evidence) -> Finding | None:
-    """Pairs whose rows no alignment explains: other views of a scene, or of none in common."""
+    """A finding about views whose rows no alignment explains, of one scene or of two."""
     matches = evidence.matches
     if min(matches.features) < _MANY:
         return None
@@ -283,19 +276,15 @@ def _other_geometry(evidence: _Evidence) -> Finding | None:
 
 def _epipolar(matches: FeatureMatches) -> NDArray[np.bool_]:
     """(N,) matches that agree with one epipolar geometry."""
-    if len(matches.left) < _ENOUGH:
-        return np.zeros(len(matches.left), np.bool_)
-    _, chosen = cv2.findFundamentalMat(matches.left, matches.right, cv2.USAC_MAGSAC, 1.0, 0.999)
+    chosen = None
+    if len(matches.left) >= _ENOUGH:
+        _, chosen = cv2.findFundamentalMat(matches.left, matches.right, cv2.USAC_MAGSAC, 1.0, 0.999)
     if chosen is None:
         return np.zeros(len(matches.left), np.bool_)
     return np.asarray(chosen.ravel() > 0)
 
 
 # Pairs with matches -------------------------------------------------------------------------------
-
-
-def _at_full_size(alignment: RowAlignment, evidence: _Evidence) -> RowAlignment:
-    return replace(alignment, offset=alignment.offset / evidence.scale[1])
 
 
 def _unrectified(alignment: RowAlignment, evidence: _Evidence) -> Iterator[Finding]:
@@ -345,7 +334,7 @@ def _supported(
 ) -> NDArray[np.bool_]:
     """(N,) matches whose disparity is similar to that of two of the five matches nearest to them.
 
-    Repeated patterns match far away in the same row, each with a disparity of its own.
+    Repeated patterns match far away in the same row, each at its own disparity.
     """
     distances = np.square(places[:, None] - places).sum(-1)  # (N, N)
     nearest = np.argpartition(distances, _NEIGHBOURS, axis=1)[:, : _NEIGHBOURS + 1]  # and itself
@@ -354,7 +343,7 @@ def _supported(
 
 
 def _exposure(evidence: _Evidence) -> Iterator[Finding]:
-    """Compare the brightness around matches: what one view alone shows does not count."""
+    """Compare the brightness around matches, so that what only one view shows does not count."""
     assert evidence.fit is not None
     pair = zip(
         (evidence.left, evidence.right),
@@ -382,12 +371,12 @@ def _values(view: NDArray[Any], places: NDArray[np.float32]) -> NDArray[np.float
 
 
 def _directions(
-    disparities: NDArray[np.float64], least: float, reach: float, width: int
+    disparities: NDArray[np.float64], searched: tuple[float, float] | None, width: int
 ) -> Iterator[Finding]:
     """Findings about the signs of disparities and their range."""
     positive, negative = (float(np.mean(sign * disparities > 1)) for sign in (1, -1))
-    any_sign = least <= -width  # as if all were searched: then nothing else tells
-    if (least >= 0 or any_sign) and positive < _NONE_RIGHT and negative > 0.5:
+    expected = searched is None or searched[0] >= 0
+    if expected and positive < _NONE_RIGHT and negative > 0.5:
         median = float(np.median(disparities))
         yield Finding(
             "swapped",
@@ -396,16 +385,17 @@ def _directions(
             "give the images in the other order, or, if the cameras are toed in, --min-disparity",
             {"share": negative, "median_disparity": median},
         )
-        return
-    below = (disparities < least - 1) & (disparities > least - _TOED * width)
-    if _many(below, _BELOW):
-        yield _too_far(disparities[disparities > least - _TOED * width], least)
-    if _many(disparities > reach, _BEYOND):
-        yield _too_near(disparities, reach)
+    elif searched is not None:
+        least, reach = searched[0], min(searched[1], width)
+        plausible = disparities > least - _TOED * width
+        if _many(plausible & (disparities < least - 1), _BELOW):
+            yield _too_far(disparities[plausible], least)
+        if _many(disparities > reach, _BEYOND):
+            yield _too_near(disparities, reach)
 
 
 def _behind(disparities: NDArray[np.float64], doffs: float) -> Iterator[Finding]:
-    """A calibration by which much of the scene would be beyond infinity."""
+    """A finding about a calibration that puts much of the scene beyond infinity."""
     share = float(np.mean(disparities + doffs < -1))
     if doffs and share > _IMPLAUSIBLE:
         yield Finding(
@@ -426,7 +416,7 @@ def _too_far(disparities: NDArray[np.float64], least: float) -> Finding:
     lower = int(_MARGIN * lowest // 4 * 4)
     return Finding(
         "negative",
-        f"{share:.0%} of the matches have disparities below the {least:.0f} px from which on is "
+        f"{share:.0%} of the matches have disparities below {least:.0f} px, the smallest that is "
         f"searched, down to {lowest:.0f} px: the cameras are toed in, or the images cropped",
         f"predict with --min-disparity {lower}, or rectify the pair to parallel cameras",
         {"share": share, "smallest_disparity": lowest, "least": least},

@@ -38,11 +38,9 @@ _TRACED = (96, 160)
 _MOST = 2**14
 """Largest side of an image."""
 
-Shapes = tuple[dict[int, Any], dict[int, Any]]
-
 
 def check_export(form: ExportFormat, precision: ExportPrecision, out: Path) -> None:
-    """Check that a file can be exported so, before anything takes time.
+    """Check the format, precision and name of an export, and the packages that it needs.
 
     Raises:
         ValueError: Unknown format or precision, or one that the format does not have; a wrong
@@ -163,8 +161,7 @@ def _write_openvino(model: Any, record: ExportRecord, xml: Path, weights: Path) 
 def _onnx_model(network: PSMNet, record: ExportRecord) -> Any:
     """Trace a network into an `onnx.ModelProto`."""
     dtype = torch.float16 if record.precision == "float16" else torch.float32
-    height, width = record.size or _TRACED
-    images = torch.rand(1, 3, height, width), torch.rand(1, 3, height, width)
+    images = tuple(torch.rand(1, 3, *(record.size or _TRACED)) for _ in INPUTS)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             ExportableNetwork(network, dtype).eval(),
@@ -179,14 +176,17 @@ def _onnx_model(network: PSMNet, record: ExportRecord) -> Any:
     assert program is not None
     model = program.model_proto
     del model.graph.value_info[:]
-    for value in [*model.graph.input, *model.graph.output]:
-        _name_sides(value)
+    for value in (*model.graph.input, *model.graph.output):
+        sides = value.type.tensor_type.shape.dim[-2:]
+        for side, name in zip(sides, ("height", "width"), strict=True):
+            if side.dim_param:  # a formula
+                side.dim_param = name
     stated = model.metadata_props.add()
     stated.key, stated.value = KEY, record.to_json()
     return model
 
 
-def _free_sides() -> Shapes:
+def _free_sides() -> tuple[dict[int, Any], dict[int, Any]]:
     """Height and width of both images in units of 16 pixels."""
     most = _MOST // SIZE_MULTIPLE
     height, width = (torch.export.Dim(name, min=2, max=most) for name in ("height", "width"))
@@ -194,17 +194,9 @@ def _free_sides() -> Shapes:
     return sides, sides
 
 
-def _name_sides(value: Any) -> None:
-    """Name the free sides of an input or output, whose names are formulas."""
-    sides = value.type.tensor_type.shape.dim[-2:]
-    for side, name in zip(sides, ("height", "width"), strict=True):
-        if side.dim_param:
-            side.dim_param = name
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and notes about its own parts to itself."""
+    """Hide the exporter's progress and its notes about its own parts."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

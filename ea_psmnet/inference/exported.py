@@ -1,8 +1,8 @@
 """`ExportedMatcher`: predicts with an exported network, without torch.
 
-`ExportedMatcher.disparity` needs NumPy and ONNX Runtime (or OpenVINO) alone. A call as of
-`StereoMatcher` takes other kinds of images and gives a `StereoResult`, for which it needs OpenCV
-and Pillow, too.
+`ExportedMatcher.disparity` needs only NumPy and ONNX Runtime (or OpenVINO). A call, like one of
+`StereoMatcher`, takes other kinds of images and returns a `StereoResult`; it also needs OpenCV and
+Pillow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +56,9 @@ class ExportRecord:
     std: Sequence[float]
     """Deviation of colours by which the graph normalises images."""
     multiple: int
-    """Sides of the images are multiples of it: they are padded at the top and right."""
+    """Sides of the images are padded to multiples of this number, at the top and right."""
     border: str
-    """What images are padded with: `constant` is the mean colour, `replicate` their border."""
+    """Padding: `constant` is the mean colour, `replicate` repeats the border."""
     size: Sequence[int] | None
     """Height and width of the images; None for any."""
     precision: str
@@ -75,13 +75,8 @@ class ExportRecord:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-class _Opened(NamedTuple):
-    """An exported file that is ready to run."""
-
-    stated: str | None
-    """Its metadata."""
-    infer: Callable[[ExportRecord], Infer]
-    """Prepares the function from images to disparity."""
+Opened = tuple[str | None, Callable[[ExportRecord], Infer]]
+"""Metadata of an exported file, and a function that prepares it to run."""
 
 
 class ExportedMatcher:
@@ -124,9 +119,9 @@ class ExportedMatcher:
         for file in (path, weights)[: 1 + (path.suffix == ".xml")]:
             if not file.is_file():
                 raise FileNotFoundError(f"{file}: no such file")
-        opened = _OPENERS[path.suffix](path, weights, threads)
-        record = _record(path, opened.stated)
-        return cls(opened.infer(record), record)
+        stated, prepare = _OPENERS[path.suffix](path, weights, threads)
+        record = _record(path, stated)
+        return cls(prepare(record), record)
 
     def __call__(
         self,
@@ -141,7 +136,7 @@ class ExportedMatcher:
 
         Raises:
             ValueError: See `disparity`; or the images differ in size or are not pictures; or
-                confidence is asked for, which needs more than the file computes.
+                confidence is asked for, which the file cannot compute.
             TypeError: An argument has the wrong type.
         """
         from ea_psmnet.inference.pairs import as_pair, calibrated_pair  # late: need OpenCV
@@ -167,11 +162,7 @@ class ExportedMatcher:
         return [self(*pair, confidence=confidence, right_view=right_view) for pair in pairs]
 
     def searching(self, min_disparity: int, max_disparity: int) -> ExportedMatcher:
-        """This matcher, whose range is part of the file.
-
-        Raises:
-            ValueError: Another range is asked for.
-        """
+        """This matcher; raises a ValueError for another range, as the range is part of the file."""
         if (min_disparity, max_disparity) != (0, self.max_disparity):
             raise ValueError(
                 f"an exported network searches 0 to {self.max_disparity}: for another range export "
@@ -190,8 +181,8 @@ class ExportedMatcher:
             (H, W) in pixels.
 
         Raises:
-            ValueError: The images are not such arrays, narrower than the range of disparities, or
-                not of the size that the file is for; or the network computes NaN or infinity.
+            ValueError: The images are not such arrays, are narrower than the range of disparities
+                or not of the file's size; or the network computes NaN or infinity.
         """
         for view in (left, right):
             if view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3:
@@ -258,7 +249,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _open_onnx(path: Path, _: Path, threads: int | None) -> _Opened:
+def _open_onnx(path: Path, _: Path, threads: int | None) -> Opened:
     runtime = _required("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -274,11 +265,10 @@ def _open_onnx(path: Path, _: Path, threads: int | None) -> _Opened:
         found = session.run([OUTPUT], dict(zip(INPUTS, (left, right), strict=True)))
         return np.asarray(found[0], np.float32)
 
-    stated = session.get_modelmeta().custom_metadata_map.get(KEY)
-    return _Opened(stated, lambda record: infer)
+    return session.get_modelmeta().custom_metadata_map.get(KEY), lambda record: infer
 
 
-def _open_openvino(path: Path, weights: Path, threads: int | None) -> _Opened:
+def _open_openvino(path: Path, weights: Path, threads: int | None) -> Opened:
     core = _required("openvino").Core()
     try:
         model = core.read_model(path, weights)
@@ -294,7 +284,7 @@ def _open_openvino(path: Path, weights: Path, threads: int | None) -> _Opened:
         compiled = core.compile_model(model, "CPU", settings)
         return lambda left, right: np.asarray(compiled([left, right])[0], np.float32)
 
-    return _Opened(stated, prepared)
+    return stated, prepared
 
 
 _OPENERS = {".onnx": _open_onnx, ".xml": _open_openvino}

@@ -1,4 +1,4 @@
-"""The pairs that a command line names: files, folders, patterns, lists, and both views in one."""
+"""The pairs that a command line names: files, folders, patterns, lists, views in one image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from ea_psmnet.inference.prediction_files import PairRecord, pair_name, pair_rec
 __all__ = ["Found", "Layout", "PairSource", "find_pairs", "split_views"]
 
 Layout = Literal["separate", "side-by-side", "top-bottom"]
-"""Where the two views of a pair are: in two images, or in the halves of one, left or top first."""
+"""Place of the two views of a pair: in two images, or in the halves of one, left or top first."""
 
 LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
@@ -42,7 +43,7 @@ class PairSource:
     """A pair that can be read, and the name of its results."""
 
     name: str
-    """Name of the results in their folder, which may have folders of its own: `scene/0001`."""
+    """Name of the results, which may include folders: `scene/0001`."""
     left: Path
     right: Path
     """The same file as `left`, unless the layout is separate."""
@@ -161,7 +162,7 @@ def _separate(groups: Sequence[Sequence[Path]]) -> Found:
     if len(groups) == 2 and all(len(group) == 1 and group[0].is_dir() for group in groups):
         folders = [group[0] for group in groups]
         if not any(_pairs_in(folder).pairs for folder in folders):
-            return _matched(*({_key(p, f): p for p in _images(f)} for f in folders))
+            return _matched(*map(_keyed, folders))
     paths = [path for group in groups for path in group]
     if all(path.is_dir() for path in paths):
         single = len(paths) == 1
@@ -174,7 +175,7 @@ def _separate(groups: Sequence[Sequence[Path]]) -> Found:
 
 
 def _halved(paths: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
-    """Left images and right ones, of a list that has first all left, then all right images."""
+    """Left and right images of a list that has first all left, then all right images."""
     if len(paths) % 2:
         count = "one image" if len(paths) == 1 else f"{len(paths)} images"
         raise ValueError(
@@ -188,18 +189,21 @@ def _key(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
+def _keyed(folder: Path) -> dict[str, Path]:
+    """The images in a folder and in its folders by name."""
+    return {_key(path, folder): path for path in _images(folder)}
+
+
 def _matched(lefts: dict[str, Path], rights: dict[str, Path]) -> Found:
-    """Bring images together by name: by equal names, or else by names without left and right."""
+    """Match images by equal names, or else by names without left and right."""
     if not lefts.keys() & rights.keys():
         lefts, rights = _neutral(lefts), _neutral(rights)
+    both = sorted(lefts.keys() & rights.keys())
     pairs = [
-        PairSource(
-            name if name else pair_name(lefts[name], rights[name]), lefts[name], rights[name]
-        )
-        for name in sorted(lefts.keys() & rights.keys())
+        PairSource(name or pair_name(lefts[name], rights[name]), lefts[name], rights[name])
+        for name in both
     ]
-    alone = [views[name] for views, others in ((lefts, rights), (rights, lefts))
-             for name in sorted(views.keys() - others.keys())]  # fmt: skip
+    alone = [views[name] for views in (lefts, rights) for name in sorted(views) if name not in both]
     return Found(pairs, alone)
 
 
@@ -213,18 +217,15 @@ def _neutral(views: dict[str, Path]) -> dict[str, Path]:
 
 
 def _without_side(name: str) -> str:
-    """A name without what says left or right: `day/left_01` and `day/R01` are both `day/01`."""
+    """A name without words for left and right: `day/left_01` and `day/R01` are both `day/01`."""
     bare = _SIDES.sub("", name)
     return re.sub(r"([_\W])[_.\- ]+", r"\1", bare).strip("_-. /").replace("/_", "/")
 
 
 def _joined(parts: Iterable[Found]) -> Found:
-    pairs: list[PairSource] = []
-    alone: list[Path] = []
-    for part in parts:
-        pairs += part.pairs
-        alone += part.alone
-    return Found(pairs, alone)
+    found = list(parts)
+    pairs = [pair for part in found for pair in part.pairs]
+    return Found(pairs, [path for part in found for path in part.alone])
 
 
 def _pairs_in(folder: Path, prefix: str = "") -> Found:
@@ -232,9 +233,7 @@ def _pairs_in(folder: Path, prefix: str = "") -> Found:
     for names in _FOLDERS:
         views = [folder / name for name in names]
         if all(view.is_dir() for view in views):
-            found = _matched(
-                *({_key(path, view): path for path in _images(view)} for view in views)
-            )
+            found = _matched(*map(_keyed, views))
             return Found([_prefixed(pair, prefix) for pair in found.pairs], found.alone)
     beside = _pairs_beside(folder)
     own = Found([_prefixed(pair, prefix) for pair in beside.pairs], beside.alone)
@@ -317,11 +316,10 @@ def _inside(name: str) -> str:
 def _stacked(
     inputs: Sequence[Path], groups: Iterable[Sequence[Path]], layout: Layout
 ) -> Iterator[PairSource]:
-    for group in groups:
-        for path in group:
-            files = _images(path) if path.is_dir() else [path]
-            for file in files:
-                name = _key(file, path) if path.is_dir() else file.stem
-                several = path.is_dir() and len(inputs) > 1
-                name = f"{path.resolve().name}/{name}" if several else name
-                yield PairSource(name, file, file, layout)
+    for path in chain.from_iterable(groups):
+        if not path.is_dir():
+            yield PairSource(path.stem, path, path, layout)
+            continue
+        prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
+        for file in _images(path):
+            yield PairSource(f"{prefix}{_key(file, path)}", file, file, layout)

@@ -1,4 +1,4 @@
-"""Prediction of many pairs: reading, predicting and writing overlap, and a failure stays alone."""
+"""Prediction of many pairs: reading, predicting and writing overlap; a failure stops no other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
 from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.inference.result import StereoResult
 
@@ -25,7 +23,7 @@ _AHEAD = 2
 
 
 class Named(Protocol):
-    """What a pair needs to be predicted among many."""
+    """A pair among many."""
 
     @property
     def name(self) -> str:
@@ -34,13 +32,13 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pair."""
+    """The outcome of a pair."""
 
     name: str
     paths: list[Path] = field(default_factory=list)
-    """Files that were written, or are there if the pair was skipped."""
+    """Files that were written, or that existed if the pair was skipped."""
     skipped: bool = False
-    """Whether the results were there already."""
+    """Whether the results existed already."""
     seconds: float = 0.0
     """Time of the prediction, without reading and writing."""
     disparity: tuple[float, float] | None = None
@@ -51,7 +49,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """Word for it: written, skipped or failed."""
+        """One of written, skipped and failed."""
         return "failed" if self.error else "skipped" if self.skipped else "written"
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,7 +74,7 @@ class Work(Generic[S, T]):
     """The steps of a prediction, each a function of one pair."""
 
     done: Callable[[S], list[Path]]
-    """Returns the files of results that are there and are to be kept; none: predict the pair."""
+    """Returns the existing results to keep; if there are none, the pair is predicted."""
     read: Callable[[S], T]
     """Reads a pair."""
     predict: Callable[[S, T], StereoResult]
@@ -88,13 +86,9 @@ class Work(Generic[S, T]):
 def predict_many(sources: Sequence[S], work: Work[S, T]) -> Iterator[Outcome]:
     """Predict pairs one after the other, while others are read and written in threads.
 
-    Wrong input, files that cannot be written and lack of memory are the outcome of their pair;
-    other exceptions are errors of the program and end all. Warnings of any thread belong to the
-    pair at hand.
-
-    Args:
-        sources: The pairs.
-        work: How they are read, predicted and written.
+    Bad input, files that cannot be written and lack of memory are the outcome of their pair; other
+    exceptions are errors of the program and end everything. Warnings of a thread belong to the pair
+    that it works on.
 
     Yields:
         An outcome for each pair, in their order.
@@ -125,24 +119,17 @@ def predict_many(sources: Sequence[S], work: Work[S, T]) -> Iterator[Outcome]:
 
 def _read(source: S, work: Work[S, T]) -> tuple[Outcome, T | None]:
     outcome = Outcome(source.name)
-    pair: T | None = None
     with _thread.of(outcome):
         try:
-            kept = work.done(source)
-            if kept:
+            if kept := work.done(source):
                 return replace(outcome, paths=kept, skipped=True), None
-            pair = work.read(source)
+            return outcome, work.read(source)
         except Exception as error:
             return _failed(outcome, error), None
-    return outcome, pair
 
 
 def _predicted(
-    source: S,
-    outcome: Outcome,
-    pair: T | None,
-    work: Work[S, T],
-    writing: ThreadPoolExecutor,
+    source: S, outcome: Outcome, pair: T | None, work: Work[S, T], writing: ThreadPoolExecutor
 ) -> Future[Outcome]:
     """Predict a pair if it was read, and let a thread write the result."""
     if pair is None:
@@ -154,7 +141,7 @@ def _predicted(
     with _thread.of(outcome):
         try:
             result = work.predict(source, pair)
-            outcome = replace(outcome, disparity=_range(result))
+            outcome = replace(outcome, disparity=result.disparity_range())
         except Exception as error:
             outcome = _failed(outcome, error)
     outcome = replace(outcome, seconds=time.perf_counter() - start)
@@ -179,16 +166,11 @@ def _failed(outcome: Outcome, error: Exception) -> Outcome:
     raise error
 
 
-def _range(result: StereoResult) -> tuple[float, float] | None:
-    known = result.disparity[np.isfinite(result.disparity)]
-    return (float(known.min()), float(known.max())) if known.size else None
-
-
-# Warnings, which Python knows by process, belong to the pair of a thread --------------------------
+# Warnings, which Python handles for the whole process, belong to the pair of a thread -------------
 
 
 class _Thread(threading.local):
-    """The pair that a thread is at."""
+    """The pair that a thread works on."""
 
     outcome: Outcome | None = None
 

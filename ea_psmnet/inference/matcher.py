@@ -37,7 +37,7 @@ from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet, StereoOutput
 from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model, read_card
 from ea_psmnet.tables import check_choice, check_range, parse_bytes
 
-__all__ = ["DEFAULT", "Evidence", "Prediction", "StereoMatcher", "StereoResult"]
+__all__ = ["DEFAULT", "Evidence", "StereoMatcher", "StereoResult"]
 
 DEFAULT = "ea-light"
 """Name of the bundled weights that are used by default."""
@@ -46,17 +46,8 @@ _FURTHEST = 4096
 """Pixels of the smallest disparity, at most, in either direction."""
 
 
-class Prediction(NamedTuple):
-    """A prediction for an image."""
-
-    disparity: NDArray[np.float32]
-    """(H, W) in pixels."""
-    confidence: NDArray[np.float32] | None = None
-    """(H, W), if asked for."""
-
-
 class Evidence(NamedTuple):
-    """What confidence follows from."""
+    """A disparity, and the probabilities from which its confidence is computed."""
 
     disparity: NDArray[np.float32]
     """(H, W) in pixels."""
@@ -68,13 +59,13 @@ class StereoMatcher:
     """Predicts the disparity of rectified pairs of any size.
 
     Args:
-        model: The network; it is not changed, a copy arranged for inference is used.
-        min_disparity: Smallest disparity searched, in pixels; negative for cameras that are toed
-            in, whose far points have negative disparities.
+        model: The network. It is not changed: a copy arranged for inference is used.
+        min_disparity: Smallest disparity to search, in pixels; negative for toed-in cameras, whose
+            far points have negative disparities.
         device: Device to compute on: auto, cpu, cuda or cuda:1.
-        precision: Precision of the convolutions; attention and soft-argmin sum in float32 anyway.
+        precision: Precision of the convolutions; attention and soft-argmin always sum in float32.
         memory: Bytes that the process may hold on the device, as a number or as text (8GiB); None
-            for what is free now. Pairs that need more are predicted in tiles.
+            for the memory that is free now. Pairs that need more are predicted in tiles.
 
     Raises:
         NotFiniteError: The weights of the network have NaN or infinity.
@@ -152,11 +143,7 @@ class StereoMatcher:
             attention=attention,
         )
         matcher = cls(
-            model,
-            min_disparity=min_disparity,
-            device=device,
-            precision=precision,
-            memory=memory,
+            model, min_disparity=min_disparity, device=device, precision=precision, memory=memory
         )
         matcher._source = path
         return matcher
@@ -168,7 +155,7 @@ class StereoMatcher:
 
     @property
     def confidence_map(self) -> ConfidenceMap:
-        """How confidence follows from the network's distribution: see `read_confidence`."""
+        """Map from the network's distribution to confidence: see `read_confidence`."""
         if self._confidence is None:
             self._confidence = read_confidence(self._source)
         return self._confidence
@@ -184,19 +171,18 @@ class StereoMatcher:
     ) -> StereoResult:
         """Predict the disparity of the left image.
 
-        If images are narrower than the range of disparities, their width is searched instead, with
-        a warning.
+        In images narrower than the range of disparities their width is searched, with a warning.
 
         Args:
             left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
                 or the path of a file.
             right: The right image; the pair is rectified, or `calibration` is a `RawCalibration`.
-            calibration: Calibration of the images, for the result's depth and points. It is scaled
-                to their size if it is of another. With a `RawCalibration` the pair is rectified
-                first, and the result is that of the rectified pair.
+            calibration: Calibration for the result's depth and points, scaled to the size of the
+                images. With a `RawCalibration` the pair is rectified first, and the result is that
+                of the rectified pair.
             confidence: Whether to compute the probability that a pixel's error is below 1 pixel.
-            right_view: Whether to predict the right view's disparity, too, which takes as long
-                again.
+            right_view: Whether to predict the right view's disparity as well, which doubles the
+                time.
 
         Raises:
             ValueError: The images differ in size, are not pictures, or need more memory than there
@@ -217,18 +203,11 @@ class StereoMatcher:
     ) -> list[StereoResult]:
         """Predict several pairs; pairs of one padded size form batches that fit into memory.
 
-        In float32 the results are those of single pairs but for rounding.
-
-        Args:
-            pairs: Left and right images, as for a single call; sizes may differ between pairs.
-            confidence: As for a single call.
-            right_view: As for a single call.
+        Arguments and errors are those of a single call; sizes may differ between pairs. In float32
+        the results are those of single pairs, except for rounding.
 
         Returns:
             One result for each pair, in their order.
-
-        Raises:
-            ValueError, TypeError: As for a single call.
         """
         given = dict(enumerate(map(as_pair, pairs)))
         results: dict[int, StereoResult] = {}
@@ -245,12 +224,12 @@ class StereoMatcher:
         return [results[place] for place in given]
 
     def evidence(self, left: ImageLike, right: ImageLike) -> Evidence:
-        """Predict disparity, and what confidence follows from; arguments as for a call."""
+        """Predict disparity and the evidence for its confidence; arguments as for a call."""
         pair = as_pair((left, right))
         matcher = self.fitting(pair[0].shape[1])
-        (found,) = matcher._predict([pair], confidence=lambda masses: masses)
-        assert found.confidence is not None
-        return Evidence(found.disparity, found.confidence)
+        ((disparity, masses),) = matcher._predict([pair], confidence=lambda masses: masses)
+        assert masses is not None
+        return Evidence(disparity, masses)
 
     def _results(
         self, pairs: Sequence[Pair], confidence: bool, right_view: bool
@@ -258,23 +237,23 @@ class StereoMatcher:
         """Predict pairs of one padded size at once."""
         found = self._predict(pairs, confidence=self.confidence_map if confidence else None)
         results = [
-            StereoResult(each.disparity, pair[0], each.confidence)
-            for each, pair in zip(found, pairs, strict=True)
+            StereoResult(disparity, left, sure)
+            for (disparity, sure), (left, _) in zip(found, pairs, strict=True)
         ]
         if not right_view:
             return results
         # In a mirror the right image is the left one of a pair.
         mirrored = [(right[:, ::-1], left[:, ::-1]) for left, right in pairs]
         return [
-            replace(result, right=other.disparity[:, ::-1].copy())
-            for result, other in zip(results, self._predict(mirrored), strict=True)
+            replace(result, right=disparity[:, ::-1].copy())
+            for result, (disparity, _) in zip(results, self._predict(mirrored), strict=True)
         ]
 
     def fitting(self, width: int) -> StereoMatcher:
         """This matcher, or, with a warning, one that searches images narrower than its range."""
-        if not self._is_narrow(width):
-            return self
         reach = _padded(0, width)[1]
+        if reach >= self.max_disparity:
+            return self
         warnings.warn(
             f"the images are {width} px wide: disparities up to {reach} are searched, "
             f"not up to {self.max_disparity}",
@@ -286,7 +265,7 @@ class StereoMatcher:
         """A matcher of the same weights that searches another range.
 
         Args:
-            minimum: Smallest disparity in pixels; negative for cameras that are toed in.
+            minimum: Smallest disparity in pixels; negative for toed-in cameras.
             count: Number of disparities, a multiple of 16.
 
         Raises:
@@ -299,11 +278,8 @@ class StereoMatcher:
         other.min_disparity = _minimum(minimum)
         return other
 
-    def _is_narrow(self, width: int) -> bool:
-        return _padded(0, width)[1] < self.max_disparity
-
     def plan(self, height: int, width: int) -> MemoryPlan:
-        """How pairs of a size are predicted, and the memory that this takes.
+        """Plan how pairs of a size are predicted, and the memory that this takes.
 
         Raises:
             ValueError: It takes more memory than there is.
@@ -327,14 +303,17 @@ class StereoMatcher:
 
     def _predict(
         self, pairs: Sequence[Pair], *, confidence: Callable[[Tensor], Tensor] | None = None
-    ) -> list[Prediction]:
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
         """Predict pairs of one padded size.
 
         Args:
             pairs: The pairs.
             confidence: Function from the masses (B, widths, H', W') to (B, ..., H', W').
+
+        Returns:
+            The disparity (H, W) of each pair, and what `confidence` makes of it (..., H, W).
         """
-        # A smallest disparity is the place of the right image that disparities count from.
+        # Moving the right image by the smallest disparity makes the network count from there.
         left = torch.cat([self._to_input(left) for left, _ in pairs])
         right = torch.cat([self._to_input(_moved(right, self.min_disparity)) for _, right in pairs])
         plan = self.plan(*left.shape[-2:])
@@ -348,9 +327,14 @@ class StereoMatcher:
             else:
                 output = predict_in_tiles(self.model, left, right, plan.rows, plan.columns)
             sure = None if confidence is None else confidence(self._masses(output)).cpu().numpy()
-        found = _checked(output.disparity)
+        found = output.disparity.float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise NotFiniteError(
+                "the network computes NaN or infinity: its weights are damaged, or so large that "
+                "they overflow"
+            )
         return [
-            Prediction(
+            (
                 _without_padding(found[place], image) + np.float32(self.min_disparity),
                 None if sure is None else _without_padding(sure[place], image),
             )
@@ -371,12 +355,7 @@ class StereoMatcher:
 
 
 def _bytes(memory: int | str | None) -> int | None:
-    """Convert a number or text to bytes.
-
-    Raises:
-        ValueError: The size is not positive, or the text is not a size.
-        TypeError: It is neither a number nor text.
-    """
+    """Convert a number or text to bytes; raises a ValueError or a TypeError if it is no size."""
     count = parse_bytes(memory) if isinstance(memory, str) else memory
     if count is None:
         return None
@@ -388,12 +367,7 @@ def _bytes(memory: int | str | None) -> int | None:
 
 
 def _minimum(minimum: int) -> int:
-    """A smallest disparity, checked.
-
-    Raises:
-        TypeError: It is not a whole number.
-        ValueError: It is impossible.
-    """
+    """Check a smallest disparity; raises a TypeError or a ValueError if it is impossible."""
     if not isinstance(minimum, Integral) or isinstance(minimum, bool):
         raise TypeError(f"min_disparity is a {type(minimum).__name__}: give a whole number")
     check_range("min_disparity", minimum, -_FURTHEST, _FURTHEST)
@@ -408,23 +382,8 @@ def _moved(image: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return image[:, np.clip(np.arange(width) - columns, 0, width - 1)]
 
 
-def _checked(disparity: Tensor) -> NDArray[np.float32]:
-    """A network's output as an array.
-
-    Raises:
-        NotFiniteError: It has NaN or infinity.
-    """
-    found = np.asarray(disparity.float().cpu().numpy())
-    if not np.isfinite(found).all():
-        raise NotFiniteError(
-            "the network computes NaN or infinity: its weights are damaged, or so large that "
-            "they overflow"
-        )
-    return found
-
-
 def _without_padding(values: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The part of (..., H', W') that belongs to an image: padding is above and to the right."""
+    """Crop (..., H', W') to the size of an image: padding is above and to the right."""
     height, width = image.shape[:2]
     return values[..., -height:, :width].copy()
 

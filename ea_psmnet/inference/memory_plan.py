@@ -1,9 +1,9 @@
-"""How much memory a prediction will take, and how to make it fit.
+"""The memory that a prediction takes, and tiles that make it fit.
 
 The formulas count the bytes of the tensors that are alive at the peak of each stage of the network
 as arranged for inference. Their constants were fitted to counts of all living tensors, for both
 widths and both precisions; those of feature networks and heads are methods of these modules.
-`SLACK` covers what allocators and convolutions take besides.
+`SLACK` covers the overhead of allocators and convolutions.
 
 Shapes: K disparities, h and w at a quarter of the image, C = 32 * width channels.
 """
@@ -29,7 +29,7 @@ SLACK = 2.1
 """Upper bound of resident memory over the bytes of living tensors, measured from 128 x 256 to
 544 x 960 pixels: fragments of freed memory, and buffers of convolutions."""
 _ROOM = 2**27
-"""Memory of the smallest pairs: what threads and the C library allocate in advance."""
+"""Memory of the smallest pairs, which threads and the C library allocate in advance."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class MemoryPlan:
     columns: list[Span]
     """Spans of the tiles along its width."""
     bytes: int
-    """Upper bound of the memory above what is held before."""
+    """Upper bound of the additional memory."""
     is_whole: bool = False
     """Whether the pair passes the network as a whole; otherwise features are extracted one image at
-    a time, and the volume is aggregated in tiles, of which there may be one."""
+    a time, and the volume is aggregated in one or more tiles."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,7 @@ class _Stages:
 
 
 def whole_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int, pairs: int = 1) -> int:
-    """Upper bound of the memory for an untiled batch of pairs, above what is held before.
-
-    Args:
-        config: Configuration of the network.
-        size: Height and width of the padded images.
-        itemsize: Bytes of a number in the convolutions: 4, or 2 for bfloat16.
-        pairs: Number of pairs in the batch.
-    """
+    """Upper bound of the additional memory for an untiled batch; arguments as `plan_memory`."""
     return pairs * _pair_bytes(config, size, itemsize) + _ROOM
 
 
@@ -121,14 +114,14 @@ def plan_memory(
 ) -> MemoryPlan:
     """Find the smallest number of tiles that fits into memory.
 
-    Strips of full width are preferred, because windows narrower than the image need further columns
-    at their left: those that their disparities reach.
+    Strips of full width are preferred, because narrower windows need further columns at their left
+    for the range of disparities.
 
     Args:
         config: Configuration of the network.
         size: Height and width of the padded images.
-        itemsize: Bytes of a number in the convolutions.
-        memory: Bytes that may be allocated above what is held.
+        itemsize: Bytes of a number in the convolutions: 4, or 2 for bfloat16.
+        memory: Bytes that may be allocated in addition to the memory that is held.
 
     Raises:
         ValueError: The smallest tiles do not fit.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -9,6 +11,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from numpy.typing import NDArray
 
 from ea_psmnet.figures import Bar, Extend, GridStyle, Row, fitted, panel_grid
+from ea_psmnet.sample import StereoSample, at_columns
 
 __all__ = [
     "arrows",
@@ -16,12 +19,14 @@ __all__ = [
     "colour_table",
     "coloured_beside_truth",
     "colourise",
+    "contact_sheet",
     "disparity_bar",
     "error_bar",
     "error_map",
     "is_sparse",
     "preview",
     "sheet",
+    "warp_difference",
 ]
 
 # Without the first steps of Turbo, which are almost black: here black means unknown.
@@ -78,7 +83,7 @@ def colour_table() -> NDArray[np.uint8]:
 def error_map(
     disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Colour the absolute error: blue below 1 pixel, yellow to red from there to 8 and more.
+    """Colour the absolute error as (H, W, 3) uint8 RGB: blue below 1 pixel, yellow to red above.
 
     Steps double from 1/8 to 8 pixels. A prediction that is not finite counts as 8 and more.
 
@@ -86,9 +91,6 @@ def error_map(
         disparity: (H, W) in pixels.
         truth: (H, W), ground truth in pixels.
         valid: (H, W), true at valid pixels; others are black.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     error = np.where(np.isfinite(disparity), np.abs(disparity - truth), np.inf)
     colours = _ERROR_COLOURS[np.digitize(error, _ERROR_STEPS)]  # (H, W, 3)
@@ -98,17 +100,12 @@ def error_map(
 def coloured_beside_truth(
     disparity: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.uint8]], Bar]:
-    """Colour prediction, error and ground truth.
+    """Colour prediction, error and ground truth; for the arguments see `error_map`.
 
-    Args:
-        disparity: (H, W) in pixels.
-        truth: (H, W), ground truth in pixels.
-        valid: (H, W), true at valid pixels; others are black in error and ground truth. If they are
-            single points, as a laser scanner measures, these are drawn larger.
+    Sparse points, as a laser scanner measures, are drawn larger.
 
     Returns:
-        The three pictures (H, W, 3), and the colour bar of prediction and ground truth, whose range
-        is that of both together.
+        The three pictures (H, W, 3), and the colour bar that prediction and ground truth share.
     """
     known = np.where(valid, truth, np.nan)
     low, high = colour_range(disparity, known)
@@ -121,7 +118,7 @@ def coloured_beside_truth(
 
 
 def is_sparse(valid: NDArray[np.bool_]) -> bool:
-    """Whether most of the valid pixels (H, W) are single points, as those of a laser scanner."""
+    """Whether most of the valid pixels (H, W) are single points, like those of a laser scanner."""
     inner = cv2.erode(valid.astype(np.uint8), np.ones((3, 3), np.uint8))
     return bool(2 * inner.sum() < valid.sum())
 
@@ -152,7 +149,7 @@ def sheet(
         disparity: (H, W) in pixels.
         truth: (H, W), ground truth in pixels.
         valid: (H, W), true at valid pixels.
-        title: One line above the panels, below which sizes and ranges are stated.
+        title: One line above the panels; sizes and ranges follow below it.
 
     Returns:
         (h, w, 3) uint8 RGB, each panel's longer side 960 pixels.
@@ -191,7 +188,7 @@ def preview(
         disparity: (H, W) in pixels; black where not finite.
         confidence: (H, W) from 0 to 1; None leaves its panel out.
         name: Name of the pair, for the title.
-        beside: Whether to draw the left image, too.
+        beside: Whether to draw the left image as well.
         colours: Disparities of the first and the last colour; None for those of the pair.
 
     Returns:
@@ -245,8 +242,8 @@ def disparity_bar(low: float, high: float, *maps: NDArray[np.floating]) -> Bar:
     Args:
         low: Disparity of the first colour, in pixels.
         high: Disparity of the last colour.
-        maps: What is drawn, (H, W) each: the bar has arrows at the ends beyond which there are
-            values, and says what black means if anything is black.
+        maps: Maps that are drawn, (H, W) each: the bar has arrows at ends that their values
+            exceed, and explains black if they have unknown pixels.
     """
     colours = ScalarMappable(Normalize(low, high), ListedColormap(_TURBO / 255))
     values = np.concatenate([each.ravel() for each in maps]) if maps else np.zeros(0)
@@ -278,8 +275,8 @@ def error_bar(*, complete: bool) -> Bar:
 def colour_range(*maps: NDArray[np.floating]) -> tuple[float, float]:
     """A range of colours for disparity maps (H, W): the middle 98 % of each, in whole pixels.
 
-    It is at least 32 pixels wide, and starts at 0 if that is near. Outliers do not compress the
-    colours of all other pixels, and noise of a flat scene does not fill the whole range of colours.
+    Outliers do not compress the colours of all other pixels. The range is at least 32 pixels wide,
+    so that the noise of a flat scene does not fill it, and starts at 0 if that is near.
     """
     known = [each[np.isfinite(each)] for each in maps]
     ranges = [np.percentile(each, (1, 99)) for each in known if each.size]
@@ -289,3 +286,62 @@ def colour_range(*maps: NDArray[np.floating]) -> tuple[float, float]:
     short = max(0, _LEAST_RANGE - (high - low))
     low = max(low - short // 2, 0) if low >= 0 else low - short // 2
     return float(low), float(max(high, low + _LEAST_RANGE))
+
+
+# A sheet of many pairs ----------------------------------------------------------------------------
+
+_CONTACT_STYLE = GridStyle(320, 12, 20, line=26, size=10, title=26, title_size=12)
+_GAIN = 6
+"""Factor on grey levels of the difference: well matched pixels differ by 3 to 5, which would look
+black."""
+_NOT_COMPARED = np.array((40, 60, 120), np.uint8)
+_COLUMNS = (
+    "left",
+    "right",
+    "disparity in px, colours at the right",
+    f"left minus warped right, times {_GAIN}; blue: none",
+)
+
+
+def contact_sheet(samples: Sequence[StereoSample], title: str) -> NDArray[np.uint8]:
+    """Draw pairs, a row each: both views, ground truth, and how well it maps one to the other.
+
+    Where ground truth and pair agree, the last column is dark except for what only one view sees
+    and for differences in exposure.
+
+    Args:
+        samples: At least one pair.
+        title: One line above.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    return panel_grid(
+        [_contact_row(sample) for sample in samples], _CONTACT_STYLE, title=title, columns=_COLUMNS
+    )
+
+
+def warp_difference(sample: StereoSample) -> NDArray[np.float32]:
+    """Mean absolute difference of the left image and the right one sampled at x - d.
+
+    Returns:
+        (H, W) grey levels, NaN where ground truth is unknown or the match lies outside the image.
+    """
+    there = np.arange(sample.disparity.shape[1], dtype=np.float32) - sample.disparity
+    difference = np.abs(sample.left - at_columns(sample.right, there)).mean(-1)
+    return np.where(sample.valid & (there >= 0), difference, np.float32(np.nan))
+
+
+def _contact_row(sample: StereoSample) -> Row:
+    truth = np.where(sample.valid, sample.disparity, np.nan)
+    low, high = colour_range(truth)
+    difference = warp_difference(sample)[..., None]
+    grey = np.minimum(_GAIN * np.nan_to_num(difference), 255).astype(np.uint8)
+    drawn = np.where(np.isnan(difference), _NOT_COMPARED, grey)
+    pictures = (sample.left, sample.right, colourise(truth, low, high), drawn)
+    small = [fitted(each, _CONTACT_STYLE.width, interpolation=cv2.INTER_AREA) for each in pictures]
+    height, width = truth.shape
+    known = truth[sample.valid]
+    told = f"{known.min():.1f} to {known.max():.1f} pixels" if known.size else "no ground truth"
+    caption = f"{sample.name}: {width}x{height}, {told}, {sample.valid.mean():.0%} known"
+    return Row(small, headings=(caption,), bar=disparity_bar(low, high, truth))

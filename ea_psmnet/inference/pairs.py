@@ -68,7 +68,10 @@ def calibrated_pair(
     """Rectify a pair if its calibration is that of unrectified images.
 
     Returns:
-        The rectified pair, and its calibration at its size; None if there is none.
+        The rectified pair, and its calibration at its size.
+
+    Raises:
+        ValueError: The calibration turns an image out of view, or does not rectify the pair.
     """
     if isinstance(calibration, RawCalibration):
         return calibration.rectify(*pair)
@@ -91,7 +94,7 @@ def predicted_at_scale(
     Args:
         predict: Function from two images to their result.
         pair: The images.
-        scale: Factor of width and height; below 1 larger disparities are found, in less detail.
+        scale: Factor on width and height; below 1 it allows larger disparities, with less detail.
 
     Raises:
         ValueError: The scale is not above 0, or too large, or `predict` refuses the images.

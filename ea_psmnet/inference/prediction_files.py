@@ -47,13 +47,13 @@ __all__ = [
 ]
 
 PairRecord = dict[str, dict[str, str]]
-"""`path` and `sha256` of the `left` and the `right` image; `settings` may say how they were
-predicted."""
+"""`path` and `sha256` of the `left` and the `right` image, and optionally of the `settings` of the
+prediction."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is written: a result, and the cloud that is made of it."""
+    """The content of the files: a result, and the cloud made of it."""
 
     result: StereoResult
     cloud: PointCloud | None = None
@@ -61,7 +61,7 @@ class Prediction:
     name: str = ""
     """Title of pictures."""
     beside: bool = True
-    """Whether the preview shows the left image, too."""
+    """Whether the preview shows the left image as well."""
     colours: tuple[float, float] | None = None
     """Disparities of the first and the last colour of the preview; None for those of the pair."""
 
@@ -71,10 +71,10 @@ class Output:
     """One kind of output: its files, and the function that writes them."""
 
     endings: tuple[str, ...]
-    """What follows the prediction's name in the files' names."""
+    """Ends of the files' names, after the name of the prediction."""
     write: Callable[[Sequence[Path], Prediction], None]
-    """Writes to paths in the order of `endings`; raises a ValueError if the result lacks what this
-    output needs."""
+    """Writes to paths in the order of `endings`; raises a ValueError if the result lacks something
+    that this output needs."""
     metric: bool = False
     """Whether it needs a calibration."""
 
@@ -86,10 +86,16 @@ def _write_disparity(paths: Sequence[Path], prediction: Prediction) -> None:
 
 
 def _write_preview(paths: Sequence[Path], prediction: Prediction) -> None:
-    result, name = prediction.result, prediction.name
-    views = result.image, result.disparity, result.confidence
-    beside, colours = prediction.beside, prediction.colours
-    write_image(paths[0], preview(*views, name=name, beside=beside, colours=colours))
+    result = prediction.result
+    picture = preview(
+        result.image,
+        result.disparity,
+        result.confidence,
+        name=prediction.name,
+        beside=prediction.beside,
+        colours=prediction.colours,
+    )
+    write_image(paths[0], picture)
 
 
 def _write_depth(paths: Sequence[Path], prediction: Prediction) -> None:
@@ -147,13 +153,13 @@ OUTPUTS = {
     "calibration": Output(("_calib.txt",), _write_calibration, metric=True),
     "image": Output(("_image.png",), _write_image),
 }
-"""Everything that a prediction can be written as, by the name that `--write` takes."""
+"""All outputs of a prediction, by the name that `--write` takes."""
 
 DEFAULT_OUTPUTS = ("disparity", "preview")
 
 _RECORD = "_pair.json"
 _LARGEST_DISPARITY, _LARGEST_DEPTH = 65535 / 256, 65535 / 1000
-"""What 16 bits hold in the steps of the PNG files, in pixels and metres."""
+"""Largest values of the 16-bit PNG files, in pixels and metres."""
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
 """Common names of images, which do not identify a pair."""
 
@@ -201,16 +207,13 @@ def prediction_paths(
 def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
     """Raise a FileExistsError if files of that name exist that may belong to another pair.
 
-    Args:
-        folder: Folder of the prediction.
-        name: Name of the prediction.
-        pair: Its `pair_record`; pairs are the same if their images have the same path or content.
+    Pairs are the same if their images have the same path or content.
     """
     *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
     there = [path for path in (*paths, record) if path.exists()]
     if there and not _is_of(pair, record):
         raise FileExistsError(
-            f"{there[0]}: is there and not of this pair: give another --name or --out, or --force "
+            f"{there[0]}: exists and is not of this pair: give another --name or --out, or --force "
             "to overwrite it"
         )
 
@@ -229,17 +232,17 @@ def write_prediction(
     """Write a prediction's outputs, and the record of its pair.
 
     The files appear once all of them are complete. Warnings report disparities and depths that are
-    too large for their PNG, a cloud without points, which is left out unless it is all that is
-    asked for, and results of another pair under this name that stay.
+    too large for their PNG, a cloud without points, which is left out unless it is the only output,
+    and results of another pair under this name that remain.
 
     Args:
         folder: The folder to write to; it is created if necessary.
         name: Name of the pair, with which all files begin.
         result: The prediction.
         pair: The `pair_record` of the images.
-        outputs: What to write: keys of `OUTPUTS`.
+        outputs: Keys of `OUTPUTS`.
         cloud: Function that makes the point cloud.
-        beside: Whether the preview shows the left image, too.
+        beside: Whether the preview shows the left image as well.
         colours: Disparities of the first and the last colour of the preview.
 
     Returns:
@@ -248,7 +251,7 @@ def write_prediction(
     Raises:
         OSError: A file cannot be written.
         ValueError: Image and disparity differ in size, there is no such output, or the result lacks
-            what an output needs.
+            something that an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
     made = cloud(result) if "cloud" in outputs else None
@@ -297,8 +300,8 @@ def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None
     if over:
         limit = int(100 * most) / 100
         warnings.warn(
-            f"{png}: {over:,} pixels ({over / values.size:.1%}) lie over {limit}, the most that "
-            f"16 bits hold, and are unknown in it; {png.stem}.pfm has them",
+            f"{png}: {over:,} pixels ({over / values.size:.1%}) exceed {limit}, the largest value "
+            f"that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
             stacklevel=3,
         )
 

@@ -1,8 +1,9 @@
-"""`StereoResult`: what a matcher says about a pair."""
+"""`StereoResult`: the disparity of a pair, its confidence, depth and points."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import cv2
@@ -46,6 +47,11 @@ class StereoResult:
     (x + disparity, y); None if not asked for."""
     calibration: Calibration | None = None
     """Calibration of the images; None if unknown."""
+
+    def disparity_range(self) -> tuple[float, float] | None:
+        """Smallest and largest disparity, in pixels; None if no pixel has any."""
+        known = self.disparity[np.isfinite(self.disparity)]
+        return (float(known.min()), float(known.max())) if known.size else None
 
     @property
     def depth(self) -> NDArray[np.float32]:
@@ -92,11 +98,20 @@ class StereoResult:
     def masked(self, least: float) -> StereoResult:
         """This result with NaN for the disparity of pixels whose confidence is below `least`.
 
+        A warning says if no pixel is left.
+
         Raises:
             ValueError: The result has no confidence, or `least` is no probability.
         """
         check_range("min_confidence", least, 0, 1)
-        sure = self._confident() >= least
+        confidence = self._confident()
+        sure = confidence >= least
+        if not sure.any():
+            warnings.warn(
+                f"no pixel has a confidence of {least:g}, the highest is {confidence.max():.3f}: "
+                "all disparities are left out",
+                stacklevel=2,
+            )
         return replace(self, disparity=np.where(sure, self.disparity, np.float32(np.nan)))
 
     def _confident(self) -> NDArray[np.float32]:
@@ -114,11 +129,11 @@ class StereoResult:
     ) -> PointCloud:
         """Points of the left image's pixels, with its colours.
 
-        Cleaning removes what is likely to be wrong: flying points at depth edges
+        Cleaning removes points that are likely to be wrong: flying points at depth edges
         (`flying_pixels`); points that the right image does not show, by the left-right check if
-        there is the right view's disparity, else by the left disparity alone (`hidden_in_right`);
-        points so far that their disparity, with doffs, is below 1 px; and points of low confidence
-        if there is a confidence.
+        the result has the right view, else by the left disparity alone (`hidden_in_right`); points
+        so far away that their disparity, with doffs, is below 1 px; and points of low confidence if
+        the result has a confidence.
 
         Args:
             clean: Whether to remove such points.
@@ -163,27 +178,25 @@ class StereoResult:
         height, width = image.shape[:2]
         scale = width / self.disparity.shape[1]
 
-        def resized(values: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+        def resized(values: NDArray[np.float32], factor: float = 1) -> NDArray[np.float32]:
             found = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
             return np.asarray(found, np.float32) * np.float32(factor)
 
-        calibration = self.calibration
+        sure, right, calibration = self.confidence, self.right, self.calibration
         return replace(
             self,
             disparity=resized(self.disparity, scale),
             image=image,
-            confidence=None
-            if self.confidence is None
-            else rescaled(resized(self.confidence, 1), scale),
-            right=None if self.right is None else resized(self.right, scale),
+            confidence=None if sure is None else rescaled(resized(sure), scale),
+            right=None if right is None else resized(right, scale),
             calibration=None if calibration is None else calibration.scaled_to(height, width),
         )
 
 
-# What follows from a confidence -------------------------------------------------------------------
+# Consequences of a confidence ---------------------------------------------------------------------
 #
-# The error is taken to be Laplacian: its scale b follows from the confidence, as the probability
-# that it is below t is 1 - exp(-t / b).
+# Errors are taken to be Laplacian. Their scale b follows from the confidence, because the
+# probability that an error is below t is 1 - exp(-t / b).
 
 
 def rescaled(confidence: NDArray[np.floating], factor: float) -> NDArray[np.float32]:
@@ -191,14 +204,14 @@ def rescaled(confidence: NDArray[np.floating], factor: float) -> NDArray[np.floa
 
     Args:
         confidence: Any shape, from 0 to 1.
-        factor: What pixels of the prediction are in pixels of the result.
+        factor: Size of a pixel of the prediction in pixels of the result.
     """
     doubt = 1 - np.clip(np.asarray(confidence, np.float64), 0, 1)
     return (1 - doubt ** (1 / factor)).astype(np.float32)
 
 
 def disparity_deviation(confidence: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Standard deviation of the disparity in pixels, sqrt(2) b; infinite for no confidence.
+    """Standard deviation of the disparity in pixels, sqrt(2) b; infinite where confidence is 0.
 
     Three pixels in four have a smaller error, if the error is Laplacian and the confidence right.
     """

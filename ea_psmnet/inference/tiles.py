@@ -1,7 +1,7 @@
-"""Aggregation of the cost volume in overlapping tiles, for pairs too large for the memory at hand.
+"""Aggregation of the cost volume in overlapping tiles, for pairs that exceed the memory.
 
 Features are two-dimensional and cheap, so they are computed for the whole image. The volume, which
-also grows with the disparities, is aggregated window by window. Scores, a single channel of it, are
+also grows with the disparities, is aggregated window by window. Its scores, a single channel, are
 blended linearly where windows meet, and the head runs once over the whole.
 
 Shapes: K disparities, h and w at a quarter of the image, C channels.
@@ -28,8 +28,8 @@ __all__ = ["BLEND", "HALO", "SharedContexts", "Span", "Tile", "predict_in_tiles"
 BLEND = 8
 """Feature pixels on either side of a cut over which one tile fades into the next."""
 HALO = 32
-"""Feature pixels of a window beyond its cuts: the blend, and a margin whose scores are not used
-because they are affected by the window's border."""
+"""Feature pixels of a window beyond its cuts: the blend, and a margin whose scores are discarded
+because the window's border affects them."""
 _STEP = 4
 """Spans start and stop at multiples of this, because hourglasses halve the volume twice."""
 
@@ -53,7 +53,7 @@ class Span:
         return self.stop - self.start
 
     def weights(self, side: int) -> Tensor:
-        """Weights (length,) in the blended result; those of all spans of a side add up to one."""
+        """Weights (length,) in the blended result; the weights of all spans add up to one."""
         place = torch.arange(self.start, self.stop) + 0.5
         share = torch.ones(self.length)
         if self.first > 0:
@@ -69,7 +69,7 @@ def spans(side: int, count: int, *, reach: int = 0) -> list[Span]:
     Args:
         side: Length in feature pixels.
         count: Number of windows.
-        reach: Further feature pixels that a window needs at its start: along rows the disparities.
+        reach: Further feature pixels that a window needs at its start, such as disparities.
 
     Raises:
         ValueError: The parts that the tiles own would be shorter than their blends.
@@ -105,7 +105,7 @@ class Tile(NamedTuple):
         return volume[..., rows, columns]
 
     def shares(self, height: int, width: int) -> Tensor:
-        """Weights (h, w) of the window in the blended map, whose height and width are given."""
+        """Weights (h, w) of the window in a blended map of a height and a width."""
         return self.row.weights(height)[:, None] * self.column.weights(width)
 
 
@@ -114,9 +114,9 @@ def predict_in_tiles(
 ) -> StereoOutput:
     """Predict a pair with the volume of one tile at a time in memory.
 
-    Attention that `shares_context` uses one context for all tiles, which a first round over them
-    gathers. In that round later sites of a tile read features that were made with the tile's own
-    context, so the result differs slightly. Other attention is restricted to a tile.
+    Attention that `shares_context` uses one context for all tiles, gathered in a first round. In
+    that round later sites of a tile read features that were made with the tile's own context, so
+    the result differs slightly. Other attention is restricted to a tile.
 
     Args:
         model: A network in evaluation mode; features are extracted one image at a time.
@@ -133,11 +133,20 @@ def predict_in_tiles(
     contexts = SharedContexts(model.aggregation)
     rounds = 2 if contexts.sites and len(tiles) > 1 else 1
     bar = Progress(total=rounds * len(tiles), unit="tile", leave=False, disable=len(tiles) == 1)
+    height, width = features.left.shape[-2:]
+    blended = torch.zeros(1, model.config.levels, height, width, device=features.left.device)
     with bar, contexts.attached():
         if rounds > 1:
-            _gather(model, features, tiles, contexts, bar)
-        score = _aggregate(model, features, tiles, bar)
-    return model.regress([score], features.guides)
+            for tile in tiles:
+                with contexts.gathering(tile.own):
+                    _score(model, features, tile)
+                bar.update()
+            contexts.finish()
+        for tile in tiles:
+            score = _score(model, features, tile)
+            blended[(..., *tile.window)] += score * tile.shares(height, width).to(blended)
+            bar.update()
+    return model.regress([blended], features.guides)
 
 
 def _score(model: PSMNet, features: PairFeatures, tile: Tile) -> Tensor:
@@ -146,44 +155,15 @@ def _score(model: PSMNet, features: PairFeatures, tile: Tile) -> Tensor:
     return model.aggregate(model.build(window), window.guides)[-1]
 
 
-def _gather(
-    model: PSMNet,
-    features: PairFeatures,
-    tiles: Sequence[Tile],
-    contexts: SharedContexts,
-    bar: Progress,
-) -> None:
-    """One round over the tiles that gathers the contexts of all sites."""
-    for tile in tiles:
-        with contexts.gathering(tile.own):
-            _score(model, features, tile)
-        bar.update()
-    contexts.finish()
-
-
-def _aggregate(
-    model: PSMNet, features: PairFeatures, tiles: Sequence[Tile], bar: Progress
-) -> Tensor:
-    """One round over the tiles for the blended score of the last classifier, (1, K, h, w)."""
-    left = features.left
-    height, width = left.shape[-2:]
-    total = torch.zeros(1, model.config.levels, height, width, device=left.device)
-    for tile in tiles:
-        score = _score(model, features, tile)
-        total[(..., *tile.window)] += score * tile.shares(height, width).to(total)
-        bar.update()
-    return total
-
-
 # Contexts that tiles share ------------------------------------------------------------------------
 
 
 class _GatheredError(Exception):
-    """Raised after the last site has gathered its part of a tile, to skip what follows."""
+    """Raised after the last site has gathered its part of a tile, to skip the rest."""
 
 
 class _Site:
-    """One attention module whose context tiles share."""
+    """An attention module whose context is shared by tiles."""
 
     def __init__(self, module: VolumeAttention) -> None:
         self.module = module
@@ -192,7 +172,7 @@ class _Site:
         """The context of the whole volume, once it is known."""
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Output of the module for a tile; until the whole context is known with the tile's own."""
+        """Output of the module for a tile, with the tile's own context until the whole is known."""
         if self.context is None:
             return type(self.module).forward(self.module, volume)
         return self.module.spread_context(volume, self.context)
@@ -202,7 +182,7 @@ class SharedContexts:
     """The attention modules of a network whose contexts tiles can share.
 
     Their context is a sum over all positions (for efficient attention: Shen et al., WACV 2021,
-    section 3.2). Tiles gather their parts of it one after the other; then each tile uses the whole.
+    section 3.2). Tiles gather their parts of it one by one; then each tile uses the whole.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -240,7 +220,7 @@ class SharedContexts:
             self._own = None
 
     def finish(self) -> None:
-        """Use the contexts that have been gathered from here on."""
+        """Use the gathered contexts from here on."""
         for site in self.sites:
             site.context = site.module.merge_contexts(site.parts)
             site.parts.clear()

@@ -1,10 +1,10 @@
-"""Videos: frames of both views as pairs, and disparity beside the left image as a video."""
+"""Videos: frames of both views as pairs, disparity as a video, its smoothing and its flicker."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ from ea_psmnet.inference.inputs import Layout, split_views
 from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
 from ea_psmnet.inference.pairs import Pair, as_pair
 from ea_psmnet.inference.prediction_files import PairRecord, pair_name, view_record
-from ea_psmnet.inference.sequence import Flicker, Smoothing
 
-__all__ = ["StereoVideo", "VideoFrame", "is_video", "write_disparity_video"]
+__all__ = [
+    "Flicker",
+    "Smoothing",
+    "StereoVideo",
+    "VideoFrame",
+    "image_change",
+    "is_video",
+    "write_disparity_video",
+]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _DEFAULT_FPS = 25.0
@@ -47,7 +54,7 @@ class StereoVideo:
 
     Args:
         paths: The left and the right video, or one for a layout with both views.
-        layout: Where the views are.
+        layout: Place of the views.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -76,7 +83,7 @@ class StereoVideo:
 
     @property
     def name(self) -> str:
-        """Name of the results: what the names of the files have in common."""
+        """Name of the results: the common part of the files' names."""
         return self.paths[0].stem if len(self.paths) == 1 else pair_name(*self.paths)
 
     def frames(self, name: str) -> list[VideoFrame]:
@@ -126,7 +133,7 @@ class _Stream:
             raise ValueError(f"{self._path}: damaged, or not a video")
 
     def _counted(self) -> int:
-        """Number of frames, counted: what the header says is often a guess."""
+        """Number of frames, counted, because the number in the header is often a guess."""
         count = 0
         while self._capture.grab():
             count += 1
@@ -168,12 +175,12 @@ def write_disparity_video(
         disparity: Returns the disparity (H, W) of a frame; not finite where unknown.
         name: Title of the video.
         smoothing: Strength of `Smoothing`, from 0 to below 1.
-        beside: Whether to show the left image, too.
+        beside: Whether to show the left image as well.
         colours: Disparities of the first and the last colour; None for those of the video.
 
     Returns:
-        Plain values: number of frames, colour range, and the `Flicker` of the prediction and of the
-        smoothed disparity, in pixels.
+        Plain values for JSON: number of frames, colour range, and the `Flicker` of the prediction
+        and of the smoothed disparity, in pixels.
 
     Raises:
         OSError: The file cannot be written.
@@ -210,7 +217,7 @@ def _sample(
 
 
 class _Sheet:
-    """The picture around the frames, drawn once."""
+    """The captions and colour bar around the frames, drawn once."""
 
     _STYLE = GridStyle(0, 16, 0, line=28, size=11, title=64, title_size=14)
     _SIDE = 640
@@ -239,7 +246,7 @@ class _Sheet:
         self._range = low, high
 
     def draw(self, left: NDArray[np.uint8], disparity: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """Draw a frame, (h, w, 3) RGB of even sides, as encoders need it."""
+        """Draw a frame, (h, w, 3) RGB with even sides, which encoders need."""
         picture = self._around.copy()
         coloured = fitted(colourise(disparity, *self._range), self._SIDE, self._SIDE)
         images = [coloured]
@@ -273,3 +280,107 @@ class _Writer:
             if not self._file.isOpened():
                 raise OSError(f"{self._path}: not written, OpenCV cannot encode .mp4 here")
         self._file.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+# Disparity over time ------------------------------------------------------------------------------
+
+_WINDOW = 5
+"""Side in pixels of the window in which images are compared."""
+_STATIC = 2.0
+"""Grey levels of change up to which a pixel counts as static."""
+_SOFTNESS = 4.0
+"""Grey levels of change at which smoothing falls to 1/e."""
+
+
+def image_change(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Change between two frames, (H, W) grey levels, of the mean over windows of 5 x 5 pixels.
+
+    In such means a camera's noise is a fifth of that of a pixel. The result is averaged over
+    colours.
+    """
+    difference = now.astype(np.float32) - before
+    windows = np.asarray(cv2.blur(difference, (_WINDOW, _WINDOW)), np.float32)
+    return np.abs(windows).mean(axis=2, dtype=np.float32)
+
+
+class Smoothing:
+    """Exponential average of disparity over time at the pixels whose image does not change.
+
+    With the change c of the image at a pixel (`image_change`, grey levels), disparity d_t and
+    strength s, the smoothed disparity is
+
+        S_t = S_(t-1) + (1 - k) (d_t - S_(t-1)),    k = s exp(-(c / 4)^2).
+
+    Where the image changes, k is 0 and the prediction is unchanged, so that moving objects leave no
+    trail. A change of disparity without one of the image is followed with a delay of about
+    1 / (1 - s) frames.
+
+    Args:
+        strength: From 0, no smoothing, to below 1.
+
+    Raises:
+        ValueError: The strength is out of range.
+    """
+
+    def __init__(self, strength: float) -> None:
+        if not 0 <= strength < 1:
+            raise ValueError(f"smoothing is {strength:g}: expected from 0 to below 1")
+        self._strength = strength
+        self._last: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
+
+    def __call__(
+        self, image: NDArray[np.uint8], disparity: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Smooth the next frame.
+
+        Args:
+            image: (H, W, 3), the left image.
+            disparity: (H, W) in pixels.
+        """
+        smoothed = disparity
+        if self._last is not None and self._strength > 0:
+            before, average = self._last
+            kept = self._strength * np.exp(-((image_change(before, image) / _SOFTNESS) ** 2))
+            smoothed = average + (1 - kept) * (disparity - average)
+            smoothed = np.where(np.isfinite(smoothed), smoothed, disparity).astype(np.float32)
+        self._last = image, smoothed
+        return smoothed
+
+
+@dataclass
+class Flicker:
+    """Change of disparity between consecutive frames at pixels whose image does not change.
+
+    A pixel is static if its image changes by at most 2 grey levels. Two frames are measured by the
+    median and the 95th percentile of the absolute change of disparity over static pixels, a
+    sequence by the median over its pairs of frames.
+    """
+
+    medians: list[float] = field(default_factory=list)
+    """Of each pair of frames with static pixels, in pixels of disparity."""
+    highs: list[float] = field(default_factory=list)
+    """95th percentiles of the same."""
+    static: list[float] = field(default_factory=list)
+    """Fraction of static pixels of each pair of frames."""
+    _last: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
+
+    def add(self, image: NDArray[np.uint8], disparity: NDArray[np.float32]) -> None:
+        """Add the next frame: image (H, W, 3), disparity (H, W) in pixels."""
+        if self._last is not None:
+            before, earlier = self._last
+            change = np.abs(disparity - earlier)
+            mask = (image_change(before, image) <= _STATIC) & np.isfinite(change)
+            self.static.append(float(mask.mean()))
+            if mask.any():
+                median, high = np.percentile(change[mask], (50, 95))
+                self.medians.append(float(median))
+                self.highs.append(float(high))
+        self._last = image, disparity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the measures of the sequence, None without static pixels."""
+        return {
+            "median": float(np.median(self.medians)) if self.medians else None,
+            "percentile_95": float(np.median(self.highs)) if self.highs else None,
+            "static": float(np.mean(self.static)) if self.static else None,
+        }

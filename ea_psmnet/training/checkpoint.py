@@ -145,7 +145,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     """Write `step-0000123.pt` atomically, then delete all but the `keep` newest up to it.
 
     Raises:
-        OSError: The checkpoint cannot be written; earlier ones are kept.
+        OSError: The checkpoint cannot be written; earlier ones remain.
     """
     buffer = io.BytesIO()  # torch's writer reports a full disk as a RuntimeError
     torch.save(state | {"step": step}, buffer)
@@ -163,7 +163,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     """Load the newest readable checkpoint to the CPU; None if there is none.
 
     Raises:
-        ValueError: An undamaged file does not hold the step that its name says.
+        ValueError: An undamaged file does not hold the step in its name.
         OSError: The file cannot be read, although it may not be damaged.
     """
     for path in _newest_first(folder):
@@ -176,7 +176,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             warnings.warn(f"{path}: damaged, skipped ({reason})", stacklevel=2)
         else:
             if not isinstance(state, dict) or state.get("step") != _step(path):
-                raise _stranger(path, "it does not hold the step that its name says")
+                raise _stranger(path, "it does not hold the step in its name")
             return state
     return None
 

@@ -26,6 +26,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingPrecision",
     "parse_source",
+    "plain",
 ]
 
 Normalisation = Literal["batch", "sync", "frozen", "group"]
@@ -296,7 +297,7 @@ class TrainingConfig(
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values for JSON."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {name: plain(value) for name, value in asdict(self).items()}
 
 
 def _integer(name: str, value: Any) -> int:
@@ -307,7 +308,8 @@ def _integer(name: str, value: Any) -> int:
         raise ValueError(f"{name} must be a whole number, not {value!r}") from None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+def plain(value: Any) -> Any:
+    """Convert paths and tuples to texts and lists, for JSON."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

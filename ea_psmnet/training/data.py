@@ -7,9 +7,9 @@ resume anywhere and any number of processes draws the same samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment, pick
-from ea_psmnet.losses import counted_pixels
-from ea_psmnet.sample import StereoSample
-
-if TYPE_CHECKING:
-    import numpy as np
 from ea_psmnet.datasets.builder import build_dataset, detect_dataset
 from ea_psmnet.datasets.names import Split
+from ea_psmnet.losses import counted_pixels
+from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.config import TrainingConfig
 
 __all__ = [
@@ -57,13 +54,11 @@ class StereoBatch:
     @classmethod
     def stack(cls, samples: Sequence[StereoSample]) -> StereoBatch:
         """Stack samples of equal size."""
-        return _from_arrays(
-            np.stack([s.left for s in samples]),
-            np.stack([s.right for s in samples]),
-            np.stack([s.disparity for s in samples]),
-            np.stack([s.valid for s in samples]),
-            tuple(s.name for s in samples),
+        left, right, disparity, valid = (
+            np.stack([getattr(sample, name) for sample in samples])
+            for name in ("left", "right", "disparity", "valid")
         )
+        return _from_arrays(left, right, disparity, valid, tuple(s.name for s in samples))
 
     @classmethod
     def stack_or_error(cls, samples: Sequence[StereoSample | Exception]) -> StereoBatch | Exception:
@@ -79,13 +74,9 @@ class StereoBatch:
 
     def to(self, device: torch.device) -> StereoBatch:
         """Copy to a device."""
-        return replace(
-            self,
-            left=self.left.to(device),
-            right=self.right.to(device),
-            disparity=self.disparity.to(device),
-            valid=self.valid.to(device),
-        )
+        parts = (self.left, self.right, self.disparity, self.valid)
+        left, right, disparity, valid = (part.to(device) for part in parts)
+        return StereoBatch(left, right, disparity, valid, self.names)
 
     def counted(self, max_disparity: int) -> Tensor:
         """Number of pixels that count in the loss."""
@@ -179,7 +170,7 @@ class StepSampler(Sampler[list[int]]):
         return len(self.steps) * self.accumulation
 
 
-# MIX ----------------------------------------------------------------------------------------------
+# The order of a mixture ---------------------------------------------------------------------------
 
 
 _BLOCK = 1000
@@ -199,15 +190,15 @@ class Order:
     """Order in which samples are drawn: all samples of a dataset come once before any comes again.
 
     Every block of 1000 positions holds the datasets in proportion to their weights, in a random
-    order. Every pass over a dataset has a random order, too.
+    order. Every pass over a dataset has a random order as well.
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:
         self.lengths = tuple(lengths)
         self.seed = seed
         self._shares = _shares(weights)
-        self._block: tuple[int, np.ndarray] | None = None
-        self._passes: dict[int, tuple[int, np.ndarray]] = {}
+        self._block: tuple[int, NDArray[np.int_]] | None = None
+        self._passes: dict[int, tuple[int, NDArray[np.int_]]] = {}
 
     def __getitem__(self, position: int) -> Place:
         """The sample at a position counted from the start of the run."""
@@ -225,24 +216,17 @@ class Order:
         known = self._passes.get(source)
         if known is None or known[0] != number:
             # With the source last, the order of a single dataset does not depend on it.
-            rng = _generator(0, self.seed, number, source)
+            rng = np.random.default_rng((0, self.seed, number, source))
             known = (number, rng.permutation(self.lengths[source]))
             self._passes[source] = known
         return Place(source, int(known[1][place]))
 
-    def _sources(self, block: int) -> np.ndarray:
-        import numpy as np
-
+    def _sources(self, block: int) -> NDArray[np.int_]:
         if self._block is None or self._block[0] != block:
             everyone = np.repeat(np.arange(len(self._shares)), self._shares)
-            self._block = (block, _generator(2, self.seed, block).permutation(everyone))
+            rng = np.random.default_rng((2, self.seed, block))
+            self._block = (block, rng.permutation(everyone))
         return self._block[1]
-
-
-def _generator(*words: int) -> np.random.Generator:
-    import numpy as np
-
-    return np.random.default_rng(words)
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
@@ -257,7 +241,7 @@ def _shares(weights: Sequence[float]) -> list[int]:
     return shares
 
 
-# SOURCES ------------------------------------------------------------------------------------------
+# Datasets -----------------------------------------------------------------------------------------
 
 
 SCENE_FLOW_SAMPLES = 35_454
@@ -276,16 +260,14 @@ def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
         ValueError: A dataset's first image is smaller than the crop, or an option does not suit it.
     """
     wanted = config.sources()
-    onefold = {
-        number: _read(config, source.name, source.root, "train")
-        for number, source in enumerate(wanted)
-        if source.name != "synthetic"
-    }
-    rendered = len(wanted) - len(onefold)
-    epoch = sum(map(len, onefold.values())) + rendered * SCENE_FLOW_SAMPLES
+    stored = [
+        None if source.name == "synthetic" else _read(config, source.name, source.root, "train")
+        for source in wanted
+    ]
+    epoch = sum(SCENE_FLOW_SAMPLES if pairs is None else len(pairs) for pairs in stored)
     steps = config.steps or max(1, config.epochs * epoch // config.batch)
     samples = TrainingSamples(
-        [onefold[n] if n in onefold else _scenes(config, steps) for n in range(len(wanted))],
+        [_scenes(config, steps) if pairs is None else pairs for pairs in stored],
         config.crop,
         config.seed,
         weights=[source.weight for source in wanted],

@@ -53,7 +53,7 @@ class MetricsLog:
     (seconds of training, including those before a resumption). Non-finite numbers are null.
 
     Args:
-        path: The file; records of steps after `start` and incomplete lines are dropped.
+        path: The file; records of steps after `start`, and incomplete lines, are dropped.
         start: Number of steps taken before.
         validation_due: Whether the validation after `start` is repeated, so that its record is
             dropped, too.
@@ -72,19 +72,11 @@ class MetricsLog:
         self._began = time.perf_counter() - before
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """Append the record of a step.
-
-        Raises:
-            OSError: The disk is full; an incomplete line is dropped when the run resumes.
-        """
+        """Append the record of a step; raises an OSError if the disk is full."""
         self._append({"kind": "step", "step": step} | dict(figures))
 
     def validation(self, step: int, outcome: Validation) -> None:
-        """Append the record of a validation; `by_range` has the errors by true disparity.
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """Append the record of a validation; `by_range` has the errors by true disparity."""
         record = {"kind": "validation", "step": step, "images": outcome.images}
         by_range = {band: errors.figures() for band, errors in outcome.by_range.items()}
         self._append(record | outcome.errors.figures() | {"by_range": by_range})
@@ -105,10 +97,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl` in order; empty if there is no file.
-
-    Damaged lines are skipped.
-    """
+    """The records of a `metrics.jsonl` in order, without damaged lines; empty without a file."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -184,20 +173,12 @@ class TensorBoardLog:
         threading.excepthook = self._pass_over_writers
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
-        """Log the figures of a step.
-
-        Raises:
-            OSError: The events of an earlier step could not be written.
-        """
+        """Log the figures of a step; raises an OSError if earlier events could not be written."""
         with self._naming_the_folder():
             self._scalars("train", step, figures)
 
     def validation(self, step: int, outcome: Validation) -> None:
-        """Log errors over all pixels and by true disparity, and a sheet for each sample pair.
-
-        Raises:
-            OSError: The events cannot be written.
-        """
+        """Log errors over all pixels and by true disparity, and a sheet for each sample pair."""
         with self._naming_the_folder():
             self._errors(step, outcome)
             for number, shown in enumerate(outcome.shown):
@@ -206,11 +187,7 @@ class TensorBoardLog:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write pending events.
-
-        Raises:
-            OSError: The events cannot be written.
-        """
+        """Write pending events; raises an OSError if that fails."""
         with self._naming_the_folder():
             try:
                 self._writer.close()
@@ -255,7 +232,7 @@ def _sheet(shown: Predicted, step: int) -> NDArray[np.uint8]:
 
 _FORMAT = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 _SMOOTHING = 0.05
-"""Smoothing of the remaining time: mostly the average, as validations slow down single steps."""
+"""Smoothing of the remaining time: mostly the average, because validations slow single steps."""
 _SECONDS_BETWEEN = (0.5, 30.0)
 """Refresh intervals of the bar on a terminal and in a file."""
 _LONG_FOR_A_CPU = 48 * 3600

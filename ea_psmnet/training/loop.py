@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -25,15 +26,9 @@ from ea_psmnet.training.data import StepSampler, StereoBatch, training_samples, 
 from ea_psmnet.training.logs import StepClock, expected_time
 from ea_psmnet.training.memory import MemoryPlan, check_statistics
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
-from ea_psmnet.training.processes import (
-    StopRequest,
-    TrainingStopped,
-    from_main,
-    join_processes,
-)
+from ea_psmnet.training.processes import StopRequest, TrainingStopped, from_main, join_processes
 from ea_psmnet.training.record import RunRecord
 from ea_psmnet.training.run_folder import check_writable, claimed, recorded_micro_batch
-from ea_psmnet.training.schedule import learning_rate
 from ea_psmnet.training.step import (
     FiniteGuard,
     OptimiserStep,
@@ -43,7 +38,7 @@ from ea_psmnet.training.step import (
 )
 from ea_psmnet.training.validation import spread, validate
 
-__all__ = ["train"]
+__all__ = ["learning_rate", "train"]
 
 _WORTH_TIMING = 500
 """Minimum number of samples of a run whose duration is estimated."""
@@ -97,11 +92,8 @@ class _Trainer:
         self.optimise = OptimiserStep(config, accelerator, self.network, model, self.arithmetic)
         self.guard = FiniteGuard()
         self.truth = TruthGuard(config.max_disparity)
-        parts = {
-            "optimizer": self.optimise,
-            "scaler": self.arithmetic.scaler,
-            "guard": self.guard,
-        }
+        scaler = self.arithmetic.scaler
+        parts = {"optimizer": self.optimise, "scaler": scaler, "guard": self.guard}
         self.state = RunState(config, accelerator, self.network, parts)
 
     def _with_micro_batch(self, config: TrainingConfig, structure: PSMNetConfig) -> TrainingConfig:
@@ -280,12 +272,7 @@ class _Trainer:
         matcher = StereoMatcher(network, device=device, precision="exact" if exact else "auto")
         indices = spread(len(self.validation), self.config.validate_count)
         outcome = validate(
-            matcher,
-            self.validation,
-            indices,
-            self.accelerator,
-            self.config.workers,
-            stop,
+            matcher, self.validation, indices, self.accelerator, self.config.workers, stop
         )
         if outcome is None:
             return
@@ -298,3 +285,19 @@ class _Trainer:
                 save_model(self.config.out / "best.safetensors", network)
                 figures = outcome.errors.figures() | {"step": done, "images": outcome.images}
                 write_json(self.config.out / "best.json", figures)
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """Learning rate at a step, counted from 0, of a run of `steps` steps.
+
+    `cosine` is that of Loshchilov and Hutter, ICLR 2017, without restarts; `one-cycle` warms up
+    linearly over the first twentieth of the run, and then follows it.
+    """
+    if config.schedule == "step":
+        return config.lr * config.decay ** sum(step >= share * steps for share in config.milestones)
+    rise = max(1, steps // 20) if config.schedule == "one-cycle" else 0
+    if step < rise:
+        return config.lr * ((step + 1) / rise)
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * (0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))

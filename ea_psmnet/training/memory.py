@@ -1,4 +1,4 @@
-"""Memory: estimate what a training step needs, and plan the micro-batch that fits.
+"""Memory: estimate the need of a training step, and plan the micro-batch that fits.
 
 The estimate is a measurement: the network runs forward and backward on three small volumes while
 the bytes of all living tensors are counted. Terms proportional to the pixels, to the volume and to
@@ -82,18 +82,17 @@ class MemoryPlan:
 
     def _alternatives(self) -> dict[str, tuple[PSMNetConfig, torch.dtype, bool]]:
         """Options that need less memory, with network, type and checkpointing of each."""
-        known, checkpointing = self.structure, self.config.checkpointing
+        known, dtype, checkpointing = self.structure, self.dtype, self.config.checkpointing
         others = {}
-        smaller = (
-            replace(known, attention_sites=("bottleneck",)) if known.attention_sites else known
-        )
-        if known.attention == "dot_product" and smaller != known:  # its map grows with the site
-            others["--attention-sites bottleneck"] = (smaller, self.dtype, checkpointing)
+        if known.attention == "dot_product":  # its map grows with the site
+            smaller = replace(known, attention_sites=("bottleneck",))
+            if smaller != known:
+                others["--attention-sites bottleneck"] = (smaller, dtype, checkpointing)
         if not checkpointing:
-            others["--checkpointing"] = (known, self.dtype, True)
-        if self.dtype == torch.float32:
+            others["--checkpointing"] = (known, dtype, True)
+        if dtype == torch.float32:
             others["--precision bf16"] = (known, torch.bfloat16, checkpointing)
-        if not checkpointing and self.dtype == torch.float32:
+        if not checkpointing and dtype == torch.float32:
             others["--checkpointing --precision bf16"] = (known, torch.bfloat16, True)
         return others
 
@@ -197,11 +196,10 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        key = id(storage)
-        self._known[key] = storage.nbytes()
+        self._known[id(storage)] = storage.nbytes()
         self.held += storage.nbytes()
         self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._drop, key)
+        weakref.finalize(storage, self._drop, id(storage))
 
     def _drop(self, key: int) -> None:
         self.held -= self._known.pop(key, 0)
@@ -229,7 +227,9 @@ def estimate_memory(
         ema: Whether averaged weights are kept.
     """
     parameters = sum(p.numel() for p in _network(config, 16).parameters())
-    probes = _PROBES if _has_map(config) else _PROBES[1:]
+    attention, options = config.attention, config.attention_options
+    has_map = attention != "none" and closed_form(attention, (2, 2, 2), 32, **options).map_floats
+    probes = _PROBES if has_map else _PROBES[1:]  # only the map is quadratic
     terms = [_terms(*probe)[: len(probes)] for probe in probes]
     peaks = [_peak(config, probe, dtype, checkpointing) for probe in probes]
     growth = np.linalg.solve(terms, peaks).clip(min=0)  # rounding may make terms negative
@@ -273,10 +273,3 @@ def _network(config: PSMNetConfig, disparities: int) -> PSMNet:
 
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
-
-
-def _has_map(config: PSMNetConfig) -> bool:
-    """Whether the network's attention stores a weight for every pair of positions."""
-    if config.attention == "none":
-        return False
-    return closed_form(config.attention, (2, 2, 2), 32, **config.attention_options).map_floats > 0

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ea_psmnet.machine import Device, choose_device, is_first_process
@@ -103,8 +103,8 @@ class _CutOff(BaseException):
 class StopRequest:
     """Context manager that records the first SIGTERM or Ctrl-C and acknowledges it at once.
 
-    A second SIGTERM has no effect, as launchers and SLURM repeat it. A second Ctrl-C ends the run
-    at once, unless it is the first one, passed on by a launcher.
+    Later SIGTERMs have no effect, because launchers and SLURM repeat them. A second Ctrl-C ends the
+    run at once, unless it is the first one passed on by a launcher.
     """
 
     def __init__(self) -> None:
@@ -119,12 +119,7 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
+from ea_psmnet.progress import Progress
 from ea_psmnet.training.logs import MetricsLog, ProgressBar, TensorBoardLog, read_metrics
 from ea_psmnet.training.run_folder import record_session
 from ea_psmnet.training.summary import write_summary
@@ -74,16 +72,11 @@ class RunRecord:
     def __enter__(self) -> RunRecord:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for part in self._parts:
             try:
                 part.close()
-            except OSError:  # of the first error, the reported one, rather than this
+            except OSError:  # an earlier error is reported instead
                 if error is None:
                     raise
         # If writing failed, a summary would fail, too.
@@ -121,4 +114,4 @@ class RunRecord:
     def note(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self._enabled:
-            tqdm.write(line, file=sys.stderr)
+            Progress.write(line, file=sys.stderr)

@@ -79,11 +79,8 @@ class OptimiserStep:
             model: The network as it is called: compiled, distributed over processes.
             arithmetic: Precision of the forward pass.
         """
-        self.config = config
-        self.accelerator = accelerator
-        self.network = network
-        self.model = model
-        self.arithmetic = arithmetic
+        self.config, self.accelerator = config, accelerator
+        self.network, self.model, self.arithmetic = network, model, arithmetic
         self.optimizer = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.999))
 
     def __call__(
@@ -124,12 +121,14 @@ class OptimiserStep:
         if result.skipped:
             self._restore(statistics)  # batch statistics are not finite either
         elif result.pixels > 0:  # without a gradient Adam would still move
-            self._update(rate)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.arithmetic.scaler.step(self.optimizer)
         self.arithmetic.scaler.update()
         return result
 
     def seconds_a_sample(self) -> float:
-        """Estimate the seconds per sample from the second of two passes over part of a blank one.
+        """Estimate the seconds per sample by the second of two passes over part of a blank sample.
 
         All processes must call it. It leaves network and optimiser unchanged.
         """
@@ -169,11 +168,7 @@ class OptimiserStep:
         return int(self.accelerator.reduce(own, "sum"))
 
     def _divide_by(self, pixels: int, most: int) -> float:
-        """Rescale gradients of sums divided by `most` to those of sums divided by `pixels`.
-
-        Returns:
-            The factor, which also applies to the loss.
-        """
+        """Rescale gradients of sums over `most` to sums over `pixels`; returns the factor."""
         factor = most / max(pixels, 1)
         for parameter in self.network.parameters():
             if parameter.grad is not None:
@@ -190,7 +185,7 @@ class OptimiserStep:
             last: Whether it is the last micro-batch of the step.
 
         Returns:
-            (2 + outputs,): its parts of the loss, of the EPE and of each output's loss.
+            Its contributions to the loss, the EPE and the loss of each output, (2 + outputs,).
         """
         batch = batch.to(self.accelerator.device)
         limit = self.config.max_disparity
@@ -211,10 +206,7 @@ class OptimiserStep:
     ) -> tuple[Tensor, Tensor]:
         """Loss to minimise, and the loss of each prediction, (predictions,).
 
-        Args:
-            outputs: Outputs of the network.
-            batch: Ground truth.
-            pixels: Number of counted pixels of the whole batch.
+        `pixels` is the number of counted pixels of the whole batch.
         """
         config, truth = self.config, (batch.disparity, batch.valid)
         disparities = [disparity.float() for disparity in outputs.disparities]
@@ -258,11 +250,6 @@ class OptimiserStep:
             if what != "loss" or not good
         ]
         return tuple(gather_object(guilty))
-
-    def _update(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.arithmetic.scaler.step(self.optimizer)
 
     def _restore(self, statistics: Sequence[Tensor]) -> None:
         for buffer, before in zip(self.network.buffers(), statistics, strict=True):
@@ -342,15 +329,12 @@ class FiniteGuard:
         self.in_a_row = 0
 
     def skip(self, step: int, cause: str, names: Sequence[str]) -> str:
-        """Count a step that was skipped.
+        """Count a skipped step and return a warning for the user.
 
         Args:
             step: Number of the step.
-            cause: What was not finite.
-            names: Samples that it was computed from.
-
-        Returns:
-            A warning for the user.
+            cause: The part that was not finite.
+            names: Samples from which it was computed.
 
         Raises:
             FloatingPointError: Too many consecutive steps were skipped.

@@ -1,7 +1,7 @@
-"""A run on one page: `summary.md` and `curves.png`, from what the run folder records.
+"""A run on one page: `summary.md` and `curves.png`, from the records in the run folder.
 
-Written when a run ends or is stopped. `python -m ea_psmnet.training.summary RUN` writes them also
-for a run that is in progress or was killed.
+They are written when a run ends or is stopped. `python -m ea_psmnet.training.summary RUN` also
+writes them for a run that is in progress or was killed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _state(records: _Records, session: dict[str, Any]) -> str:
     return f"Not finished: {taken:,} of {steps:,} steps; the same command continues."
 
 
-# What was trained, from what, for how long -------------------------------------------------------
+# Facts about the run ------------------------------------------------------------------------------
 
 
 def _facts(config: dict[str, Any], records: _Records, sessions: Sequence[dict[str, Any]]) -> str:
@@ -153,7 +153,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _validation(records: _Records) -> list[str]:
-    """A table of the final and the best validation by true disparity; empty without validations."""
+    """The final and the best validation by true disparity; empty without validations."""
     measured = [record for record in records if record.get("EPE") is not None]
     if not measured:
         return []
@@ -260,17 +260,11 @@ def _style(axes: Axes, title: str, *, logarithmic: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if not axes.lines:
         axes.text(0.5, 0.5, "no figures", transform=axes.transAxes, ha="center", color=INK)
-    elif logarithmic and all((_heights(axes) > 0).tolist()):
+    elif logarithmic and not any(np.any(np.asarray(line.get_ydata()) <= 0) for line in axes.lines):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _heights(axes: Axes) -> NDArray[np.float64]:
-    """All finite ordinates of the plotted lines."""
-    drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
-    return drawn[np.isfinite(drawn)]
 
 
 def main(arguments: Sequence[str]) -> int:

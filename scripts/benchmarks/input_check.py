@@ -142,13 +142,13 @@ def provoked(samples: Sequence[StereoSample]) -> Iterator[tuple[str, Code, Pair,
 
 def rates(samples: Sequence[StereoSample]) -> list[Rate]:
     """Provoke every fault in every pair; findings of unchanged pairs do not count as wrong."""
-    sound = [diagnose(sample.left, sample.right, _FULL_RANGE) for sample in samples]
+    sound = [diagnose(sample.left, sample.right, (0, _FULL_RANGE)) for sample in samples]
     quiet = sum(not found.findings for found in sound)
     table = {SOUND: Rate(SOUND, len(samples), quiet, len(samples) - quiet, None)}
     faults = provoked(samples)
     each = len(FAULTS) + 2
     for number, (name, code, pair, reach) in enumerate(tqdm(faults, unit="pair", disable=None)):
-        found = diagnose(*pair, reach)
+        found = diagnose(*pair, (0, reach))
         row = table.setdefault(name, Rate(name, 0, 0, 0, None))
         table[name] = _counted(row, code, pair, found, sound[number // each])
     return list(table.values())

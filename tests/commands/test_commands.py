@@ -130,7 +130,7 @@ def test_pairs_in_one_folder_keep_their_results(checkpoint, pair, tmp_path, caps
     assert not np.array_equal(first, second)
     capsys.readouterr()
     assert predict(twin, "--name", "noise") == 2
-    assert "noise_disparity.pfm: is there and not of this pair" in capsys.readouterr().err
+    assert "noise_disparity.pfm: exists and is not of this pair" in capsys.readouterr().err
     assert predict(twin, "--name", "noise", "--force") == 0
     assert np.array_equal(read_pfm(out / "noise_disparity.pfm"), second)
 

@@ -12,7 +12,7 @@ from ea_psmnet.__main__ import main
 from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.datasets.sceneflow import SceneFlow
 from ea_psmnet.files import read_image, write_image, write_pfm
-from ea_psmnet.inference.contact import contact_sheet, warp_difference
+from ea_psmnet.inference.outputs import contact_sheet, warp_difference
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_rendered_scenes_in_both_layouts_are_the_same_and_pass_the_check(tmp_pat
         np.testing.assert_array_equal(getattr(frames, field), getattr(pair, field))
     assert len(PairFolder(tmp_path / "folder" / "train")) == 1
     capsys.readouterr()
-    for root in ("sceneflow", "folder/train"):
+    for root in ("sceneflow", "folder/train", "folder"):
         assert main(["data", "check", str(tmp_path / root), "--pairs", "0"]) == 0
         assert "nothing wrong" in capsys.readouterr().out
 

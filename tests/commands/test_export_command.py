@@ -12,11 +12,11 @@ from tensorrt_operators import TENSORRT
 
 from ea_psmnet import PSMNetConfig, StereoMatcher, build_model
 from ea_psmnet.__main__ import main
+from ea_psmnet.experiments import parity
+from ea_psmnet.experiments.parity import LIMIT, PairParity, Parity, check_parity
 from ea_psmnet.files import content_hash
-from ea_psmnet.inference import parity
 from ea_psmnet.inference.export import export_paths
 from ea_psmnet.inference.exported import KEY, ExportedMatcher, ExportRecord
-from ea_psmnet.inference.parity import LIMIT, PairParity, Parity, check_parity
 from ea_psmnet.models.normalisation import batch_norms
 from ea_psmnet.models.weights import load_model, save_model
 

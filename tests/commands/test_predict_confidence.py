@@ -71,6 +71,12 @@ def test_less_confidence_is_masked(pair, tmp_path, result):
     assert np.array_equal(grey(tmp_path / "blots_disparity.png") > 0, sure)
 
 
+def test_a_confidence_that_no_pixel_has_is_reported(pair, tmp_path, capsys):
+    assert predict(pair, tmp_path, "--min-confidence", "1", "--write", "disparity") == 0
+    assert "no pixel has a confidence of 1, the highest is 0." in capsys.readouterr().err
+    assert not np.isfinite(read_pfm(tmp_path / "blots_disparity.pfm")).any()
+
+
 def test_without_either_the_files_are_as_they_were(pair, tmp_path, result):
     assert predict(pair, tmp_path) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [

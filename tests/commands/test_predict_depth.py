@@ -123,7 +123,7 @@ def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_
     fails(capsys, "--raw goes with --calib", *line, "--raw", True)
     fails(capsys, "--calib and --focal exclude each other", *line, *calib, "--focal", 70)
     fails(capsys, "f is -70: expected more than 0", *line, "--focal", -70, "--baseline", 1)
-    fails(capsys, "has no K, D, R and T of the unrectified images", *line, *calib, "--raw", True)
+    fails(capsys, "has no complete K, R and T", *line, *calib, "--raw", True)
     fails(capsys, "nowhere.txt: no such file", *line, "--calib", tmp_path / "nowhere.txt")
     fails(capsys, "--min-depth 3 is not below --max-depth 2", *line, "--min-depth", 3,
           "--max-depth", 2)  # fmt: skip

@@ -46,6 +46,19 @@ def test_a_failing_pair_is_listed_at_the_end_and_the_others_are_there(pairs, che
     assert len(result.stdout.split()) == 8
 
 
+def test_a_failing_pair_of_a_list_is_told_by_its_image(predict, tmp_path, capsys):
+    for folder, size in (("good", SIZE), ("bad", (SIZE[0], SIZE[1] + 16))):
+        pair = write_noise_pair(tmp_path / folder, np.random.default_rng(0), size, 8)
+        for view in ("left", "right"):
+            (pair / f"{view}.png").rename(pair / f"im_{view}.png")
+    shutil.copy(tmp_path / "good" / "im_right.png", tmp_path / "bad" / "im_right.png")
+    listing = tmp_path / "bad" / "list.txt"
+    listing.write_text("im_left.png im_right.png\n../good/im_left.png ../good/im_right.png\n")
+    assert predict(listing, "--out", tmp_path / "out") == 1
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert f"{tmp_path}/bad/im_left.png: the images differ in size" in last
+
+
 def test_json_tells_scripts_everything(pairs, predict, tmp_path, capsys):
     assert predict(pairs, "--out", tmp_path, "--json") == 1
     told = {line["name"]: line for line in lines(capsys)}
@@ -76,7 +89,7 @@ def test_an_interrupted_run_goes_on(pairs, predict, tmp_path, capsys):
     assert predict(good, "--out", out, "--existing", "skip", "--json", "--scale", 0.5) == 0
     assert [line["status"] for line in lines(capsys)] == ["written", "written"]
     assert predict(good, "--out", out, "--existing", "refuse") == 1
-    assert "is there: give another --out, or --existing skip" in capsys.readouterr().err
+    assert "exists: give another --out, or --existing skip" in capsys.readouterr().err
 
 
 def test_quiet_says_nothing_but_errors(pairs, checkpoint, tmp_path):

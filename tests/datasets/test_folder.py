@@ -48,6 +48,16 @@ def test_pairs_are_sorted_by_name_and_others_left_alone(tmp_path):
     assert [sample.name for sample in PairFolder(tmp_path)] == ["a", "b", "left"]
 
 
+def test_root_may_hold_splits(tmp_path):
+    for split, name in (("train", "0"), ("train", "1"), ("test", "2")):
+        write_pair(tmp_path / split / name)
+    assert detect_dataset(tmp_path) == "folder"
+    for split, names in (("train", ["0", "1"]), ("test", ["2"])):
+        pairs = build_dataset("auto", tmp_path, split=split)
+        assert [sample.name for sample in pairs] == names
+        assert len(build_dataset("folder", tmp_path / "train", split=split)) == 2
+
+
 def test_root_may_be_one_pair(tmp_path, monkeypatch):
     write_pair(tmp_path / "pair")
     monkeypatch.chdir(tmp_path / "pair")

@@ -22,7 +22,7 @@ from ea_psmnet.evaluation.regions import ALL
 from ea_psmnet.evaluation.report import EvaluationReport
 from ea_psmnet.evaluation.shares import Journal
 from ea_psmnet.files import write_disparity_png, write_image, write_pfm
-from ea_psmnet.inference.matcher import Prediction
+from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.metrics import DisparityErrors, quantiles
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def test_batches_of_pairs_change_no_figure_and_those_of_protocols_do():
 
     def together(samples):
         seen.append([sample.name for sample in samples])
-        return [Prediction(blurred(sample)) for sample in samples]
+        return [StereoResult(blurred(sample), sample.left) for sample in samples]
 
     def fail(_):
         pytest.fail("predicted alone")

@@ -20,7 +20,7 @@ from ea_psmnet.evaluation.predictors import Predictor
 from ea_psmnet.evaluation.report import EvaluationReport
 from ea_psmnet.evaluation.shares import Journal
 from ea_psmnet.files import read_image
-from ea_psmnet.inference.matcher import Prediction
+from ea_psmnet.inference.result import StereoResult
 
 
 def measured(confidence, errors):
@@ -127,7 +127,7 @@ def sure_predictor():
 
     def together(samples):
         tens, sure = prediction(np.full((4, 6), 10.0)), np.full((4, 6), 0.75, np.float32)
-        return [Prediction(tens, sure) for _ in samples]
+        return [StereoResult(tens, sample.left, sure) for sample in samples]
 
     return Predictor("sure", lambda sample: together([sample])[0].disparity, together=together)
 

@@ -85,9 +85,8 @@ def test_brightness_is_measured_where_both_images_see(pair, factor, codes):
 
 
 def test_swapped_images_are_named_where_any_disparity_is_searched(pair):
-    width = pair[0].shape[1]
-    assert diagnose(pair[1], pair[0], width, least=-width).codes == ("swapped",)
-    assert not diagnose(*pair, width, least=-width).findings
+    assert diagnose(pair[1], pair[0], None).codes == ("swapped",)
+    assert not diagnose(*pair, None).findings
 
 
 def test_several_faults_are_all_named(pair):
@@ -97,12 +96,12 @@ def test_several_faults_are_all_named(pair):
 
 def test_a_range_that_is_exceeded_names_a_remedy_that_works(sample, pair):
     reach = short_range(sample)  # about 9 px
-    found = finding(pair, reach)
+    found = finding(pair, (0, reach))
     assert found.code == "range"
     assert reach < found.numbers["largest_disparity"] < sample.disparity.max() + 1
     option, scale = found.options
     assert option == "--scale"
-    assert diagnose(*pair, reach / float(scale)).codes == ()
+    assert diagnose(*pair, (0, reach / float(scale))).codes == ()
 
 
 def test_negative_disparities_are_told_unless_they_are_searched(pair):
@@ -113,7 +112,7 @@ def test_negative_disparities_are_told_unless_they_are_searched(pair):
     assert found.numbers["smallest_disparity"] == pytest.approx(5 - 15, abs=1.5)
     option, least = found.options
     assert option == "--min-disparity"
-    assert diagnose(*shifted, least=float(least)).codes == ()
+    assert diagnose(*shifted, (float(least), 192)).codes == ()
 
 
 def test_a_calibration_by_which_matches_are_behind_the_camera_is_doubted(pair):
@@ -143,15 +142,15 @@ def test_row_differences_that_depend_on_depth_are_not_corrected(pair, monkeypatc
 def test_warnings_name_faults_and_the_correction_is_applied_only_if_asked(pair):
     wrong = pair[0], turned(pair[1], 1)
     with pytest.warns(UserWarning, match="--rectify auto") as told:
-        assert examined(wrong, 192)[1] is wrong[1]
+        assert examined(wrong, (0, 192))[1] is wrong[1]
     assert len(told) == 1
     with pytest.warns(UserWarning, match="turned by .*corrected"):
-        left, right = examined(wrong, 192, rectify=True)
+        left, right = examined(wrong, (0, 192), rectify=True)
     assert left is wrong[0]
     assert diagnose(left, right).codes == ()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert examined(pair, 192, rectify=True) is pair
+        assert examined(pair, (0, 192), rectify=True) is pair
 
 
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (16, 16)])
@@ -175,7 +174,7 @@ def check_faults(samples):
             assert diagnosis.codes == (fault.code,), (sample.name, name)
             if fault.code == "unrectified":
                 assert residual(wrong, diagnosis.correction) < 0.3, (sample.name, name)
-        assert diagnose(*pair, short_range(sample)).codes == ("range",), sample.name
+        assert diagnose(*pair, (0, short_range(sample))).codes == ("range",), sample.name
         other = samples[number - 1]
         strange = unrelated(pair, (other.left, other.right))
         assert diagnose(*strange).codes == ("unrelated",), sample.name

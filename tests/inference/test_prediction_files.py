@@ -120,7 +120,7 @@ def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
     write_image(tmp_path / "a" / "left.png", left // 2)  # taken anew: still that pair
     paths_alone = files.pair_record(tmp_path / "a" / "left.png", tmp_path / "a" / "right.png")
     files.check_unclaimed(out, "x", paths_alone)
-    with pytest.raises(FileExistsError, match=r"x_disparity\.pfm: is there and not of this pair"):
+    with pytest.raises(FileExistsError, match=r"x_disparity\.pfm: exists and is not of this pair"):
         files.check_unclaimed(out, "x", other)
     for damage in ("[]", "{", '{"left": 3}'):
         paths[-1].write_text(damage)
@@ -143,7 +143,7 @@ def test_disparities_beyond_16_bits_are_told(tmp_path, left, disparity):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         files.write_prediction(tmp_path, "x", StereoResult(disparity + 225, left), PAIR)
-    with pytest.warns(UserWarning, match=r"331 pixels \(34\.5%\) lie over 255\.99") as told:
+    with pytest.warns(UserWarning, match=r"331 pixels \(34\.5%\) exceed 255\.99") as told:
         files.write_prediction(
             tmp_path, "x", StereoResult(np.where(disparity > 20, 300, disparity), left), PAIR
         )
@@ -154,7 +154,7 @@ def test_depths_beyond_16_bits_are_told(tmp_path, left, disparity):
     camera = Calibration(1000, 20, 12, 1.0)  # 33 m to 1 km
     result = StereoResult(disparity, left, calibration=camera)
     over = (1000 / disparity > 65.535).sum()
-    with pytest.warns(UserWarning, match=rf"{over} pixels .* over 65\.5.* x_depth\.pfm has them"):
+    with pytest.warns(UserWarning, match=rf"{over} pixels .* exceed 65\.5.* x_depth\.pfm has them"):
         files.write_prediction(tmp_path, "x", result, PAIR, ("depth",))
     with pytest.raises(ValueError, match="depth needs a calibration"):
         files.write_prediction(tmp_path, "y", StereoResult(disparity, left), PAIR, ("depth",))

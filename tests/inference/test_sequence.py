@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ea_psmnet.inference.sequence import Flicker, Smoothing, image_change
+from ea_psmnet.inference.video import Flicker, Smoothing, image_change
 
 GREY = np.full((20, 30, 3), 90, np.uint8)
 

@@ -93,7 +93,7 @@ def test_without_shared_contexts_seams_would_show(bundled, monkeypatch):
     """What the first round over the tiles is for."""
     pair = images(bundled, textured_pair(256, 384))
     shared, _ = seams(bundled, *pair, 3, 1)
-    monkeypatch.setattr("ea_psmnet.inference.tiles._gather", lambda *_: None)
+    monkeypatch.setattr("ea_psmnet.inference.tiles.SharedContexts.finish", lambda _: None)
     alone, _ = seams(bundled, *pair, 3, 1)
     assert alone > 3 * shared
 

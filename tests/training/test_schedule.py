@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from ea_psmnet.training.schedule import learning_rate
+from ea_psmnet.training.loop import learning_rate
 
 
 def course(config, steps=100, **changes):

@@ -9,8 +9,8 @@ from stereo_pairs import textured_pair
 from ea_psmnet import StereoMatcher
 from ea_psmnet.calibration import Calibration
 from ea_psmnet.datasets.folder import PairFolder
+from ea_psmnet.inference.pair_prediction import find_range
 from ea_psmnet.inference.result import StereoResult
-from ea_psmnet.inference.search_range import find_range
 
 FAR, NEAR = 5, 20
 """Disparities at both ends of the pair's background, in pixels. The coarse pass may lose the

@@ -1,9 +1,8 @@
-"""How far the predictions of an exported file are from those of the network that it came from."""
+"""Differences between the predictions of an exported file and of its network."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ea_psmnet.experiments.measure import timed
 from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
@@ -107,7 +107,7 @@ class Parity:
 
 def compare(
     exact: StereoMatcher,
-    timed: StereoMatcher,
+    network: StereoMatcher,
     exported: ExportedMatcher,
     samples: Iterable[StereoSample],
 ) -> Parity:
@@ -115,7 +115,7 @@ def compare(
 
     Args:
         exact: The network in float32, whose disparities are compared.
-        timed: The network whose time is compared.
+        network: The network whose time is compared.
         exported: The file.
         samples: At least one pair.
 
@@ -123,7 +123,7 @@ def compare(
         ValueError: There is no pair; or a pair is not of a size that the file is for.
     """
     shown = Progress(samples, desc="comparing", unit="pair", leave=False, disable=None)
-    pairs = [_compared(exact, timed, exported, sample) for sample in shown]
+    pairs = [_compared(exact, network, exported, sample) for sample in shown]
     if not pairs:
         raise ValueError("there is no pair to compare the exported file with the network")
     return Parity(pairs)
@@ -140,19 +140,19 @@ def check_parity(parity: Parity, what: str) -> None:
 
 
 def _compared(
-    exact: StereoMatcher, timed: StereoMatcher, exported: ExportedMatcher, sample: StereoSample
+    exact: StereoMatcher, network: StereoMatcher, exported: ExportedMatcher, sample: StereoSample
 ) -> PairParity:
     left, right = sample.left, sample.right
     found = exported.disparity(left, right)
     expected = exact(left, right).disparity
-    if timed is not exact:
-        timed(left, right)
+    if network is not exact:
+        network(left, right)
     calls: tuple[Callable[[], object], ...] = (
-        lambda: timed(left, right),
+        lambda: network(left, right),
         lambda: exported.disparity(left, right),
     )
     # In turn, after one prediction each, so that a busy machine slows both.
-    taken = np.array([[_seconds(call) for call in calls] for _ in range(_REPEATS)])
+    taken = np.array([[timed(call, network.device) for call in calls] for _ in range(_REPEATS)])
     seconds, exported_seconds = map(float, np.median(taken, axis=0))
     difference = np.abs(found.astype(np.float64) - expected)
     return PairParity(
@@ -169,9 +169,3 @@ def _compared(
 
 def _epe(disparity: NDArray[np.float32], sample: StereoSample, limit: float) -> float:
     return DisparityErrors.measure(disparity, sample.disparity, sample.counted(limit)).epe
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
