@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "command", "run_command", "write_programs"]
-
 ROOT = Path(__file__).parents[1]
 
 

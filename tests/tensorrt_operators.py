@@ -1,7 +1,5 @@
 """Operators of ONNX that TensorRT supports."""
 
-__all__ = ["TENSORRT"]
-
 _SUPPORTED = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast
 Ceil Celu Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace

@@ -27,8 +27,6 @@ from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.machine import Precision
 from ea_psmnet.models.weights import BUNDLED
 
-__all__ = ["Engine", "Order", "weights"]
-
 _KEPT = 16
 """Results that are kept; older ones are removed."""
 _MATCHERS = 2

@@ -28,8 +28,6 @@ from ea_psmnet.inference.prediction_files import pair_name
 from ea_psmnet.machine import Precision
 from ea_psmnet.tables import check_choice, format_bytes
 
-__all__ = ["StereoApp", "serve"]
-
 _CALIBRATION_SUFFIXES = (".txt", ".yml", ".yaml", ".xml")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TYPES = {".png": "image/png", ".f32": "application/octet-stream", ".txt": "text/plain"}

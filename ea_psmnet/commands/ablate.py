@@ -8,8 +8,6 @@ import tyro
 
 from ea_psmnet.experiments.ablation_config import AblationConfig, Question
 
-__all__ = ["ablate"]
-
 
 def ablate(
     question: tyro.conf.Positional[Question],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["app"]
-
 
 def app(*, host: str = "127.0.0.1", port: int = 7860, upload_limit: str = "64MiB") -> None:
     """Serve a page for the browser that predicts pairs, until Ctrl-C.

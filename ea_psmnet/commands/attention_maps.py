@@ -9,8 +9,6 @@ import tyro
 
 from ea_psmnet.commands.options import MatcherOptions
 
-__all__ = ["attention_maps"]
-
 
 def attention_maps(
     left: tyro.conf.Positional[Path],

@@ -8,8 +8,6 @@ from pathlib import Path
 from ea_psmnet.datasets.names import DatasetName
 from ea_psmnet.machine import Device, Precision
 
-__all__ = ["compare"]
-
 _MOST_SECONDS = 30 * 24 * 3600
 
 

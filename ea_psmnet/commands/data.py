@@ -9,8 +9,6 @@ import tyro
 
 from ea_psmnet.datasets.names import DatasetName, RenderPass, Split
 
-__all__ = ["check", "data", "show"]
-
 
 def check(
     root: tyro.conf.Positional[Path],

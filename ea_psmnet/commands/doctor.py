@@ -12,8 +12,6 @@ import tyro
 
 from ea_psmnet.commands.options import CalibrationOptions
 
-__all__ = ["doctor"]
-
 
 def doctor(
     left: tyro.conf.Positional[Path],

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ea_psmnet.evaluation.shares import Journal
     from ea_psmnet.sample import StereoSample
 
-__all__ = ["EvaluationOptions", "evaluate"]
-
 _UNFINISHED = "unfinished"
 """Folder in `--out` for measurements until the report is written."""
 

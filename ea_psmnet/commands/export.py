@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ea_psmnet.experiments.parity import Parity
     from ea_psmnet.sample import StereoSample
 
-__all__ = ["export"]
-
 _RENDERED = (384, 640)
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from ea_psmnet import __version__
 
-__all__ = ["info"]
-
 
 def info(*, json: bool = False) -> None:
     """Show versions, devices, memory, compiled code and bundled weights, for a bug report.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ea_psmnet.inference.exported import ExportedMatcher
     from ea_psmnet.inference.matcher import StereoMatcher
 
-__all__ = ["CalibrationOptions", "MatcherOptions"]
-
 
 @dataclass(frozen=True)
 class CalibrationOptions:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ea_psmnet.inference.result import StereoResult
     from ea_psmnet.inference.video import StereoVideo, VideoFrame
 
-__all__ = ["pair_files", "predict"]
-
 Existing = Literal["overwrite", "skip", "refuse"]
 _SOME_FAILED = 1
 """Exit code if some of several pairs failed."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Prepared = tuple[Pair, Calibration | None]
     """A rectified pair, and its calibration at its size."""
 
-__all__ = ["PairPredictor", "PredictionOptions"]
-
 
 @dataclass(frozen=True)
 class PredictionOptions:

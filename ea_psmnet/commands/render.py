@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["render"]
-
 
 def render(
     *,

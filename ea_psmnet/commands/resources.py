@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["resources"]
-
 
 def resources(
     *,

@@ -19,8 +19,6 @@ from ea_psmnet.training.config import (
 )
 from ea_psmnet.training.processes import TrainingStopped, end_with_launcher
 
-__all__ = ["train"]
-
 
 def _grouped(
     out: Path,

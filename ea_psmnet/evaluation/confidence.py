@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from ea_psmnet.figures import COLOURS, FAINT, dress, new_figure, to_image
 from ea_psmnet.inference.result import THRESHOLD
 
-__all__ = ["BINS", "FRACTIONS", "ConfidenceSums", "confidence_chart", "sparsification"]
-
 BINS = 20
 """Bins of confidence from 0 to 1, of one width."""
 FRACTIONS = tuple(index / 20 for index in range(20))

@@ -30,15 +30,6 @@ from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 
-__all__ = [
-    "PROTOCOL_BATCH",
-    "Evaluation",
-    "Observer",
-    "ProtocolResult",
-    "evaluate",
-    "evaluate_predictors",
-]
-
 PROTOCOL_BATCH = 8
 """Number of images over which the published code of PSMNet and GwcNet averages first."""
 

@@ -27,8 +27,6 @@ from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
 
-__all__ = ["Pictures", "sheet_row", "worst_sheet"]
-
 _WORST = 10
 Predict = Callable[[str, int], tuple[StereoSample, NDArray[np.float32]]]
 """Returns pair and disparity for a predictor's label and an index in the dataset."""

@@ -23,8 +23,6 @@ from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import digest
 
-__all__ = ["Predictor", "baseline", "network", "sample_names", "saved_predictions"]
-
 _NAMED = 10
 """Number of missing files that an error names."""
 

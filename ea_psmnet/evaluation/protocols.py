@@ -19,8 +19,6 @@ from ea_psmnet.metrics import DisparityErrors, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "find_protocols"]
-
 Disparity = NDArray[np.floating]
 Figures = dict[str, float]
 

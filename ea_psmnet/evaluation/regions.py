@@ -9,19 +9,6 @@ from numpy.typing import NDArray
 from ea_psmnet.metrics import DISPARITY_BANDS, disparity_bands
 from ea_psmnet.sample import StereoSample
 
-__all__ = [
-    "ALL",
-    "EDGE_DISTANCE",
-    "EDGE_JUMP",
-    "FAR_FROM_EDGES",
-    "NEAR_EDGES",
-    "NON_OCCLUDED",
-    "OCCLUDED",
-    "REGIONS",
-    "near_edges",
-    "regions",
-]
-
 ALL = "all"
 """The region of all counted pixels."""
 

@@ -21,17 +21,6 @@ from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import markdown_table
 
-__all__ = [
-    "COMPARISON_NOTE",
-    "EvaluationReport",
-    "comparison_section",
-    "images_csv",
-    "overview",
-    "protocol_rules",
-    "protocol_section",
-    "region_section",
-]
-
 _VERSION: Literal[1] = 1
 _UNITS = (
     "EPE, RMSE, median (A50), A90, A95 and A99 are in pixels, over the pixels that have a "

@@ -20,11 +20,6 @@ from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, 
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
 
-__all__ = [
-    "Histograms", "ImageErrors", "ImageShare", "Journal", "Measure", "Share", "add_histograms",
-    "gather", "join", "process_count", "process_index",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class ImageErrors:

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from ea_psmnet.evaluation.evaluation import Evaluation
 from ea_psmnet.metrics import DisparityErrors
 
-__all__ = ["Comparison", "Difference", "compare_evaluations"]
-
 _RESAMPLES = 10_000
 _CHUNK = 500  # resamples held in memory at once
 _LEVEL = (2.5, 97.5)  # percentiles: a 95 % interval

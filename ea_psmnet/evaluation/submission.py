@@ -36,8 +36,6 @@ from ea_psmnet.progress import Progress
 from ea_psmnet.store import Store, digest
 from ea_psmnet.tables import check_choice
 
-__all__ = ["BENCHMARKS", "Entry", "find_pairs", "write_submission"]
-
 _METHOD = re.compile(r"[A-Za-z0-9_+-]{1,32}")
 
 

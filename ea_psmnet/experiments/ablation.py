@@ -30,10 +30,6 @@ from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
 from ea_psmnet.tables import markdown_table
 
-__all__ = [
-    "Ablation", "RunResult", "Spread", "ablate", "ablation_markdown", "question_variants",
-]  # fmt: skip
-
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles of Student's t with 1 to 9 degrees of freedom; more count as 9, for which the
 interval is slightly too wide."""

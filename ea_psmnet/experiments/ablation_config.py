@@ -11,8 +11,6 @@ from ea_psmnet.machine import Device
 from ea_psmnet.tables import check_range
 from ea_psmnet.training.config import plain
 
-__all__ = ["MAY_CHANGE", "RENDERED", "AblationConfig", "Question"]
-
 RENDERED = "rendered"
 """The name of the test set that every ablation has."""
 

@@ -27,15 +27,6 @@ from ea_psmnet.inference.pairs import as_pair
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.ops.precision import widen
 
-__all__ = [
-    "AttentionMaps",
-    "attention_maps",
-    "attention_sites",
-    "map_picture",
-    "map_sheet",
-    "write_maps",
-]
-
 Pixel = tuple[int, int]
 
 

@@ -34,11 +34,6 @@ from ea_psmnet.records import read_record
 from ea_psmnet.store import Store, digest
 from ea_psmnet.tables import format_bytes, markdown_table
 
-__all__ = [
-    "Comparison", "Crossing", "Result", "compare", "comparison_markdown", "crossing", "curves",
-    "expected_seconds", "pixels",
-]  # fmt: skip
-
 _START_S = 10.0
 """Seconds until a trial's process begins its work: Python, torch, the network."""
 

@@ -14,10 +14,6 @@ import torch
 from ea_psmnet.machine import available_memory, status_bytes
 from ea_psmnet.tables import format_bytes, parse_bytes
 
-__all__ = [
-    "GPUS", "Budget", "limited", "median_seconds", "parse_budget", "synchronize", "timed",
-]  # fmt: skip
-
 # A memory budget ----------------------------------------------------------------------------------
 
 

@@ -22,12 +22,6 @@ from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, build_model
 from ea_psmnet.models.weights import find_weights, load_state
 from ea_psmnet.tables import check_choice, markdown_table
 
-__all__ = [
-    "DEFAULT_VARIANTS", "VARIANTS", "Forecast", "Network", "NetworkReport", "Site", "SiteForecast",
-    "at_sites", "count_operations", "count_parameters", "forecast", "named_networks",
-    "network_markdown", "network_report", "parse_variant", "site_volume", "slug",
-]  # fmt: skip
-
 # Networks by name ---------------------------------------------------------------------------------
 
 

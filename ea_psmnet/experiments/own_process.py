@@ -15,8 +15,6 @@ from typing import Any
 
 from ea_psmnet.machine import end_with_parent, ending_children
 
-__all__ = ["run_program"]
-
 
 def run_program(
     program: str, arguments: Sequence[str] = (), **options: Any

@@ -18,8 +18,6 @@ from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import markdown_table
 
-__all__ = ["LIMIT", "PairParity", "Parity", "check_parity", "compare"]
-
 LIMIT = 0.05
 """Largest mean difference of disparity to the network's in float32, in pixels."""
 

@@ -31,9 +31,6 @@ from ea_psmnet.experiments.resources import (
 from ea_psmnet.figures import COLOURS, FAINT, INK, WARNING, dress, new_figure, to_image
 from ea_psmnet.tables import format_bytes
 
-__all__ = ["ablation_plot", "comparison_plot", "line_styles", "resource_plot"]
-
-
 # Comparison: memory against input size, and where every network crosses the budget ----------------
 
 _LINES = ("-", "--", ":", "-.")

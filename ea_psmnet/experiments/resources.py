@@ -33,12 +33,6 @@ from ea_psmnet.ops.attention import dot_product_attention_reference, efficient_a
 from ea_psmnet.tables import check_choice, format_bytes, markdown_table
 from ea_psmnet.training.memory import LiveBytes
 
-__all__ = [
-    "CASES", "DTYPES", "PAPER_VOLUMES", "TABLE_1", "Measured", "Row", "VolumeReport", "case_module",
-    "case_resources", "decimal", "measure", "operation_counter", "parse_volume", "volume_markdown",
-    "volume_report",
-]  # fmt: skip
-
 # Cases to measure ---------------------------------------------------------------------------------
 
 TABLE_1 = ("table1-efficient", "table1-non-local", "table1-residual")

@@ -52,11 +52,6 @@ from ea_psmnet.training.data import StereoBatch
 from ea_psmnet.training.processes import join_processes
 from ea_psmnet.training.step import Arithmetic, OptimiserStep
 
-__all__ = [
-    "Load", "ModuleTrace", "Outcome", "TrainingSteps", "Trial", "Work",
-    "attention_site", "is_bfloat16", "plan", "run_trial",
-]  # fmt: skip
-
 Work = Literal["inference", "training", "dataset"]
 """Predict a random batch, train on a random batch, or predict a dataset and measure errors."""
 

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RowAlignment", "RowFit", "fit_rows"]
-
 Array = NDArray[np.float64]
 
 _TOLERANCE = 1.5

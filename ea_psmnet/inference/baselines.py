@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BaselineName", "BlockMatcher", "fill_background"]
-
 BaselineName = Literal["sgbm", "bm"]
 
 _STEPS = 16  # OpenCV stores sixteenths of a pixel

@@ -31,15 +31,6 @@ from ea_psmnet.models.weights import find_weights, read_card
 from ea_psmnet.ops.precision import full_precision, widen
 from ea_psmnet.records import parse_record
 
-__all__ = [
-    "UNCALIBRATED",
-    "WIDTHS",
-    "ConfidenceMap",
-    "fit_confidence",
-    "read_confidence",
-    "window_masses",
-]
-
 WIDTHS = (1, 3, 5)
 """Widths of the windows around the estimate, in levels of 4 pixels."""
 

@@ -15,8 +15,6 @@ from ea_psmnet.inference.alignment import RowAlignment, RowFit, fit_rows
 from ea_psmnet.inference.pairs import Pair
 from ea_psmnet.matches import FeatureMatches, match_features
 
-__all__ = ["Code", "Diagnosis", "Finding", "diagnose", "examined"]
-
 Code = Literal[
     "identical",
     "no-texture",

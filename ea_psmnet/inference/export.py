@@ -19,15 +19,6 @@ from ea_psmnet.models.deploy import ExportableNetwork
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "ExportFormat",
-    "ExportPrecision",
-    "check_export",
-    "describe",
-    "export_paths",
-    "written",
-]
-
 ExportFormat = Literal["onnx", "openvino"]
 ExportPrecision = Literal["float32", "float16", "bfloat16"]
 

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from ea_psmnet.inference.pairs import ImageLike
     from ea_psmnet.inference.result import StereoResult
 
-__all__ = [
-    "EXPORTED_SUFFIXES",
-    "INPUTS",
-    "KEY",
-    "OUTPUT",
-    "ExportRecord",
-    "ExportedMatcher",
-]
-
 KEY = "ea_psmnet"
 """Name of the metadata of an exported file: the JSON text of an `ExportRecord`."""
 

@@ -19,8 +19,6 @@ from ea_psmnet.files import IMAGE_SUFFIXES, read_image, readable
 from ea_psmnet.inference.pairs import Pair, as_pair
 from ea_psmnet.inference.prediction_files import PairRecord, pair_name, pair_record, view_record
 
-__all__ = ["Found", "Layout", "PairSource", "find_pairs", "split_views"]
-
 Layout = Literal["separate", "side-by-side", "top-bottom"]
 """Place of the two views of a pair: in two images, or in the halves of one, left or top first."""
 

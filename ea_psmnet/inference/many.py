@@ -16,8 +16,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.inference.result import StereoResult
 
-__all__ = ["Named", "Outcome", "Work", "predict_many"]
-
 _AHEAD = 2
 """Pairs that are read ahead, and results that wait to be written: this many are held in memory."""
 

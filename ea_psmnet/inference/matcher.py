@@ -37,8 +37,6 @@ from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PSMNet, StereoOutput
 from ea_psmnet.models.weights import NotFiniteError, check_finite, load_model, read_card
 from ea_psmnet.tables import check_choice, check_range, parse_bytes
 
-__all__ = ["DEFAULT", "Evidence", "StereoMatcher", "StereoResult"]
-
 DEFAULT = "ea-light"
 """Name of the bundled weights that are used by default."""
 

@@ -23,8 +23,6 @@ from ea_psmnet.models.head import HEADS
 from ea_psmnet.models.psmnet import FEATURES
 from ea_psmnet.models.volume import build_volume
 
-__all__ = ["MemoryPlan", "pairs_at_once", "plan_memory", "whole_bytes"]
-
 SLACK = 2.1
 """Upper bound of resident memory over the bytes of living tensors, measured from 128 x 256 to
 544 x 960 pixels: fragments of freed memory, and buffers of convolutions."""

@@ -13,22 +13,6 @@ from numpy.typing import NDArray
 from ea_psmnet.figures import Bar, Extend, GridStyle, Row, fitted, panel_grid
 from ea_psmnet.sample import StereoSample, at_columns
 
-__all__ = [
-    "arrows",
-    "colour_range",
-    "colour_table",
-    "coloured_beside_truth",
-    "colourise",
-    "contact_sheet",
-    "disparity_bar",
-    "error_bar",
-    "error_map",
-    "is_sparse",
-    "preview",
-    "sheet",
-    "warp_difference",
-]
-
 # Without the first steps of Turbo, which are almost black: here black means unknown.
 _STEPS = np.arange(16, 256, dtype=np.uint8)[:, None]
 _TURBO = cv2.applyColorMap(_STEPS, cv2.COLORMAP_TURBO)[:, 0, ::-1]  # (240, 3) RGB

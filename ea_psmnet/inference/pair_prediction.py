@@ -24,8 +24,6 @@ from ea_psmnet.inference.result import StereoResult
 if TYPE_CHECKING:
     from ea_psmnet.inference.matcher import StereoMatcher
 
-__all__ = ["RangeReport", "find_range", "predict_pair"]
-
 
 def predict_pair(
     matcher: StereoMatcher | ExportedMatcher,

@@ -16,16 +16,6 @@ from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.images import eight_bits, read_image
 from ea_psmnet.inference.result import StereoResult
 
-__all__ = [
-    "ImageLike",
-    "Pair",
-    "as_pair",
-    "calibrated_pair",
-    "check_scale",
-    "predicted_at_scale",
-    "resized_pair",
-]
-
 ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLike[str]
 """A picture in colour or grey with 8 or 16 bits: an array (H, W, 3) in RGB, (H, W, 4) with alpha or
 (H, W) in grey; a Pillow image; or the path of a file."""

@@ -32,20 +32,6 @@ from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.records import read_record
 from ea_psmnet.tables import check_choice
 
-__all__ = [
-    "DEFAULT_OUTPUTS",
-    "OUTPUTS",
-    "Output",
-    "Prediction",
-    "check_unclaimed",
-    "pair_name",
-    "pair_record",
-    "prediction_paths",
-    "view_record",
-    "write_prediction",
-    "written_before",
-]
-
 PairRecord = dict[str, dict[str, str]]
 """`path` and `sha256` of the `left` and the `right` image, and optionally of the `settings` of the
 prediction."""

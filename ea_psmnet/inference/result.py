@@ -21,8 +21,6 @@ from ea_psmnet.geometry import (
 )
 from ea_psmnet.tables import check_range
 
-__all__ = ["THRESHOLD", "StereoResult", "disparity_deviation", "rescaled"]
-
 THRESHOLD = 1.0
 """Pixels: confidence is the probability of a smaller error."""
 

@@ -23,8 +23,6 @@ from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.models.psmnet import PairFeatures, PSMNet, StereoOutput
 from ea_psmnet.progress import Progress
 
-__all__ = ["BLEND", "HALO", "SharedContexts", "Span", "Tile", "predict_in_tiles", "spans"]
-
 BLEND = 8
 """Feature pixels on either side of a cut over which one tile fades into the next."""
 HALO = 32

@@ -20,16 +20,6 @@ from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
 from ea_psmnet.inference.pairs import Pair, as_pair
 from ea_psmnet.inference.prediction_files import PairRecord, pair_name, view_record
 
-__all__ = [
-    "Flicker",
-    "Smoothing",
-    "StereoVideo",
-    "VideoFrame",
-    "image_change",
-    "is_video",
-    "write_disparity_video",
-]
-
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _DEFAULT_FPS = 25.0
 _SAMPLES = 20_000

@@ -28,15 +28,6 @@ from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.network import WeightAverage
 from ea_psmnet.training.processes import from_main
 
-__all__ = [
-    "RunState",
-    "load_newest",
-    "random_state",
-    "refusing_strangers",
-    "save_checkpoint",
-    "set_random_state",
-]
-
 
 class RunState:
     """The network of a run and everything else that its checkpoints hold.

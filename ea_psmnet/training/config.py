@@ -13,22 +13,6 @@ from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
 from ea_psmnet.tables import check_choice, check_range
 
-__all__ = [
-    "CrossEntropyTarget",
-    "DataOptions",
-    "MachineOptions",
-    "NetworkOptions",
-    "Normalisation",
-    "OptimisationOptions",
-    "RunOptions",
-    "Schedule",
-    "Source",
-    "TrainingConfig",
-    "TrainingPrecision",
-    "parse_source",
-    "plain",
-]
-
 Normalisation = Literal["batch", "sync", "frozen", "group"]
 CrossEntropyTarget = Literal["linear", "adaptive"]
 Schedule = Literal["constant", "step", "cosine", "one-cycle"]

@@ -24,17 +24,6 @@ from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.config import TrainingConfig
 
-__all__ = [
-    "SCENE_FLOW_SAMPLES",
-    "Order",
-    "Place",
-    "StepSampler",
-    "StereoBatch",
-    "TrainingSamples",
-    "training_samples",
-    "validation_samples",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class StereoBatch:

@@ -19,8 +19,6 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
-__all__ = ["launch"]
-
 _FINAL = (2, 130, 143)
 """Exit codes of workers that a restart would not change: bad input, and saved after a signal."""
 

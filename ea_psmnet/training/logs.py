@@ -26,15 +26,6 @@ from ea_psmnet.machine import peak_bytes
 from ea_psmnet.progress import Progress
 from ea_psmnet.training.validation import Predicted, Validation
 
-__all__ = [
-    "MetricsLog",
-    "ProgressBar",
-    "StepClock",
-    "TensorBoardLog",
-    "expected_time",
-    "read_metrics",
-]
-
 # metrics.jsonl ------------------------------------------------------------------------------------
 
 

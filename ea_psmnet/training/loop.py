@@ -38,8 +38,6 @@ from ea_psmnet.training.step import (
 )
 from ea_psmnet.training.validation import spread, validate
 
-__all__ = ["learning_rate", "train"]
-
 _WORTH_TIMING = 500
 """Minimum number of samples of a run whose duration is estimated."""
 

@@ -27,8 +27,6 @@ from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.step import Arithmetic
 
-__all__ = ["LiveBytes", "MemoryEstimate", "MemoryPlan", "check_statistics", "estimate_memory"]
-
 
 class MemoryPlan:
     """Compares the memory that a run needs with the memory that is free.

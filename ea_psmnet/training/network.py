@@ -17,8 +17,6 @@ from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.weights import load_into, load_state
 from ea_psmnet.training.config import TrainingConfig
 
-__all__ = ["WeightAverage", "initial_network", "network_config", "prepare_for_training"]
-
 
 def network_config(config: TrainingConfig) -> PSMNetConfig:
     """Structure of the network that a run's configuration describes.

@@ -20,14 +20,6 @@ from ea_psmnet.machine import Device, choose_device, is_first_process
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = [
-    "StopRequest",
-    "TrainingStopped",
-    "end_with_launcher",
-    "from_main",
-    "join_processes",
-]
-
 _PATIENCE = timedelta(minutes=5)
 """How long processes wait for one that is alive but does not answer."""
 

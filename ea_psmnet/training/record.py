@@ -13,8 +13,6 @@ from ea_psmnet.training.run_folder import record_session
 from ea_psmnet.training.summary import write_summary
 from ea_psmnet.training.validation import Validation
 
-__all__ = ["RunRecord"]
-
 
 class _Part(Protocol):
     """One of the logs of a run."""

@@ -28,15 +28,6 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "check_writable",
-    "claimed",
-    "describe_environment",
-    "read_sessions",
-    "record_session",
-    "recorded_micro_batch",
-]
-
 _MAY_CHANGE = frozenset(
     (
         *("out", "device", "workers", "save_every", "keep", "memory_check"),

@@ -20,15 +20,6 @@ from ea_psmnet.models.psmnet import PSMNet, StereoOutput
 from ea_psmnet.training.config import TrainingConfig, TrainingPrecision
 from ea_psmnet.training.data import StereoBatch
 
-__all__ = [
-    "Arithmetic",
-    "FiniteGuard",
-    "OptimiserStep",
-    "StepResult",
-    "TruthGuard",
-    "choose_arithmetic",
-]
-
 _PROBE_ROWS = 64
 """Minimum height of the timed crop; larger heights are multiples of 32, which suit all networks."""
 

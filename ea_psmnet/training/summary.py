@@ -25,8 +25,6 @@ from ea_psmnet.tables import markdown_table
 from ea_psmnet.training.logs import read_metrics
 from ea_psmnet.training.run_folder import read_sessions
 
-__all__ = ["binned", "write_curves", "write_summary"]
-
 _Records = Sequence[dict[str, Any]]
 
 _FIGURES = ("EPE", "bad-1", "bad-3")

@@ -18,8 +18,6 @@ from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.processes import StopRequest
 
-__all__ = ["Predicted", "Validation", "spread", "validate"]
-
 _SHOWN = 4
 _ALL = "all"
 

@@ -21,8 +21,6 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 from torchvision.ops import Conv2dNormActivation, Conv3dNormActivation
 
-__all__ = ["CoExLike", "LightStereoLike"]
-
 _LEVELS = 48
 """Disparities at 1/4 of the image, for 192 pixels."""
 _ENDS = {2: 16, 4: 24, 8: 32, 16: 96, 32: 160}

@@ -25,8 +25,6 @@ from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 from ea_psmnet.models.weights import BUNDLED, find_weights, load_model
 from ea_psmnet.store import digest
 
-__all__ = ["METHODS", "Method", "Network", "Predict"]
-
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _RANGE = 192

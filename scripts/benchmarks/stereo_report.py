@@ -12,8 +12,6 @@ from ea_psmnet.evaluation.regions import ALL, NEAR_EDGES, NON_OCCLUDED
 from ea_psmnet.figures import dress, new_figure, to_image
 from ea_psmnet.tables import markdown_table
 
-__all__ = ["AS_DENSE", "SIZES", "markdown", "plot"]
-
 SIZES = ((240, 320), (480, 640), (540, 960), (375, 1242))
 """Heights and widths of the pairs."""
 AS_DENSE = "as dense as StereoSGBM"
