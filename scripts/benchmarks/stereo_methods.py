@@ -21,6 +21,7 @@ from ea_psmnet.inference.export import ExportFormat, describe, written
 from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import has_fast_bfloat16
+from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model
 from ea_psmnet.models.weights import BUNDLED, find_weights, load_model
 from ea_psmnet.store import digest
@@ -121,7 +122,8 @@ def _published() -> Predict:
 
 def _shape(network: Callable[[], nn.Module]) -> Predict:
     torch.manual_seed(0)
-    model = network().eval().to(memory_format=torch.channels_last)
+    model = network().eval()
+    to_channels_last(model)
     half = has_fast_bfloat16("cpu")
 
     def predict(left: np.ndarray, right: np.ndarray) -> np.ndarray:
