@@ -130,23 +130,31 @@ def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
     calls = recipe()
     runs = stages(calls)
     assert {run.preset for run in runs} == {"ea-light"}
-    assert [run.init for run in runs] == [None, *(r.out / "model.safetensors" for r in runs[:-1])]
-    assert [(run.steps, run.crop, len(run.mix)) for run in runs] == [
-        (2200, (192, 384), 2),
-        (2100, (192, 384), 2),
-        (1330, (256, 512), 4),
+    first, second, third, _ = (run.out / "model.safetensors" for run in runs)
+    mean = third.with_name("mean.safetensors")
+    assert [run.init for run in runs] == [None, first, second, mean]
+    assert [(run.steps, run.crop, len(run.mix), run.lr) for run in runs] == [
+        (2200, (192, 384), 2, 1e-3),
+        (2100, (192, 384), 2, 1e-3),
+        (1330, (256, 512), 4, 1e-3),
+        (1000, (320, 640), 2, 8e-4),
     ]
     rendered = [call[5] for call in calls if "render" in call]
-    assert rendered == ["900", "1200", "500", "545"]
-    shipped = "checkpoints/ea-light.safetensors"
-    last, before = (f"{run.out}/model.safetensors" for run in (runs[-1], runs[-2]))
-    assert calls[-1][2:] == [last, shipped, "--other", before, "--share", "0.35"]
+    assert rendered == ["900", "1200", "500", "545", "700", "500"]
+    means = [call[2:] for call in calls if "--ship" in call]
+    assert means == [
+        [str(third), str(mean), "--other", str(second), "--share", "0.35"],
+        [
+            *(f"{runs[-1].out}/model.safetensors", "checkpoints/ea-light.safetensors"),
+            *("--other", str(mean), "--share", "0.5"),
+        ],
+    ]
     given = tmp_path / "given.safetensors"
     given.touch()
     for preset in ("light", "nonlocal-light"):
         (tmp_path / "calls").unlink(missing_ok=True)
         (on,) = stages(recipe(preset, INIT=str(given)))
-        assert (on.preset, on.init, on.steps) == (preset, given, 1330)
+        assert (on.preset, on.init, on.steps) == (preset, given, 1000)
 
 
 def test_preset_folder_length_and_photographs_may_be_given(recipe):
