@@ -83,6 +83,7 @@ def matched_dots(views, calibration):
     return left[near], right[gaps.argmin(1)[near]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_pair_through_known_lenses_comes_back_to_its_rows(model):
     raw = raw_calibration(model)

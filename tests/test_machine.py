@@ -98,6 +98,7 @@ print(*{line.split()[-1] for line in lines if "gomp" in line}, sep="\\n")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
 def test_threads_that_wait_soon_sleep():
     told = openmp(COMPILED)
@@ -124,6 +125,7 @@ def test_threads_are_those_asked_for(monkeypatch):
             use_threads(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_free_memory_respects_the_limits_of_the_process(limit):
     code = f"""

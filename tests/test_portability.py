@@ -58,6 +58,7 @@ def run_on(system, *arguments):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", [WINDOWS, MACOS], ids=["windows", "macos"])
 def test_predict(system, tmp_path):
     pair = write_noise_pair(tmp_path / "noise", np.random.default_rng(0), (40, 224), 8)

@@ -37,6 +37,7 @@ def run(pair, checkpoint, out, *arguments):
     return main([str(a) for a in ("attention-maps", *images, *options, *arguments)])
 
 
+@pytest.mark.slow
 def test_a_pair_narrower_than_the_range_has_maps_too(checkpoints, pair, tmp_path, capsys):
     site = ("--site", "hourglass1.encoder", "--max-disparity", 192)
     with pytest.warns(UserWarning, match="72 px wide: disparities up to 80 are searched"):

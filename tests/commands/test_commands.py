@@ -223,6 +223,7 @@ def test_impossible_training_settings_end_with_two(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_render_then_train_then_predict(tmp_path, capsys):
     """The whole road in small: everything a first user does, on scenes made here."""
     scenes, run_folder, out = (str(tmp_path / n) for n in ("scenes", "run", "out"))

@@ -146,6 +146,7 @@ def without_times(path):
     return record
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     checkpoint, pairs, tmp_path, capsys
 ):

@@ -36,6 +36,7 @@ def lines(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_failing_pair_is_listed_at_the_end_and_the_others_are_there(pairs, checkpoint, tmp_path):
     result = run_command("predict", pairs, "--out", tmp_path, "--checkpoint", checkpoint)
     assert result.returncode == 1
@@ -92,6 +93,7 @@ def test_an_interrupted_run_goes_on(pairs, predict, tmp_path, capsys):
     assert "exists: give another --out, or --existing skip" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_but_errors(pairs, checkpoint, tmp_path):
     out = ("--out", tmp_path, "--checkpoint", checkpoint, "--quiet")
     result = run_command("predict", pairs / "a" / "left.png", pairs / "a" / "right.png", *out)

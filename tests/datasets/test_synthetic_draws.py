@@ -163,6 +163,7 @@ def test_a_third_of_it_stands_at_a_border() -> None:
     assert (aside < 0.3).mean() > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_coarse_look_misses_keeps_to_the_limit(
     kind: str, monkeypatch: pytest.MonkeyPatch

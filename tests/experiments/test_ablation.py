@@ -96,6 +96,7 @@ def last(ablations):
 # Runs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_variants_of_a_seed_train_alike_from_the_same_weights(config, pairs, trainer):
     found = last(ablate("normalisation", config))
     assert [(r.variant, r.seed) for r in found.results] == [
@@ -122,6 +123,7 @@ def test_all_variants_of_a_seed_train_alike_from_the_same_weights(config, pairs,
     assert not torch.equal(states[3][convolution], states[0][convolution])
 
 
+@pytest.mark.slow
 def test_all_runs_may_start_from_one_checkpoint_but_for_its_attention(
     config, pairs, trainer, tmp_path
 ):

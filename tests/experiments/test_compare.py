@@ -131,6 +131,7 @@ def interpreter(tmp_path, monkeypatch):
     return install
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "end", "message"),
     [

@@ -49,6 +49,7 @@ def test_a_child_whose_parent_has_ended_does_not_start():
     assert run.stderr == "error: process 1, which started this one, has ended\n"
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_asked_for_nonsense_says_so_in_one_line():
     command = [sys.executable, "-m", "ea_psmnet.experiments.trial"]
     run = subprocess.run(command, cwd=ROOT, input="{}", capture_output=True, text=True)

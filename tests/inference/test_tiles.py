@@ -72,6 +72,7 @@ def bundled(request):
     return StereoMatcher.load(request.param, max_disparity=48, device="cpu", precision="exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("down", "across"), [(3, 1), (1, 3), (2, 2)])
 def test_seams_of_the_trained_network_are_invisible(bundled, down, across):
     difference, spread = seams(bundled, *images(bundled, textured_pair(256, 384)), down, across)

@@ -86,6 +86,7 @@ def test_the_stacked_volume_is_the_published_one(levels):
 # Operators ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_mechanisms(mechanism):
     module = shaken(MECHANISMS[mechanism](8, **OPTIONS.get(mechanism, {})))
@@ -104,6 +105,7 @@ def test_mechanisms_of_volumes_of_any_size(mechanism):
     assert_close(run(volume), module(volume), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VOLUMES)
 def test_volumes(name):
     volume = shaken(build_volume(PSMNetConfig(volume=name), 16))
@@ -121,6 +123,7 @@ def test_volumes(name):
         assert_close(run(*images), parts(*images), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

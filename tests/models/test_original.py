@@ -41,6 +41,7 @@ def original(request, images):
     return saved, outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefix", "align"), [("module.", False), ("", True)])
 def test_gives_the_originals_output(tmp_path, images, original, prefix, align):
     saved, outputs = original

@@ -290,6 +290,7 @@ def volume():
     return PairVolume(left, right, 12)
 
 
+@pytest.mark.slow
 def test_a_narrow_channels_last_training_step_survives():
     # In a process of its own: what it guards against kills the process.
     script = """

@@ -31,6 +31,7 @@ def name(config):
     return f"{config.features}-{config.volume}-{config.head}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [*COMBINATIONS, LIGHT], ids=name)
 def test_every_combination_trains_and_the_fast_forms_are_the_plain_ones(config):
     torch.manual_seed(0)

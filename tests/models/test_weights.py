@@ -183,6 +183,7 @@ def test_odd_bytes_are_no_checkpoint(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["8", "40"])
 def test_a_configuration_that_the_tensors_do_not_have_takes_no_memory(tmp_path, width):
     """Half a kilobyte that describes gigabytes, built without them in a process of its own."""

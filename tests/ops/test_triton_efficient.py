@@ -87,6 +87,7 @@ def distance(result, expected):
     return ((result - expected).norm() / expected.norm().clamp(min=1e-3)).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "channels", "keys", "values", "heads", "positions"), CASES)
 @pytest.mark.parametrize("layout", ["first", "last"])
 @interpreted

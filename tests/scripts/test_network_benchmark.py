@@ -25,6 +25,7 @@ TINY = Sizes(
 )
 
 
+@pytest.mark.slow
 def test_a_whole_run_measures_every_case_and_writes_all(monkeypatch, tmp_path):
     monkeypatch.setattr("network_cases.keep_freed_memory", lambda: True)
 

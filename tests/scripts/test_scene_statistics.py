@@ -109,6 +109,7 @@ def test_the_report_compares_a_folder_with_scenes(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "out.png")).shape == (400, 1100, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_scenes_a_second_are_measured_and_told(workers: int) -> None:
     rate = measure_scenes(SyntheticScenes(size=SIZE, count=3), workers, warm_up=1)

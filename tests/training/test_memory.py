@@ -52,6 +52,7 @@ def test_the_estimate_of_a_larger_volume_holds(name, width):
     assert estimated == pytest.approx(measured, rel=0.25)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_what_is_kept():
     config = replace(TINY, max_disparity=48)
     plain = estimate_memory(config, (64, 128), torch.float32)

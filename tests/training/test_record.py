@@ -103,6 +103,7 @@ def test_errors_are_told_by_true_disparity(config, pairs):
     assert shown == {f"validation-{name}/{band}" for name in names for band in bands}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_no_record_and_loses_none(config, monkeypatch):
     """It dies in step 4, after a checkpoint and a validation at 2; a write is cut short, too."""
     judge = loop._Trainer._judge
