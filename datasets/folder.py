@@ -45,7 +45,8 @@ class PairFolder(FrameDataset):
                 valid pixels.
         """
         root = Path(root)
-        folders = _pair_folders(root / split if _has_splits(root) else root)
+        root = root / split if has_splits(root) else root
+        folders = _pair_folders(root)
         if not folders:
             raise FileNotFoundError(f"{root}: no pairs; {_LAYOUT}")
         super().__init__(every_part(_frames(folder, require_truth) for folder in folders))
@@ -53,10 +54,10 @@ class PairFolder(FrameDataset):
 
 def is_pair_folder(root: str | Path) -> bool:
     """Return whether `root` is or holds a pair in the layout that `PairFolder` reads."""
-    return bool(_pair_folders(Path(root))) or _has_splits(Path(root))
+    return bool(_pair_folders(Path(root))) or has_splits(Path(root))
 
 
-def _has_splits(root: Path) -> bool:
+def has_splits(root: Path) -> bool:
     """Whether `root` holds no pair itself, but a folder `train` or `test` of complete pairs."""
     if _pair_folders(root):
         return False

@@ -42,15 +42,14 @@ def doctor(
     """
     from ea_psmnet.files import printable
     from ea_psmnet.inference.doctor import Diagnosis, Finding, diagnose
-    from ea_psmnet.inference.pairs import as_pair, calibrated_pair
+    from ea_psmnet.inference.pairs import as_pair, calibrated_pair, check_scale
 
-    if max_disparity < 1 or not scale > 0:
-        raise ValueError(
-            f"--max-disparity {max_disparity} and --scale {scale:g}: expected more than 0"
-        )
+    if max_disparity < 1:
+        raise ValueError(f"--max-disparity {max_disparity}: expected more than 0")
+    check_scale(scale)
     pair = as_pair((left, right))
     given = calibration.load(left, *pair[0].shape[:2])
-    searched = min_disparity / scale, (min_disparity + max_disparity) / scale
+    searched = min_disparity, min_disparity + max_disparity / scale
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -370,7 +370,7 @@ def _ratio(volume: str, size: tuple[int, ...], channels: tuple[int, int], told: 
 _COUNTED = (
     "Memory and operations are closed forms, counted as in Table 1: every tensor once, "
     "normalisations in place, a multiplication or an addition is one operation, softmax is free "
-    "(derived in ea_psmnet/attention/resources.py).",
+    "(derived in ea_psmnet/attention/base.py).",
     "Kept and peak are measured in a forward pass that records gradients: bytes of the storages "
     "that torch's operators return, at its end and at most. Tensors that the backward pass does "
     "not need, such as the branch before the residual sum, are not kept. A normalisation has input "

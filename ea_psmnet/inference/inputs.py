@@ -273,12 +273,18 @@ def _images(folder: Path, *, deep: bool = True) -> list[Path]:
 
 def _listed(path: Path) -> Iterator[PairSource]:
     """Pairs of a list: LEFT RIGHT on each line, separated by blanks, a comma or a tab."""
-    with readable(path):
-        lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        with readable(path):
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8 text") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        cells = _cells(line)
+        try:
+            cells = _cells(line)
+        except ValueError as error:  # an unbalanced quotation mark
+            raise ValueError(f"{path}: line {number}: {error}: '{line.strip()}'") from None
         if [cell.lower() for cell in cells[:2]] == ["left", "right"]:
             continue
         if len(cells) < 2:

@@ -63,17 +63,18 @@ def predict_pair(
     )
 
     def predict(*views: NDArray[np.uint8]) -> StereoResult:
-        chosen = _ranged(matcher, (views[0], views[1])) if fit_range else matcher
+        chosen = _ranged(matcher, (views[0], views[1]), scale) if fit_range else matcher
         return chosen(*views, confidence=confidence, right_view=right_view)
 
     return replace(predicted_at_scale(predict, pair, scale), calibration=camera)
 
 
-def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair) -> StereoMatcher:
+def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair, scale: float) -> StereoMatcher:
     if isinstance(matcher, ExportedMatcher):
         raise ValueError("an exported network searches its own range: --range auto needs weights")
     found = find_range(matcher, pair)
-    print(f"Range: {found}", file=sys.stderr)
+    at_scale = "" if scale == 1 else f" (at the scale of {scale:g})"
+    print(f"Range{at_scale}: {found}", file=sys.stderr)
     return matcher.searching(found.minimum, found.count)
 
 

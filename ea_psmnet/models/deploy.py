@@ -35,6 +35,9 @@ from ea_psmnet.ops.native.winograd import (
 )
 from ea_psmnet.ops.precision import round_kernel
 
+_LARGE = 1e9
+"""Weights of a magnitude that no trained network has, and that a few layers may overflow with."""
+
 
 def arrange_for_inference(
     model: PSMNet, dtype: torch.dtype = torch.float32, device: torch.device | None = None
@@ -140,7 +143,11 @@ def _is_three_wide(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
 
 
 def _fuse(model: PSMNet, dtype: torch.dtype) -> None:
-    """Let convolutions compute the activation, or the sum, that follows them."""
+    """Let convolutions compute the activation, or the sum, that follows them.
+
+    oneDNN's activations turn NaN into numbers. Convolutions that may overflow keep torch's, so that
+    damaged weights are noticed.
+    """
     activated = model.mean.dtype == torch.float32 and _has_onednn(dtype)
     for module in set(model.modules()):
         if isinstance(module, nn.Sequential):
@@ -151,7 +158,10 @@ def _fuse(model: PSMNet, dtype: torch.dtype) -> None:
                 if isinstance(conv, _Compiled) and isinstance(activation, nn.ReLU):
                     conv.positive, module[index + 1] = True, nn.Identity()
                 elif activated and type(conv) in (nn.Conv2d, SameConv2d):
-                    fused = ActivatedConv2d(cast(nn.Conv2d, conv), activation)
+                    conv = cast(nn.Conv2d, conv)
+                    if conv.weight.abs().max() > _LARGE:
+                        continue
+                    fused = ActivatedConv2d(conv, activation)
                     module[index], module[index + 1] = fused, nn.Identity()
         for name, block in module.named_children():
             if isinstance(block, ResidualBlock) and isinstance(_first(block.conv2), CompiledConv2d):
@@ -327,21 +337,21 @@ class ActivatedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, activation: nn.ReLU | nn.ReLU6) -> None:
         super().__init__()
-        padding, weight = cast(tuple[int, int], conv.padding), conv.weight
+        padding = cast(tuple[int, int], conv.padding)
+        self.zeros = 0
         if isinstance(conv, SameConv2d):
             before, after = conv.margins
-            padding = after, after
-            weight = F.pad(weight, (after - before, 0) * 2)
-        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), conv.bias
+            padding, self.zeros = (after, after), after - before
+        self.weight, self.bias = conv.weight, conv.bias
         self.settings = padding, conv.stride, conv.dilation, conv.groups
         limited = isinstance(activation, nn.ReLU6)
         self.activation = ("hardtanh", [0.0, 6.0], "") if limited else ("relu", [], "")
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        given = images.to(self.weight.dtype)
+        kernels = F.pad(self.weight, (self.zeros, 0) * 2)
         return torch.ops.mkldnn._convolution_pointwise(
-            given, self.weight, self.bias, *self.settings, *self.activation
+            images.to(kernels.dtype), kernels, self.bias, *self.settings, *self.activation
         )
 
 

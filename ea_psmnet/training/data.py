@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment, pick
 from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.folder import has_splits
 from ea_psmnet.datasets.names import Split
 from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
@@ -286,9 +287,10 @@ def validation_samples(config: TrainingConfig) -> Sequence[StereoSample]:
     root = config.validate_root or _training_root(config, name)
     if name == "auto" and root is not None:
         name = detect_dataset(root)
-    if config.validate_root is None and name not in _HAVE_TEST_SPLIT:
+    tests = name in _HAVE_TEST_SPLIT or (name == "folder" and root is not None and has_splits(root))
+    if config.validate_root is None and not tests:
         raise ValueError(f"data '{name}' has no test split: give other pairs by --validate-root")
-    return _read(config, name, root, "test" if name in _HAVE_TEST_SPLIT else "train")
+    return _read(config, name, root, "test" if tests else "train")
 
 
 def _training_root(config: TrainingConfig, name: str) -> Path | None:

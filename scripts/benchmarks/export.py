@@ -162,7 +162,8 @@ def measured_int8(file: Path, folder: Path) -> list[dict[str, str | float]]:
     for kept in _KEPT:
         rounded = file.with_name(f"int8-{kept}.onnx")
         quantise(file, rounded, kept)
-        matchers[f"int8, the first {kept} in float32"] = ExportedMatcher.load(rounded)
+        which = f"the first {kept} in float32" if kept else "all 2D convolutions"
+        matchers[f"int8, {which}"] = ExportedMatcher.load(rounded)
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in matchers}
     pairs = build_dataset("folder", folder, split="test")
     for sample in (pairs[index] for index in range(len(pairs))):
@@ -196,13 +197,15 @@ def quantise(file: Path, out: Path, kept: int) -> None:
     nodes = [node for node in graph.node if node.op_type == "Conv"]
     flat = [node.name for node in nodes if sides.get(node.input[1]) == 4]
     logging.disable(logging.WARNING)  # it advises an optimisation that exported graphs have had
-    quantize_static(
-        *(file, out, _Ranges()),
-        nodes_to_quantize=flat[kept:],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-    )
-    logging.disable(logging.NOTSET)
+    try:
+        quantize_static(
+            *(file, out, _Ranges()),
+            nodes_to_quantize=flat[kept:],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class _Ranges:

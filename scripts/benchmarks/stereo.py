@@ -244,13 +244,13 @@ def _described(name: str) -> dict[str, Any]:
 
 
 def _errors(methods: dict[str, Predict], folder: Path) -> dict[str, Any]:
-    """EPE and bad-2 by method, kind of pair and region, each the mean over the pairs of a kind.
+    """EPE, bad-1 and bad-2 by method, kind of pair and region: means over the pairs of a kind.
 
     `AS_DENSE` has as many pixels of each pair as StereoSGBM leaves without
     filling its holes: of a network those of highest confidence, of OpenCV's methods their own.
     """
     pairs = build_dataset("folder", folder, split="test")
-    found: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    found: dict[str, dict[str, dict[str, list[tuple[float, ...]]]]] = {}
     for sample in (pairs[i] for i in range(len(pairs))):
         parts = regions(sample, LIMIT)
         dense = np.isfinite(BlockMatcher("sgbm", LIMIT, fill=False)(sample.left, sample.right))
@@ -265,13 +265,15 @@ def _errors(methods: dict[str, Predict], folder: Path) -> dict[str, Any]:
                     error = np.abs(disparity - sample.disparity)[mask]
                     error = np.nan_to_num(error, nan=np.inf)
                     by_kind = found.setdefault(name, {}).setdefault(_kind(sample.name), {})
-                    by_kind.setdefault(region, []).append(
-                        (float(np.minimum(error, LIMIT).mean()), float(100 * (error > 2).mean()))
-                    )
+                    bad = (float(100 * (error > threshold).mean()) for threshold in (1, 2))
+                    epe = float(np.minimum(error, LIMIT).mean())
+                    by_kind.setdefault(region, []).append((epe, *bad))
     return {
         name: {
             kind: {
-                region: dict(zip(("epe", "bad_2"), np.mean(values, 0).tolist(), strict=True))
+                region: dict(
+                    zip(("epe", "bad_1", "bad_2"), np.mean(values, 0).tolist(), strict=True)
+                )
                 | {"pairs": len(values)}
                 for region, values in by_region.items()
             }

@@ -66,6 +66,10 @@ def test_scale_widens_the_range(folder, capsys):
     assert run(*pair, "--max-disparity", 12) == 1
     assert capsys.readouterr().out.startswith("range: ")
     assert run(*pair, "--max-disparity", 12, "--scale", 0.5) == 0
+    capsys.readouterr()
+    assert run(*pair, "--min-disparity", 20, "--scale", 0.5) == 1
+    assert "below 20 px" in capsys.readouterr().out
+    assert run(*pair, "--scale", "inf") == 2
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_a_rotation_that_turns_the_scene_away_is_the_fault_of_the_calibration(
     [
         ("small.png", (), "the images differ in size"),
         ("none.png", (), "none.png"),
-        ("right.png", ("--scale", 0), "expected more than 0"),
+        ("right.png", ("--scale", 0), "expected above 0"),
     ],
 )
 def test_bad_input_ends_with_2(folder, capsys, right, options, message):

@@ -111,6 +111,26 @@ def test_a_wrong_line_is_named(tmp_path):
         find_pairs([tmp_path / "pairs.txt"])
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a.png b.png\nit's.png c.png\n", r"pairs\.txt: line 2: No closing quotation"),
+        ("é.png b.png\n".encode("latin-1"), r"pairs\.txt: is not UTF-8 text"),
+    ],
+)
+def test_an_unreadable_list_is_named(data, message, tmp_path):
+    (tmp_path / "pairs.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        find_pairs([tmp_path / "pairs.txt"])
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path):
+    tree(tmp_path, "a/left 1.png", "a/right 1.png")
+    text = "left,right\na/left 1.png,a/right 1.png\n"
+    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8-sig")
+    assert found(tmp_path, "pairs.csv") == {"a/1": ("a/left 1.png", "a/right 1.png")}
+
+
 def test_images_without_a_partner_are_told(tmp_path):
     tree(tmp_path, "l/1.png", "l/2.png", "r/1.png", "r/3.png")
     both = find_pairs([tmp_path / "l", tmp_path / "r"])

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ea_psmnet.models import deploy
-from ea_psmnet.models.config import SITES, PSMNetConfig
+from ea_psmnet.models.config import SITES, PSMNetConfig, preset
 from ea_psmnet.models.deploy import (
+    ActivatedConv2d,
     CompiledConv2d,
     CompiledConv3d,
     SlabClassifier,
@@ -15,6 +17,7 @@ from ea_psmnet.models.deploy import (
     SlabResidual,
     arrange_for_inference,
 )
+from ea_psmnet.models.efficientnet import SameConv2d
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.ops.native.winograd import is_compiled_for, multiplies_narrow
 
@@ -201,3 +204,29 @@ def test_images_pass_the_stem_one_after_the_other():
     with torch.inference_mode():
         arranged(*images().float())
     assert batches == [1, 1]
+
+
+def test_padding_moves_into_the_kernels_exactly():
+    """The zeros stay zeros in half precision, where kernels are rounded along their taps."""
+    model = network(preset("ea-light"))
+    arranged = arrange_for_inference(model, torch.bfloat16)
+    strided = [m for m in arranged.modules() if getattr(m, "zeros", 0)]
+    assert len(strided) == 4
+    plain = [m for m in model.modules() if isinstance(m, SameConv2d) and m.stride == (2, 2)]
+    for fused, conv in zip(strided, plain, strict=True):
+        images = torch.rand(1, conv.in_channels, 32, 48)
+        weight, bias = fused.weight.float(), fused.bias.float()
+        before, after = conv.margins
+        padded = F.pad(images.to(fused.weight.dtype).float(), (before, after, before, after))
+        expected = F.conv2d(padded, weight, bias, 2, 0, 1, conv.groups).clamp(0, 6)
+        torch.testing.assert_close(fused(images).float(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30])
+def test_weights_that_may_overflow_keep_activations_that_keep_nan(scale):
+    model = network(preset("ea-light"))
+    with torch.no_grad():
+        model.features.stages[1][1].layers[0][0].weight.mul_(scale)
+    arranged = arrange_for_inference(model, torch.float32)
+    fused = isinstance(arranged.features.stages[1][1].layers[0], ActivatedConv2d)
+    assert fused == (scale == 1)

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -143,6 +144,12 @@ def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypat
     for data in ("folder", "auto"):
         named = replace(wanted, validate_data=data, validate_root=pairs)
         assert len(validation_samples(named)) == 6
+    for split, count in (("train", 4), ("test", 2)):
+        for number in range(count):
+            shutil.copytree(next(pairs.iterdir()), config.out.parent / f"split/{split}/{number}")
+    split = replace(wanted, root=config.out.parent / "split")
+    assert len(validation_samples(split)) == 2
+    assert len(validation_samples(replace(split, validate_root=split.root))) == 2
     monkeypatch.setattr(SyntheticScenes, "prepare", lambda self: None)  # textures take seconds
     scenes = validation_samples(replace(wanted, validate_data="synthetic", validate_count=7))
     assert len(scenes) == 7
