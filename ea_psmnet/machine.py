@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
@@ -225,6 +226,18 @@ def _free_for_process() -> int:
 def is_first_process() -> bool:
     """Whether this is the first process of a launch (torchrun), which speaks for all of them."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave_group_at_exit() -> None:
+    """Leave torch's process group when this program ends; with gloo's threads it may abort."""
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def single_opencv_thread() -> None:

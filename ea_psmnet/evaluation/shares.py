@@ -16,6 +16,7 @@ from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.protocols import Protocol, Score
 from ea_psmnet.evaluation.regions import ALL
 from ea_psmnet.inference.result import StereoResult
+from ea_psmnet.machine import leave_group_at_exit
 from ea_psmnet.metrics import DisparityErrors, ErrorHistogram, absolute_errors, quantiles
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
@@ -253,6 +254,7 @@ def join() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())
+        leave_group_at_exit()
 
 
 def gather(values: list[T]) -> list[T]:

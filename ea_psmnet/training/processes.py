@@ -15,7 +15,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ea_psmnet.machine import Device, choose_device, is_first_process
+from ea_psmnet.machine import Device, choose_device, is_first_process, leave_group_at_exit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,6 +36,7 @@ def join_processes(device: Device) -> Accelerator:
             "it: start by scripts/launch, which keeps them apart",
             file=sys.stderr,
         )
+    leave_group_at_exit()
     AcceleratorState._reset_state()  # an earlier run in this process may have used another device
     return Accelerator(
         cpu=choose_device(device) == "cpu",

@@ -458,7 +458,7 @@ def test_processes_of_a_launch_give_the_figures_of_one(tmp_path):
     options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst --batch 2 "
     options += "--sheets"
     assert main([*options.split(), "--out", str(tmp_path / "one")]) == 0
-    launch = "-m torch.distributed.run --nproc-per-node 2 --master-port 29623 -m ea_psmnet"
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m ea_psmnet"
     command = [sys.executable, *launch.split(), *options.split(), "--out", tmp_path / "two"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     sheets = [f"sheets/theirs/{index}.png" for index in range(5)]
