@@ -62,11 +62,11 @@ def arrange_for_inference(
     for pair in fold_normalisation(_outside_attention(arranged)):
         if isinstance(pair[0], VolumeConv3d) and isinstance(arranged.volume, ConcatVolume):
             pair[0] = FactoredConv(pair[0])
-    if _is_on_cpu(arranged):
-        if dtype in (torch.float32, torch.bfloat16):
-            _compile(arranged, narrow=dtype == torch.bfloat16)
-        _fuse(arranged, dtype)
+    if _is_on_cpu(arranged) and dtype in (torch.float32, torch.bfloat16):
+        _compile(arranged, narrow=dtype == torch.bfloat16)
     _narrow(arranged, dtype)
+    if _is_on_cpu(arranged):
+        _fuse(arranged, dtype)  # after rounding, which would spread into the zeros of kernels
     to_channels_last(arranged)
     if _is_on_cpu(arranged) and dtype.itemsize < 4:
         _take_slabs(arranged)
@@ -337,21 +337,21 @@ class ActivatedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, activation: nn.ReLU | nn.ReLU6) -> None:
         super().__init__()
-        padding = cast(tuple[int, int], conv.padding)
-        self.zeros = 0
+        padding, weight = cast(tuple[int, int], conv.padding), conv.weight
         if isinstance(conv, SameConv2d):
             before, after = conv.margins
-            padding, self.zeros = (after, after), after - before
-        self.weight, self.bias = conv.weight, conv.bias
+            padding = after, after
+            weight = F.pad(weight, (after - before, 0) * 2)
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), conv.bias
         self.settings = padding, conv.stride, conv.dilation, conv.groups
         limited = isinstance(activation, nn.ReLU6)
         self.activation = ("hardtanh", [0.0, 6.0], "") if limited else ("relu", [], "")
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        kernels = F.pad(self.weight, (self.zeros, 0) * 2)
+        given = images.to(self.weight.dtype)
         return torch.ops.mkldnn._convolution_pointwise(
-            images.to(kernels.dtype), kernels, self.bias, *self.settings, *self.activation
+            given, self.weight, self.bias, *self.settings, *self.activation
         )
 
 
