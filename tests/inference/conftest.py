@@ -3,6 +3,14 @@
 import numpy as np
 import pytest
 
+from ea_psmnet import StereoMatcher
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    """The default weights in float32, with 48 disparities."""
+    return StereoMatcher.load("ea-light", max_disparity=48, device="cpu", precision="exact")
+
 
 @pytest.fixture
 def left():

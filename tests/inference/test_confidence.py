@@ -171,11 +171,6 @@ def test_a_damaged_map_is_refused(weights, changes, told):
 
 
 @pytest.fixture(scope="module")
-def matcher():
-    return StereoMatcher.load("ea-light", max_disparity=48, device="cpu", precision="exact")
-
-
-@pytest.fixture(scope="module")
 def sample():
     return textured_pair(250, 380)
 

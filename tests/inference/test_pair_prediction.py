@@ -18,11 +18,6 @@ rectangle before it, a twentieth of the pixels."""
 
 
 @pytest.fixture(scope="module")
-def matcher():
-    return StereoMatcher.load("ea-light", max_disparity=48, device="cpu", precision="exact")
-
-
-@pytest.fixture(scope="module")
 def sample():
     return textured_pair(128, 384)
 
