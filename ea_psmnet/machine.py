@@ -255,16 +255,27 @@ def single_opencv_thread() -> None:
 def ending_children() -> Iterator[None]:
     """Turn SIGTERM into an exception, so that cleanup runs and `subprocess.run` ends its child.
 
-    By default the signal ends this process alone, and its child processes continue.
+    By default the signal ends this process alone, and its child processes continue. Where Python
+    ignores exceptions, in destructors and callbacks, the signal is sent again a moment later.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows it only there
         yield
         return
+
+    def report(ignored: sys.UnraisableHookArgs) -> None:
+        if not isinstance(ignored.exc_value, SystemExit):
+            return report_before(ignored)
+        again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+
+    report_before, sys.unraisablehook = sys.unraisablehook, report
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = report_before
 
 
 def end_with_parent(parent: int) -> None:

@@ -73,6 +73,25 @@ with ending_children():
         os.kill(child, 0)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends programs without a signal")
+def test_sigterm_in_a_destructor_ends_the_program():
+    script = """
+import os, signal, time
+from ea_psmnet.machine import ending_children
+
+class Ended:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+with ending_children():
+    Ended()
+    time.sleep(20)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, b"")
+
+
 def openmp(script, **settings):
     """What OpenMP tells of its settings as it is loaded, and what the script prints."""
     unset = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
