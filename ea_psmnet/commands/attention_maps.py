@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from ea_psmnet.commands.options import MatcherOptions
+from ea_psmnet.commands.options import NetworkOptions
 
 
 def attention_maps(
@@ -17,7 +17,7 @@ def attention_maps(
     site: str,
     out: Path,
     pixel: tuple[int, int] | None = None,
-    options: Annotated[MatcherOptions, tyro.conf.arg(name="")] = MatcherOptions(),
+    options: Annotated[NetworkOptions, tyro.conf.arg(name="")] = NetworkOptions(),
 ) -> None:
     """Draw the attention maps of one site over the left image.
 

@@ -223,6 +223,8 @@ def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor
     matcher = given.predictor()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     identity += f", align corners {given.align_corners}, peak reach {given.peak_reach}"
+    if given.two_scales:
+        label, identity = f"{label}, two scales", f"{identity}, two scales"
     # The map is described beside the weights, which their hash does not cover.
     if options.confidence and isinstance(matcher, StereoMatcher):
         identity += f", confidence {matcher.confidence_map.weights}"

@@ -81,8 +81,8 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
-class MatcherOptions:
-    """Network that predicts, and its options."""
+class NetworkOptions:
+    """A network and its options."""
 
     checkpoint: Path | None = None
     """Weights (.safetensors), an original PSMNet file (.tar), a run folder, or the name of bundled
@@ -103,24 +103,7 @@ class MatcherOptions:
     threads: int | None = None
     """Number of CPU threads; default: one per core, or OMP_NUM_THREADS."""
 
-    def predictor(self, memory: str | None = None) -> StereoMatcher | ExportedMatcher:
-        """Load the matcher, or that of an exported file, which needs no torch."""
-        from ea_psmnet.inference.exported import EXPORTED_SUFFIXES, ExportedMatcher
-        from ea_psmnet.tables import check_range
-
-        if self.checkpoint is None or self.checkpoint.suffix not in EXPORTED_SUFFIXES:
-            return self.load(memory)
-        given = replace(self, checkpoint=None, threads=None, device="cpu")
-        if given != MatcherOptions(device="cpu") or memory or self.device not in ("auto", "cpu"):
-            raise ValueError(
-                f"{self.checkpoint}: of an exported network only --threads can be set: range, "
-                "precision and the like are options of the command export"
-            )
-        if self.threads is not None:
-            check_range("threads", self.threads, 1, 1024)
-        return ExportedMatcher.load(self.checkpoint, threads=self.threads)
-
-    def load(self, memory: str | None = None) -> StereoMatcher:
+    def load(self, memory: str | None = None, *, two_scales: bool = False) -> StereoMatcher:
         """Load the matcher; for arguments and errors see `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
@@ -130,8 +113,35 @@ class MatcherOptions:
             max_disparity=self.max_disparity,
             align_corners=self.align_corners,
             peak_reach=self.peak_reach,
+            two_scales=two_scales,
             attention=self.attention,
             device=self.device,
             precision=self.precision,
             memory=memory,
         )
+
+
+@dataclass(frozen=True)
+class MatcherOptions(NetworkOptions):
+    """Network that predicts, and its options."""
+
+    two_scales: bool = False
+    """Match every pair again at twice its size, and keep the surer disparity of each pixel: sharper
+    edges and fewer errors in several times the time."""
+
+    def predictor(self, memory: str | None = None) -> StereoMatcher | ExportedMatcher:
+        """Load the matcher, or that of an exported file, which needs no torch."""
+        from ea_psmnet.inference.exported import EXPORTED_SUFFIXES, ExportedMatcher
+        from ea_psmnet.tables import check_range
+
+        if self.checkpoint is None or self.checkpoint.suffix not in EXPORTED_SUFFIXES:
+            return self.load(memory, two_scales=self.two_scales)
+        given = replace(self, checkpoint=None, threads=None, device="cpu")
+        if given != MatcherOptions(device="cpu") or memory or self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"{self.checkpoint}: of an exported network only --threads can be set: range, "
+                "precision and the like are options of the command export"
+            )
+        if self.threads is not None:
+            check_range("threads", self.threads, 1, 1024)
+        return ExportedMatcher.load(self.checkpoint, threads=self.threads)

@@ -58,7 +58,7 @@ def submission(
         raise ValueError(
             f"{root}: {len(entries)} pairs of {benchmark}'s {whole}; --partial writes them alone"
         )
-    matcher = options.load(memory)
+    matcher = options.load(memory, two_scales=options.two_scales)
 
     def predict(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
         return predicted_at_scale(matcher, (left, right), scale).disparity
@@ -69,6 +69,7 @@ def submission(
         "precision": options.precision,
         "peak_reach": matcher.model.config.peak_reach,
         "attention": options.attention,
+        "two_scales": options.two_scales,
         "scale": scale,
     }
     seconds = write_submission(out, benchmark, entries, predict, settings)

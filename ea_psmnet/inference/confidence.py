@@ -5,7 +5,8 @@ neighbourhood of the estimate. This is no probability of the error: levels are 4
 networks are overconfident (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). A
 logistic function of its log-odds at three widths, fitted to ground truth, turns it into one (Platt
 scaling with three inputs). `scripts/calibrate_confidence` fits it and stores it in the description
-beside the weights.
+beside the weights. For a pair that is matched at two scales the evidence is what both passes say:
+`two_scales.py`.
 
 Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of the image.
 """
@@ -78,11 +79,11 @@ class ConfidenceMap:
     """Masses to confidence: a logistic function of a weighted sum of their log-odds.
 
     Raises:
-        ValueError: The number of weights is not that of `WIDTHS`.
+        ValueError: The number of weights is not that of the masses.
     """
 
     weights: tuple[float, ...]
-    """A weight for each of `WIDTHS`."""
+    """A weight for each mass: those of `WIDTHS`, or of `two_scales.fused`."""
     bias: float
     network: str = ""
     """SHA-256 of the file of weights to which it was fitted."""
@@ -96,7 +97,7 @@ class ConfidenceMap:
             raise ValueError(f"{len(self.weights)} weights, expected {len(WIDTHS)}")
 
     def __call__(self, masses: Tensor) -> Tensor:
-        """Masses (B, len(WIDTHS), ...) to confidence (B, ...)."""
+        """Masses (B, 3, ...) to confidence (B, ...)."""
         odds = _log_odds(masses)
         weights = odds.new_tensor(self.weights).view(-1, *[1] * (odds.dim() - 2))
         # No product of matrices, which autocast would round.
@@ -108,10 +109,14 @@ class ConfidenceMap:
 
 
 UNCALIBRATED = ConfidenceMap((0.0, 1.0, 0.0), 0.0)
-"""The mass within 6 pixels itself: it ranks pixels, but is no probability of an error."""
+"""The mass within 6 pixels itself, or, at two scales, the confidence of the chosen pass: it ranks
+pixels, but is no probability of an error."""
+
+CARD_KEYS = {False: "confidence", True: "confidence_two_scales"}
+"""Entries of the description of weights, by whether pairs are matched at two scales."""
 
 
-def read_confidence(path: Path | str | None) -> ConfidenceMap:
+def read_confidence(path: Path | str | None, *, two_scales: bool = False) -> ConfidenceMap:
     """Read the map from the description beside a file of weights.
 
     Without one, or if it was fitted to other weights, a warning says that confidence is
@@ -119,15 +124,17 @@ def read_confidence(path: Path | str | None) -> ConfidenceMap:
 
     Args:
         path: See `find_weights`; None for a network that was not loaded from a file.
+        two_scales: Whether it is for pairs that are matched at two scales.
 
     Raises:
         FileNotFoundError: There are no such weights.
         ValueError: The description is damaged.
     """
-    record = None if path is None else read_card(path).get("confidence")
+    key = CARD_KEYS[two_scales]
+    record = None if path is None else read_card(path).get(key)
     if path is None or record is None:
         return _uncalibrated("this network has no calibration of it")
-    source = f"{find_weights(path).with_suffix('.json')}: confidence"
+    source = f"{find_weights(path).with_suffix('.json')}: {key}"
     found = parse_record(json.dumps(record), ConfidenceMap, source)
     if found.network != content_hash(find_weights(path)):
         return _uncalibrated(f"{source} was fitted to other weights")
@@ -147,7 +154,7 @@ def fit_confidence(masses: NDArray[np.floating], correct: NDArray[np.bool_]) -> 
     """Fit a map by maximum likelihood.
 
     Args:
-        masses: (N, len(WIDTHS)).
+        masses: (N, 3).
         correct: (N,), whether the error is below `THRESHOLD`.
 
     Raises:

@@ -6,7 +6,9 @@ import pytest
 
 from ea_psmnet.__main__ import COMMANDS, GROUPS, main
 
-MATCHER = "checkpoint max-disparity align-corners peak-reach attention device precision threads "
+NETWORK = "checkpoint max-disparity align-corners peak-reach attention device precision threads "
+"""Options of a network."""
+MATCHER = NETWORK + "two-scales "
 """Options of commands that predict."""
 CALIBRATION = "calib raw focal baseline doffs cx cy "
 """Options that give the calibration of the camera."""
@@ -46,7 +48,7 @@ OPTIONS = {
     "data show": "out data split render-pass count augment seed size ",
     "data render": "out train test size max-disparity seed textures kind layout workers ",
     "app": "host port upload-limit ",
-    "attention-maps": MATCHER + "site out pixel ",
+    "attention-maps": NETWORK + "site out pixel ",
     "resources": (
         "volumes channels key-channels mechanisms dtype limit preset size batch max-disparity "
         "sites out "

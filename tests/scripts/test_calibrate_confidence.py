@@ -38,11 +38,14 @@ def test_a_description_keeps_what_it_has_and_gets_the_calibration(tmp_path):
     assert written["recipe"] == "my own"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = read_confidence(weights)
-    assert found.network == content_hash(weights)
-    assert found.scenes.startswith("3 of generator")
-    assert 0 <= found.figures["ECE"] <= 100
-    assert {"ECE before", "AUSE of bad-1", "errors within the deviation"} <= found.figures.keys()
+        maps = [read_confidence(weights, two_scales=value) for value in (False, True)]
+    assert maps[0].weights != maps[1].weights
+    for found in maps:
+        assert found.network == content_hash(weights)
+        assert found.scenes.startswith("3 of generator")
+        assert 0 <= found.figures["ECE"] <= 100
+        named = {"ECE before", "AUSE of bad-1", "errors within the deviation"}
+        assert named <= found.figures.keys()
 
 
 @pytest.mark.slow
