@@ -16,6 +16,7 @@ from ea_psmnet.calibration import Calibration, RawCalibration
 from ea_psmnet.calibration_files import read_calibration
 from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.files import write_image
+from ea_psmnet.inference.confidence import CARD_KEYS
 from ea_psmnet.inference.inputs import PairSource
 from ea_psmnet.inference.many import Work, predict_many
 from ea_psmnet.inference.matcher import DEFAULT, StereoMatcher
@@ -48,6 +49,8 @@ class Order:
     source: PairSource
     weights: str = DEFAULT
     precision: Precision = "auto"
+    two_scales: bool = False
+    """Whether the pair is matched again at twice its size: see `StereoMatcher`."""
     calib: Sequence[Path] = ()
     """Calibration files."""
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -132,7 +135,8 @@ class Engine:
         elif order.numbers:
             given = Calibration.from_focal(**order.numbers, height=height, width=width)
         matcher = self._matcher(order.weights, order.precision)
-        sure = "confidence" in matcher.card
+        matcher = matcher.searching(0, matcher.max_disparity, two_scales=order.two_scales)
+        sure = CARD_KEYS[order.two_scales] in matcher.card
         return predict_pair(matcher, *calibrated_pair(pair, given), confidence=sure)
 
     def _matcher(self, name: str, precision: Precision) -> StereoMatcher:

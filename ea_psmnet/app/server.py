@@ -134,6 +134,7 @@ class StereoApp:
                 self._source(request, Path(folder)),
                 form.get("weights", weights()[0]),
                 form.get("precision", "auto"),  # type: ignore[arg-type]
+                "two_scales" in form,
                 _saved(request, Path(folder), "calib", _CALIBRATION_SUFFIXES),
                 _numbers(form),
             )

@@ -51,10 +51,10 @@ class Method:
 class Network:
     """A preset with its bundled weights, or with random ones."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, two_scales: bool = False) -> None:
         torch.manual_seed(0)
         self._matcher = (
-            StereoMatcher.load(name, device="cpu")
+            StereoMatcher.load(name, device="cpu", two_scales=two_scales)
             if _has_weights(name)
             else StereoMatcher(build_model(name).eval(), device="cpu")
         )
@@ -143,6 +143,7 @@ def _tensors(left: np.ndarray, right: np.ndarray, multiple: int) -> list[torch.T
 
 METHODS: dict[str, Method] = {
     **{name: _ours(name) for name in ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")},
+    "ea-light, two scales": Method(lambda: Network("ea-light", two_scales=True), "ours"),
     "ea-light, ONNX Runtime": Method(lambda: Exported("ea-light", "onnx", ".onnx"), "exported"),
     "ea-light, OpenVINO": Method(lambda: Exported("ea-light", "openvino", ".xml"), "exported"),
     "PSMNet, published form": Method(

@@ -83,6 +83,12 @@ def test_a_calibration_gives_depth_and_a_cloud(given, predict):
     assert {name.split("_")[1] for name in told["downloads"]} >= {"depth.png", "cloud.ply"}
 
 
+def test_two_scales(predict, client):
+    plain, finer = predict(pair()), predict(pair(two_scales="on"))
+    maps = [client.get(f"/results/{told['id']}/disparity.f32").data for told in (plain, finer)]
+    assert maps[0] != maps[1]
+
+
 def test_one_file_with_both_views(predict):
     told = predict({"left": upload(png(size=(40, 144)), "both.png"), "layout": "side-by-side"})
     assert (told["name"], told["width"]) == ("both", 72)
