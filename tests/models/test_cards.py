@@ -26,7 +26,7 @@ def test_a_card_is_that_of_its_weights(name):
     assert card["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert card["max_disparity"] == config.max_disparity
     assert {"preset", "trained_on", "samples", "hours", "limits"} <= card.keys()
-    for figures in card["figures"].values():
+    for figures in (*card["figures"].values(), *card.get("figures_two_scales", {}).values()):
         assert figures["pairs"] > 0
         assert 0 < figures["epe"] < 10
         assert 0 < figures["bad_2"] < 50
