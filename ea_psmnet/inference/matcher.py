@@ -351,7 +351,10 @@ class StereoMatcher:
         most = min(FACTOR * self.max_disparity, _padded(*enlarged[0].shape[:2])[1])
         count = second_count(disparity, self.min_disparity, most, SIZE_MULTIPLE)
         second = self.searching(FACTOR * self.min_disparity, count)
-        ((fine, finely_sure),) = second._predict_once([enlarged], self._map(False))
+        try:
+            ((fine, finely_sure),) = second._predict_once([enlarged], self._map(False))
+        except ValueError as error:
+            raise type(error)(f"the second of two scales: {error}") from error
         assert finely_sure is not None
         return fused((disparity, sure), (fine, finely_sure))
 

@@ -102,6 +102,9 @@ def test_the_second_pass_fits_into_memory_by_tiles(sample):
     assert not tight.plan(256, 768).is_whole
     apart = tight(sample.left, sample.right).disparity - wide(sample.left, sample.right).disparity
     assert np.abs(apart).mean() < 0.05
+    tight._room = first.bytes + 1
+    with pytest.raises(ValueError, match="second of two scales: 768 x 256 pixels"):
+        tight(sample.left, sample.right)
 
 
 def test_a_network_without_calibration_says_so(matcher, sample):
