@@ -183,6 +183,17 @@ def test_pairs_predicted_together_have_the_figures_of_single_ones(checkpoint, pa
     assert [image["name"] for image in two["images"]] == ["eight", "four"]
 
 
+def test_two_scales_have_figures_and_a_name_of_their_own(checkpoint, pairs, tmp_path):
+    common = ("--root", pairs, "--checkpoint", checkpoint, "--limit", 32, "--device", "cpu",
+              "--out", tmp_path)  # fmt: skip
+    assert run(*common) == 0
+    once = methods(tmp_path / "report.json")["tiny"]["total"]
+    assert run(*common, "--two-scales") == 0
+    ((label, found),) = methods(tmp_path / "report.json").items()
+    assert label == "tiny, two scales"
+    assert found["total"]["EPE"] != once["EPE"]
+
+
 def test_checkpoints_of_one_name_are_told_apart(checkpoint, pairs, tmp_path):
     copies = [tmp_path / run / "model.safetensors" for run in ("first", "second")]
     for copy in copies:
