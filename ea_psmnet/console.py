@@ -29,6 +29,11 @@ _OUT_OF_MEMORY = (
     "less: smaller images, batches or --memory, fewer workers"
 )
 
+_PACKAGES = (
+    'the packages of all commands are installed by `pip install ".[train,app,export]"`, in the '
+    "project's folder"
+)
+
 _REFUSALS = (
     *("can't allocate memory", "Cannot allocate memory", "could not create a memory object"),
     *("bad_alloc", "out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate"),
@@ -63,6 +68,11 @@ def exit_code(program: Callable[[], Any]) -> int:
         if ended.code != _TERMINATED:  # raised by a parser
             raise
         return _stopped("SIGTERM", _TERMINATED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ea_psmnet"):
+            raise
+        _say(f"error: {error}: {_PACKAGES}")
+        return 2
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -31,6 +31,18 @@ def test_a_result_may_be_the_code(program, code, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_missing_package_is_told_in_one_line(capsys):
+    def program():
+        import a_package_that_is_not_there  # noqa: F401
+
+    assert exit_code(program) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: No module named 'a_package_that_is_not_there': ")
+    assert error.count("\n") == 1
+    with pytest.raises(ModuleNotFoundError):  # one of ours: the installation is broken
+        exit_code(lambda: raise_(ModuleNotFoundError("no", name="ea_psmnet.nothing")))
+
+
 @pytest.mark.parametrize(
     ("number", "line", "code"),
     [(signal.SIGTERM, "stopped by SIGTERM\n", 143), (signal.SIGINT, "stopped by Ctrl-C\n", 130)],

@@ -42,7 +42,7 @@ class EvaluationOptions:
     )
     """Network, and options of all networks."""
     checkpoints: tuple[Path, ...] = ()
-    """Several networks, after that of --checkpoint."""
+    """Further networks, evaluated after that of --checkpoint."""
     method: tuple[Literal["network", "sgbm", "bm"], ...] = ()
     """OpenCV's matchers, or the bundled network, which is the default if no predictor is named."""
     fill: bool = True

@@ -97,7 +97,8 @@ class NetworkOptions:
     """Network and initial weights."""
 
     preset: str = "ea-psmnet"
-    """Network: ea-light or light; psmnet, ea-psmnet or nonlocal-psmnet, each also with -small."""
+    """Network: light, ea-light or nonlocal-light; psmnet, ea-psmnet or nonlocal-psmnet, each also
+    with -small."""
     network: Path | None = None
     """Network as a JSON file with the fields of `PSMNetConfig`, instead of a preset; the file's
     `align_corners` is true for an --init from torch 0.4 (2018)."""

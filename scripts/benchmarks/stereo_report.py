@@ -76,11 +76,16 @@ _FLOOR = (
     "faster. A training sample is a step of batch 1 at 512 x 256."
 )
 _ERRORS = (
-    "Means over the pairs of a kind, none of which was used in training; pixels with known "
-    "disparity below 192. Errors above 192 px count as 192. Near edges: at most 4 px from a jump "
-    "of more than 2 px. As dense as StereoSGBM: as many pixels of each pair as StereoSGBM keeps "
-    "before its holes are filled; a network keeps its most confident ones, and other methods, "
-    "exported networks among them, keep the same pixels as StereoSGBM."
+    "Means over the pairs of a kind, none of which was used in training: four frames of "
+    "FlyingThings3D; the first pairs of KITTI 2012 and 2015; Barn2, Bull, Poster, Sawtooth, "
+    "Tsukuba and Venus (Middlebury 2001), Cones (2003), Cloth3 and Wood2 (2006, half size) and "
+    "Adirondack (2014, quarter size), which are smaller and easier than the pairs of Middlebury's"
+    " table; ETH3D's playground; a frame of New Tsukuba; and five crops of rendered frames whose "
+    "two images differ in colour and gamma. Pixels with known disparity below 192. Errors above "
+    "192 px count as 192. Near edges: at most 4 px from a jump of more than 2 px. As dense as "
+    "StereoSGBM: as many pixels of each pair as StereoSGBM keeps before its holes are filled; a "
+    "network keeps its most confident ones, and other methods, exported networks among them, keep"
+    " the same pixels as StereoSGBM."
 )
 
 
@@ -188,8 +193,8 @@ def _floor_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 def _error_tables(report: dict[str, Any]) -> list[str]:
     tables = []
     for region, bad in (
-        (ALL, "bad_2"), (NON_OCCLUDED, "bad_2"), (NEAR_EDGES, "bad_2"), (NEAR_EDGES, "bad_1"),
-        (AS_DENSE, "bad_2"),
+        (ALL, "bad_2"), (ALL, "bad_1"), (NON_OCCLUDED, "bad_2"), (NEAR_EDGES, "bad_2"),
+        (NEAR_EDGES, "bad_1"), (AS_DENSE, "bad_2"),
     ):  # fmt: skip
         rows: list[dict[str, Any]] = []
         for name, by_kind in report["errors"].items():
