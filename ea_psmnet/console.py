@@ -71,7 +71,7 @@ def exit_code(program: Callable[[], Any]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ea_psmnet"):
             raise
-        _say(f"error: {error}: {_PACKAGES}")
+        _say(f"error: {error}" + (f": {_PACKAGES}" if error.name else ""))
         return 2
     except Exception as error:
         if not is_out_of_memory(error):

@@ -262,20 +262,30 @@ def ending_children() -> Iterator[None]:
         yield
         return
 
+    terminated = 128 + signal.SIGTERM
+    pending: list[threading.Timer] = []
+
     def report(ignored: sys.UnraisableHookArgs) -> None:
-        if not isinstance(ignored.exc_value, SystemExit):
+        error = ignored.exc_value
+        if not isinstance(error, SystemExit) or error.code != terminated:
             return report_before(ignored)
         again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM))
         again.daemon = True
         again.start()
+        pending.append(again)
 
     report_before, sys.unraisablehook = sys.unraisablehook, report
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(terminated))
     try:
         yield
     finally:
+        waiting = [timer for timer in pending if timer.is_alive()]
+        for timer in waiting:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = report_before
+        if waiting:
+            sys.exit(terminated)
 
 
 def end_with_parent(parent: int) -> None:

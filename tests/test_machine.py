@@ -86,10 +86,12 @@ class Ended:
 
 with ending_children():
     Ended()
-    time.sleep(20)
+    time.sleep({})
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (143, b"")
+    for seconds in (0, 20):  # the block ends before the signal is sent again, or does not
+        program = [sys.executable, "-c", script.format(seconds)]
+        ended = subprocess.run(program, capture_output=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (143, b"")
 
 
 def openmp(script, **settings):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+import socket
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +32,7 @@ from ea_psmnet.tables import check_choice, format_bytes
 
 _CALIBRATION_SUFFIXES = (".txt", ".yml", ".yaml", ".xml")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 _TYPES = {".png": "image/png", ".f32": "application/octet-stream", ".txt": "text/plain"}
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -52,12 +55,17 @@ class StereoApp:
         engine: Predicts.
         limit: Largest upload in bytes.
         hosts: Names by which browsers may reach the server, besides those of the loopback: others
-            are refused, so that pages from elsewhere cannot use it through the browser.
+            are refused, so that pages from elsewhere cannot use it through the browser. 0.0.0.0 and
+            :: stand for all addresses and the names of this machine.
     """
 
     def __init__(self, engine: Engine, limit: int, hosts: Iterable[str] = ()) -> None:
         self._engine, self._limit = engine, limit
-        self._hosts = {*_LOOPBACK, *hosts}
+        names = {host.lower() for host in hosts}
+        self._hosts = {*_LOOPBACK, *names}
+        self._any_address = bool(names & set(_EVERY_ADDRESS))
+        if self._any_address:
+            self._hosts |= {socket.gethostname().lower(), socket.getfqdn().lower()}
         answers: Mapping[str, tuple[str, Callable[..., Response]]] = {
             "/": ("GET", self._page),
             "/choices": ("GET", self._choices),
@@ -92,7 +100,8 @@ class StereoApp:
     def _answer(self, request: Request) -> Response:
         host = urlsplit(f"//{request.host}").hostname
         origin = urlsplit(request.headers.get("Origin") or "")
-        if host not in self._hosts or (origin.netloc and origin.netloc != request.host):
+        known = host in self._hosts or (self._any_address and _is_address(host))
+        if not known or (origin.netloc and origin.netloc != request.host):
             raise Forbidden("this server answers its own page alone")
         endpoint, values = self._routes.bind_to_environ(request.environ).match()
         response: Response = endpoint(request, **values)
@@ -217,6 +226,15 @@ def _failure(error: Exception) -> Response:
 def _without_folder(message: str) -> str:
     """A message that names uploads, and no folder of this machine."""
     return re.sub(r"\S*ea_psmnet-upload-[^/\s]*/[^/\s]*/", "", message)
+
+
+def _is_address(host: str | None) -> bool:
+    """Whether a host is an IP address, which pages from elsewhere cannot make their own."""
+    try:
+        ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    return True
 
 
 def serve(engine: Engine, host: str, port: int, limit: int) -> BaseWSGIServer:

@@ -23,7 +23,8 @@ def app(*, host: str = "127.0.0.1", port: int = 7860, upload_limit: str = "64MiB
     limit = parse_bytes(upload_limit)
     with Engine() as engine:
         server = serve(engine, host, port, limit)
-        print(f"http://{host}:{server.port}/ (Ctrl-C ends)", flush=True)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{server.port}/ (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         finally:

@@ -58,7 +58,8 @@ def doctor(
             doubts, diagnosis = [str(error)], Diagnosis((), 0)
         else:
             doubts = [str(warning.message) for warning in caught]
-            diagnosis = diagnose(*pair, searched, doffs=0 if camera is None else camera.doffs)
+            doffs = 0 if camera is None else camera.doffs
+            diagnosis = diagnose(*pair, searched, scale=scale, doffs=doffs)
     findings = [
         Finding("calibration", doubt.removeprefix("calibration: "), "check the calibration")
         for doubt in doubts

@@ -198,7 +198,8 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     if "network" in options.method or not (weights or options.method or options.predictions):
         weights.append(find_weights(DEFAULT))
     folders = [folder.resolve() for folder in options.predictions]
-    labels = _labels([*(path.with_suffix("") for path in weights), *folders])
+    bare = [path.with_suffix("") for path in weights]
+    labels = _labels([*(weights if len(set(bare)) < len(bare) else bare), *folders])
     search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
         *(_network(options, path, label) for path, label in zip(weights, labels, strict=False)),
@@ -223,8 +224,10 @@ def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor
     matcher = given.predictor()
     identity = f"{content_hash(weights)[:16]}, max disparity {matcher.max_disparity}"
     identity += f", align corners {given.align_corners}, peak reach {given.peak_reach}"
-    if given.two_scales:
-        label, identity = f"{label}, two scales", f"{identity}, two scales"
+    identity += f", attention {given.attention}"
+    if given.two_scales and isinstance(matcher, StereoMatcher):
+        label = f"{label}, two scales"
+        identity += f", two scales by {matcher.map_for(False).weights}"
     # The map is described beside the weights, which their hash does not cover.
     if options.confidence and isinstance(matcher, StereoMatcher):
         identity += f", confidence {matcher.confidence_map.weights}"

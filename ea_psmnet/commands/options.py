@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 
@@ -132,10 +132,10 @@ class MatcherOptions(NetworkOptions):
 
     def predictor(self, memory: str | None = None) -> StereoMatcher | ExportedMatcher:
         """Load the matcher, or that of an exported file, which needs no torch."""
-        from ea_psmnet.inference.exported import EXPORTED_SUFFIXES, ExportedMatcher
+        from ea_psmnet.inference.exported import ExportedMatcher
         from ea_psmnet.tables import check_range
 
-        if self.checkpoint is None or self.checkpoint.suffix not in EXPORTED_SUFFIXES:
+        if not self._is_exported():
             return self.load(memory, two_scales=self.two_scales)
         given = replace(self, checkpoint=None, threads=None, device="cpu")
         if given != MatcherOptions(device="cpu") or memory or self.device not in ("auto", "cpu"):
@@ -145,4 +145,23 @@ class MatcherOptions(NetworkOptions):
             )
         if self.threads is not None:
             check_range("threads", self.threads, 1, 1024)
-        return ExportedMatcher.load(self.checkpoint, threads=self.threads)
+        return ExportedMatcher.load(cast(Path, self.checkpoint), threads=self.threads)
+
+    def _is_exported(self) -> bool:
+        from ea_psmnet.inference.exported import EXPORTED_SUFFIXES
+
+        return self.checkpoint is not None and self.checkpoint.suffix in EXPORTED_SUFFIXES
+
+    def files(self) -> list[Path]:
+        """Files that the network is read from, with the description that has its confidence map.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint.
+        """
+        if self._is_exported():
+            return [cast(Path, self.checkpoint)]
+        from ea_psmnet.inference.matcher import DEFAULT
+        from ea_psmnet.models.weights import find_weights
+
+        weights = find_weights(self.checkpoint or DEFAULT)
+        return [weights, weights.with_suffix(".json")]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -144,7 +144,7 @@ class _Files:
         """The steps for pairs that `read` reads and `record` describes."""
         from ea_psmnet.inference.many import Work
 
-        settings = self.predictor.settings
+        settings = self.predictor.settings | {"picture": "beside" if self.beside else "alone"}
         records: dict[str, PairRecord] = {}
 
         def done(pair: PairSource | VideoFrame) -> list[Path]:
@@ -189,6 +189,25 @@ class _Files:
             check_unclaimed(folder, base, record)
         return []
 
+    def check_video(self, path: Path, video: StereoVideo) -> None:
+        """Raise an error if the video of a disparity must not be written to a path."""
+        from ea_psmnet.inference.prediction_files import is_same_pair
+        from ea_psmnet.records import read_record
+
+        if not path.exists():
+            return
+        if self._existing == "refuse":
+            raise FileExistsError(f"{path}: exists: give another --out, or --existing overwrite")
+        try:
+            known = read_record(path.with_suffix(".json"), dict[str, Any]).get("inputs", {})
+        except (OSError, ValueError):
+            known = {}
+        if not self._force and not is_same_pair(video.views, known):
+            raise FileExistsError(
+                f"{path}: exists and is not of this video: give another --name or --out, or "
+                "--force to overwrite it"
+            )
+
     def _write(self, name: str, result: StereoResult, record: PairRecord) -> list[Path]:
         from ea_psmnet.inference.prediction_files import write_prediction
 
@@ -205,40 +224,51 @@ def _placed(out: Path, name: str) -> tuple[Path, str]:
     return path.parent, path.name
 
 
+def _ending(paths: Sequence[Path], ending: str) -> Path:
+    return next(path for path in paths if path.name.endswith(ending))
+
+
 def _predict_video(
     video: StereoVideo, name: str, files: _Files, report: _Report, smooth: float
 ) -> int:
     """Predict the frames of a video, and write the video of their disparity if it is asked for."""
     from ea_psmnet.files import read_pfm, write_json
-    from ea_psmnet.inference.prediction_files import prediction_paths
+    from ea_psmnet.inference.prediction_files import OUTPUTS, RECORD, prediction_paths
     from ea_psmnet.inference.video import write_disparity_video
 
-    wanted = files.outputs
-    files.outputs = [each for each in wanted if each != "preview"] or ["disparity"]
-    if "preview" in wanted and "disparity" not in files.outputs:
-        files.outputs = [*files.outputs, "disparity"]
+    wanted = "preview" in files.outputs
+    path = files.out / f"{name}_preview.mp4"
+    if wanted:
+        files.check_video(path, video)
+    kept = [each for each in files.outputs if each != "preview"]
+    endings: tuple[str, ...] = ()  # of files that serve the video alone
+    if wanted and "disparity" not in kept:
+        endings = (*OUTPUTS["disparity"].endings, *(() if kept else (RECORD,)))
+    files.outputs = [*kept, "disparity"] if endings else kept
     frames = video.frames(name)
     predictor = files.predictor
     steps = files.work(
         lambda frame: predictor.prepare(video.read(frame), video.paths[0]), video.record
     )
-    code = report.run(frames, steps, of_video=True, paths="disparity" in wanted)
-    if "preview" not in wanted:
+    code = report.run(frames, steps, of_video=True, unlisted=endings)
+    if not wanted:
         return code
-    places = {frame: prediction_paths(*_placed(files.out, frame.name), ["disparity"])
-              for frame in frames}  # fmt: skip
-    path = files.out / f"{name}_preview.mp4"
+
+    def places(frame: VideoFrame) -> list[Path]:
+        return prediction_paths(*_placed(files.out, frame.name), files.outputs)
+
+    there = [frame for frame in frames if report.statuses[frame.name] != "failed"]
     told = write_disparity_video(
-        path, video, [frame for frame in frames if places[frame][0].exists()],
-        lambda frame: read_pfm(places[frame][0]),
+        path, video, there, lambda frame: read_pfm(_ending(places(frame), "_disparity.pfm")),
         name=name, smoothing=smooth, beside=files.beside, colours=predictor.what.colours,
     )  # fmt: skip
-    write_json(path.with_suffix(".json"), told)
-    if "disparity" not in wanted:  # of use for the video alone
-        only = set(files.outputs) == {"disparity"}
-        for paths in places.values():
-            for each in paths if only else paths[:-1]:
-                each.unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), told | {"inputs": video.views})
+    if endings:
+        for frame in there:
+            if report.statuses[frame.name] == "written":
+                for each in places(frame):
+                    if each.name.endswith(endings):
+                        each.unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()
     report.video(name, [path, path.with_suffix(".json")])
@@ -251,6 +281,8 @@ class _Report:
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self._quiet, self._json = quiet, as_json
         self._failed: list[str] = []
+        self.statuses: dict[str, str] = {}
+        """Status of each pair by its name."""
         self._counts: Counter[str] = Counter()
 
     def run(
@@ -259,7 +291,7 @@ class _Report:
         work: Work,
         *,
         of_video: bool = False,
-        paths: bool = True,
+        unlisted: tuple[str, ...] = (),
     ) -> int:
         """Predict pairs and return the exit code.
 
@@ -267,7 +299,7 @@ class _Report:
             pairs: The pairs.
             work: Steps of their prediction.
             of_video: Whether they are frames: even a single frame that fails is listed.
-            paths: Whether to print the paths of each pair.
+            unlisted: Ends of the names of files whose paths are not printed.
 
         Raises:
             Exception: The error of a pair, if it is the only one.
@@ -280,7 +312,9 @@ class _Report:
         hidden = self._quiet or len(pairs) == 1
         with Progress(total=len(pairs), desc="predict", unit="pair", disable=hidden) as bar:
             for pair, outcome in zip(pairs, predict_many(pairs, work), strict=True):
-                told = outcome if paths else replace(outcome, paths=[])
+                listed = [path for path in outcome.paths if not path.name.endswith(unlisted)]
+                told = replace(outcome, paths=listed)
+                self.statuses[pair.name] = outcome.status
                 images = (pair.left, pair.right) if isinstance(pair, PairSource) else ()
                 self._tell(told, named=of_video or len(pairs) > 1, images=images)
                 bar.update()

@@ -112,8 +112,15 @@ class PairPredictor:
     @cached_property
     def matcher(self) -> StereoMatcher | ExportedMatcher:
         """The network, loaded at the first use."""
-        matcher = self.options.predictor(self.what.memory)
-        least = math.floor(self.what.scale * self.what.min_disparity)
+        from ea_psmnet.inference.exported import ExportedMatcher
+
+        what, matcher = self.what, self.options.predictor(self.what.memory)
+        sure = what.min_confidence is not None or "confidence" in what.write
+        if isinstance(matcher, ExportedMatcher) and (sure or what.search == "auto"):
+            raise ValueError(
+                "an exported network has neither confidence nor --range auto: they need the weights"
+            )
+        least = math.floor(what.scale * what.min_disparity)
         return matcher.searching(least, matcher.max_disparity)
 
     @property
@@ -124,8 +131,8 @@ class PairPredictor:
 
         what = {k: v for k, v in asdict(self.what).items() if k not in ("write", "memory")}
         network = {k: v for k, v in asdict(self.options).items() if k != "threads"}
-        files = [*(self.calibration.calib or ()), self.options.checkpoint]
-        hashes = [content_hash(path) for path in files if path is not None and path.is_file()]
+        files = [*(self.calibration.calib or ()), *self.options.files()]
+        hashes = [content_hash(path) for path in files if path.is_file()]
         return {"sha256": digest(repr((what, asdict(self.calibration), network, hashes)))}
 
     def prepare(self, views: Pair, left: Path) -> Prepared:

@@ -69,7 +69,8 @@ def submission(
         "precision": options.precision,
         "peak_reach": matcher.model.config.peak_reach,
         "attention": options.attention,
-        "two_scales": options.two_scales,
+        "align_corners": matcher.model.config.align_corners,
+        "two_scales": (repr(matcher.map_for(False).weights) if options.two_scales else "off"),
         "scale": scale,
     }
     seconds = write_submission(out, benchmark, entries, predict, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -112,6 +113,7 @@ def examined(
     pair: Pair,
     searched: tuple[float, float] | None,
     *,
+    scale: float = 1,
     doffs: float = 0,
     rectify: bool = False,
 ) -> Pair:
@@ -119,7 +121,7 @@ def examined(
 
     The other arguments are those of `diagnose`.
     """
-    diagnosis = diagnose(*pair, searched, doffs=doffs)
+    diagnosis = diagnose(*pair, searched, scale=scale, doffs=doffs)
     correction = diagnosis.correction if rectify else None
     for finding in diagnosis.findings:
         corrected = correction is not None and finding.code == "unrectified"
@@ -154,6 +156,7 @@ def diagnose(
     right: NDArray[np.uint8],
     searched: tuple[float, float] | None = (0, 192),
     *,
+    scale: float = 1,
     doffs: float = 0,
 ) -> Diagnosis:
     """Examine a pair by matched features; only certain faults are reported.
@@ -163,6 +166,7 @@ def diagnose(
         right: (H, W, 3) uint8 RGB.
         searched: Smallest and largest disparity that will be searched, in pixels of these images;
             None if the range will be fitted to the pair.
+        scale: Factor on the size at which the pair will be predicted.
         doffs: What the calibration adds to disparities: negated, the disparity at infinity.
     """
     evidence = _gather((left, right))
@@ -178,7 +182,7 @@ def diagnose(
     disparities = _disparities(evidence)
     findings += [
         *_exposure(evidence),
-        *_directions(disparities, searched, left.shape[1]),
+        *_directions(disparities, searched, scale, left.shape[1]),
         *_behind(disparities, doffs),
     ]
     return Diagnosis(tuple(findings), len(disparities), correction)
@@ -369,7 +373,10 @@ def _values(view: NDArray[Any], places: NDArray[np.float32]) -> NDArray[np.float
 
 
 def _directions(
-    disparities: NDArray[np.float64], searched: tuple[float, float] | None, width: int
+    disparities: NDArray[np.float64],
+    searched: tuple[float, float] | None,
+    scale: float,
+    width: int,
 ) -> Iterator[Finding]:
     """Findings about the signs of disparities and their range."""
     positive, negative = (float(np.mean(sign * disparities > 1)) for sign in (1, -1))
@@ -389,7 +396,7 @@ def _directions(
         if _many(plausible & (disparities < least - 1), _BELOW):
             yield _too_far(disparities[plausible], least)
         if _many(disparities > reach, _BEYOND):
-            yield _too_near(disparities, reach)
+            yield _too_near(disparities, least, searched[1], scale, reach)
 
 
 def _behind(disparities: NDArray[np.float64], doffs: float) -> Iterator[Finding]:
@@ -411,7 +418,7 @@ def _many(those: NDArray[np.bool_], share: float) -> bool:
 
 def _too_far(disparities: NDArray[np.float64], least: float) -> Finding:
     share, lowest = float(np.mean(disparities < least - 1)), float(np.percentile(disparities, 1))
-    lower = int(_MARGIN * lowest // 4 * 4)
+    lower = int((lowest - (_MARGIN - 1) * abs(lowest)) // 4 * 4)
     return Finding(
         "negative",
         f"{share:.0%} of the matches have disparities below {least:.0f} px, the smallest that is "
@@ -422,16 +429,28 @@ def _too_far(disparities: NDArray[np.float64], least: float) -> Finding:
     )
 
 
-def _too_near(disparities: NDArray[np.float64], reach: float) -> Finding:
+def _too_near(
+    disparities: NDArray[np.float64], least: float, last: float, scale: float, reach: float
+) -> Finding:
+    """The finding, with remedies.
+
+    Args:
+        disparities: (N,) in pixels of the pair.
+        least: Smallest disparity that is searched.
+        last: Largest disparity that the network searches at this scale.
+        scale: Factor on the size at which the pair is predicted.
+        reach: Largest disparity that images of this width have.
+    """
     share, most = float(np.mean(disparities > reach)), float(np.percentile(disparities, 99))
     need = _MARGIN * most
-    scale = next((s for s in _SCALES if s * need <= reach), _SCALES[-1])
-    wider = int(-(-need // 16) * 16)
+    count = scale * (last - least)
+    smaller = next((s for s in _SCALES if least + count / s >= need), _SCALES[-1])
+    wider = math.ceil(scale * (need - least) / 16) * 16
     return Finding(
         "range",
         f"{share:.0%} of the matches have disparities beyond the {reach:.0f} px that are searched, "
         f"up to {most:.0f} px",
-        f"predict with --scale {scale:g}, or with --max-disparity {wider}",
+        f"predict with --scale {smaller:g}, or with --max-disparity {wider}",
         {"share": share, "largest_disparity": most, "reach": reach},
-        ("--scale", f"{scale:g}"),
+        ("--scale", f"{smaller:g}"),
     )

@@ -90,6 +90,8 @@ class StereoMatcher:
         if not isinstance(model, PSMNet):
             raise TypeError(f"a {type(model).__name__} is no PSMNet: StereoMatcher.load reads one")
         check_choice("precision", precision, get_args(Precision))
+        if not isinstance(two_scales, bool):
+            raise TypeError(f"two_scales is {two_scales!r}: give True or False")
         held = _bytes(memory)
         chosen = choose_device(device)
         self.device = torch.device(chosen)
@@ -102,7 +104,8 @@ class StereoMatcher:
         """Number of disparities searched, from `min_disparity` on."""
         self._source: Path | str | None = None
         self.two_scales = two_scales
-        self._maps: dict[bool, ConfidenceMap] = {}
+        self.confidence_maps: dict[bool, ConfidenceMap] = {}
+        """Maps that were read, for one and for two scales."""
         self._room = (
             plannable(available_memory(self.device))
             if held is None
@@ -134,12 +137,7 @@ class StereoMatcher:
             ValueError: The file is not a checkpoint of this network, or a setting is impossible.
             TypeError: An argument has the wrong type.
         """
-        switches = {
-            "align_corners": align_corners,
-            "attention": attention,
-            "two_scales": two_scales,
-        }
-        for name, value in switches.items():
+        for name, value in (("align_corners", align_corners), ("attention", attention)):
             if not isinstance(value, bool | None):
                 raise TypeError(f"{name} is {value!r}: give True or False")
         path = DEFAULT if path is None else path
@@ -169,12 +167,16 @@ class StereoMatcher:
     @property
     def confidence_map(self) -> ConfidenceMap:
         """Map from the evidence to confidence: see `read_confidence`."""
-        return self._map(self.two_scales)
+        return self.map_for(self.two_scales)
 
-    def _map(self, two_scales: bool) -> ConfidenceMap:
-        if two_scales not in self._maps:
-            self._maps[two_scales] = read_confidence(self._source, two_scales=two_scales)
-        return self._maps[two_scales]
+    def map_for(self, two_scales: bool) -> ConfidenceMap:
+        """`confidence_map` of a matcher of the same weights at one or at two scales.
+
+        The choice between two scales depends on the map for one.
+        """
+        if two_scales not in self.confidence_maps:
+            self.confidence_maps[two_scales] = read_confidence(self._source, two_scales=two_scales)
+        return self.confidence_maps[two_scales]
 
     def __call__(
         self,
@@ -299,7 +301,9 @@ class StereoMatcher:
         return other
 
     def plan(self, height: int, width: int) -> MemoryPlan:
-        """Plan how pairs of a size are predicted, and the memory that this takes.
+        """Plan how pairs of a size are predicted in one pass, and the memory that this takes.
+
+        The second of two passes is one of twice the size and up to twice the range.
 
         Raises:
             ValueError: It takes more memory than there is.
@@ -336,7 +340,7 @@ class StereoMatcher:
         if not self.two_scales:
             return self._predict_once(pairs, confidence)
         found = []
-        coarse = self._predict_once(pairs, self._map(False))
+        coarse = self._predict_once(pairs, self.map_for(False))
         for pair, (disparity, sure) in zip(pairs, coarse, strict=True):
             evidence = self._fused(pair, disparity, sure)
             masses = torch.from_numpy(evidence.masses).unsqueeze(0)
@@ -352,9 +356,9 @@ class StereoMatcher:
         enlarged = resized_pair(pair, FACTOR)
         most = min(FACTOR * self.max_disparity, _padded(*enlarged[0].shape[:2])[1])
         count = second_count(disparity, self.min_disparity, most, SIZE_MULTIPLE)
-        second = self.searching(FACTOR * self.min_disparity, count)
         try:
-            ((fine, finely_sure),) = second._predict_once([enlarged], self._map(False))
+            second = self.searching(FACTOR * self.min_disparity, count)
+            ((fine, finely_sure),) = second._predict_once([enlarged], self.map_for(False))
         except ValueError as error:
             raise type(error)(f"the second of two scales: {error}") from error
         assert finely_sure is not None

@@ -58,6 +58,7 @@ def predict_pair(
     pair = examined(
         pair,
         None if fit_range else (min_disparity, reach),
+        scale=scale,
         doffs=0 if camera is None else camera.doffs,
         rectify=rectify,
     )

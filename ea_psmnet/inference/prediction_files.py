@@ -143,7 +143,8 @@ OUTPUTS = {
 
 DEFAULT_OUTPUTS = ("disparity", "preview")
 
-_RECORD = "_pair.json"
+RECORD = "_pair.json"
+"""End of the name of the file with the record of a pair."""
 _LARGEST_DISPARITY, _LARGEST_DEPTH = 65535 / 256, 65535 / 1000
 """Largest values of the 16-bit PNG files, in pixels and metres."""
 _VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
@@ -187,7 +188,7 @@ def prediction_paths(
     for output in outputs:
         check_choice("output", output, OUTPUTS)
     endings = [ending for output in dict.fromkeys(outputs) for ending in OUTPUTS[output].endings]
-    return [folder / f"{name}{ending}" for ending in (*endings, _RECORD)]
+    return [folder / f"{name}{ending}" for ending in (*endings, RECORD)]
 
 
 def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
@@ -298,6 +299,11 @@ def _is_of(pair: PairRecord, path: Path) -> bool:
         known = read_record(path, dict[str, dict[str, str]])
     except (OSError, ValueError):
         return False
+    return is_same_pair(pair, known)
+
+
+def is_same_pair(pair: PairRecord, known: PairRecord) -> bool:
+    """Whether each image has the same path or content in both records."""
     return all(
         any(known.get(side, {}).get(key) == value for key, value in pair[side].items())
         for side in ("left", "right")

@@ -93,15 +93,16 @@ class StereoVideo:
 
     def record(self, frame: VideoFrame) -> PairRecord:
         """Path and hash of the views of a frame."""
-        both = self._views * (2 // len(self._views))
         return {
             side: {key: f"{value}#{frame.index}" for key, value in view.items()}
-            for side, view in zip(("left", "right"), both, strict=True)
+            for side, view in self.views.items()
         }
 
     @cached_property
-    def _views(self) -> list[dict[str, str]]:
-        return [view_record(path) for path in self.paths]
+    def views(self) -> PairRecord:
+        """Path and hash of the video of each view, which may be the same."""
+        records = [view_record(path) for path in self.paths]
+        return dict(zip(("left", "right"), records * (2 // len(records)), strict=True))
 
 
 class _Stream:

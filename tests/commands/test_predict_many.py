@@ -5,12 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from command_line import run_command
 from made_pairs import write_noise_pair
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.files import read_image, read_pfm, write_image
 from ea_psmnet.inference.outputs import preview
+from ea_psmnet.models.weights import load_model, save_model
 
 SIZE = (40, 72)
 
@@ -89,8 +91,32 @@ def test_an_interrupted_run_goes_on(pairs, predict, tmp_path, capsys):
     assert all(path.stat().st_mtime_ns == first[path] for path in out.glob("a_*"))
     assert predict(good, "--out", out, "--existing", "skip", "--json", "--scale", 0.5) == 0
     assert [line["status"] for line in lines(capsys)] == ["written", "written"]
+    alone = ("--existing", "skip", "--json", "--scale", 0.5, "--picture", "disparity")
+    assert predict(good, "--out", out, *alone) == 0
+    assert [line["status"] for line in lines(capsys)] == ["written", "written"]
     assert predict(good, "--out", out, "--existing", "refuse") == 1
     assert "exists: give another --out, or --existing skip" in capsys.readouterr().err
+
+
+def test_results_of_other_weights_in_the_same_run_folder_are_not_kept(
+    pairs, checkpoint, tmp_path, capsys
+):
+    run = tmp_path / "run" / "model.safetensors"
+    run.parent.mkdir()
+    shutil.copy(checkpoint, run)
+    line = ["predict", *(str(pairs / "a" / f"{side}.png") for side in ("left", "right")), "--json",
+            "--out", str(tmp_path / "out"), "--checkpoint", str(run.parent)]  # fmt: skip
+    statuses = []
+    for _ in range(2):
+        assert main([*line, "--existing", "skip"]) == 0
+        statuses += [told["status"] for told in lines(capsys)]
+    network = load_model(run)
+    with torch.no_grad():
+        next(network.aggregation.parameters()).mul_(1.1)
+    save_model(run, network)
+    assert main([*line, "--existing", "skip"]) == 0
+    statuses += [told["status"] for told in lines(capsys)]
+    assert statuses == ["written", "skipped", "written"]
 
 
 @pytest.mark.slow
@@ -150,6 +176,34 @@ def test_images_without_a_partner_and_wrong_options_are_told(pairs, predict, tmp
     assert "--name is for one pair, and these are 3" in capsys.readouterr().err
     assert predict("--out", tmp_path / "o") == 2
     assert predict(pairs, "--out", tmp_path / "o", "--smooth", 1) == 2
+
+
+def test_a_video_leaves_results_that_it_did_not_write(pairs, predict, tmp_path, capsys):
+    from inference.test_video import write_video
+
+    left, right = (read_image(pairs / "a" / f"{side}.png") for side in ("left", "right"))
+    video, other = tmp_path / "walk.avi", tmp_path / "other" / "walk.avi"
+    other.parent.mkdir()
+    write_video(video, [np.hstack([left, right])] * 2)
+    write_video(other, [np.hstack([left, right])[::-1]] * 2)
+    common = ("--layout", "side-by-side", "--out", tmp_path / "o", "--write")
+    assert predict(video, *common, "disparity") == 0
+    maps = sorted((tmp_path / "o").glob("walk/*.pfm"))
+    assert predict(video, *common, "preview", "--existing", "skip") == 0
+    assert len(maps) == 2
+    assert all(path.exists() for path in maps)
+    made = tmp_path / "o" / "walk_preview.mp4"
+    before = made.read_bytes()
+    capsys.readouterr()
+    for source, extra, told in (
+        (video, ("--existing", "refuse"), "walk_preview.mp4: exists"),
+        (other, (), "is not of this video"),
+    ):
+        assert predict(source, *common, "preview", *extra) == 2
+        assert told in capsys.readouterr().err
+        assert made.read_bytes() == before
+    assert predict(other, *common, "preview", "--force") == 0
+    assert made.read_bytes() != before
 
 
 @pytest.mark.parametrize("write", [("preview",), ("disparity", "preview")])

@@ -1,5 +1,6 @@
 """Faults that are put into pairs are named, and sound pairs raise no alarm."""
 
+import re
 import warnings
 
 import cv2
@@ -102,6 +103,23 @@ def test_a_range_that_is_exceeded_names_a_remedy_that_works(sample, pair):
     option, scale = found.options
     assert option == "--scale"
     assert diagnose(*pair, (0, reach / float(scale))).codes == ()
+
+
+@pytest.mark.parametrize(("least", "scale"), [(0, 0.75), (-40, 1), (-40, 0.75)])
+def test_remedies_start_from_the_scale_and_the_range_as_they_are(sample, pair, least, scale):
+    reach = short_range(sample)
+    found = finding(pair, (least, reach), scale=scale)
+    smaller = float(found.options[1])
+    assert smaller < scale
+    assert diagnose(*pair, (least, least + scale * (reach - least) / smaller)).codes == ()
+    (count,) = re.findall(r"--max-disparity (\d+)", str(found))
+    assert diagnose(*pair, (least, least + int(count) / scale)).codes == ()
+
+
+def test_a_smallest_disparity_may_be_positive(pair):
+    found = finding(pair, (40, 192))
+    assert found.code == "negative"
+    assert diagnose(*pair, (float(found.options[1]), 192)).codes == ()
 
 
 def test_negative_disparities_are_told_unless_they_are_searched(pair):

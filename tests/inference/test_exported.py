@@ -214,8 +214,18 @@ def test_predict_runs_an_exported_file_without_torch(tmp_path, pair):
     np.testing.assert_allclose(found, expected(*pair), rtol=1e-5)
 
 
-@pytest.mark.parametrize("option", [("--max-disparity", "64"), ("--precision", "exact")])
-def test_what_a_file_has_built_in_is_no_option(tmp_path, pair, option, capsys):
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--max-disparity", "64"), "made.onnx: of an exported network only --threads"),
+        (("--precision", "exact"), "made.onnx: of an exported network only --threads"),
+        (("--two-scales",), "two scales need the weights"),
+        (("--range", "auto"), "neither confidence nor --range auto"),
+        (("--write", "confidence"), "neither confidence nor --range auto"),
+        (("--min-confidence", "0.5"), "neither confidence nor --range auto"),
+    ],
+)
+def test_what_a_file_cannot_do_is_told_once(tmp_path, pair, option, told, capsys):
     from ea_psmnet.__main__ import main
 
     for name, view in zip(("left", "right"), pair, strict=True):
@@ -223,8 +233,14 @@ def test_what_a_file_has_built_in_is_no_option(tmp_path, pair, option, capsys):
     images = [str(tmp_path / f"{name}.png") for name in ("left", "right")]
     checkpoint = str(graph_file(tmp_path / "made.onnx"))
     out = tmp_path / "out"
-    assert main(["predict", *images, "--out", str(out), "--checkpoint", checkpoint, *option]) == 2
-    assert "made.onnx: of an exported network only --threads" in capsys.readouterr().err
+    listing = tmp_path / "pairs.txt"
+    listing.write_text(f"{' '.join(images)}\n" * 2)
+    for inputs in (images, [str(listing)]):
+        line = ["predict", *inputs, "--out", str(out), "--checkpoint", checkpoint, *option]
+        assert main(line) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
     assert not out.exists()
 
 

@@ -125,3 +125,10 @@ def test_bundled_weights_are_calibrated_for_both():
 def test_a_switch_is_true_or_false():
     with pytest.raises(TypeError, match="two_scales is 2: give True or False"):
         StereoMatcher.load("ea-light", two_scales=2)
+    with pytest.raises(TypeError, match="two_scales is None"):
+        StereoMatcher.load("ea-light", two_scales=None)
+
+
+def test_a_smallest_disparity_that_cannot_be_doubled_is_told(twice, sample):
+    with pytest.raises(ValueError, match="second of two scales: min_disparity is -6000"):
+        twice.searching(-3000, 48)(sample.left, sample.right)

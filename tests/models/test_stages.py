@@ -84,6 +84,18 @@ def test_the_learned_head_takes_the_likeliest_levels(reach):
     )
 
 
+def test_more_likeliest_levels_than_are_searched_are_all_of_them():
+    score, guides = (
+        torch.randn(1, 4, 4, 6),
+        {2: torch.rand(1, 8, 8, 12), 4: torch.rand(1, 16, 4, 6)},
+    )
+    torch.manual_seed(0)
+    head = HEADS["learned"](SMALL, {2: 8, 4: 16}, top_k=8).eval()
+    found = head([score], guides)[0]
+    head.top_k = 4
+    assert torch.equal(head([score], guides)[0], found)
+
+
 def test_disparity_zero_is_within_reach_of_the_learned_head():
     score = torch.full((1, 8, 4, 6), -99.0)
     score[:, 0] = 0
