@@ -228,14 +228,13 @@ def test_predict_runs_an_exported_file_without_torch(tmp_path, pair):
 def test_what_a_file_cannot_do_is_told_once(tmp_path, pair, option, told, capsys):
     from ea_psmnet.__main__ import main
 
-    for name, view in zip(("left", "right"), pair, strict=True):
-        write_image(tmp_path / f"{name}.png", view)
-    images = [str(tmp_path / f"{name}.png") for name in ("left", "right")]
+    for name in ("a", "b"):
+        for side, view in zip(("left", "right"), pair, strict=True):
+            write_image(tmp_path / "pairs" / name / f"{side}.png", view)
+    images = [str(tmp_path / "pairs" / "a" / f"{side}.png") for side in ("left", "right")]
     checkpoint = str(graph_file(tmp_path / "made.onnx"))
     out = tmp_path / "out"
-    listing = tmp_path / "pairs.txt"
-    listing.write_text(f"{' '.join(images)}\n" * 2)
-    for inputs in (images, [str(listing)]):
+    for inputs in (images, [str(tmp_path / "pairs")]):
         line = ["predict", *inputs, "--out", str(out), "--checkpoint", checkpoint, *option]
         assert main(line) == 2
         error = capsys.readouterr().err
