@@ -123,6 +123,10 @@ DATASETS = {
 """Datasets by name, in the order in which messages list them."""
 
 
+_WITH_TEST_SPLIT = ("sceneflow", "instereo2k", "synthetic")
+"""Datasets whose test split has ground truth; folders of pairs may have one."""
+
+
 def dataset_entry(name: str) -> Entry:
     """Return the entry of a dataset.
 
@@ -176,6 +180,26 @@ def build_dataset(
     options |= {"split": split, "render_pass": render_pass, "require_truth": require_truth}
     known = {key: value for key, value in options.items() if key in accepted}
     return entry.reader(Path(root), **known)
+
+
+def measuring_split(name: str, root: str | Path = "") -> Split:
+    """Return the split to measure errors on: `test` if the dataset has one, otherwise `train`.
+
+    Args:
+        name: A key of `DATASETS`, or `auto` to detect the dataset from `root`.
+        root: The dataset's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: The dataset cannot be detected.
+    """
+    name = detect_dataset(root) if name == "auto" else name
+    splits = name in _WITH_TEST_SPLIT or (name == "folder" and folder.has_splits(Path(root)))
+    return "test" if splits else "train"
+
+
+def has_passes(name: str) -> bool:
+    """Return whether a dataset of the table has several render passes."""
+    return "render_pass" in dataset_entry(name).options()
 
 
 def detect_dataset(root: str | Path) -> str:

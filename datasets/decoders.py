@@ -74,7 +74,7 @@ def negated_pfm(path: Path) -> NDArray[np.float32]:
         ValueError: Some pixels are positive and none is negative.
     """
     stored = read_pfm(path)
-    if not (stored <= 0).any() and (stored > 0).any():
+    if not (stored < 0).any() and (stored > 0).any():
         raise ValueError(
             f"{path}: positive disparity, but this layout stores it negated; "
             "the files belong to another dataset"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ def run_command(*arguments: object, **options: Any) -> subprocess.CompletedProce
         timeout=300,
         **options,
     )
+
+
+def alive(number: int) -> bool:
+    """Whether a process runs; a zombie does not, as nobody need be there to collect it."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; fail after 30 seconds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 30 seconds"
+        time.sleep(0.05)
 
 
 def write_programs(folder: Path, programs: Mapping[str, str]) -> None:

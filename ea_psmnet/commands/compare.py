@@ -53,7 +53,8 @@ def compare(
         batches: Numbers of pairs at once.
         width: Channels of the variants relative to the published network's.
         max_disparity: Disparities that all networks search, in pixels.
-        root: Folder of a dataset, whose test split all networks predict.
+        root: Folder of a dataset that all networks predict: its test split, or all pairs if there
+            is none.
         data: Kind of the dataset; auto recognises it by its files.
         budget: Memory in addition to the loaded network: a size such as 11GiB, a GPU (the paper's
             is GTX 1080 Ti), or physical for the free memory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ea_psmnet.datasets.builder import build_dataset
+from ea_psmnet.datasets.builder import build_dataset, measuring_split
 from ea_psmnet.datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
@@ -73,7 +73,8 @@ class Ablation:
     @property
     def tests(self) -> list[str]:
         """Names of the test sets."""
-        return list(dict.fromkeys(name for r in self.results for name in r.figures))
+        measured = {name for result in self.results for name in result.figures}
+        return [name for name in (RENDERED, *self.config.tests) if name in measured]
 
     def of(self, variant: str) -> list[RunResult]:
         """The runs of a variant."""
@@ -161,7 +162,10 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
         for text in variants
     }
     parameters = {text: count_parameters(network) for text, network in networks.items()}
-    others = {n: build_dataset("auto", root, split="test") for n, root in config.tests.items()}
+    others = {
+        name: build_dataset("auto", root, split=measuring_split("auto", root))
+        for name, root in config.tests.items()
+    }
     settings = {"question": question} | config.to_dict()
     Store(config.out, settings, may_change=MAY_CHANGE).claim()
     for seed in config.seeds:  # weights that do not fit are refused before anything is rendered
@@ -220,6 +224,8 @@ class RunResult:
     """Seconds of training since it was last started."""
     figures: dict[str, dict[str, float | None]]
     """Errors on every test set; None if an error is not finite."""
+    roots: dict[str, str] = field(default_factory=dict)
+    """Folder of every test set that was not rendered, by its name."""
 
 
 def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) -> RunResult:
@@ -245,9 +251,15 @@ def finish_run(run: Run, config: AblationConfig, scenes: Path, tests: TestSets) 
         start = time.monotonic()
         diverged = _train(run, config, scenes)
         result = RunResult(run.variant, run.seed, diverged, time.monotonic() - start, {})
-    missing = {name: pairs for name, pairs in tests.items() if name not in result.figures}
+    roots = {name: str(root.resolve()) for name, root in config.tests.items()}
+    missing = {
+        name: pairs
+        for name, pairs in tests.items()
+        if name not in result.figures or result.roots.get(name) != roots.get(name)
+    }
     if result.diverged is None and missing:
         result = _measured(result, run, config, missing)
+        result = replace(result, roots=result.roots | roots)
     store.write(_RESULT, asdict(result))
     return result
 
@@ -278,7 +290,7 @@ def _train(run: Run, config: AblationConfig, scenes: Path) -> str | None:
     if ended == 0:
         return None
     last = log.read_text(errors="replace").strip().rpartition("\n")[2]
-    if ended == 2 and "finite" in last:
+    if ended == 2 and "not finite" in last:
         return last.removeprefix("error: ")
     raise ChildProcessError(
         f"{run.folder}: training ended with exit status {ended} ({last}); {log} has more; "

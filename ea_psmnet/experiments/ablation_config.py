@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +74,7 @@ class AblationConfig:
     scenes: int = 400
     """Number of training scenes to render if there is no --root."""
     test_scenes: int = 40
-    """Number of rendered test scenes, which depend only on the crop."""
+    """Number of rendered test scenes, which depend only on crop and disparities."""
     eval_roots: tuple[Path, ...] = ()
     """Folders of further test sets, such as real pairs."""
     device: Device = "auto"
@@ -84,13 +85,17 @@ class AblationConfig:
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
             check_range(name, getattr(self, name), 1, most)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, not {self.lr}")
+        if not 0 <= self.cross_entropy < math.inf:
+            raise ValueError(f"cross entropy must be 0 or more, not {self.cross_entropy}")
         for seed in self.seeds:
             check_range("a seed", seed, 0, 2**32 - 1)
         for side in self.crop:
             check_range("a side of crop", side, 16, 2**14)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different numbers, not {self.seeds}")
-        if any(side < 16 or side % 16 for side in self.crop):
+        if any(side % 16 for side in self.crop):
             raise ValueError(f"crop sides must be multiples of 16, not {self.crop}")
         if len({RENDERED, *self.tests}) <= len(self.eval_roots):
             raise ValueError(

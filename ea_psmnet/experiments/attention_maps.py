@@ -138,6 +138,12 @@ def attention_maps(
     """
     left, right = as_pair((left, right))
     matcher = matcher.fitting(left.shape[1])
+    height, width = left.shape[:2]
+    if not matcher.plan(height, width).is_whole:
+        raise ValueError(
+            f"{width} x {height} pixels do not fit into memory at once, as the maps need: scale "
+            "the images down, or lower --max-disparity"
+        )
     module = _module_at(matcher.model, site)
     _check_pixel(module, pixel, left)
     disparity, volume, added, constant = _watch(matcher, module, left, right)

@@ -14,7 +14,6 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.experiments.measure import Budget, timed
 from ea_psmnet.experiments.networks import (
     Forecast,
@@ -138,7 +137,7 @@ def _operations(trial: Trial) -> float:
     """Operations of all runs of a trial; a backward pass has twice those of the forward pass."""
     config, shape, runs = PSMNetConfig.from_dict(trial.network), trial.shape, trial.repeats + 1
     if shape is None:
-        dataset = build_dataset(trial.data, Path(trial.root or ""), split="test")
+        dataset = trial.dataset()
         height, width, _ = dataset[0].left.shape
         shape, runs = (1, height, max(width, config.max_disparity)), len(dataset)
     training = trial.work == "training"

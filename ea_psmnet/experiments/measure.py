@@ -93,7 +93,7 @@ def limited(budget: int, device: torch.device) -> Iterator[None]:
         import resource
     except ModuleNotFoundError:
         raise OSError(
-            "memory on the CPU is limited on Linux and macOS alone: measure on a GPU, or there"
+            "memory on the CPU is limited on Linux alone: measure on a GPU, or there"
         ) from None
     before = resource.getrlimit(resource.RLIMIT_DATA)
     allowed = status_bytes("VmData") + budget

@@ -18,8 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ea_psmnet.datasets.augment import AUGMENTATIONS, Recipe, augment, pick
-from ea_psmnet.datasets.builder import build_dataset, detect_dataset
-from ea_psmnet.datasets.folder import has_splits
+from ea_psmnet.datasets.builder import (
+    build_dataset,
+    detect_dataset,
+    has_passes,
+    measuring_split,
+)
 from ea_psmnet.datasets.names import Split
 from ea_psmnet.losses import counted_pixels
 from ea_psmnet.sample import StereoSample
@@ -238,8 +242,6 @@ SCENE_FLOW_SAMPLES = 35_454
 """Number of training pairs of Scene Flow, also the length of an epoch of rendered scenes."""
 
 _VALIDATION_SCENES = 20
-_HAVE_TEST_SPLIT = ("sceneflow", "instereo2k", "synthetic")
-_HAVE_PASSES = ("auto", "sceneflow", "sintel")
 
 
 def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
@@ -251,7 +253,9 @@ def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
     """
     wanted = config.sources()
     stored = [
-        None if source.name == "synthetic" else _read(config, source.name, source.root, "train")
+        None
+        if source.name == "synthetic"
+        else _read(config, source.name, source.root, "train", lenient=len(wanted) > 1)
         for source in wanted
     ]
     epoch = sum(SCENE_FLOW_SAMPLES if pairs is None else len(pairs) for pairs in stored)
@@ -275,6 +279,10 @@ def validation_samples(config: TrainingConfig) -> Sequence[StereoSample]:
         ValueError: The training data have no test split, and no other data are given.
     """
     name: str = config.validate_data or config.sources()[0].name
+    if name == "synthetic" and config.validate_root is not None:
+        if config.validate_data is not None:
+            raise ValueError("validate_data synthetic is rendered: it has no --validate-root")
+        name = "auto"
     if name == "synthetic":
         return build_dataset(
             "synthetic",
@@ -287,10 +295,10 @@ def validation_samples(config: TrainingConfig) -> Sequence[StereoSample]:
     root = config.validate_root or _training_root(config, name)
     if name == "auto" and root is not None:
         name = detect_dataset(root)
-    tests = name in _HAVE_TEST_SPLIT or (name == "folder" and root is not None and has_splits(root))
-    if config.validate_root is None and not tests:
+    split = "train" if root is None else measuring_split(name, root)
+    if config.validate_root is None and split == "train":
         raise ValueError(f"data '{name}' has no test split: give other pairs by --validate-root")
-    return _read(config, name, root, "test" if tests else "train")
+    return _read(config, name, root, split, lenient=True)
 
 
 def _training_root(config: TrainingConfig, name: str) -> Path | None:
@@ -301,10 +309,13 @@ def _training_root(config: TrainingConfig, name: str) -> Path | None:
 
 
 def _read(
-    config: TrainingConfig, name: str, root: Path | None, split: Split
+    config: TrainingConfig, name: str, root: Path | None, split: Split, *, lenient: bool
 ) -> Sequence[StereoSample]:
-    """Open a dataset on disk; datasets of a mixture without render passes ignore the option."""
-    render_pass = config.render_pass if name in _HAVE_PASSES or not config.mix else "clean"
+    """Open a dataset on disk; `lenient` ignores the render pass if the dataset has none."""
+    if name == "auto" and root is not None:
+        name = detect_dataset(root)
+    ignored = lenient and not has_passes(name)
+    render_pass = "clean" if ignored else config.render_pass
     return build_dataset(name, root or "", split=split, render_pass=render_pass)
 
 

@@ -91,7 +91,12 @@ class _Trainer:
         self.guard = FiniteGuard()
         self.truth = TruthGuard(config.max_disparity)
         scaler = self.arithmetic.scaler
-        parts = {"optimizer": self.optimise, "scaler": scaler, "guard": self.guard}
+        parts = {
+            "optimizer": self.optimise,
+            "scaler": scaler,
+            "guard": self.guard,
+            "truth": self.truth,
+        }
         self.state = RunState(config, accelerator, self.network, parts)
 
     def _with_micro_batch(self, config: TrainingConfig, structure: PSMNetConfig) -> TrainingConfig:

@@ -378,3 +378,11 @@ class TruthGuard:
                 f"{self.max_disparity}: check the dataset (python -m ea_psmnet data check) or "
                 "raise --max-disparity"
             )
+
+    def state_dict(self) -> dict[str, int]:
+        """State for `load_state_dict`."""
+        return {"steps": self._steps, "found": int(self._found)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore a saved state."""
+        self._steps, self._found = int(state["steps"]), bool(state["found"])

@@ -119,7 +119,12 @@ class Answers:
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Run processes that only compute beside what is measured."""
-    command = [sys.executable, "-c", "while True: pass"]
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from ea_psmnet.machine import end_with_parent\nend_with_parent({os.getpid()})\n"
+        "while True: pass"
+    )
+    command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:
         yield
@@ -135,7 +140,9 @@ def busy(count: int) -> Iterator[None]:
 def code_hash() -> str:
     """SHA-256 of the sources that are measured: the package and the benchmarks."""
     hashed = hashlib.sha256()
-    for folder in (Path(ea_psmnet.__file__).parent, Path(__file__).parent):
+    package = Path(ea_psmnet.__file__).parent
+    # `datasets` is a link, which rglob does not enter.
+    for folder in (package, (package / "datasets").resolve(), Path(__file__).parent):
         for source in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c")):
             name = str(source.relative_to(folder))
             hashed.update(name.encode() + b"\0" + source.read_bytes())

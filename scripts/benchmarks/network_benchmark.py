@@ -31,11 +31,11 @@ from network_cases import (
     measure_accuracy,
     measure_floor,
     measure_network,
-    pair_folders,
 )
 from network_report import NetworkResults, Record, benchmark_markdown, growth_plot, layer_plot
 from tqdm import tqdm
 
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.files import (
     content_hash,
     write_image,
@@ -181,7 +181,7 @@ def _accuracies(options: BenchmarkOptions, answers: Answers) -> list[Accuracy]:
     weights, pairs = find_weights(options.checkpoint).resolve(), None
     if options.pairs is not None:
         pairs = str(options.pairs.resolve())
-        pair_folders(options.pairs)  # refuse an empty folder now
+        build_dataset("folder", options.pairs, split="test")  # refuse an empty folder now
     request = {"checkpoint": str(weights), "hash": content_hash(weights), "pairs": pairs}
     return answers.answer(request, 0, measured, dict[str, list[Accuracy]])["accuracy"]
 

@@ -9,7 +9,7 @@ import benchmarking  # noqa: F401  before torch
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.datasets.synthetic import SyntheticScenes
 from ea_psmnet.experiments.measure import median_seconds, synchronize, timed
 from ea_psmnet.experiments.networks import forecast
 from ea_psmnet.experiments.trial import TrainingSteps
-from ea_psmnet.files import read_disparity, read_image
 from ea_psmnet.machine import choose_device, held_bytes, keep_freed_memory, peak_bytes, reset_peak
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.deploy import arrange_for_inference
@@ -353,32 +353,12 @@ def measure_accuracy(checkpoint: Path, pairs: Path | None) -> list[Accuracy]:
         arrange_for_inference(model),
         arrange_for_inference(model, torch.bfloat16),
     )
-    samples = _scenes() if pairs is None else _pairs(pairs)
-    return [_compare(sample, networks) for sample in samples]
-
-
-def _scenes() -> Iterator[StereoSample]:
-    scenes = SyntheticScenes(split="test", size=(256, 512), count=3)
-    return (scenes[index] for index in range(len(scenes)))
-
-
-def pair_folders(folder: Path) -> list[Path]:
-    """List the pairs in a folder.
-
-    Raises:
-        FileNotFoundError: There are none.
-    """
-    found = sorted(path.parent for path in folder.glob("*/disp.npy"))
-    if not found:
-        raise FileNotFoundError(f"{folder}: no pairs: expected NAME/left.png, right.png, disp.npy")
-    return found
-
-
-def _pairs(folder: Path) -> Iterator[StereoSample]:
-    for pair in pair_folders(folder):
-        left, right = (read_image(pair / f"{view}.png") for view in ("left", "right"))
-        disparity = read_disparity(pair / "disp.npy")[0]
-        yield StereoSample(left, right, disparity, np.isfinite(disparity), pair.name)
+    samples: Sequence[StereoSample] = (
+        SyntheticScenes(split="test", size=(256, 512), count=3)
+        if pairs is None
+        else build_dataset("folder", pairs, split="test")
+    )
+    return [_compare(samples[index], networks) for index in range(len(samples))]
 
 
 def _compare(sample: StereoSample, networks: tuple[PSMNet, ...]) -> Accuracy:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dataset_trees import FRAMES, SIZE, TREES, shade, truth
 
-from ea_psmnet.datasets.builder import DATASETS, build_dataset, detect_dataset
+from ea_psmnet.datasets.builder import DATASETS, build_dataset, detect_dataset, measuring_split
 from ea_psmnet.datasets.names import DatasetName
 
 # Sets whose frames are named in another order than they are numbered here.
@@ -140,6 +140,15 @@ def test_it_travels_to_worker_processes(tmp_path, name):
 def test_a_test_split_without_truth_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"split='test': .*; choose train"):
         build_dataset(name, TREES[name](tmp_path), split="test")
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_errors_are_measured_on_the_test_split_if_there_is_one(tmp_path, name):
+    root = TREES[name](tmp_path)
+    split = measuring_split("auto", root)
+    assert split == ("test" if name in ("sceneflow", "instereo2k") else "train")
+    if name not in ("sceneflow", "instereo2k"):  # these trees have training pairs alone
+        assert len(build_dataset("auto", root, split=split)) == 2
 
 
 def test_options_go_to_the_reader(tmp_path):

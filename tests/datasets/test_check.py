@@ -285,6 +285,7 @@ def test_pairs_of_a_folder_and_an_incomplete_one(tmp_path):
     assert (report.dataset, report.frames, report.problems) == ("folder", 2, ())
     (tmp_path / "b" / "right.png").unlink()
     report = check_dataset(tmp_path, progress=False)
+    assert [problem.kind for problem in report.problems] == ["incomplete", "missing"]
     (tmp_path / "a" / "disp.npy").unlink()
     report = check_dataset(tmp_path, progress=False)
     assert [problem.kind for problem in report.problems] == ["incomplete", "missing", "missing"]

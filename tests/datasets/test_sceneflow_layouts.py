@@ -206,9 +206,10 @@ def test_subset_signs(tmp_path, view):
 def test_subset_of_the_wrong_sign_throughout_is_an_error(tmp_path):
     root = write_subset(tmp_path)
     path = root / "train/disparity/left/0000000.pfm"
-    write_pfm(path, np.full(SIZE, 3, np.float32))
-    with pytest.raises(ValueError, match=r"0000000\.pfm: positive disparity"):
-        SceneFlow(root)[0]
+    for content in (np.full(SIZE, 3, np.float32), np.eye(*SIZE, dtype=np.float32)):
+        write_pfm(path, content)
+        with pytest.raises(ValueError, match=r"0000000\.pfm: positive disparity"):
+            SceneFlow(root)[0]
 
 
 def test_the_subset_beside_the_other_parts(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,15 @@ def test_a_kept_run_is_measured_on_what_was_added(config, pairs, trainer, tmp_pa
     found = last(ablate("normalisation", replace(config, eval_roots=(tmp_path / "real",))))
     assert len(trainer.runs) == 2
     assert found.tests == [RENDERED, "real"]
+    # Another folder of this name is another test set.
+    shutil.copytree(tmp_path / "real", tmp_path / "other" / "real")
+    write_npy(tmp_path / "other" / "real" / "a" / "disp.npy", np.full((32, 48), 9, np.float32))
+    other = last(ablate("normalisation", replace(config, eval_roots=(tmp_path / "other/real",))))
+    assert len(trainer.runs) == 2
+    for before, after in zip(found.results, other.results, strict=True):
+        assert before.figures[RENDERED] == after.figures[RENDERED]
+        assert before.figures["real"] != after.figures["real"]
+    assert last(ablate("normalisation", config)).tests == [RENDERED]
 
 
 DAMAGE = [
@@ -272,6 +282,8 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
         ({"seeds": ()}, "seeds must be different numbers"),
         ({"seeds": (1, 1)}, "seeds must be different numbers"),
         ({"crop": (30, 48)}, "multiples of 16"),
+        ({"lr": 0.0}, "lr must be positive and finite"),
+        ({"cross_entropy": -1.0}, "cross entropy must be 0 or more"),
         ({"max_disparity": 64}, "wider than the crop"),
     ],
 )

@@ -133,17 +133,17 @@ def interpreter(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "end", "message"),
+    ("script", "timeout", "end", "message"),
     [
-        ("exec sleep 60", "failed", "the process did not end within 1 s"),
-        ("kill -9 $$", "failed", "the process ended by SIGKILL"),
-        ("echo first >&2; echo 'Error: broken' >&2; exit 3", "failed", "status 3: Error: broken"),
-        ("echo what: std::bad_alloc >&2; kill -6 $$", "out of memory", "SIGABRT at std::bad_alloc"),
+        ("exec sleep 60", 1, "failed", "the process did not end within 1 s"),
+        ("kill -9 $$", 60, "failed", "the process ended by SIGKILL"),
+        ("echo first >&2; echo 'Error: broken' >&2; exit 3", 60, "failed", "3: Error: broken"),
+        ("echo what: std::bad_alloc >&2; kill -6 $$", 60, "out of memory", "at std::bad_alloc"),
     ],
 )
-def test_a_process_that_dies_or_hangs_is_an_outcome(interpreter, script, end, message):
+def test_a_process_that_dies_or_hangs_is_an_outcome(interpreter, script, timeout, end, message):
     interpreter(script)
-    comparison = compare([trial("baseline"), trial("efficient")], BUDGET, timeout=1)
+    comparison = compare([trial("baseline"), trial("efficient")], BUDGET, timeout=timeout)
     assert [r.outcome.end for r in comparison.results] == [end, end]
     assert message in comparison.results[1].outcome.error
     assert message in comparison_markdown(comparison)

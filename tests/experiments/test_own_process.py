@@ -1,29 +1,17 @@
 """Processes of their own, and what becomes of them."""
 
-import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from command_line import ROOT, alive, wait_for
 
-ROOT = Path(__file__).parents[2]
 PARENT = """
 import sys
 from ea_psmnet.experiments.own_process import run_program
 code = "import os, time; print(os.getpid(), flush=True); time.sleep(120)"
 run_program("timeit", ["-n", "1", "-r", "1", code], stdout=sys.stdout)
 """
-
-
-def alive(number):
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
-    return state != "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ends them")
@@ -36,10 +24,7 @@ def test_a_child_ends_with_its_parent_however_that_ends(signal):
     assert alive(child)
     subprocess.run(["kill", f"-{signal}", str(parent.pid)], check=True)
     parent.wait(30)
-    deadline = time.monotonic() + 30
-    while alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(child)
+    wait_for(lambda: not alive(child))
 
 
 def test_a_child_whose_parent_has_ended_does_not_start():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ea_psmnet.datasets.augment import AUGMENTATIONS
+from ea_psmnet.datasets.augment import AUGMENTATIONS, random_crop
 from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.config import Source, parse_source
@@ -112,9 +112,9 @@ def test_order_and_crops_draw_from_separate_streams():
     dataset = TrainingSamples([[sample(i) for i in range(4)]], (4, 6), seed=5)
     order = np.random.default_rng([0, 5, 1]).permutation(4)
     assert drawn(dataset, range(4, 8)) == list(order)
-    crop = np.random.default_rng([1, 5, 6])
-    assert dataset[6].left[0, 0, 1] in range(7)
-    assert not np.array_equal(np.random.default_rng([0, 5, 6]).random(3), crop.random(3))
+    cropped = random_crop(sample(int(order[2])), (4, 6), np.random.default_rng([1, 5, 6]))
+    assert np.array_equal(dataset[6].left, cropped.left)
+    assert np.array_equal(dataset[6].right, cropped.right)
 
 
 def test_what_processes_hold_at_once_is_what_one_with_larger_micro_batches_holds():

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from command_line import write_programs
+from command_line import alive, write_programs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ea_psmnet.training import processes
@@ -161,7 +161,10 @@ def saving_job(clone, job):
         assert process.stdout.readline() == "up\n"
         return process
 
-    return start
+    yield start
+    step = int((clone / "step").read_text())
+    if alive(step):
+        os.kill(step, signal.SIGKILL)
 
 
 def test_a_slurm_job_meets_at_its_first_node(clone, job):

@@ -291,8 +291,9 @@ def test_a_mixture_trains_on_all_its_parts(config, pairs, tmp_path, monkeypatch)
     step = loop.OptimiserStep.__call__
 
     def noting(self, batches, *rest):
-        seen.extend(name for batch in batches for name in batch.names)
-        return step(self, batches, *rest)
+        given = list(batches)
+        seen.extend(name for batch in given for name in batch.names)
+        return step(self, iter(given), *rest)
 
     monkeypatch.setattr(loop.OptimiserStep, "__call__", noting)
     other = write_pairs(tmp_path / "other", names=("a", "b"))
@@ -301,6 +302,7 @@ def test_a_mixture_trains_on_all_its_parts(config, pairs, tmp_path, monkeypatch)
     assert len(seen) == 8
     assert set("ab") & set(seen)
     assert set("012345") & set(seen)
+    assert (config.out / "checkpoints" / "step-0000001.pt").exists()
 
 
 def test_before_the_first_step_a_run_tells_what_it_will_take(config, monkeypatch, capsys):

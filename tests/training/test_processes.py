@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import alive, wait_for
 
 from ea_psmnet.training import processes
 from ea_psmnet.training.processes import StopRequest
@@ -51,20 +52,6 @@ def orphan(tmp_path):
     yield start
     for number in filter(alive, started):
         os.kill(number, signal.SIGKILL)
-
-
-def alive(number):
-    """Not a zombie, either: nobody need be there to collect an orphan."""
-    status = Path(f"/proc/{number}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_for(condition):
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not happen within 30 seconds")
 
 
 def test_a_worker_saves_and_ends_when_torchrun_was_killed(orphan):

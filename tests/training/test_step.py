@@ -166,3 +166,7 @@ def test_a_run_that_has_seen_truth_may_have_any_number_of_steps_without():
     guard = TruthGuard(192)
     for pixels in (0, 1, *[0] * 3 * TruthGuard.LIMIT):
         guard.saw(pixels)
+    resumed = TruthGuard(192)
+    resumed.load_state_dict(guard.state_dict())
+    for _ in range(3 * TruthGuard.LIMIT):
+        resumed.saw(0)

@@ -125,11 +125,23 @@ def test_validation_is_logged_and_leaves_the_training_as_it_was(config, pairs, t
     assert '"images": 3' in (config.out / "best.json").read_text()
 
 
-def test_a_resumed_run_knows_the_best_so_far(config, pairs):
-    checked = replace(config, validate_every=1, validate_root=pairs, validate_count=1)
-    train(replace(checked, steps=2, save_every=1))
-    state = torch.load(config.out / "checkpoints" / "step-0000002.pt", weights_only=True)
-    assert 0 < state["best"] < 100
+def test_a_resumed_run_knows_the_best_so_far(config, pairs, monkeypatch):
+    """Errors are made up: that of the first step, before the stop, is the lowest."""
+    errors = iter([1.0, 2.0, None, 3.0, 1.5])
+
+    def made_up(*arguments):
+        if (error := next(errors)) is None:
+            raise RuntimeError("stopped")
+        total = DisparityErrors(pixels=1, predicted=1, absolute=error)
+        return replace(validate(*arguments), errors=total)
+
+    monkeypatch.setattr(loop, "validate", made_up)
+    run = replace(config, steps=4, validate_every=1, validate_root=pairs, validate_count=1)
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(run)
+    train(run)
+    assert '"step": 1' in (config.out / "best.json").read_text()
+    assert next(errors, "none left") == "none left"
 
 
 def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypatch):
@@ -150,6 +162,12 @@ def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypat
     split = replace(wanted, root=config.out.parent / "split")
     assert len(validation_samples(split)) == 2
     assert len(validation_samples(replace(split, validate_root=split.root))) == 2
+    scenes = replace(wanted, data="synthetic", root=None)
+    assert len(validation_samples(replace(scenes, validate_root=pairs))) == 6
+    with pytest.raises(ValueError, match="validate_data synthetic is rendered"):
+        validation_samples(replace(scenes, validate_data="synthetic", validate_root=pairs))
+    passes = replace(wanted, data="sceneflow", render_pass="final", validate_root=pairs)
+    assert len(validation_samples(replace(passes, validate_data="auto"))) == 6
     monkeypatch.setattr(SyntheticScenes, "prepare", lambda self: None)  # textures take seconds
     scenes = validation_samples(replace(wanted, validate_data="synthetic", validate_count=7))
     assert len(scenes) == 7
