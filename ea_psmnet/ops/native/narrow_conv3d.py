@@ -48,6 +48,10 @@ def narrow_conv3d(
     tensors = (volume, weight) if bias is None else (volume, weight, bias)
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if not is_narrow(volume, weight) or (learns and not (bias is None and padded)):
+        if learns and padded and volume.shape[2] < weight.shape[2]:
+            # The weight's gradient in bfloat16 by oneDNN (torch 2.14) has numbers from outside of
+            # its memory for volumes that are less deep than the kernel.
+            volume, padded = F.pad(volume, (0, 0, 0, 0, 1, 1)), False
         return narrow_conv3d_reference(volume, weight, bias, padded=padded)
     volume = volume.to(torch.bfloat16)
     if learns:
