@@ -197,6 +197,12 @@ def measuring_split(name: str, root: str | Path = "") -> Split:
     return "test" if splits else "train"
 
 
+def measuring_pairs(name: str, root: str | Path) -> Sequence[StereoSample]:
+    """Build a dataset for measuring errors: its `measuring_split`, with the arguments of that."""
+    name = detect_dataset(root) if name == "auto" else name
+    return build_dataset(name, root, split=measuring_split(name, root))
+
+
 def has_passes(name: str) -> bool:
     """Return whether a dataset of the table has several render passes."""
     return "render_pass" in dataset_entry(name).options()

@@ -103,7 +103,7 @@ class NetworkOptions:
     threads: int | None = None
     """Number of CPU threads; default: one per core, or OMP_NUM_THREADS."""
 
-    def load(self, memory: str | None = None, *, two_scales: bool = False) -> StereoMatcher:
+    def load(self, memory: str | None = None) -> StereoMatcher:
         """Load the matcher; for arguments and errors see `StereoMatcher.load`."""
         from ea_psmnet.inference.matcher import StereoMatcher
 
@@ -113,7 +113,6 @@ class NetworkOptions:
             max_disparity=self.max_disparity,
             align_corners=self.align_corners,
             peak_reach=self.peak_reach,
-            two_scales=two_scales,
             attention=self.attention,
             device=self.device,
             precision=self.precision,
@@ -130,13 +129,18 @@ class MatcherOptions(NetworkOptions):
     counts, elsewhere the surer one: sharper edges and fewer errors, at up to nine times the time
     and seven times the memory."""
 
+    def load(self, memory: str | None = None) -> StereoMatcher:
+        """See `NetworkOptions.load`."""
+        once = super().load(memory)
+        return once.searching(once.min_disparity, once.max_disparity, two_scales=self.two_scales)
+
     def predictor(self, memory: str | None = None) -> StereoMatcher | ExportedMatcher:
         """Load the matcher, or that of an exported file, which needs no torch."""
         from ea_psmnet.inference.exported import ExportedMatcher
         from ea_psmnet.tables import check_range
 
         if not self._is_exported():
-            return self.load(memory, two_scales=self.two_scales)
+            return self.load(memory)
         given = replace(self, checkpoint=None, threads=None, device="cpu")
         if given != MatcherOptions(device="cpu") or memory or self.device not in ("auto", "cpu"):
             raise ValueError(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -224,16 +225,12 @@ def _placed(out: Path, name: str) -> tuple[Path, str]:
     return path.parent, path.name
 
 
-def _ending(paths: Sequence[Path], ending: str) -> Path:
-    return next(path for path in paths if path.name.endswith(ending))
-
-
 def _predict_video(
     video: StereoVideo, name: str, files: _Files, report: _Report, smooth: float
 ) -> int:
     """Predict the frames of a video, and write the video of their disparity if it is asked for."""
     from ea_psmnet.files import read_pfm, write_json
-    from ea_psmnet.inference.prediction_files import OUTPUTS, RECORD, prediction_paths
+    from ea_psmnet.inference.prediction_files import OUTPUTS, RECORD
     from ea_psmnet.inference.video import write_disparity_video
 
     wanted = "preview" in files.outputs
@@ -241,9 +238,10 @@ def _predict_video(
     if wanted:
         files.check_video(path, video)
     kept = [each for each in files.outputs if each != "preview"]
+    maps = OUTPUTS["disparity"].endings
     endings: tuple[str, ...] = ()  # of files that serve the video alone
     if wanted and "disparity" not in kept:
-        endings = (*OUTPUTS["disparity"].endings, *(() if kept else (RECORD,)))
+        endings = maps if kept else (*maps, RECORD)
     files.outputs = [*kept, "disparity"] if endings else kept
     frames = video.frames(name)
     predictor = files.predictor
@@ -254,21 +252,20 @@ def _predict_video(
     if not wanted:
         return code
 
-    def places(frame: VideoFrame) -> list[Path]:
-        return prediction_paths(*_placed(files.out, frame.name), files.outputs)
+    def file(frame: VideoFrame, ending: str) -> Path:
+        folder, base = _placed(files.out, frame.name)
+        return folder / f"{base}{ending}"
 
     there = [frame for frame in frames if report.statuses[frame.name] != "failed"]
     told = write_disparity_video(
-        path, video, there, lambda frame: read_pfm(_ending(places(frame), "_disparity.pfm")),
+        path, video, there, lambda frame: read_pfm(file(frame, maps[0])),
         name=name, smoothing=smooth, beside=files.beside, colours=predictor.what.colours,
     )  # fmt: skip
     write_json(path.with_suffix(".json"), told | {"inputs": video.views})
     if endings:
-        for frame in there:
-            if report.statuses[frame.name] == "written":
-                for each in places(frame):
-                    if each.name.endswith(endings):
-                        each.unlink(missing_ok=True)
+        written = [frame for frame in there if report.statuses[frame.name] == "written"]
+        for frame, ending in product(written, endings):
+            file(frame, ending).unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()
     report.video(name, [path, path.with_suffix(".json")])

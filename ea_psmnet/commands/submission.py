@@ -58,7 +58,7 @@ def submission(
         raise ValueError(
             f"{root}: {len(entries)} pairs of {benchmark}'s {whole}; --partial writes them alone"
         )
-    matcher = options.load(memory, two_scales=options.two_scales)
+    matcher = options.load(memory)
 
     def predict(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
         return predicted_at_scale(matcher, (left, right), scale).disparity

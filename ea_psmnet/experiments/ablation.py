@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ea_psmnet.datasets.builder import build_dataset, measuring_split
+from ea_psmnet.datasets.builder import build_dataset, measuring_pairs
 from ea_psmnet.datasets.synthetic import SyntheticScenes, write_sceneflow
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
@@ -162,10 +162,7 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
         for text in variants
     }
     parameters = {text: count_parameters(network) for text, network in networks.items()}
-    others = {
-        name: build_dataset("auto", root, split=measuring_split("auto", root))
-        for name, root in config.tests.items()
-    }
+    others = {name: measuring_pairs("auto", root) for name, root in config.tests.items()}
     settings = {"question": question} | config.to_dict()
     Store(config.out, settings, may_change=MAY_CHANGE).claim()
     for seed in config.seeds:  # weights that do not fit are refused before anything is rendered

@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from ea_psmnet.datasets.builder import measuring_pairs
 from ea_psmnet.experiments.measure import Budget, timed
 from ea_psmnet.experiments.networks import (
     Forecast,
@@ -137,7 +138,7 @@ def _operations(trial: Trial) -> float:
     """Operations of all runs of a trial; a backward pass has twice those of the forward pass."""
     config, shape, runs = PSMNetConfig.from_dict(trial.network), trial.shape, trial.repeats + 1
     if shape is None:
-        dataset = trial.dataset()
+        dataset = measuring_pairs(trial.data, trial.root or "")
         height, width, _ = dataset[0].left.shape
         shape, runs = (1, height, max(width, config.max_disparity)), len(dataset)
     training = trial.work == "training"

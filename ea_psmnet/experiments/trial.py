@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.console import exit_code, is_out_of_memory
-from ea_psmnet.datasets.builder import build_dataset, measuring_split
+from ea_psmnet.datasets.builder import measuring_pairs
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.measure import limited, median_seconds
 from ea_psmnet.experiments.networks import Network
@@ -80,15 +80,6 @@ class Trial:
     precision: Precision = "auto"
     repeats: int = 3
     """Number of runs that are timed; every pair of a dataset is timed once."""
-
-    def dataset(self) -> Sequence[StereoSample]:
-        """Open the dataset: its test split, or all pairs if there is none.
-
-        Raises:
-            FileNotFoundError, ValueError: There is no such dataset.
-        """
-        root = self.root or ""
-        return build_dataset(self.data, root, split=measuring_split(self.data, root))
 
 
 @dataclass(frozen=True)
@@ -190,7 +181,7 @@ def plan(networks: Sequence[Network], load: Load, **options: Any) -> list[Trial]
     kinds: tuple[Work, ...] = ("inference", "training")
     works: list[tuple[Work, tuple[int, int, int] | None]] = list(product(kinds, shapes))
     if load.root is not None:
-        build_dataset(load.data, load.root, split=measuring_split(load.data, load.root))
+        measuring_pairs(load.data, load.root)
         works.append(("dataset", None))
     return [
         Trial(
@@ -264,7 +255,7 @@ def is_bfloat16(device: Device, precision: Precision) -> bool:
 def _workload(trial: Trial) -> Workload:
     network = _network(trial)
     if trial.work == "dataset" or trial.shape is None:
-        dataset = trial.dataset()
+        dataset = measuring_pairs(trial.data, trial.root or "")
         return _on_dataset(network, dataset, trial)
     work = _prediction if trial.work == "inference" else _training
     return work(network, trial.shape, trial)

@@ -113,9 +113,9 @@ class RunState:
         if self.start > steps:
             raise ValueError(f"the run has {steps} steps")
         self.network.load_state_dict(state["model"])
-        older = {"truth": {"steps": 0, "found": 1}}  # which older checkpoints lack
+        state = {"truth": {"steps": 0, "found": 1}} | state  # older checkpoints lack it
         for name, part in self._parts.items():
-            part.load_state_dict((older | state)[name])
+            part.load_state_dict(state[name])
         self.best = float(state["best"])
         due = state.get("validation_due", False)  # older checkpoints lack it
         self.validation_due = bool(due and self.config.validate_every)
