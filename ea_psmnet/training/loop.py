@@ -24,7 +24,7 @@ from ea_psmnet.training.checkpoint import RunState
 from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.data import StepSampler, StereoBatch, training_samples, validation_samples
 from ea_psmnet.training.logs import StepClock, expected_time
-from ea_psmnet.training.memory import MemoryPlan, check_statistics
+from ea_psmnet.training.memory import MemoryBudget, check_statistics
 from ea_psmnet.training.network import initial_network, network_config, prepare_for_training
 from ea_psmnet.training.processes import StopRequest, TrainingStopped, from_main, join_processes
 from ea_psmnet.training.record import RunRecord
@@ -108,10 +108,10 @@ class _Trainer:
         micro = from_main(config.micro_batch or recorded_micro_batch(config))
         accumulation = self._accumulation(config.batch, micro or 1)
         if micro is None or config.memory_check:
-            plan = MemoryPlan(config, structure, self.arithmetic.dtype, self.accelerator.device)
-            micro = micro or from_main(plan.micro_batch(accumulation))
+            budget = MemoryBudget(config, structure, self.arithmetic.dtype, self.accelerator.device)
+            micro = micro or from_main(budget.micro_batch(accumulation))
             if config.memory_check:
-                plan.check(micro)
+                budget.check(micro)
         check_statistics(config, structure, micro)
         return replace(config, micro_batch=micro)
 

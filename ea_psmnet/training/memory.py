@@ -28,7 +28,7 @@ from ea_psmnet.training.config import TrainingConfig
 from ea_psmnet.training.step import Arithmetic
 
 
-class MemoryPlan:
+class MemoryBudget:
     """Compares the memory that a run needs with the memory that is free.
 
     Args:

@@ -11,8 +11,8 @@ from ea_psmnet.training import memory
 from ea_psmnet.training.loop import train
 from ea_psmnet.training.memory import (
     LiveBytes,
+    MemoryBudget,
     MemoryEstimate,
-    MemoryPlan,
     estimate_memory,
 )
 
@@ -85,7 +85,7 @@ def planned(config, monkeypatch):
 
         monkeypatch.setattr(memory, "estimate_memory", estimate)
         monkeypatch.setattr(memory, "available_memory", lambda device: int(free * 2**30))
-        return MemoryPlan(replace(config, **changes), structure, torch.float32, CPU)
+        return MemoryBudget(replace(config, **changes), structure, torch.float32, CPU)
 
     return make
 
@@ -123,10 +123,10 @@ def test_a_run_that_does_not_fit_writes_nothing(config, monkeypatch):
 
 def test_the_micro_batch_of_a_continued_run_is_the_one_it_began_with(config, monkeypatch):
     run = replace(config, batch=4, micro_batch=None, steps=1)
-    monkeypatch.setattr(MemoryPlan, "micro_batch", lambda self, share: 2)
+    monkeypatch.setattr(MemoryBudget, "micro_batch", lambda self, share: 2)
     train(run)
     assert '"micro_batch": 2' in (config.out / "config.json").read_text()
-    monkeypatch.setattr(MemoryPlan, "micro_batch", lambda self, share: share)
+    monkeypatch.setattr(MemoryBudget, "micro_batch", lambda self, share: share)
     train(run)
     assert '"micro_batch": 2' in (config.out / "config.json").read_text()
 
