@@ -78,7 +78,7 @@ class Geometric:
 
     scale_probability: float = 0.8
     """Share of samples that are scaled."""
-    scale: tuple[float, float] = (0.8, 1.5)
+    scale: tuple[float, float] = (0.65, 2.0)
     """Smallest and largest factor, drawn log-uniformly. An image too small for the crop is enlarged
     as far as needed, up to the largest factor."""
     stretch: float = 1.15

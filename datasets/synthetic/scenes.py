@@ -15,7 +15,7 @@ from ea_psmnet.datasets.synthetic.textures import load_atlas
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice, check_range
 
-GENERATOR = 6
+GENERATOR = 7
 """Version of the generator; incremented by changes that alter the scene of a seed and number."""
 
 _WORD = 2**32

@@ -99,6 +99,47 @@ def shelf(palette: Palette, depth: float, size: float) -> list[Solid]:
     return solids
 
 
+def cabinet(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """A large box, mostly without texture, with a thin top, feet and handles."""
+    paint = palette.material(depth, weak=0.8)
+    metal = palette.material(depth, weak=0.8)
+    wide, tall, deep = half = size * palette.rng.uniform(0.25, 0.5, 3)
+    foot = tall * palette.between(0, 0.15)
+    solids = [box(np.array([0, -foot - tall, 0]), half, paint)]
+    if palette.chance(0.5):
+        top = np.array([wide * 1.04, size * palette.spread(0.004, 0.02), deep * 1.04])
+        solids.append(box(np.array([0, -foot - 2 * tall, 0]), top, paint))
+    for x in (-0.9 * wide, 0.9 * wide):
+        for z in (-0.9 * deep, 0.9 * deep):
+            solids.append(column(np.array([x, -foot, z]), size * 0.02, 2 * foot + 1e-3, metal))
+    for _ in range(palette.count(0, 4)):
+        x, y = palette.rng.uniform(-0.8, 0.8, 2) * (wide, tall)
+        handle = size * np.array([palette.spread(0.01, 0.08), palette.spread(0.01, 0.08), 0.015])
+        solids.append(box(np.array([x, y - foot - tall, -deep]), handle, metal))
+    return solids
+
+
+def crate(palette: Palette, depth: float, size: float) -> list[Solid]:
+    """An open box of boards with gaps between them."""
+    wood = palette.material(depth)
+    wide, tall, deep = size * palette.rng.uniform(0.25, 0.5, 3)
+    count, share = palette.count(2, 6), palette.between(0.3, 0.9)
+    thick, height = size * palette.spread(0.005, 0.02), share * tall / count
+    solids = []
+    for level in range(count):
+        y = -(2 * level + 1) * tall / count
+        for side in (-1, 1):
+            front, flank = np.array([0, y, side * deep]), np.array([side * wide, y, 0])
+            solids.append(box(front, np.array([wide, height, thick]), wood))
+            # Shorter and lower than those in front, so that no faces coincide.
+            solids.append(box(flank, np.array([thick, 0.97 * height, 0.99 * deep]), wood))
+    for k in range(count):
+        z = ((2 * k + 1) / count - 1) * deep
+        board = np.array([0.98 * wide, thick, share * deep / count])
+        solids.append(box(np.array([0, -thick, z]), board, wood))
+    return solids
+
+
 def car(palette: Palette, depth: float, size: float) -> list[Solid]:
     """A body, a cabin with slanted windows, and wheels; `size` is its length."""
     paint, glass = palette.material(depth, weak=0.85), palette.glass(depth)

@@ -24,10 +24,10 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "flying": Kind(flying, 0.22, (0.6, 2.4), 1.0),
-    "stage": Kind(stage, 0.18, (0.7, 1.8), 1.0),
-    "layers": Kind(layers, 0.14, (0.8, 2.4), 0.9),
-    "room": Kind(room, 0.14, (0.5, 1.4), 0.7),
+    "flying": Kind(flying, 0.20, (0.6, 2.4), 1.0),
+    "stage": Kind(stage, 0.22, (0.7, 1.8), 1.0),
+    "layers": Kind(layers, 0.13, (0.8, 2.4), 0.9),
+    "room": Kind(room, 0.13, (0.5, 1.4), 0.7),
     "street": Kind(street, 0.12, (0.5, 1.5), 3.0),
     "garden": Kind(garden, 0.12, (0.5, 1.8), 1.0),
     "bare": Kind(bare, 0.08, (0.6, 1.6), 1.0),

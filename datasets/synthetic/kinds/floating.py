@@ -7,6 +7,7 @@ close-ups of cards and small objects within a shallow depth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -40,8 +41,10 @@ from ea_psmnet.datasets.synthetic.palette import (
 from ea_psmnet.datasets.synthetic.scene import Solid
 from ea_psmnet.datasets.synthetic.things import (
     bush,
+    cabinet,
     cables,
     car,
+    crate,
     fence,
     figure,
     lamp,
@@ -56,9 +59,15 @@ from ea_psmnet.datasets.synthetic.things import (
     tree,
 )
 
+Make = Callable[[Palette, float, float], list[Solid]]
+"""Draws an object, given the depth that textures are scaled for and its size."""
+
 _NEAREST = 1.0
 """Smallest depth of objects in mid-air."""
-_THINGS = (table, table, shelf, car, post, figure, rack, lamp, bush, tree, sticks, stones)
+_THINGS: tuple[Make, ...] = (
+    *(table, table, cabinet, crate, shelf, car, post, figure),
+    *(rack, lamp, bush, tree, sticks, stones),
+)
 """Objects in mid-air besides single solids."""
 
 
@@ -75,11 +84,16 @@ def flying(palette: Palette) -> Layout:
     return Layout(solids, lights, draw_ambient(palette), haze)
 
 
-def tumbling(palette: Palette, near: float, far: float) -> list[Solid]:
-    """Draw a piece of furniture, a plant or a vehicle in any pose behind `near`."""
-    make = palette.rng.choice(np.array(_THINGS, dtype=object))
+def tumbling(
+    palette: Palette, near: float, far: float, make: Make | None = None, share: float = 0.7
+) -> list[Solid]:
+    """Draw a piece of furniture, a plant or a vehicle in any pose behind `near`.
+
+    `make` draws the object, one of `_THINGS` if None; it covers up to `share` of the image's width.
+    """
+    make = make or palette.rng.choice(np.array(_THINGS, dtype=object))
     depth = palette.spread(near, far)
-    size = palette.extent(palette.spread(0.12, 0.7), depth)
+    size = palette.extent(palette.spread(0.12, share), depth)
     depth = max(depth, near + size)  # all of it behind `near`
     pose, place = palette.rotation(), spot(palette, depth)
     lifted = np.array([0, size / 2, 0])  # its centre, not its foot, is at that place
@@ -119,6 +133,8 @@ def stage(palette: Palette) -> Layout:
     solids = seen_from(blocks, structure, pose, 0.2 * far)
     for _ in range(palette.count(2, 5)):
         solids += tumbling(palette, _NEAREST, 0.6 * far)
+    if palette.chance(0.4):
+        solids += tumbling(palette, _NEAREST, 0.6 * far, cabinet, 1.2)
     solids += [floating(palette, _NEAREST, 0.6 * far) for _ in range(palette.count(1, 6))]
     lights = [lit_from(x, pose) for x in draw_lights(palette, far, palette.chance(0.6))]
     return Layout(solids, lights, draw_ambient(palette), draw_haze(palette, radius, 0.1))
@@ -152,7 +168,7 @@ def _block(palette: Palette, height: float, far: float) -> list[Solid]:
     return [moved(block, turn, foot)]
 
 
-_ON_TABLE = (*[thing] * 5, table, fence, lamp, rack, cables, sign, sticks, stones, bush)
+_ON_TABLE = (*[thing] * 5, table, crate, fence, lamp, rack, cables, sign, sticks, stones, bush)
 """Objects on a table; repetitions are more likely."""
 
 
