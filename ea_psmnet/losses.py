@@ -18,6 +18,9 @@ _LAPLACIAN_SCALE = 0.8
 _OWN_WEIGHT = 0.8
 """Weight of the cluster that the median pixel of a cell belongs to; the others share the rest."""
 
+_REACH = 2.0
+"""Pixels: a ground truth that is further from all candidates cannot be chosen."""
+
 
 def counted_pixels(disparity: Tensor, valid: Tensor, max_disparity: int) -> Tensor:
     """Mask of the pixels that count: valid, with a disparity below the maximum."""
@@ -112,6 +115,47 @@ def cross_entropies(
     weight = F.pixel_unshuffle(counted.to(disparity.dtype).unsqueeze(1), scale)
     wanted = _TARGETS[target](place, weight, levels)
     return torch.stack([-(wanted * s.log_softmax(dim=1)).sum() for s in scores]) / divisor
+
+
+def mixture_loss(
+    candidates: Tensor,
+    logits: Tensor,
+    disparity: Tensor,
+    valid: Tensor,
+    max_disparity: int,
+    pixels: Tensor | None = None,
+) -> Tensor:
+    """Negative log-likelihood of a mixture of Laplacians around candidate disparities.
+
+    The expectation alone accepts a mean of foreground and background at an edge; the likelihood
+    wants the weights on candidates that are right (Tosi et al., "SMD-Nets: Stereo Mixture Density
+    Networks", CVPR 2021, equation 4, with two learned modes). Here all Laplacians have a scale of
+    one pixel, and pixels of which no candidate is within 2 pixels of the ground truth do not count.
+
+    Args:
+        candidates: (B, N, 1 or s * s, h, w) in pixels, for the pixels of cells of s x s, row by
+            row. They get no gradient.
+        logits: (B, N, s * s, h, w); a softmax over the candidates gives their weights.
+        disparity: Ground truth, (B, s * h, s * w) in pixels.
+        valid: Mask of its valid pixels, (B, s * h, s * w).
+        max_disparity: Pixels at or above it do not count.
+        pixels: Divisor of the sum, as in `output_losses`.
+
+    Returns:
+        A scalar in nats per pixel, 0 for certain and right weights; zero with zero gradients if no
+        pixel counts.
+    """
+    scale = disparity.shape[-1] // candidates.shape[-1]
+    counted = counted_pixels(disparity, valid, max_disparity)
+    divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
+    truth, weight = (
+        F.pixel_unshuffle(maps.unsqueeze(1), scale)  # (B, s * s, h, w)
+        for maps in (torch.where(counted, disparity, 0), counted.to(disparity.dtype))
+    )
+    apart = (candidates.detach() - truth.unsqueeze(1)).abs()  # (B, N, s * s, h, w)
+    weight = weight * (apart.amin(dim=1) < _REACH)
+    likelihood = (logits.log_softmax(dim=1) - apart).logsumexp(dim=1)
+    return -(weight * likelihood).sum() / divisor
 
 
 def _linear_targets(place: Tensor, weight: Tensor, levels: int) -> Tensor:

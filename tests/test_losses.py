@@ -1,7 +1,14 @@
+import math
+
 import pytest
 import torch
 
-from ea_psmnet.losses import cross_entropies, output_losses, stereo_loss
+from ea_psmnet.losses import (
+    cross_entropies,
+    mixture_loss,
+    output_losses,
+    stereo_loss,
+)
 
 
 def tensors():
@@ -128,3 +135,62 @@ def test_the_adaptive_target_leaves_out_what_is_unknown():
     )
     expected = (-(torch.arange(10.0) - 1).abs() / 0.8).softmax(0)
     torch.testing.assert_close(0.1 - gradient.flatten(), expected)
+
+
+def choice():
+    """Three candidates of each pixel of a row of two cells of 2 x 2 pixels."""
+    truth = torch.tensor([[[5.0, 5.0, 9.0, 40.0], [5.0, 5.0, 9.0, 9.0]]])
+    candidates = torch.tensor([3.0, 5.0, 9.5]).view(1, 3, 1, 1, 1).expand(1, 3, 4, 1, 2)
+    return candidates, torch.zeros(1, 3, 4, 1, 2, requires_grad=True), truth
+
+
+def test_weights_are_drawn_towards_the_candidates_that_are_right():
+    candidates, logits, truth = choice()
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    mixture_loss(candidates, logits, truth, valid, 32).backward()
+    drawn = -logits.grad[0, :, :, 0]  # (3, 4, 2)
+    assert (drawn[1, :, 0] > 0).all()  # 5 is right
+    assert (drawn[2, :, 1][[0, 2, 3]] > 0).all()  # 9.5 is within half a pixel of 9
+    assert not drawn[:, 1, 1].any()  # 40 is above the maximum
+    torch.testing.assert_close(drawn.sum(0), torch.zeros(4, 2))
+
+
+def test_a_mixture_is_as_likely_as_defined():
+    candidates = torch.tensor([4.0, 6.0, 20.0]).view(1, 3, 1, 1, 1)
+    weights = torch.tensor([0.5, 0.3, 0.2])
+    truth = torch.full((1, 1, 1), 4.5)
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    likelihood = 0.5 * math.exp(-0.5) + 0.3 * math.exp(-1.5) + 0.2 * math.exp(-15.5)
+    loss = mixture_loss(candidates, weights.log().view(1, 3, 1, 1, 1), truth, valid, 32)
+    assert loss.item() == pytest.approx(-math.log(likelihood))
+
+
+def test_equal_candidates_may_share_the_weight_in_any_way():
+    candidates = torch.tensor([4.0, 4.0, 20.0]).view(1, 3, 1, 1, 1)
+    truth = torch.full((1, 1, 1), 4.0)
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    even, uneven = (
+        mixture_loss(candidates, torch.tensor(x).log().view(1, 3, 1, 1, 1), truth, valid, 32)
+        for x in ([0.45, 0.45, 0.1], [0.8, 0.1, 0.1])
+    )
+    torch.testing.assert_close(even, uneven)
+
+
+def test_candidates_that_are_all_wrong_do_not_count():
+    candidates, logits, truth = choice()
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    loss = mixture_loss(candidates, logits, truth.clamp(max=5) + 20, valid, 64)
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_mixtures_of_parts_of_a_batch_add_up():
+    candidates, logits, truth = (torch.cat([maps, maps.flip(-1)]) for maps in choice())
+    logits = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    valid = torch.rand(truth.shape, generator=torch.Generator().manual_seed(2)) < 0.7
+    whole = mixture_loss(candidates, logits, truth, valid, 32)
+    pixels = (valid & (truth < 32)).sum()
+    given = (candidates, logits, truth, valid)
+    parts = [mixture_loss(*(maps[i : i + 1] for maps in given), 32, pixels) for i in range(2)]
+    torch.testing.assert_close(sum(parts), whole)

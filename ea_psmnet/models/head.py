@@ -6,6 +6,7 @@ Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,31 @@ from ea_psmnet.ops.regression import (
     convex_upsampling,
     likeliest,
     near_peak,
+    neighbours,
     soft_argmin,
     soft_argmin_reference,
 )
 from ea_psmnet.tables import build_choice
 
 _SLAB_BYTES = 2**28
+
+
+class Choice(NamedTuple):
+    """Cells and the weights by which each pixel chooses among the nine around it."""
+
+    cells: Tensor
+    """(B, h, w), disparities in pixels."""
+    weights: Tensor
+    """(B, 9 * 16, h, w), logits as for `convex_upsampling`."""
+
+    def combine(self) -> Tensor:
+        """Disparity (B, H, W) in pixels, a convex combination for each pixel."""
+        return convex_upsampling(self.cells, self.weights, SCALE)
+
+    def candidates(self) -> tuple[Tensor, Tensor]:
+        """The nine disparities (B, 9, 1, h, w) and their logits (B, 9, 16, h, w)."""
+        around = torch.stack(neighbours(widen(self.cells)), dim=1)
+        return around, widen(self.weights).unflatten(1, (9, SCALE**2))
 
 
 class DisparityHead(nn.Module):
@@ -53,6 +73,10 @@ class DisparityHead(nn.Module):
         Higher scores are likelier. Guide maps are those of the left image.
         """
         raise NotImplementedError
+
+    def choices(self, scores: Sequence[Tensor], guides: Guides) -> list[Choice] | None:
+        """What `forward` chooses from for each score, if it chooses among cells."""
+        return None
 
     @staticmethod
     def working_bytes(config: PSMNetConfig, pixels: int, cells: int) -> float:
@@ -135,9 +159,13 @@ class LearnedHead(DisparityHead):
 
     def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
         """See `DisparityHead.forward`."""
+        return [choice.combine() for choice in self.choices(scores, guides)]
+
+    def choices(self, scores: Sequence[Tensor], guides: Guides) -> list[Choice]:
+        """See `DisparityHead.choices`."""
         fine = F.pixel_unshuffle(guides[2], SCALE // 2)
         weights = self.weights(torch.cat([fine, guides[SCALE]], dim=1))  # (B, 9 * 16, h, w)
-        return [convex_upsampling(self._expect(widen(s)), weights, SCALE) for s in scores]
+        return [Choice(self._expect(widen(score)), weights) for score in scores]
 
     def _expect(self, score: Tensor) -> Tensor:
         """(B, K, h, w) to the disparity of the cells (B, h, w), in pixels."""

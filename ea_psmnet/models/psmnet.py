@@ -14,7 +14,7 @@ from ea_psmnet.models.aggregation import build_aggregation
 from ea_psmnet.models.config import SCALE, PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.features import FeatureNetwork, Guides
-from ea_psmnet.models.head import DisparityHead, build_head
+from ea_psmnet.models.head import Choice, DisparityHead, build_head
 from ea_psmnet.models.layers import ScoreConv3d, initialise
 from ea_psmnet.models.normalisation import to_group_norm
 from ea_psmnet.models.volume import CostVolume, Parts, build_volume
@@ -55,6 +55,8 @@ class StereoOutput(NamedTuple):
     """(B, H, W) each, in pixels: one for each classifier in training, the last in evaluation."""
     scores: list[Tensor]
     """(B, D / 4, H / 4, W / 4) each, the scores of these disparities; higher is likelier."""
+    choices: list[Choice] | None = None
+    """In training, the cells from which a learned head chose these disparities."""
 
     @property
     def disparity(self) -> Tensor:
@@ -145,7 +147,10 @@ class PSMNet(nn.Module):
 
     def regress(self, scores: list[Tensor], guides: Guides) -> StereoOutput:
         """The last stage: disparities from the scores."""
-        return StereoOutput(self.head(scores, guides), scores)
+        choices = self.head.choices(scores, guides) if self.training else None
+        if choices is None:
+            return StereoOutput(self.head(scores, guides), scores)
+        return StereoOutput([choice.combine() for choice in choices], scores, choices)
 
 
 def _scaled(part: slice, factor: float) -> slice:

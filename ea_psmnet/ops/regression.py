@@ -290,12 +290,18 @@ def convex_upsampling(cells: Tensor, weights: Tensor, scale: int) -> Tensor:
     Returns:
         (B, scale * h, scale * w), at least float32.
     """
-    height, width = cells.shape[-2:]
-    padded = F.pad(widen(cells).unsqueeze(1), (1, 1, 1, 1), mode="replicate")
     shares = widen(weights).unflatten(1, (9, scale**2)).softmax(dim=1)  # (B, 9, s * s, h, w)
-    neighbours = [
-        padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)
-    ]  # (B, 1, h, w) each
-    fine = sum(share * cell for share, cell in zip(shares.unbind(1), neighbours, strict=True))
+    around = neighbours(widen(cells))
+    fine = sum(share * cell for share, cell in zip(shares.unbind(1), around, strict=True))
     assert isinstance(fine, torch.Tensor)
     return F.pixel_shuffle(fine, scale).squeeze(1)
+
+
+def neighbours(cells: Tensor) -> list[Tensor]:
+    """The 3 x 3 cells around each of (B, h, w), row by row: (B, 1, h, w) each.
+
+    Cells are replicated beyond the border.
+    """
+    height, width = cells.shape[-2:]
+    padded = F.pad(cells.unsqueeze(1), (1, 1, 1, 1), mode="replicate")
+    return [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]

@@ -22,7 +22,8 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
     """Structure of the network that a run's configuration describes.
 
     Raises:
-        ValueError: The preset is unknown, or the structure is impossible.
+        ValueError: The preset is unknown, or the structure is impossible or has nothing that a part
+            of the loss is for.
         FileNotFoundError: The network file or the initial weights, whose corner alignment is
             adopted, are missing.
     """
@@ -36,6 +37,11 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
     )
     if config.attention_sites:
         structure = replace(structure, attention_sites=config.attention_sites)
+    if config.likelihood and structure.head != "learned":
+        raise ValueError(
+            f"--likelihood is for networks that upsample from cells: this one's head is "
+            f"{structure.head}; take --preset ea-light, or leave it out"
+        )
     return structure
 
 

@@ -14,7 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ea_psmnet.losses import counted_pixels, cross_entropies, output_losses, weighted_sum
+from ea_psmnet.losses import (
+    counted_pixels,
+    cross_entropies,
+    mixture_loss,
+    output_losses,
+    weighted_sum,
+)
 from ea_psmnet.machine import has_fast_bfloat16
 from ea_psmnet.models.psmnet import PSMNet, StereoOutput
 from ea_psmnet.training.config import TrainingConfig, TrainingPrecision
@@ -213,6 +219,10 @@ class OptimiserStep:
                 pixels=pixels,
             )
             loss = loss + config.cross_entropy * weighted_sum(entropies)
+        if config.likelihood and outputs.choices is not None:
+            chosen = outputs.choices[-1].candidates()
+            mixture = mixture_loss(*chosen, *truth, config.max_disparity, pixels)
+            loss = loss + config.likelihood * mixture
         return loss, losses
 
     def _result(self, own: Tensor, names: Sequence[tuple[str, ...]], pixels: int) -> StepResult:

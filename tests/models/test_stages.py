@@ -96,6 +96,19 @@ def test_more_likeliest_levels_than_are_searched_are_all_of_them():
     assert torch.equal(head([score], guides)[0], found)
 
 
+@pytest.mark.parametrize("head", ["learned", "trilinear"])
+def test_training_tells_what_a_learned_head_chose_from(head):
+    model = build_model(replace(SMALL, head=head)).train()
+    output = model(*images(batch=2, dtype=torch.float32))
+    assert (output.choices is None) == (head == "trilinear")
+    for choice, disparity in zip(output.choices or [], output.disparities, strict=False):
+        candidates, logits = choice.candidates()
+        chosen = (logits.softmax(dim=1) * candidates).sum(dim=1)  # (B, 16, h, w)
+        expected = torch.nn.functional.pixel_shuffle(chosen, 4).squeeze(1)
+        torch.testing.assert_close(disparity, expected)
+    assert model.eval()(*images(dtype=torch.float32)).choices is None
+
+
 def test_disparity_zero_is_within_reach_of_the_learned_head():
     score = torch.full((1, 8, 4, 6), -99.0)
     score[:, 0] = 0

@@ -123,7 +123,7 @@ def test_the_defaults_are_the_papers():
     config = TrainingConfig(out=Path("run"), root=Path("data"))
     assert (config.batch, config.lr, config.epochs) == (24, 2e-3, 100)
     assert (config.crop, config.max_disparity, config.schedule) == ((256, 512), 192, "constant")
-    assert config.cross_entropy == 0
+    assert config.cross_entropy == config.likelihood == 0
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,7 @@ def test_the_defaults_are_the_papers():
         ({"ema": 1.0}, "ema must lie between 0 and 1"),
         ({"milestones": (2.0,)}, "milestones are fractions"),
         ({"cross_entropy": -0.1}, "cross_entropy must be 0 or more"),
+        ({"likelihood": float("inf")}, "likelihood must be 0 or more"),
         ({"micro_batch": 0}, "micro_batch is 0, expected 1 to 65536"),
         ({"micro_batch": 3}, "not a multiple of micro-batch 3"),
         ({"workers": -1}, "workers is -1, expected 0 to 1024"),

@@ -95,6 +95,19 @@ def test_a_cross_entropy_adds_to_the_loss_and_its_gradient(config):
         assert other[name] == pytest.approx(first[name], rel=1e-5)
 
 
+def test_a_likelihood_trains_the_weights_of_a_learned_head(config, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="this one's head is trilinear"):
+        train(replace(config, likelihood=0.5))
+    assert not config.out.exists()
+    write_json(tmp_path / "learned.json", replace(TINY, head="learned").to_dict())
+    config = replace(config, network=tmp_path / "learned.json")
+    plain, more = (
+        gradients_of_first_step(config, monkeypatch, likelihood=factor) for factor in (0.0, 0.5)
+    )
+    changed = [(a - b).norm() > 0.1 * a.norm() for a, b in zip(plain, more, strict=True)]
+    assert any(changed)
+
+
 def test_clipping_limits_the_gradient_of_the_whole_batch(config, monkeypatch):
     def norm(gradients):
         return sum(g.square().sum() for g in gradients).sqrt().item()
