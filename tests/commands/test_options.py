@@ -23,7 +23,7 @@ OPTIONS = {
         "out threads data root mix render-pass augment preset network attention-sites "
         "normalisation imagenet init max-disparity crop scene-size batch "
         "micro-batch lr schedule milestones decay cross-entropy cross-entropy-target "
-        "clip ema epochs steps precision checkpointing compile device workers "
+        "likelihood clip ema epochs steps precision checkpointing compile device workers "
         "save-every keep validate-every validate-data validate-root validate-count "
         "memory-check seed "
     ),

@@ -60,7 +60,7 @@ def test_the_right_view_is_not_predicted_unless_asked_for(matcher, sample, resul
 def test_the_two_views_mark_what_only_one_sees(sample, result):
     hidden = ~sample.masks["nonocc"]
     assert 0.01 < hidden.mean() < 0.2
-    assert result.occluded[hidden].mean() > 0.6
+    assert result.occluded[hidden].mean() > 0.4
     assert result.occluded[~hidden].mean() < 0.1
 
 

@@ -51,8 +51,8 @@ def test_training_gives_every_output_and_evaluation_the_last(aggregation):
 @pytest.mark.parametrize("aggregation", ["hourglass", "basic"])
 def test_the_scores_behind_the_disparities_come_along(aggregation):
     model = build_model(small(aggregation=aggregation)).train()
-    disparities, scores = model(*images(batch=2))
-    for disparity, score in zip(disparities, scores, strict=True):
+    output = model(*images(batch=2))
+    for disparity, score in zip(output.disparities, output.scores, strict=True):
         assert score.shape == (2, 8, 8, 16)
         torch.testing.assert_close(soft_argmin(score, (32, 32, 64)), disparity)
     assert len(model.eval()(*images()).scores) == 1
