@@ -27,6 +27,18 @@ def counted_pixels(disparity: Tensor, valid: Tensor, max_disparity: int) -> Tens
     return valid & (disparity < max_disparity)
 
 
+def _divisor(counted: Tensor, pixels: Tensor | None) -> Tensor:
+    """The given number of pixels, or the number of those that count; at least 1."""
+    return (counted.sum() if pixels is None else pixels).clamp(min=1)
+
+
+def _by_cells(disparity: Tensor, counted: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """Ground truth, 0 where it does not count, and 1 where it does: (B, s * s, h, w) each."""
+    maps = torch.where(counted, disparity, 0), counted.to(disparity.dtype)
+    truth, weight = (F.pixel_unshuffle(each.unsqueeze(1), scale) for each in maps)
+    return truth, weight
+
+
 def stereo_loss(
     predictions: Sequence[Tensor],
     disparity: Tensor,
@@ -61,7 +73,7 @@ def output_losses(
         (predictions,); zeros with zero gradients if no pixel counts.
     """
     counted = counted_pixels(disparity, valid, max_disparity)
-    divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
+    divisor = _divisor(counted, pixels)
     target = torch.where(counted, disparity, 0)
     # Masking by `where` rather than by indexing keeps shapes fixed and allows empty masks.
     errors = [
@@ -109,10 +121,9 @@ def cross_entropies(
     """
     levels, scale = scores[0].shape[1], disparity.shape[-1] // scores[0].shape[-1]
     counted = counted_pixels(disparity, valid, scale * levels)
-    divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
-    place = ((torch.where(counted, disparity, 0) - first) / scale).clamp(0, levels - 1)
-    place = F.pixel_unshuffle(place.unsqueeze(1), scale)  # (B, s * s, h, w)
-    weight = F.pixel_unshuffle(counted.to(disparity.dtype).unsqueeze(1), scale)
+    divisor = _divisor(counted, pixels)
+    truth, weight = _by_cells(disparity, counted, scale)
+    place = ((truth - first) / scale).clamp(0, levels - 1)
     wanted = _TARGETS[target](place, weight, levels)
     return torch.stack([-(wanted * s.log_softmax(dim=1)).sum() for s in scores]) / divisor
 
@@ -147,11 +158,8 @@ def mixture_loss(
     """
     scale = disparity.shape[-1] // candidates.shape[-1]
     counted = counted_pixels(disparity, valid, max_disparity)
-    divisor = (counted.sum() if pixels is None else pixels).clamp(min=1)
-    truth, weight = (
-        F.pixel_unshuffle(maps.unsqueeze(1), scale)  # (B, s * s, h, w)
-        for maps in (torch.where(counted, disparity, 0), counted.to(disparity.dtype))
-    )
+    divisor = _divisor(counted, pixels)
+    truth, weight = _by_cells(disparity, counted, scale)
     apart = (candidates.detach() - truth.unsqueeze(1)).abs()  # (B, N, s * s, h, w)
     weight = weight * (apart.amin(dim=1) < _REACH)
     likelihood = (logits.log_softmax(dim=1) - apart).logsumexp(dim=1)

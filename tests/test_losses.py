@@ -3,12 +3,7 @@ import math
 import pytest
 import torch
 
-from ea_psmnet.losses import (
-    cross_entropies,
-    mixture_loss,
-    output_losses,
-    stereo_loss,
-)
+from ea_psmnet.losses import cross_entropies, mixture_loss, output_losses, stereo_loss
 
 
 def tensors():
