@@ -6,6 +6,7 @@ depth that textures are scaled for, `size` the length or height.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,9 @@ from ea_psmnet.datasets.synthetic.palette import (
     turn_y,
 )
 from ea_psmnet.datasets.synthetic.scene import Array, Material, Outline, Solid
+
+Make = Callable[[Palette, float, float], list[Solid]]
+"""Draws an object with a palette, given the depth that textures are scaled for and its size."""
 
 
 def thing(palette: Palette, depth: float, size: float) -> list[Solid]:

@@ -7,7 +7,6 @@ close-ups of cards and small objects within a shallow depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +39,7 @@ from ea_psmnet.datasets.synthetic.palette import (
 )
 from ea_psmnet.datasets.synthetic.scene import Solid
 from ea_psmnet.datasets.synthetic.things import (
+    Make,
     bush,
     cabinet,
     cables,
@@ -58,9 +58,6 @@ from ea_psmnet.datasets.synthetic.things import (
     thing,
     tree,
 )
-
-Make = Callable[[Palette, float, float], list[Solid]]
-"""Draws an object, given the depth that textures are scaled for and its size."""
 
 _NEAREST = 1.0
 """Smallest depth of objects in mid-air."""

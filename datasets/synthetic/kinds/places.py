@@ -6,7 +6,6 @@ whose depth is decided by their surroundings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +36,7 @@ from ea_psmnet.datasets.synthetic.palette import (
 from ea_psmnet.datasets.synthetic.patterns import SIZE
 from ea_psmnet.datasets.synthetic.scene import Array, Light, Material, Solid
 from ea_psmnet.datasets.synthetic.things import (
+    Make,
     bush,
     cables,
     car,
@@ -282,7 +282,7 @@ def _houses(palette: Palette, side: int, lane: float, height: float) -> list[Sol
 
 _GARDEN_NEAREST = 0.7
 """Objects closer to the camera are left out."""
-_GARDEN_SIZES: dict[Callable[[Palette, float, float], list[Solid]], tuple[float, float]] = {
+_GARDEN_SIZES: dict[Make, tuple[float, float]] = {
     bush: (0.5, 3),
     grass: (0.4, 2),
     tree: (2, 8),
