@@ -58,7 +58,7 @@ class PSMNetConfig:
     """Whether upsampling aligns corners; weights trained with torch 0.4 need true."""
     peak_reach: int = 0
     """Levels of 4 pixels on either side of the likeliest over which the expectation is taken in
-    evaluation; 0 for all, as published."""
+    evaluation; 0 for all, as published. Learned heads also combine only cells this near."""
     normalisation: Normalisation = "batch"
     """Normalisation after convolutions: batch, as published, or group."""
     features: Features = "psmnet"
@@ -215,7 +215,8 @@ _LIGHT = PSMNetConfig(
     residuals=0,
     excitation=True,
     head="learned",
-    head_options={"top_k": 2},
+    head_options={"top_k": 3},
+    peak_reach=1,
 )
 
 

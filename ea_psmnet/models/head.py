@@ -5,6 +5,7 @@ Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,9 +18,9 @@ from ea_psmnet.models.features import Guides
 from ea_psmnet.models.layers import conv2d_bn
 from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.regression import (
+    around_peak,
     convex_upsampling,
     likeliest,
-    near_peak,
     neighbours,
     soft_argmin,
     soft_argmin_reference,
@@ -37,9 +38,12 @@ class Choice(NamedTuple):
     weights: Tensor
     """(B, 9 * 16, h, w), logits as for `convex_upsampling`."""
 
-    def combine(self) -> Tensor:
-        """Disparity (B, H, W) in pixels, a convex combination for each pixel."""
-        return convex_upsampling(self.cells, self.weights, SCALE)
+    def combine(self, reach: int = 0) -> Tensor:
+        """Disparity (B, H, W) in pixels, a convex combination for each pixel.
+
+        With a `reach`, only cells within this number of levels of the heaviest one count.
+        """
+        return convex_upsampling(self.cells, self.weights, SCALE, reach=SCALE * reach or math.inf)
 
     def candidates(self) -> tuple[Tensor, Tensor]:
         """The nine disparities (B, 9, 1, h, w) and their logits (B, 9, 16, h, w)."""
@@ -131,7 +135,9 @@ class LearnedHead(DisparityHead):
 
     Every pixel is a convex combination of the nine cells around it (Teed and Deng, "RAFT", ECCV
     2020, section 3.3), so that edges follow the image. With `top_k`, the expectation is taken over
-    the likeliest levels only (Bangunharcana et al., "CoEx", IROS 2021, section III-D).
+    the likeliest levels only (Bangunharcana et al., "CoEx", IROS 2021, section III-D). With
+    `peak_reach`, evaluation takes it over the levels around the likeliest one instead, and of the
+    nine cells over those around the heaviest one: foreground or background, but no mean of both.
 
     Args:
         config: Configuration of the network.
@@ -159,7 +165,7 @@ class LearnedHead(DisparityHead):
 
     def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
         """See `DisparityHead.forward`."""
-        return [choice.combine() for choice in self.choices(scores, guides)]
+        return [choice.combine(self.reach) for choice in self.choices(scores, guides)]
 
     def choices(self, scores: Sequence[Tensor], guides: Guides) -> list[Choice]:
         """See `DisparityHead.choices`."""
@@ -170,12 +176,12 @@ class LearnedHead(DisparityHead):
     def _expect(self, score: Tensor) -> Tensor:
         """(B, K, h, w) to the disparity of the cells (B, h, w), in pixels."""
         if self.reach:
-            score = near_peak(score, self.reach)
-        if self.top_k:
+            score, levels = around_peak(score, self.reach)
+        elif self.top_k:
             score, levels = likeliest(score, min(self.top_k, score.shape[1]))
-            return SCALE * (score.softmax(dim=1) * levels).sum(dim=1) + self.first
-        levels = torch.arange(score.shape[1], dtype=score.dtype, device=score.device)
-        return SCALE * torch.einsum("bkhw,k->bhw", score.softmax(dim=1), levels) + self.first
+        else:
+            levels = torch.arange(score.shape[1], device=score.device).view(-1, 1, 1)
+        return SCALE * (score.softmax(dim=1) * levels).sum(dim=1) + self.first
 
 
 HEADS: dict[str, type[DisparityHead]] = {

@@ -7,8 +7,8 @@ al., "End-to-End Learning of Geometry and Context for Deep Stereo Regression", I
 With a `reach`, the expectation covers only the levels around the likeliest one, after Chen et al.,
 "On the Over-Smoothing Problem of CNN Based Disparity Estimation", ICCV 2019, section 3.3: at an
 edge, where foreground and background are both likely, the result is one of them and not their mean.
-The paper ends the window where the probability rises again; here its width is fixed. For inference
-only.
+The paper ends the window where the probability rises again; here its width is fixed. Convex
+upsampling does the same with the cells around a pixel. For inference only.
 
 Shapes: B batch, K disparities at 1/4 resolution, D = 4K, h and w at 1/4, H = 4h, W = 4w.
 """
@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.native.soft_argmin import (
+from ea_psmnet.ops.native.regression import (
     compiled_expectation,
     compiled_expectation_backward,
+    compiled_upsampling,
     is_compiled_for,
 )
 from ea_psmnet.ops.precision import full_precision, widen
@@ -65,6 +66,19 @@ def near_peak(score: Tensor, reach: int) -> Tensor:
     levels = torch.arange(score.shape[1], device=score.device)
     away = levels.view(-1, *[1] * (score.dim() - 2)) - score.argmax(dim=1, keepdim=True)
     return score.masked_fill(away.abs() > reach, torch.finfo(score.dtype).min)
+
+
+def around_peak(score: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """The scores that `near_peak` keeps, and their levels: (B, 2 * reach + 1, ...) each.
+
+    At the ends, the lowest value stands for the levels that are missing.
+    """
+    near = torch.arange(-reach, reach + 1, device=score.device).view(-1, *[1] * (score.dim() - 2))
+    levels = score.max(dim=1, keepdim=True).indices + near  # on CPUs faster than argmax
+    last = score.shape[1] - 1
+    values = score.gather(1, levels.clamp(0, last))
+    missing = (levels < 0) | (levels > last)
+    return values.masked_fill(missing, torch.finfo(score.dtype).min), levels
 
 
 def likeliest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -276,23 +290,36 @@ def soft_argmin(
 
 
 @full_precision
-def convex_upsampling(cells: Tensor, weights: Tensor, scale: int) -> Tensor:
+def convex_upsampling(
+    cells: Tensor, weights: Tensor, scale: int, *, reach: float = math.inf
+) -> Tensor:
     """Make every fine pixel a convex combination of the 3 x 3 coarse cells around it.
 
-    Teed and Deng, "RAFT", ECCV 2020, section 3.3. Cells are replicated beyond the border.
+    Teed and Deng, "RAFT", ECCV 2020, section 3.3. Cells are replicated beyond the border. Without
+    gradients and with a scale of 4 it is compiled code on CPUs.
 
     Args:
         cells: (B, h, w).
         weights: (B, 9 * scale^2, h, w), a logit for each neighbour, row by row, and each pixel of a
             cell, row by row; a softmax over the neighbours makes them convex.
         scale: Fine pixels along a cell's side.
+        reach: Only cells count whose value is at most this far from that of the pixel's heaviest
+            cell, so that at an edge the result is not between foreground and background.
 
     Returns:
         (B, scale * h, scale * w), at least float32.
     """
-    shares = widen(weights).unflatten(1, (9, scale**2)).softmax(dim=1)  # (B, 9, s * s, h, w)
-    around = neighbours(widen(cells))
-    fine = sum(share * cell for share, cell in zip(shares.unbind(1), around, strict=True))
+    cells, weights = widen(cells), widen(weights)
+    learning = torch.is_grad_enabled() and (cells.requires_grad or weights.requires_grad)
+    if scale == _SCALE and not learning and is_compiled_for(cells):
+        return compiled_upsampling(cells, weights.to(cells.dtype), reach)
+    shares = weights.unflatten(1, (9, scale**2)).softmax(dim=1)  # (B, 9, s * s, h, w)
+    around = torch.stack(neighbours(cells), dim=1)  # (B, 9, 1, h, w)
+    if reach < math.inf:
+        heaviest = around.expand_as(shares).gather(1, shares.argmax(dim=1, keepdim=True))
+        shares = shares.where((around - heaviest).abs() <= reach, 0)
+        shares = shares / shares.sum(dim=1, keepdim=True)
+    fine = sum(share * cell for share, cell in zip(shares.unbind(1), around.unbind(1), strict=True))
     assert isinstance(fine, torch.Tensor)
     return F.pixel_shuffle(fine, scale).squeeze(1)
 

@@ -19,7 +19,7 @@ import torch
 from ea_psmnet.files import write_json
 from ea_psmnet.losses import LOSS_WEIGHTS
 from ea_psmnet.models.config import PSMNetConfig
-from ea_psmnet.ops.native.soft_argmin import is_compiled_for
+from ea_psmnet.ops.native.regression import is_compiled_for
 from ea_psmnet.records import read_record
 from ea_psmnet.training.config import TrainingConfig
 

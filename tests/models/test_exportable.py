@@ -132,6 +132,7 @@ def test_volumes(name):
         ("trilinear", {"align_corners": True}),
         ("learned", {}),
         ("learned", {"head_options": {"top_k": 2}}),
+        ("learned", {"peak_reach": 1}),
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ea_psmnet.ops import native
-from ea_psmnet.ops.native import group_correlation, load_library, soft_argmin, winograd
+from ea_psmnet.ops.native import group_correlation, load_library, regression, winograd
 
 SOURCE = """
 struct Pair { long long left, right; };
@@ -243,6 +243,6 @@ def test_a_library_that_does_not_tell_its_structures_is_not_used(source):
 @needs_compiler
 @pytest.mark.filterwarnings("error")
 def test_the_packages_own_libraries_load():
-    for wrapper in (winograd, soft_argmin, group_correlation):
+    for wrapper in (winograd, regression, group_correlation):
         wrapper._library.cache_clear()
         assert wrapper._library() is not None

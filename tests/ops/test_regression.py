@@ -2,8 +2,14 @@ import pytest
 import torch
 
 from ea_psmnet.ops import regression
-from ea_psmnet.ops.native.soft_argmin import compiled_expectation, is_compiled_for
-from ea_psmnet.ops.regression import convex_upsampling, soft_argmin, soft_argmin_reference
+from ea_psmnet.ops.native.regression import compiled_expectation, is_compiled_for
+from ea_psmnet.ops.regression import (
+    around_peak,
+    convex_upsampling,
+    near_peak,
+    soft_argmin,
+    soft_argmin_reference,
+)
 
 
 def score(gain=5.0, shape=(2, 6, 3, 5), dtype=torch.float64):
@@ -235,3 +241,58 @@ def test_it_stays_within_the_neighbours_and_sums_in_float32():
     assert fine.dtype == torch.float32
     assert fine.min() >= 0
     assert fine.max() <= 11
+
+
+def test_around_the_peak_are_the_levels_near_it():
+    score = torch.randn(2, 6, 3, 5, generator=torch.Generator().manual_seed(1))
+    score[0, 0] = score[1, 5] = 9  # at the ends levels are missing
+    for reach in (1, 2, 7):
+        values, levels = around_peak(score, reach)
+        assert values.shape == levels.shape == (2, 2 * reach + 1, 3, 5)
+        every = near_peak(score, reach).softmax(dim=1)
+        expected = (every * torch.arange(6.0).view(-1, 1, 1)).sum(dim=1)
+        torch.testing.assert_close((values.softmax(dim=1) * levels).sum(dim=1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_with_a_reach_a_pixel_at_an_edge_is_on_one_side_of_it(dtype):
+    cells = torch.tensor([[[10.0, 11, 40], [10, 12, 41], [11, 12, 42]]], dtype=dtype)
+    weights = torch.zeros(1, 9, 16, 3, 3, dtype=dtype)
+    weights[0, 4, 0, 1, 1] = 1  # the cell itself is the heaviest
+    weights[0, 5, 1, 1, 1] = 1  # the one on its right is
+    near, far = convex_upsampling(cells, weights.flatten(1, 2), 4, reach=4)[0, 4, 4:6]
+    share = torch.e / (torch.e + 5)  # six of the nine are near the first
+    torch.testing.assert_close(near.item(), 12 * share + (1 - share) * (10 + 11 + 10 + 11 + 12) / 5)
+    share = torch.e / (torch.e + 2)
+    torch.testing.assert_close(far.item(), 41 * share + (1 - share) * (40 + 42) / 2)
+
+
+@needs_compiler
+@pytest.mark.parametrize("reach", [0.0, 4.0, float("inf")])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 33)])
+def test_compiled_upsampling_is_that_of_torch(reach, shape, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    cells = 20 * torch.rand(2, *shape, generator=generator)
+    weights = (30 * torch.randn(2, 9 * 16, *shape, generator=generator)).bfloat16()
+    compiled = convex_upsampling(cells, weights, 4, reach=reach)
+    monkeypatch.setattr(regression, "is_compiled_for", lambda tensor: False)
+    torch.testing.assert_close(compiled, convex_upsampling(cells, weights, 4, reach=reach))
+
+
+@needs_compiler
+def test_compiled_upsampling_shows_what_is_no_number():
+    cells = torch.rand(1, 3, 3)
+    cells[0, 1, 1] = torch.nan
+    found = convex_upsampling(cells, torch.zeros(1, 9 * 16, 3, 3), 4)
+    assert found.isnan().all()
+    weights = torch.zeros(1, 9 * 16, 3, 3)
+    weights[0, 70, 2, 2] = torch.nan
+    found = convex_upsampling(torch.rand(1, 3, 3), weights, 4)
+    assert found.isnan().sum() == 1
+
+
+def test_upsampling_has_gradients():
+    cells = torch.rand(1, 1, 2, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(1, 9 * 16, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c, w: convex_upsampling(c, w, 4), (cells, weights))
+    assert convex_upsampling(cells.float(), weights.float(), 4).requires_grad

@@ -1,8 +1,9 @@
-"""The sums of `soft_argmin` by `soft_argmin.c` on CPUs: all that follows its upsampling of rows.
+"""The disparity heads' sums by `regression.c` on CPUs.
 
-They make the whole disparity head about five times as fast (docs/speed-notes.md).
+Of `soft_argmin` it is all that follows its upsampling of rows, which makes the whole head about
+five times as fast (docs/speed-notes.md); of `convex_upsampling`, without gradients, everything.
 
-Shapes: B batch, K levels, H rows, w columns of the scores, W = 4w.
+Shapes: B batch, K levels, H rows, w columns of the scores, W = 4w; h rows of cells.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ from ea_psmnet.ops.native import load_library
 
 
 class _Head(ctypes.Structure):
-    """`Head` of soft_argmin.c."""
+    """`Head` of regression.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("eighths", "disparity", "total")),
         *((name, ctypes.c_void_p) for name in ("gradient", "result")),
         *((name, ctypes.c_int64) for name in ("images", "levels", "height", "width", "threads")),
         ("lowest", ctypes.c_float),
+    )
+
+
+class _Cells(ctypes.Structure):
+    """`Cells` of regression.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("cells", "weights", "result")),
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "threads")),
+        ("reach", ctypes.c_float),
     )
 
 
@@ -65,6 +76,26 @@ def compiled_expectation_backward(
     return result
 
 
+def compiled_upsampling(cells: Tensor, weights: Tensor, reach: float) -> Tensor:
+    """Convex upsampling by 4.
+
+    Args:
+        cells: (B, h, w), float32.
+        weights: (B, 9 * 16, h, w), logits, float32.
+        reach: Cells further from the heaviest cell's value do not count.
+
+    Returns:
+        (B, 4h, 4w).
+    """
+    batch, height, width = cells.shape
+    cells, weights = cells.contiguous(), weights.contiguous(memory_format=torch.channels_last)
+    result = cells.new_empty(batch, 4 * height, 4 * width)
+    pointers = (tensor.data_ptr() for tensor in (cells, weights, result))
+    given = _Cells(*pointers, batch, height, width, torch.get_num_threads(), reach)
+    _call("convex_upsampling", given)
+    return result
+
+
 def _run(
     name: str, eighths: Tensor, disparity: Tensor, total: Tensor, lowest: float, **pointers: int
 ) -> None:
@@ -72,10 +103,14 @@ def _run(
     head = _Head(eighths.data_ptr(), disparity.data_ptr(), total.data_ptr(), **pointers)
     head.images, head.levels, head.height, head.width = eighths.shape
     head.threads, head.lowest = torch.get_num_threads(), lowest
-    getattr(_library(), name)(ctypes.byref(head))
+    _call(name, head)
+
+
+def _call(name: str, given: ctypes.Structure) -> None:
+    getattr(_library(), name)(ctypes.byref(given))
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    functions = "soft_argmin_forward", "soft_argmin_backward"
-    return load_library(Path(__file__).with_suffix(".c"), functions, 1, _Head)
+    functions = "soft_argmin_forward", "soft_argmin_backward", "convex_upsampling"
+    return load_library(Path(__file__).with_suffix(".c"), functions, 2, _Head, _Cells)

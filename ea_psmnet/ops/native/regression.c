@@ -1,8 +1,9 @@
-/* The network's head on the CPU: softmax over disparities and expectation of scores that are
- * upsampled by 4 along columns and disparities on the way, and the gradient of that.
+/* The network's heads on the CPU. Soft-argmin: softmax over disparities and expectation of scores
+ * that are upsampled by 4 along columns and disparities on the way, and the gradient of that. Convex
+ * upsampling: pixels from the cells around them.
  *
  * The sums are those of `regression.py`, which derives the formulas; here a pixel's numbers stay in
- * the processor's first cache from its scores to its disparity. `native/soft_argmin.py` calls this.
+ * the processor's first cache from its scores to its disparity. `native/regression.py` calls this.
  *
  * K levels, COLUMNS of a row at a time; a column of scores is four of the image, its phases.
  */
@@ -10,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { SCALE = 4, COLUMNS = 32 };
+enum { SCALE = 4, COLUMNS = 32, PIXELS = SCALE * SCALE, AROUND = 9 };
 
 /* Of a phase, the column's own score and that of the neighbour it leans to. */
 static const float OWN[SCALE] = {0.625f, 0.875f, 0.875f, 0.625f};
@@ -27,8 +28,16 @@ typedef struct {
     float lowest;          /* of eighths below their highest */
 } Head;
 
-/* A number to be changed with it, here and in native/soft_argmin.py; and its size. */
-const int64_t soft_argmin_interface[] = {1, sizeof(Head)};
+typedef struct {
+    const float *cells;   /* (images, height, width) */
+    const float *weights; /* (images, height, width, AROUND, PIXELS): logits */
+    float *result;        /* (images, SCALE * height, SCALE * width) */
+    int64_t images, height, width, threads;
+    float reach;          /* of cells from the heaviest; further ones do not count */
+} Cells;
+
+/* A number to be changed with them, here and in native/regression.py; and their sizes. */
+const int64_t regression_interface[] = {2, sizeof(Head), sizeof(Cells)};
 
 /* A level's columns with a neighbour on either side. */
 typedef float Row[COLUMNS + 2];
@@ -187,3 +196,67 @@ static void run(const Head *head, int backward) {
 void soft_argmin_forward(const Head *head) { run(head, 0); }
 
 void soft_argmin_backward(const Head *head) { run(head, 1); }
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+
+/* A number for each of some pixels of a cell. */
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * LANES)));
+
+static inline vec choose(mask which, vec yes, vec no) {
+    return (vec)((which & (mask)yes) | (~which & (mask)no));
+}
+
+/* LANES pixels of a cell; `around` are the nine cells around it, row by row. */
+static inline vec combine(const float *around, const float *logits, float reach) {
+    vec shares[AROUND], none = {0}, highest = none - INFINITY, heaviest = none;
+    for (int n = 0; n < AROUND; n++) {
+        vec logit = *(const vec *)(logits + n * PIXELS);
+        mask more = logit > highest;
+        heaviest = choose(more, none + around[n], heaviest);
+        highest = choose(more, logit, highest);
+    }
+    for (int n = 0; n < AROUND; n++) {
+        vec below = *(const vec *)(logits + n * PIXELS) - highest;
+        shares[n] = choose(below < -80, none - 80, below);
+    }
+    float *each = (float *)shares;
+    for (int i = 0; i < AROUND * LANES; i++) each[i] = exponential(each[i]);
+    vec total = none, sum = none;
+    for (int n = 0; n < AROUND; n++) {
+        vec away = around[n] - heaviest;
+        vec share = choose((away <= reach) & (away >= -reach), shares[n], none);
+        total += share;
+        sum += share * around[n];
+    }
+    return sum / total;
+}
+
+void convex_upsampling(const Cells *given) {
+    int64_t height = given->height, width = given->width;
+#pragma omp parallel for num_threads(given->threads) schedule(static)
+    for (int64_t line = 0; line < given->images * height; line++) {
+        int64_t row = line % height;
+        const float *here = given->cells + line * width;
+        const float *rows[3] = {row ? here - width : here, here,
+                                row < height - 1 ? here + width : here};
+        float around[AROUND], pixels[PIXELS];
+        for (int64_t column = 0; column < width; column++) {
+            int64_t columns[3] = {column ? column - 1 : 0, column,
+                                  column < width - 1 ? column + 1 : column};
+            for (int n = 0; n < AROUND; n++) around[n] = rows[n / 3][columns[n % 3]];
+            const float *logits = given->weights + (line * width + column) * AROUND * PIXELS;
+            for (int i = 0; i < PIXELS; i += LANES)
+                *(vec *)(pixels + i) = combine(around, logits + i, given->reach);
+            float *result = given->result + (line * SCALE * width + column) * SCALE;
+            for (int y = 0; y < SCALE; y++)
+                memcpy(result + y * SCALE * width, pixels + y * SCALE, SCALE * sizeof *result);
+        }
+    }
+}
