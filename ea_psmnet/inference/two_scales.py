@@ -2,8 +2,9 @@
 
 The network matches cells of 4 pixels. In an enlarged pair they are 2 pixels of the original wide,
 which makes edges sharper, but the network sees half as much around them, which untextured surfaces
-need. So each pixel gets the disparity of the enlarged pair if both nearly agree, and otherwise that
-of the surer pass. The first pass also shows how far the second has to search.
+need. So each pixel gets the disparity of the enlarged pair if the pair as it is has nearly the same
+at or around the pixel (which side of an edge a pixel is on, the enlarged pair tells better), and
+otherwise that of the surer pass. The first pass also shows how far the second has to search.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 FACTOR = 2
 """Factor on width and height in the second pass."""
 _ALIKE = 2.0
-"""Pixels: where the passes differ by less, the second one counts."""
+"""Pixels by which the second pass, where it counts, is at most outside the range of the first."""
+_AROUND = 4
+"""Distance up to which pixels around one belong to that range, in rows and in columns."""
 _BEYOND = 8
 """Pixels that the second pass searches beyond the largest disparity of the first."""
 
@@ -60,14 +63,25 @@ def fused(
         The chosen disparity with, as masses, the confidence of the other pass, that of the chosen
         one, and 1 / (1 + d) for passes that differ by d pixels.
     """
-    size = coarse[0].shape[::-1]
-    other, sure = (cv2.resize(values, size, interpolation=cv2.INTER_AREA) for values in fine)
-    other = np.asarray(other / FACTOR, np.float32)
-    apart = np.abs(coarse[0] - other)
-    chosen = (apart < _ALIKE) | (sure > coarse[1])
+    # One of four pixels and not their mean, which at an edge is on neither side.
+    quads = [_quads(values) for values in fine]
+    surest = quads[1].argmax(axis=-1)[..., None]
+    other, sure = (np.take_along_axis(values, surest, axis=-1)[..., 0] for values in quads)
+    other = other / np.float32(FACTOR)
+    window = np.ones((2 * _AROUND + 1,) * 2, np.uint8)
+    lowest, highest = cv2.erode(coarse[0], window), cv2.dilate(coarse[0], window)
+    within = (other > lowest - _ALIKE) & (other < highest + _ALIKE)
+    chosen = within | (sure > coarse[1])
     masses = [
         np.where(chosen, coarse[1], sure),
         np.where(chosen, sure, coarse[1]),
-        1 / (1 + apart),
+        1 / (1 + np.abs(coarse[0] - other)),
     ]
     return Evidence(np.where(chosen, other, coarse[0]), np.stack(masses).astype(np.float32))
+
+
+def _quads(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(FACTOR * H, FACTOR * W) to (H, W, FACTOR^2)."""
+    height, width = (side // FACTOR for side in values.shape)
+    cells = values.reshape(height, FACTOR, width, FACTOR).swapaxes(1, 2)
+    return cells.reshape(height, width, FACTOR**2)

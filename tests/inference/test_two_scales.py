@@ -28,20 +28,35 @@ def image(*values):
     return np.array([values], np.float32)
 
 
-def enlarged(*values):
-    return np.repeat(np.repeat(image(*values), 2, axis=0), 2, axis=1)
-
-
 def test_which_pass_counts():
-    """Alike: the second; else the surer one."""
-    coarse = image(10, 10, 10, 10), image(0.9, 0.9, 0.2, 0.5)
-    fine = enlarged(22, 30, 30, 16), enlarged(0.1, 0.3, 0.4, 0.5)
+    """Near what the first pass has around the pixel: the second; else the surer one."""
+    coarse = np.full((20, 20), 10, np.float32), np.full((20, 20), 0.5, np.float32)
+    coarse[0][:, 15:] = 40
+    disparity, sure = np.full((20, 20), 11.5, np.float32), np.full((20, 20), 0.5, np.float32)
+    disparity[8, [3, 4]] = 20
+    sure[8, 4] = 0.6
+    disparity[8, [10, 11]] = 40  # its neighbours up to 4 pixels away count
+    fine = (np.repeat(np.repeat(v, 2, axis=0), 2, axis=1) for v in (2 * disparity, sure))
+    found, masses = fused(coarse, tuple(fine))
+    expected = np.full((20, 20), 11.5)
+    expected[8, 3], expected[8, 4], expected[8, 10], expected[8, 11] = 10, 20, 10, 40
+    expected[:, 19] = 40
+    np.testing.assert_allclose(found, expected)
+    other, chosen, near = masses
+    np.testing.assert_allclose(other, 0.5)
+    assert chosen[8, 4] == np.float32(0.6)
+    np.testing.assert_allclose(near[8, [0, 4, 11]], [1 / 2.5, 1 / 11, 1 / 31])
+
+
+def test_the_surest_of_four_pixels_counts():
+    coarse = image(10, 10), image(0.5, 0.5)
+    fine = (
+        np.array([[20, 22, 20, 20], [18, 20, 20, 23]], np.float32),
+        np.array([[0.1, 0.9, 0.2, 0.3], [0.4, 0.2, 0.1, 0.4]], np.float32),
+    )
     disparity, masses = fused(coarse, fine)
-    assert disparity.tolist() == [[11, 10, 15, 10]]
-    other, chosen, near = masses[:, 0]
-    np.testing.assert_allclose(other, [0.9, 0.3, 0.2, 0.5])
-    np.testing.assert_allclose(chosen, [0.1, 0.9, 0.4, 0.5])
-    np.testing.assert_allclose(near, [1 / 2, 1 / 6, 1 / 6, 1 / 3])
+    assert disparity.tolist() == [[11, 11.5]]
+    np.testing.assert_allclose(masses[1, 0], [0.9, 0.4])
 
 
 @pytest.mark.parametrize(
