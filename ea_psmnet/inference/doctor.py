@@ -36,7 +36,7 @@ _ENOUGH = 20
 """Smallest number of matches to draw conclusions from."""
 
 _SAME = 0.5
-"""Largest offset, in pixels, of nine of ten matches in two copies of an image."""
+"""Largest offset, in pixels, of eight of ten matches in two copies of an image."""
 _CONTRAST = 2.0
 """Smallest local standard deviation of texture, in grey levels after smoothing."""
 _PLAIN = 0.05
@@ -236,7 +236,7 @@ def _is_copy(evidence: _Evidence) -> bool:
     if evidence.fit is None or not evidence.trusted:
         return False
     offsets = (evidence.matches.left - evidence.matches.right)[evidence.fit.agreeing]
-    return bool(np.mean(np.abs(offsets).max(1) < _SAME) > 0.9)
+    return bool(np.mean(np.abs(offsets).max(1) < _SAME) > 0.8)
 
 
 def _textured(view: NDArray[np.uint8]) -> float:

@@ -62,9 +62,10 @@ class StereoMatcher:
         precision: Precision of the convolutions; attention and soft-argmin always sum in float32.
         memory: Bytes that the process may hold on the device, as a number or as text (8GiB); None
             for the memory that is free now. Pairs that need more are predicted in tiles.
-        two_scales: Whether to match every pair again at twice its size. Where both passes nearly
-            agree, the second one counts, elsewhere the surer one: sharper edges and fewer errors,
-            at up to nine times the time and seven times the memory.
+        two_scales: Whether to match every pair again at twice its size. The second pass counts
+            where the first one has nearly its disparity at or around the pixel, elsewhere the
+            surer one does: sharper edges and fewer errors, at up to nine times the time and seven
+            times the memory.
 
     Raises:
         NotFiniteError: The weights of the network have NaN or infinity.

@@ -215,7 +215,7 @@ _LIGHT = PSMNetConfig(
     residuals=0,
     excitation=True,
     head="learned",
-    head_options={"top_k": 3},
+    head_options={"top_k": 2},
     peak_reach=1,
 )
 

@@ -200,7 +200,7 @@ small, pair = (
 )
 matcher(*small)
 size = int(height), int(width)
-whole = whole_bytes(config, size, 4 if precision == "exact" else 2, int(pairs))
+whole = whole_bytes(config, size, 2 if matcher._bf16 else 4, int(pairs))
 matcher._room = int(float(share) * whole)
 plan, device = matcher.plan(*size), torch.device("cpu")
 before = held_bytes(device)
