@@ -316,8 +316,8 @@ def convex_upsampling(
     shares = weights.unflatten(1, (9, scale**2)).softmax(dim=1)  # (B, 9, s * s, h, w)
     around = torch.stack(neighbours(cells), dim=1)  # (B, 9, 1, h, w)
     if reach < math.inf:
-        heaviest = around.expand_as(shares).gather(1, shares.argmax(dim=1, keepdim=True))
-        shares = shares.where((around - heaviest).abs() <= reach, 0)
+        heaviest = around.expand_as(shares).gather(1, shares.max(dim=1, keepdim=True).indices)
+        shares = shares * ((around - heaviest).abs() <= reach)
         shares = shares / shares.sum(dim=1, keepdim=True)
     fine = sum(share * cell for share, cell in zip(shares.unbind(1), around.unbind(1), strict=True))
     assert isinstance(fine, torch.Tensor)
