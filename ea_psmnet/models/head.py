@@ -20,6 +20,7 @@ from ea_psmnet.ops.precision import widen
 from ea_psmnet.ops.regression import (
     around_peak,
     convex_upsampling,
+    convex_upsampling_reference,
     likeliest,
     neighbours,
     soft_argmin,
@@ -38,12 +39,13 @@ class Choice(NamedTuple):
     weights: Tensor
     """(B, 9 * 16, h, w), logits as for `convex_upsampling`."""
 
-    def combine(self, reach: int = 0) -> Tensor:
+    def combine(self, reach: int = 0, *, plain: bool = False) -> Tensor:
         """Disparity (B, H, W) in pixels, a convex combination for each pixel.
 
         With a `reach`, only cells within this number of levels of the heaviest one count.
         """
-        return convex_upsampling(self.cells, self.weights, SCALE, reach=SCALE * reach or math.inf)
+        upsample = convex_upsampling_reference if plain else convex_upsampling
+        return upsample(self.cells, self.weights, SCALE, reach=SCALE * reach or math.inf)
 
     def candidates(self) -> tuple[Tensor, Tensor]:
         """The nine disparities (B, 9, 1, h, w) and their logits (B, 9, 16, h, w)."""
@@ -165,7 +167,8 @@ class LearnedHead(DisparityHead):
 
     def forward(self, scores: Sequence[Tensor], guides: Guides) -> list[Tensor]:
         """See `DisparityHead.forward`."""
-        return [choice.combine(self.reach) for choice in self.choices(scores, guides)]
+        choices = self.choices(scores, guides)
+        return [choice.combine(self.reach, plain=self.plain) for choice in choices]
 
     def choices(self, scores: Sequence[Tensor], guides: Guides) -> list[Choice]:
         """See `DisparityHead.choices`."""
