@@ -19,3 +19,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/data beside the repository")
     return folder
+
+
+@pytest.fixture
+def half_convolutions() -> None:
+    """Skip where oneDNN has no bfloat16 convolutions, and torch's own round partial sums to it."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN does not convolve bfloat16 on this processor")

@@ -206,6 +206,7 @@ def test_images_pass_the_stem_one_after_the_other():
     assert batches == [1, 1]
 
 
+@pytest.mark.usefixtures("half_convolutions")
 def test_padding_moves_into_the_kernels_exactly():
     """The zeros stay zeros in half precision, where kernels are rounded along their taps."""
     model = network(preset("ea-light"))

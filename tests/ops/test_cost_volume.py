@@ -58,6 +58,7 @@ def test_factored_form_equals_reference_with_gradients(disparities, width):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
+@pytest.mark.usefixtures("half_convolutions")
 def test_half_precision_gradients_are_summed_in_float32():
     left, right, weight = (t.detach() for t in inputs(80, outputs=1, batch=1))
     exact = [t.requires_grad_() for t in (left, right)]

@@ -42,7 +42,7 @@ def test_values_are_those_of_torch(size, padded, layout):
     close(narrow_conv3d(volume, weight, half_bias, padded=padded), expected)
 
 
-@pytest.mark.usefixtures("form")
+@pytest.mark.usefixtures("form", "half_convolutions")
 @pytest.mark.parametrize("size", SIZES)
 def test_gradients_are_those_of_torch(size):
     volume, weight, _ = tensors(*size)
