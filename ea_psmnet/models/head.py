@@ -49,8 +49,8 @@ class Choice(NamedTuple):
 
     def candidates(self) -> tuple[Tensor, Tensor]:
         """The nine disparities (B, 9, 1, h, w) and their logits (B, 9, 16, h, w)."""
-        around = torch.stack(neighbours(widen(self.cells)), dim=1)
-        return around, widen(self.weights).unflatten(1, (9, SCALE**2))
+        logits = widen(self.weights).unflatten(1, (9, SCALE**2))
+        return neighbours(widen(self.cells)), logits
 
 
 class DisparityHead(nn.Module):

@@ -150,7 +150,8 @@ class PSMNet(nn.Module):
         choices = self.head.choices(scores, guides) if self.training else None
         if choices is None:
             return StereoOutput(self.head(scores, guides), scores)
-        return StereoOutput([choice.combine() for choice in choices], scores, choices)
+        disparities = [choice.combine(plain=self.head.plain) for choice in choices]
+        return StereoOutput(disparities, scores, choices)
 
 
 def _scaled(part: slice, factor: float) -> slice:

@@ -309,7 +309,7 @@ def convex_upsampling_reference(
         (B, scale * h, scale * w), at least float32.
     """
     shares = widen(weights).unflatten(1, (9, scale**2)).softmax(dim=1)  # (B, 9, s * s, h, w)
-    around = torch.stack(neighbours(widen(cells)), dim=1)  # (B, 9, 1, h, w)
+    around = neighbours(widen(cells))  # (B, 9, 1, h, w)
     if reach < math.inf:
         heaviest = around.expand_as(shares).gather(1, shares.max(dim=1, keepdim=True).indices)
         shares = shares * ((around - heaviest).abs() <= reach)
@@ -333,11 +333,12 @@ def convex_upsampling(
     return convex_upsampling_reference(cells, weights, scale, reach=reach)
 
 
-def neighbours(cells: Tensor) -> list[Tensor]:
-    """The 3 x 3 cells around each of (B, h, w), row by row: (B, 1, h, w) each.
+def neighbours(cells: Tensor) -> Tensor:
+    """The 3 x 3 cells around each of (B, h, w), row by row: (B, 9, 1, h, w).
 
     Cells are replicated beyond the border.
     """
     height, width = cells.shape[-2:]
     padded = F.pad(cells.unsqueeze(1), (1, 1, 1, 1), mode="replicate")
-    return [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    shifted = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    return torch.stack(shifted, dim=1)
