@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.ops.native.score_conv import add_score, is_compiled_for
+
 # Depth-wise ---------------------------------------------------------------------------------------
 
 
@@ -87,12 +89,32 @@ def score_conv(volume: Tensor, weight: Tensor) -> Tensor:
     """`score_conv_reference` with a ninth of the work, its last sum in float32 at least.
 
     Convolutions compute 16 output channels or more at a time, so that one alone wastes most of the
-    work. Here the nine taps of kd and ky are nine output channels of a convolution along rows, and
+    work. Without gradients compiled code for CPUs sums over all taps and channels at once.
+    Otherwise the nine taps of kd and ky are nine output channels of a convolution along rows, and
     the score is their shifted sum. Exported graphs have the reference.
     """
     if torch.compiler.is_exporting():
         return score_conv_reference(volume, weight)
-    return _ShiftedSum.apply(_score_taps(volume, weight)).unsqueeze(1)
+    if torch.is_grad_enabled() and (volume.requires_grad or weight.requires_grad):
+        return _ShiftedSum.apply(_score_taps(volume, weight)).unsqueeze(1)
+    score = _zeros(volume)
+    for sample, total in zip(volume.split(1), score.split(1), strict=True):
+        _add_score(total, sample, weight, 0)
+    return score.unsqueeze(1)
+
+
+def _zeros(volume: Tensor) -> Tensor:
+    """Sums for a score (B, K, h, w) of a volume (B, C, K, h, w), in float32 at least."""
+    wide = torch.promote_types(volume.dtype, torch.float32)
+    return volume.new_zeros(volume.shape[0], *volume.shape[2:], dtype=wide)
+
+
+def _add_score(total: Tensor, volume: Tensor, weight: Tensor, start: int) -> None:
+    """Add to a score (1, K, h, w) the part of the volume (1, C, k, h, w) from `start` on."""
+    if is_compiled_for(volume):
+        add_score(total[0], volume[0], weight, start)
+    else:
+        _add_taps(total, _score_taps(volume, weight), start)
 
 
 def _score_taps(volume: Tensor, weight: Tensor) -> Tensor:
@@ -195,12 +217,10 @@ def score_in_slabs(volume: Tensor, first: Convolve, weight: Tensor) -> Tensor:
     Returns:
         (B, 1, K, h, w) in float32 at least.
     """
-    score = volume.new_zeros(
-        volume.shape[0], *volume.shape[2:], dtype=torch.promote_types(volume.dtype, torch.float32)
-    )
+    score = _zeros(volume)
     for sample, total in zip(volume.split(1), score.split(1), strict=True):
         for start, hidden in _hidden_slabs(sample, first):
-            _add_taps(total, _score_taps(hidden, weight), start)
+            _add_score(total, hidden, weight, start)
     return score.unsqueeze(1)
 
 
