@@ -114,16 +114,29 @@ def _floats(text: str) -> list[float]:
 # Text ---------------------------------------------------------------------------------------------
 
 
+def _only(texts: Sequence[str]) -> str:
+    if len(texts) > 1:
+        raise ValueError("one file has all of this calibration: two are for ROS and OpenCV alone")
+    return texts[0]
+
+
+def _number(fields: Mapping[str, str], name: str) -> float:
+    try:
+        return float(fields[name])
+    except ValueError:
+        raise ValueError(f"{name} is '{fields[name]}', which is no number") from None
+
+
 def _middlebury(texts: Sequence[str], _: int) -> Found:
-    fields = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*$", texts[0], re.MULTILINE))
+    fields = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*$", _only(texts), re.MULTILINE))
     left, right = (_matrix(_floats(fields[name]), 3, 3) for name in ("cam0", "cam1"))
-    doffs = float(fields.get("doffs", right[0, 2] - left[0, 2]))
-    width, height = (int(fields[n]) if n in fields else None for n in ("width", "height"))
+    doffs = _number(fields, "doffs") if "doffs" in fields else right[0, 2] - left[0, 2]
+    width, height = (int(_number(fields, n)) if n in fields else None for n in ("width", "height"))
     calibration = Calibration(
         f=left[0, 0],
         cx=left[0, 2],
         cy=left[1, 2],
-        baseline=float(fields["baseline"]) / 1000,
+        baseline=_number(fields, "baseline") / 1000,
         doffs=doffs,
         width=width,
         height=height,
@@ -133,7 +146,7 @@ def _middlebury(texts: Sequence[str], _: int) -> Found:
 
 
 def _kitti(texts: Sequence[str], camera: int) -> Found:
-    rows = dict(re.findall(r"^(\w+):\s*(.*?)\s*$", texts[0], re.MULTILINE))
+    rows = dict(re.findall(r"^(\w+):\s*(.*?)\s*$", _only(texts), re.MULTILINE))
     prefix = "P_rect_0" if "P_rect_02" in rows or "P_rect_00" in rows else "P"
     left, right = (_matrix(_floats(rows[f"{prefix}{camera + i}"]), 3, 4) for i in (0, 1))
     size = rows.get(f"S_rect_0{camera}")
@@ -142,7 +155,7 @@ def _kitti(texts: Sequence[str], camera: int) -> Found:
 
 
 def _numbers(texts: Sequence[str], _: int) -> Found:
-    values = _floats(texts[0])
+    values = _floats(_only(texts))
     if len(values) != 10 or values[8] != 1:
         raise ValueError(f"{len(values)} numbers: expected the nine of K, then the baseline")
     k = _matrix(values[:9], 3, 3)

@@ -205,6 +205,16 @@ def test_ros_camera_infos(tmp_path, model, echo):
 
 # Errors -------------------------------------------------------------------------------------------
 
+EYE = "[1 0 1; 0 1 1; 0 0 1]"
+
+
+def test_a_second_file_is_not_ignored(tmp_path):
+    text = f"cam0={EYE}\ncam1={EYE}\nbaseline=3\n"
+    paths = [text_file(tmp_path / name, text) for name in ("a.txt", "b.txt")]
+    read_calibration(paths[0])
+    with pytest.raises(ValueError, match=r"a\.txt, .*b\.txt: one file has all of this calibration"):
+        read_calibration(*paths)
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -214,6 +224,7 @@ def test_ros_camera_infos(tmp_path, model, echo):
         ("700 0 310 0 700 245 0 0 1\n", "9 numbers: expected the nine of K, then the baseline"),
         ("cam0=[1 0 1; 0 1 1; 0 0 1]\n", "'cam1' is missing"),
         ("cam0=[1 0 1; 0 1 1]\ncam1=[1 0 1; 0 1 1]\nbaseline=3\n", r"matrix of \(3, 3\)"),
+        (f"cam0={EYE}\ncam1={EYE}\nbaseline=far\n", "baseline is 'far', which is no number"),
         ("P0: 1 2 3\n", "'P2' is missing"),
         ("P2: 7 0 1 0 0 7 1 0 0 0 1 0\nP3: 7 0 1 5 0 7 1 0 0 0 1 0\n", "right camera given first"),
         ("P2: 7 0 1 0 0 7 1 0 0 0 1 0\nP3: 7 0 1 -1 0 7 1 9 0 0 1 0\n", "above each other"),

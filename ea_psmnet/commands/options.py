@@ -93,8 +93,9 @@ class NetworkOptions:
     """Corner alignment of upsampling; true for original checkpoints of torch 0.4 (2018)."""
     peak_reach: int | None = None
     """Average over this number of levels (4 pixels each) on either side of the most likely
-    disparity, in learned upsampling also over cells as near alone, or over all (0), as published;
-    default: the checkpoint's."""
+    disparity, in learned upsampling also over cells as near alone; 0 as in training: over all
+    levels, as published, or the likeliest ones of networks such as ea-light; default: the
+    checkpoint's."""
     attention: bool = True
     """Use the attention of the network; switch it off to see its effect."""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:NUMBER}")] = "auto"

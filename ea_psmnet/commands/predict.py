@@ -230,7 +230,7 @@ def _predict_video(
 ) -> int:
     """Predict the frames of a video, and write the video of their disparity if it is asked for."""
     from ea_psmnet.files import read_pfm, write_json
-    from ea_psmnet.inference.prediction_files import OUTPUTS, RECORD
+    from ea_psmnet.inference.prediction_files import OUTPUTS, RECORD, serves_video
     from ea_psmnet.inference.video import write_disparity_video
 
     wanted = "preview" in files.outputs
@@ -245,8 +245,10 @@ def _predict_video(
     files.outputs = [*kept, "disparity"] if endings else kept
     frames = video.frames(name)
     predictor = files.predictor
+    serves = {"serves": {"video": path.name}} if endings else {}
     steps = files.work(
-        lambda frame: predictor.prepare(video.read(frame), video.paths[0]), video.record
+        lambda frame: predictor.prepare(video.read(frame), video.paths[0]),
+        lambda frame: video.record(frame) | serves,
     )
     code = report.run(frames, steps, of_video=True, unlisted=endings)
     if not wanted:
@@ -264,7 +266,11 @@ def _predict_video(
     write_json(path.with_suffix(".json"), told | {"inputs": video.views})
     if endings:
         written = [frame for frame in there if report.statuses[frame.name] == "written"]
-        for frame, ending in product(written, endings):
+        # Of skipped frames only what a run before this one left unfinished.
+        before = [
+            frame for frame in there if frame not in written and serves_video(file(frame, RECORD))
+        ]
+        for frame, ending in product([*written, *before], endings):
             file(frame, ending).unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()
@@ -281,6 +287,7 @@ class _Report:
         self.statuses: dict[str, str] = {}
         """Status of each pair by its name."""
         self._counts: Counter[str] = Counter()
+        self._alone = 0
 
     def run(
         self,
@@ -312,6 +319,7 @@ class _Report:
                 listed = [path for path in outcome.paths if not path.name.endswith(unlisted)]
                 told = replace(outcome, paths=listed)
                 self.statuses[pair.name] = outcome.status
+                self._counts[outcome.status] += 1
                 images = (pair.left, pair.right) if isinstance(pair, PairSource) else ()
                 self._tell(told, named=of_video or len(pairs) > 1, images=images)
                 bar.update()
@@ -319,7 +327,8 @@ class _Report:
                     raise outcome.error
         if len(pairs) > 1 and not self._quiet:
             counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
-            print(f"{len(pairs)} pairs: {counts}", file=sys.stderr)
+            others = f"; {self._alone} without a partner" if self._alone else ""
+            print(f"{len(pairs)} pairs: {counts}{others}", file=sys.stderr)
         for line in self._failed:
             print(line, file=sys.stderr)
         return _SOME_FAILED if self._failed else 0
@@ -328,6 +337,7 @@ class _Report:
         """Note an image without a partner."""
         from ea_psmnet.inference.many import Outcome
 
+        self._alone += 1
         error = ValueError("no image of the other view has this name")
         self._tell(Outcome(str(path), error=error), named=True)
 
@@ -349,7 +359,6 @@ class _Report:
         from ea_psmnet.console import show_warning
         from ea_psmnet.files import printable
 
-        self._counts[outcome.status] += 1
         if outcome.error is not None and named:
             told = str(outcome.error)
             if images and not any(str(image) in told for image in images):

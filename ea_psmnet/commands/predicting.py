@@ -69,8 +69,13 @@ class PredictionOptions:
 
         check_scale(self.scale)
         check_range("min_confidence", self.min_confidence or 0, 0, 1)
-        if self.colours is not None and not self.colours[0] < self.colours[1]:
-            raise ValueError("--colours takes the smaller disparity first, as --colours 0 64")
+        if (
+            self.colours is not None
+            and not -math.inf < self.colours[0] < self.colours[1] < math.inf
+        ):
+            raise ValueError(
+                "--colours takes two finite disparities, the smaller first, as --colours 0 64"
+            )
         if not 0 <= self.min_depth < self.max_depth:
             raise ValueError(
                 f"--min-depth {self.min_depth:g} is not below --max-depth {self.max_depth:g}"

@@ -125,8 +125,12 @@ class EvaluationReport:
 
 
 def _counterpart(label: str, report: EvaluationReport) -> Evaluation:
-    same = [each for each in report.evaluations if each.label == label]
-    candidates: Sequence[Evaluation] = same or report.evaluations
+    bare = label.partition(",")[0]  # the same network at another number of scales
+    same, like = (
+        [each for each in report.evaluations if name in (each.label, each.label.partition(",")[0])]
+        for name in (label, bare)
+    )
+    candidates: Sequence[Evaluation] = same or like or report.evaluations
     if len(candidates) != 1:
         names = ", ".join(each.label for each in report.evaluations)
         raise ValueError(f"the other report has no {label!r}, but {names}: which one is meant?")

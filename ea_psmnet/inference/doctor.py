@@ -392,7 +392,7 @@ def _directions(
         )
     elif searched is not None:
         least, reach = searched[0], min(searched[1], width)
-        plausible = disparities > least - _TOED * width
+        plausible = disparities > min(least, 0) - _TOED * width
         if _many(plausible & (disparities < least - 1), _BELOW):
             yield _too_far(disparities[plausible], least)
         if _many(disparities > reach, _BEYOND):
@@ -419,11 +419,13 @@ def _many(those: NDArray[np.bool_], share: float) -> bool:
 def _too_far(disparities: NDArray[np.float64], least: float) -> Finding:
     share, lowest = float(np.mean(disparities < least - 1)), float(np.percentile(disparities, 1))
     lower = int((lowest - (_MARGIN - 1) * abs(lowest)) // 4 * 4)
+    why = ": the cameras are toed in, or the images cropped" if lowest < 0 else ""
     return Finding(
         "negative",
         f"{share:.0%} of the matches have disparities below {least:.0f} px, the smallest that is "
-        f"searched, down to {lowest:.0f} px: the cameras are toed in, or the images cropped",
-        f"predict with --min-disparity {lower}, or rectify the pair to parallel cameras",
+        f"searched, down to {lowest:.0f} px{why}",
+        f"predict with --min-disparity {lower}"
+        + (", or rectify the pair to parallel cameras" if why else ""),
         {"share": share, "smallest_disparity": lowest, "least": least},
         ("--min-disparity", str(lower)),
     )

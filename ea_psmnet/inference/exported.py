@@ -136,7 +136,7 @@ class ExportedMatcher:
         if confidence:
             raise ValueError("an exported network computes disparity alone, without confidence")
         pair, fitting = calibrated_pair(as_pair((left, right)), calibration)
-        mirrored = (np.ascontiguousarray(view[:, ::-1]) for view in reversed(pair))
+        mirrored = (view[:, ::-1].copy() for view in reversed(pair))
         right_disparity = self.disparity(*mirrored)[:, ::-1].copy() if right_view else None
         return StereoResult(
             self.disparity(*pair), pair[0], right=right_disparity, calibration=fitting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -168,8 +169,7 @@ def _separate(groups: Sequence[Sequence[Path]]) -> Found:
         return _joined(map(_pairs_in, paths, prefixes))
     if len(paths) == 2:
         return Found([PairSource(pair_name(*paths), paths[0], paths[1])], [])
-    halves = groups if len(groups) == 2 else _halved(paths)
-    return _matched(*({path.stem: path for path in half} for half in halves))
+    return _matched(*_named(groups if len(groups) == 2 else _halved(paths)))
 
 
 def _halved(paths: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
@@ -182,6 +182,34 @@ def _halved(paths: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
     return paths[: len(paths) // 2], paths[len(paths) // 2 :]
 
 
+def _named(halves: Iterable[Sequence[Path]]) -> list[dict[str, Path]]:
+    """Left and right images by their names, with their folders if names alone are not unique."""
+    views = [[path.absolute() for path in half] for half in halves]
+    if all(len({path.stem for path in half}) == len(half) for half in views):
+        folders = [[path.parent for path in half] for half in views]
+    else:
+        folders = [
+            [Path(os.path.commonpath({p.parent for p in half}))] * len(half) for half in views
+        ]
+    return [
+        _unique(zip(map(_key, half, places), given, strict=True))
+        for half, places, given in zip(views, folders, halves, strict=True)
+    ]
+
+
+def _unique(named: Iterable[tuple[str, Path]], but_for: str = "their endings") -> dict[str, Path]:
+    """Images by name, of which there must be one each."""
+    found: dict[str, Path] = {}
+    for name, path in named:
+        other = found.setdefault(name, path)
+        if other is not path:
+            raise ValueError(
+                f"{other} and {path} have the same name but for {but_for}: give quoted patterns "
+                "that match one of them"
+            )
+    return found
+
+
 def _key(path: Path, folder: Path) -> str:
     """Name of an image in a folder, without its suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
@@ -189,7 +217,7 @@ def _key(path: Path, folder: Path) -> str:
 
 def _keyed(folder: Path) -> dict[str, Path]:
     """The images in a folder and in its folders by name."""
-    return {_key(path, folder): path for path in _images(folder)}
+    return _unique((_key(path, folder), path) for path in _images(folder))
 
 
 def _matched(lefts: dict[str, Path], rights: dict[str, Path]) -> Found:
@@ -206,12 +234,8 @@ def _matched(lefts: dict[str, Path], rights: dict[str, Path]) -> Found:
 
 
 def _neutral(views: dict[str, Path]) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for name, path in views.items():
-        other = named.setdefault(_without_side(name), path)
-        if other is not path:
-            raise ValueError(f"{other} and {path} have the same name but for left and right")
-    return named
+    names = ((_without_side(name), path) for name, path in views.items())
+    return _unique(names, "left and right")
 
 
 def _without_side(name: str) -> str:
@@ -248,8 +272,8 @@ def _prefixed(pair: PairSource, prefix: str) -> PairSource:
 
 def _pairs_beside(folder: Path) -> Found:
     """Pairs whose images lie beside each other; the name is empty if the images have none."""
-    images = {p.stem: p for p in _images(folder, deep=False) if not _NO_VIEW.search(p.stem)}
-    sided = {stem: path for stem, path in images.items() if _SIDES.search(stem)}
+    images = [p for p in _images(folder, deep=False) if not _NO_VIEW.search(p.stem)]
+    sided = _unique((path.stem, path) for path in images if _SIDES.search(path.stem))
     lefts = {stem: path for stem, path in sided.items() if _LEFT.search(stem)}
     rights = {stem: path for stem, path in sided.items() if stem not in lefts}
     left_names, right_names = _neutral(lefts), _neutral(rights)
@@ -257,9 +281,11 @@ def _pairs_beside(folder: Path) -> Found:
     pairs = [PairSource(name, left_names[name], right_names[name]) for name in both]
     views = {**left_names, **right_names}
     alone = [views[name] for name in sorted(left_names.keys() ^ right_names.keys())]
-    stems = next((names for names in _STEMS if images.keys() >= set(names)), None)
+    there = {path.stem for path in images}
+    stems = next((names for names in _STEMS if there >= set(names)), None)
     if not sided and stems is not None:
-        pairs.append(PairSource("", images[stems[0]], images[stems[1]]))
+        views = _unique((path.stem, path) for path in images if path.stem in stems)
+        pairs.append(PairSource("", views[stems[0]], views[stems[1]]))
     return Found(pairs, alone)
 
 

@@ -139,7 +139,7 @@ class StereoMatcher:
             TypeError: An argument has the wrong type.
         """
         for name, value in (("align_corners", align_corners), ("attention", attention)):
-            if not isinstance(value, bool | None):
+            if not isinstance(value, bool) and (value is not None or name == "attention"):
                 raise TypeError(f"{name} is {value!r}: give True or False")
         path = DEFAULT if path is None else path
         model = load_model(
@@ -262,7 +262,7 @@ class StereoMatcher:
         if not right_view:
             return results
         # In a mirror the right image is the left one of a pair.
-        mirrored = [(right[:, ::-1], left[:, ::-1]) for left, right in pairs]
+        mirrored = [(right[:, ::-1].copy(), left[:, ::-1].copy()) for left, right in pairs]
         return [
             replace(result, right=disparity[:, ::-1].copy())
             for result, (disparity, _) in zip(results, self._predict(mirrored), strict=True)
@@ -270,12 +270,13 @@ class StereoMatcher:
 
     def fitting(self, width: int) -> StereoMatcher:
         """This matcher, or, with a warning, one that searches images narrower than its range."""
-        reach = _padded(0, width)[1]
+        reach = _padded(0, width + self._margin)[1]
         if reach >= self.max_disparity:
             return self
+        first = self.min_disparity
         warnings.warn(
-            f"the images are {width} px wide: disparities up to {reach} are searched, "
-            f"not up to {self.max_disparity}",
+            f"the images are {width} px wide: disparities up to {first + reach} are searched, "
+            f"not up to {first + self.max_disparity}",
             stacklevel=3,
         )
         return self.searching(self.min_disparity, reach)
@@ -309,7 +310,12 @@ class StereoMatcher:
         Raises:
             ValueError: It takes more memory than there is.
         """
-        return plan_memory(*self._request(height, width))
+        return plan_memory(*self._request(height, width + self._margin))
+
+    @property
+    def _margin(self) -> int:
+        """Columns that are added to images: see `_moved`."""
+        return max(0, -self.min_disparity)
 
     def _request(self, height: int, width: int) -> tuple[PSMNetConfig, tuple[int, int], int, int]:
         """Arguments of `plan_memory`."""
@@ -320,7 +326,8 @@ class StereoMatcher:
         """Yield the indices of pairs that are predicted together."""
         groups: dict[tuple[int, int], list[int]] = {}
         for place, (left, _) in pairs.items():
-            groups.setdefault(_padded(*left.shape[:2]), []).append(place)
+            height, width = left.shape[:2]
+            groups.setdefault(_padded(height, width + self._margin), []).append(place)
         for size, places in groups.items():
             most = pairs_at_once(*self._request(*size))
             for start in range(0, len(places), most):
@@ -369,10 +376,12 @@ class StereoMatcher:
         self, pairs: Sequence[Pair], confidence: Callable[[Tensor], Tensor] | None
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
         """Predict pairs at their own scale; arguments and result as for `_predict`."""
-        # Moving the right image by the smallest disparity makes the network count from there.
-        left = torch.cat([self._to_input(left) for left, _ in pairs])
-        right = torch.cat([self._to_input(_moved(right, self.min_disparity)) for _, right in pairs])
-        plan = self.plan(*left.shape[-2:])
+        moved = [_moved(pair, self.min_disparity) for pair in pairs]
+        left, right = (
+            torch.cat([self._to_input(view) for view in views])
+            for views in zip(*moved, strict=True)
+        )
+        plan = plan_memory(*self._request(*left.shape[-2:]))
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, self._bf16),
@@ -391,14 +400,21 @@ class StereoMatcher:
             )
         return [
             (
-                _without_padding(found[place], image) + np.float32(self.min_disparity),
-                None if sure is None else _without_padding(sure[place], image),
+                self._without_padding(found[place], image) + np.float32(self.min_disparity),
+                None if sure is None else self._without_padding(sure[place], image),
             )
             for place, (image, _) in enumerate(pairs)
         ]
 
     def _masses(self, output: StereoOutput) -> Tensor:
         return window_masses(output.scores[-1], output.disparity.float(), self.model.head.first)
+
+    def _without_padding(
+        self, values: NDArray[np.float32], image: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Crop (..., H', W') to the size of an image, below padding and right of the margin."""
+        height, width = image.shape[:2]
+        return values[..., -height:, self._margin : self._margin + width].copy()
 
     def _to_input(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 to (1, 3, H', W') from 0 to 1, padded at the top and right."""
@@ -430,18 +446,17 @@ def _minimum(minimum: int) -> int:
     return int(minimum)
 
 
-def _moved(image: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """An image moved to the right, its border replicated."""
-    if columns == 0:
-        return image
-    width = image.shape[1]
-    return image[:, np.clip(np.arange(width) - columns, 0, width - 1)]
+def _moved(pair: Pair, columns: int) -> Pair:
+    """Views for a network that counts disparities from `columns` on: the right one is moved.
 
-
-def _without_padding(values: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Crop (..., H', W') to the size of an image: padding is above and to the right."""
-    height, width = image.shape[:2]
-    return values[..., -height:, :width].copy()
+    Where it moves to the left, both views get as many columns more, so that none of it is lost.
+    Borders are replicated.
+    """
+    left, right = pair
+    if columns > 0:
+        return left, np.pad(right, ((0, 0), (columns, 0), (0, 0)), mode="edge")[:, :-columns]
+    margins = [((0, 0), side, (0, 0)) for side in ((-columns, 0), (0, -columns))]
+    return np.pad(left, margins[0], mode="edge"), np.pad(right, margins[1], mode="edge")
 
 
 def _padded(height: int, width: int) -> tuple[int, int]:

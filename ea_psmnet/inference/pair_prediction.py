@@ -131,7 +131,7 @@ def find_range(matcher: StereoMatcher, pair: Pair) -> RangeReport:
     width = pair[0].shape[1]
     left, right = resized_pair(pair, min(_COARSE_SCALE, _COARSE_WIDTH / width))
     enlarged = width / left.shape[1]
-    count = min(_COARSE_COUNT, _multiple(left.shape[1]))
+    count = min(_COARSE_COUNT, _multiple(left.shape[1] + _BELOW))
     coarse = matcher.searching(-_BELOW, count, two_scales=False)
     found = coarse.evidence(left, right)
     sure = found.masses[1] >= _SURE

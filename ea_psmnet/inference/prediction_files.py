@@ -33,8 +33,10 @@ from ea_psmnet.records import read_record
 from ea_psmnet.tables import check_choice
 
 PairRecord = dict[str, dict[str, str]]
-"""`path` and `sha256` of the `left` and the `right` image, and optionally of the `settings` of the
-prediction."""
+"""`path` and `sha256` of the `left` and the `right` image, and optionally the `settings` of the
+prediction, the `video` that the files of a frame `serves`, and the `points` of an empty `cloud`."""
+
+_NO_CLOUD: PairRecord = {"cloud": {"points": "0"}}
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ def write_prediction(
             stacklevel=2,
         )
         outputs = [output for output in outputs if output != "cloud"]
+        pair = pair | _NO_CLOUD
     prediction = Prediction(result, made, name, beside, colours)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
@@ -310,13 +313,26 @@ def is_same_pair(pair: PairRecord, known: PairRecord) -> bool:
     )
 
 
+def serves_video(record: Path) -> bool:
+    """Whether the files of a frame were written for a video alone, by a run that did not end."""
+    try:
+        return "serves" in read_record(record, dict[str, dict[str, str]])
+    except (OSError, ValueError):
+        return False
+
+
 def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[str]) -> list[Path]:
     """The files of a prediction if all are there, of the same content and settings; or none."""
-    paths = prediction_paths(folder, name, outputs)
+    record = prediction_paths(folder, name, outputs)[-1]
     try:
-        known = read_record(paths[-1], dict[str, dict[str, str]])
+        known = read_record(record, dict[str, dict[str, str]])
     except (OSError, ValueError):
         return []
+    if "serves" in known and "serves" not in pair:  # they would be deleted with that video
+        return []
+    if known.items() >= _NO_CLOUD.items():
+        outputs = [output for output in outputs if output != "cloud"]
+    paths = prediction_paths(folder, name, outputs)
     same = known.get("settings") == pair.get("settings") and all(
         known.get(side, {}).get("sha256") == pair[side]["sha256"] for side in ("left", "right")
     )

@@ -58,7 +58,8 @@ class PSMNetConfig:
     """Whether upsampling aligns corners; weights trained with torch 0.4 need true."""
     peak_reach: int = 0
     """Levels of 4 pixels on either side of the likeliest over which the expectation is taken in
-    evaluation; 0 for all, as published. Learned heads also combine only cells this near."""
+    evaluation; 0 for all, as published, or the likeliest alone if `head_options` say so. Learned
+    heads also combine only cells this near."""
     normalisation: Normalisation = "batch"
     """Normalisation after convolutions: batch, as published, or group."""
     features: Features = "psmnet"
@@ -99,7 +100,8 @@ class PSMNetConfig:
                 f"max disparity must be a multiple of {_STRIDE}, not {self.max_disparity}: "
                 f"try {nearest}"
             )
-        if not isinstance(self.peak_reach, Integral) or self.peak_reach < 0:
+        whole = isinstance(self.peak_reach, Integral) and not isinstance(self.peak_reach, bool)
+        if not whole or self.peak_reach < 0:
             raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach!r}")
         object.__setattr__(self, "peak_reach", int(self.peak_reach))
         if self.hourglasses not in range(1, _HOURGLASSES + 1):

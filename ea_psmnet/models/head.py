@@ -22,6 +22,7 @@ from ea_psmnet.ops.regression import (
     convex_upsampling,
     convex_upsampling_reference,
     likeliest,
+    near_peak,
     neighbours,
     soft_argmin,
     soft_argmin_reference,
@@ -178,12 +179,13 @@ class LearnedHead(DisparityHead):
 
     def _expect(self, score: Tensor) -> Tensor:
         """(B, K, h, w) to the disparity of the cells (B, h, w), in pixels."""
-        if self.reach:
+        levels = torch.arange(score.shape[1], device=score.device).view(-1, 1, 1)
+        if 2 * self.reach >= score.shape[1]:
+            score = near_peak(score, self.reach)
+        elif self.reach:
             score, levels = around_peak(score, self.reach)
         elif self.top_k:
             score, levels = likeliest(score, min(self.top_k, score.shape[1]))
-        else:
-            levels = torch.arange(score.shape[1], device=score.device).view(-1, 1, 1)
         return SCALE * (score.softmax(dim=1) * levels).sum(dim=1) + self.first
 
 

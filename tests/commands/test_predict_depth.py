@@ -144,6 +144,10 @@ def test_an_empty_cloud_leaves_the_other_outputs(checkpoint, pair, tmp_path, cap
     assert "no cloud is written" in capsys.readouterr().err
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"noise_disparity.pfm", "noise_disparity.png", "noise_pair.json"}
+    assert predict(pair, checkpoint, tmp_path, "--write", "disparity", "cloud", "--no-clean",
+                   "--calib", pair / "calib.txt", "--min-depth", 1000,
+                   "--existing", "skip", "--json") == 0  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["status"] == "skipped"
 
 
 @pytest.mark.filterwarnings("ignore:the images are 72 px wide")

@@ -160,7 +160,9 @@ def test_colours_can_be_fixed(pairs, predict, tmp_path, capsys):
     np.testing.assert_array_equal(read_image(tmp_path / "a_preview.png"), expected)
     assert (expected != preview(left, disparity, name="a")).any()
     assert predict(*line, 9, 3) == 2
-    assert "--colours takes the smaller disparity first" in capsys.readouterr().err
+    assert predict(*line, 0, "inf") == 2
+    told = "--colours takes two finite disparities, the smaller first"
+    assert capsys.readouterr().err.count(told) == 2
 
 
 def test_images_without_a_partner_and_wrong_options_are_told(pairs, predict, tmp_path, capsys):
@@ -204,6 +206,31 @@ def test_a_video_leaves_results_that_it_did_not_write(pairs, predict, tmp_path, 
         assert made.read_bytes() == before
     assert predict(other, *common, "preview", "--force") == 0
     assert made.read_bytes() != before
+
+
+def test_a_video_leaves_no_frames_of_a_run_that_was_stopped(
+    pairs, predict, tmp_path, monkeypatch, capsys
+):
+    from inference.test_video import write_video
+
+    left, right = (read_image(pairs / "a" / f"{side}.png") for side in ("left", "right"))
+    video = write_video(tmp_path / "walk.avi", [np.hstack([left, right])] * 2)
+    line = (video, "--layout", "side-by-side", "--out", tmp_path / "o", "--write", "preview")
+    with monkeypatch.context() as patched:
+        patched.setattr("ea_psmnet.inference.video.write_disparity_video", _stopped)
+        assert predict(*line) == 130
+    assert len(list((tmp_path / "o" / "walk").iterdir())) == 6
+    assert predict(*line, "--existing", "skip", "--json") == 0
+    statuses = [told["status"] for told in lines(capsys)]
+    assert statuses == ["skipped", "skipped", "written"]
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {
+        "walk_preview.mp4",
+        "walk_preview.json",
+    }
+
+
+def _stopped(*arguments, **options):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("write", [("preview",), ("disparity", "preview")])

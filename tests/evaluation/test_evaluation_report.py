@@ -107,6 +107,14 @@ def test_a_report_of_one_method_is_compared_with_whatever_it_is(report):
     assert rows["EPE"]["verdict"] == "better"
 
 
+def test_a_method_at_two_scales_is_compared_with_itself_at_one(report):
+    renamed = Predictor("ours, two scales", lambda s: s.disparity)
+    fine = EvaluationReport("made up", tuple(evaluate_predictors([renamed], PAIRS)))
+    (comparison,) = fine.against(report)
+    assert (comparison.label, comparison.against) == ("ours, two scales", "ours")
+    assert report.against(fine)[0].against == "ours, two scales"
+
+
 def test_a_comparison_names_what_it_left_out():
     worse = Difference("EPE", before=1.0, after=1.5, low=0.25, high=0.75)
     unknown = Difference("D1", before=8.0, after=7.0, low=math.nan, high=math.nan)

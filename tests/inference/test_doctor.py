@@ -120,6 +120,8 @@ def test_a_smallest_disparity_may_be_positive(pair):
     found = finding(pair, (40, 192))
     assert found.code == "negative"
     assert diagnose(*pair, (float(found.options[1]), 192)).codes == ()
+    assert "toed in" not in str(found)
+    assert finding(pair, (4000, 4192)).options == found.options
 
 
 def test_negative_disparities_are_told_unless_they_are_searched(pair):

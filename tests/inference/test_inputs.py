@@ -66,6 +66,11 @@ FOLDERS = {
         ["p/left/*.png", "p/right/*.png"],
         {n: (f"p/left/{n}.png", f"p/right/{n}.png") for n in "12"},
     ),
+    "two patterns over folders with equal names": (
+        ["p/left/a/1.png", "p/left/b/1.png", "p/right/a/1.png", "p/right/b/1.png"],
+        ["p/left/*/*.png", "p/right/*/*.png"],
+        {f"{n}/1": (f"p/left/{n}/1.png", f"p/right/{n}/1.png") for n in "ab"},
+    ),
     "images that the shell listed": (
         ["l/1.png", "l/2.png", "r/1.png", "r/2.png"],
         ["l/1.png", "l/2.png", "r/1.png", "r/2.png"],
@@ -153,6 +158,16 @@ def test_two_pairs_of_one_name_are_refused(tmp_path):
     tree(tmp_path, "a/x/left.png", "a/x/right.png", "b/x/left.png", "b/x/right.png")
     with pytest.raises(ValueError, match="would both be called x"):
         find_pairs([tmp_path / "a/x", tmp_path / "b/x"])
+
+
+@pytest.mark.parametrize("inputs", [["two"], ["two/left", "two/right"], ["one"], ["stems"]])
+def test_images_that_differ_in_their_ending_alone_are_refused(inputs, tmp_path):
+    views = [f"{place}.{ending}" for place in ("left/1", "right/1") for ending in ("png", "jpg")]
+    tree(tmp_path, *(f"two/{view}" for view in views))
+    tree(tmp_path, "one/left.png", "one/left.jpg", "one/right.png", "one/preview.png")
+    tree(tmp_path, "stems/im0.png", "stems/im1.png", "stems/im1.jpg")
+    with pytest.raises(ValueError, match=r"jpg and .*png have the same name but for their endings"):
+        find_pairs([tmp_path / each for each in inputs])
 
 
 @pytest.mark.parametrize(

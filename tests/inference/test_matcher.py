@@ -36,6 +36,12 @@ def pair(height=32, width=64, seed=0):
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
 
 
+def test_a_single_column_has_a_right_view(matcher):
+    with pytest.warns(UserWarning, match="1 px wide"):
+        result = matcher(*pair(5, 1), right_view=True)
+    assert result.right.shape == (5, 1)
+
+
 @pytest.mark.parametrize("size", [(32, 64), (33, 65), (47, 79), (16, 32), (5, 40)])
 def test_any_size_comes_back_as_it_went_in(matcher, size):
     disparity = matcher(*pair(*size)).disparity
@@ -239,7 +245,7 @@ def test_what_is_no_network_is_refused():
 
 
 def test_switches_are_true_or_false():
-    for switch in ({"attention": "no"}, {"align_corners": "yes"}):
+    for switch in ({"attention": "no"}, {"attention": None}, {"align_corners": "yes"}):
         with pytest.raises(TypeError, match="give True or False"):
             StereoMatcher.load(**switch)
 

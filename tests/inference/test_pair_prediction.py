@@ -84,6 +84,15 @@ def test_a_range_below_zero_holds_for_both_views(matcher, sample, result):
     assert matcher.min_disparity == 0
 
 
+def test_a_range_below_zero_loses_nothing_at_the_border(matcher, sample):
+    strip = np.zeros(sample.disparity.shape, bool)
+    strip[:, int(NEAR) + 1 : 64] = True
+    strip &= sample.masks["nonocc"]
+    found = (matcher.searching(-least, 96)(sample.left, sample.right) for least in (0, 64))
+    errors = [np.abs(each.disparity - sample.disparity)[strip].mean() for each in found]
+    assert errors[1] < 1.5 * errors[0] + 0.1
+
+
 @pytest.mark.parametrize(
     ("minimum", "kind"), [(0.5, TypeError), (True, TypeError), (9999, ValueError)]
 )
@@ -114,6 +123,13 @@ def test_the_range_of_cameras_that_are_turned_is_found(matcher, sample, columns)
     after = matcher.searching(found.minimum, found.count)(*pair).disparity
     assert error(after, sample, columns) < 0.5
     assert error(after, sample, columns) < error(before, sample, columns)
+
+
+def test_a_pair_that_is_narrower_than_the_coarse_range_keeps_its_own(matcher, sample):
+    assert np.ptp(sample.disparity[:64, 150:214]) < NEAR
+    pair = [np.ascontiguousarray(view[:64, 150:214]) for view in (sample.left, sample.right)]
+    found = find_range(matcher, pair)
+    assert (found.minimum, found.count) == (0, 48)
 
 
 def test_a_range_that_is_too_short_becomes_longer(sample):

@@ -59,6 +59,7 @@ def test_the_scores_behind_the_disparities_come_along(aggregation):
 
 
 def test_the_likeliest_alone_counts_in_evaluation_not_in_training():
+    torch.manual_seed(0)
     model, given = build_model(small()), images(batch=2)
 
     def outputs():
@@ -157,6 +158,7 @@ def test_configuration_survives_json():
         ({"max_disparity": 100}, "multiple of 16, not 100: try 112"),
         ({"width": 0.3}, "width"),
         ({"peak_reach": -1}, "peak reach must be 0 or more"),
+        ({"peak_reach": True}, "peak reach must be 0 or more levels, not True"),
         ({"aggregation": "deep"}, "hourglass or basic"),
         ({"attention": "efficient"}, "needs at least one site"),
         ({"attention_sites": ("volume",)}, "needs at least one site"),

@@ -84,6 +84,19 @@ def test_the_learned_head_takes_the_likeliest_levels(reach):
     )
 
 
+def test_a_reach_of_all_levels_is_their_expectation():
+    score, guides = (
+        torch.randn(1, 8, 4, 6),
+        {2: torch.rand(1, 8, 8, 12), 4: torch.rand(1, 16, 4, 6)},
+    )
+    torch.manual_seed(0)
+    head = HEADS["learned"](SMALL, {2: 8, 4: 16}).eval()
+    expected = head([score], guides)[0]
+    for reach in (7, 10**9):
+        head.peak_reach = reach
+        torch.testing.assert_close(head([score], guides)[0], expected)
+
+
 def test_more_likeliest_levels_than_are_searched_are_all_of_them():
     score, guides = (
         torch.randn(1, 4, 4, 6),
