@@ -265,12 +265,8 @@ def _predict_video(
     )  # fmt: skip
     write_json(path.with_suffix(".json"), told | {"inputs": video.views})
     if endings:
-        written = [frame for frame in there if report.statuses[frame.name] == "written"]
-        # Of skipped frames only what a run before this one left unfinished.
-        before = [
-            frame for frame in there if frame not in written and serves_video(file(frame, RECORD))
-        ]
-        for frame, ending in product([*written, *before], endings):
+        serving = [frame for frame in there if serves_video(file(frame, RECORD))]
+        for frame, ending in product(serving, endings):
             file(frame, ending).unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()

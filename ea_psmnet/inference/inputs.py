@@ -202,7 +202,7 @@ def _unique(named: Iterable[tuple[str, Path]], but_for: str = "their endings") -
     found: dict[str, Path] = {}
     for name, path in named:
         other = found.setdefault(name, path)
-        if other is not path:
+        if other != path:
             raise ValueError(
                 f"{other} and {path} have the same name but for {but_for}: give quoted patterns "
                 "that match one of them"

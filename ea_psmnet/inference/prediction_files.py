@@ -314,7 +314,7 @@ def is_same_pair(pair: PairRecord, known: PairRecord) -> bool:
 
 
 def serves_video(record: Path) -> bool:
-    """Whether the files of a frame were written for a video alone, by a run that did not end."""
+    """Whether the files of a frame were written for a video alone, perhaps by an earlier run."""
     try:
         return "serves" in read_record(record, dict[str, dict[str, str]])
     except (OSError, ValueError):
