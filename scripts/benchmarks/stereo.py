@@ -20,7 +20,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,7 +75,7 @@ def main() -> None:
         "machine": _machine(),
         "methods": {name: _described(name) for name in methods},
         "pairs": _times(methods, arguments.rounds),
-        "training": _training_times(arguments.rounds),
+        "training": _training_times(methods, arguments.rounds),
         "rate_operations": _RATE_OPERATIONS,
         "peak_bytes": {name: ask(__file__, {"peak": name})["bytes"] for name in methods},
         "stream": {name: _stream(name) for name in methods if not METHODS[name].slow},
@@ -159,10 +159,13 @@ def _summary(spent: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _training_times(rounds: int) -> dict[str, Any]:
+def _training_times(methods: Container[str], rounds: int) -> dict[str, Any]:
     """A training step of one sample, and a large convolution, which is the machine's rate."""
-    calls: dict[str, Callable[[], object]] = {name: _training_step(name) for name in TRAINS}
-    calls |= {f"rate {dtype}": _convolution(dtype) for dtype in ("float32", "bfloat16")}
+    calls: dict[str, Callable[[], object]] = {
+        name: _training_step(name) for name in TRAINS if name in methods
+    }
+    dtypes = ("float32", "bfloat16") if has_fast_bfloat16("cpu") else ("float32",)
+    calls |= {f"rate {dtype}": _convolution(dtype) for dtype in dtypes}
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():

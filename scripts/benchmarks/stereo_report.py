@@ -39,7 +39,8 @@ def markdown(report: dict[str, Any]) -> str:
     parts += ["## Seconds a pair", _METHOD, *_time_tables(report)]
     parts += ["## Work and memory, 960 x 540", _WORK, markdown_table(_work_rows(report))]
     parts += ["## A stream of frames, 640 x 480", _STREAM, markdown_table(_stream_rows(report))]
-    parts += ["## Arithmetic and training", _FLOOR, markdown_table(_floor_rows(report))]
+    if networks := _floor_rows(report):
+        parts += ["## Arithmetic and training", _FLOOR, markdown_table(networks)]
     if report["errors"]:
         parts += ["## Errors", _ERRORS, *_error_tables(report)]
     return "\n\n".join(parts) + "\n"
@@ -168,7 +169,7 @@ def _stream_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _floor_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     times = report["training"]
-    rates = [times[f"rate {dtype}"]["median"] for dtype in ("float32", "bfloat16")]
+    rates = [each["median"] for name, each in times.items() if name.startswith("rate ")]
     rate = report["rate_operations"] / min(rates)
     rows = []
     for name, row in _main_rows(report).items():
