@@ -101,7 +101,7 @@ def _frames(path: Path, folder: Path, rows: list[_Row], needed: tuple[str, ...])
             if not _is_file(file):
                 raise FileNotFoundError(
                     f"{place}: {folder / _shown(row[column])} does not exist; run in the folder "
-                    "that the paths are relative to, or give it as base="
+                    "that the paths are relative to (from Python, base= names it)"
                 )
         name = Path(row["left"]).with_suffix("").as_posix().lstrip("/")
         if name in names:

@@ -49,7 +49,7 @@ def train_only(split: Split, why: str) -> None:
     """Raise a ValueError that gives the reason `why` if `split` is not `train`."""
     check_choice("split", split, get_args(Split))
     if split != "train":
-        raise ValueError(f"split={split!r}: {why}; choose train")
+        raise ValueError(f"split {split}: {why}; choose train")
 
 
 def render_passes(render_pass: RenderPass) -> dict[str, str]:

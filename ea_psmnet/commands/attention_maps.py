@@ -39,6 +39,8 @@ def attention_maps(
     from ea_psmnet.experiments.attention_maps import write_maps
     from ea_psmnet.files import printable, read_image
 
+    if not options.attention:
+        raise ValueError("--no-attention leaves no maps to draw: leave it out")
     images = read_image(left), read_image(right)
     maps = run(options.load(), *images, site, pixel)
     for path in write_maps(out, maps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,8 +34,9 @@ class EvaluationOptions:
     """Folder of the dataset."""
     data: DatasetName = "auto"
     """Kind of the dataset; auto recognises it by its files."""
-    split: Split = "test"
-    """Split of the dataset; for Scene Flow, test is FlyingThings3D's TEST."""
+    split: Split | None = None
+    """Split of the dataset; default: test, which for Scene Flow is FlyingThings3D's TEST, or train
+    if only that has ground truth."""
     render_pass: RenderPass = "clean"
     """Rendering of Scene Flow and Sintel."""
     matcher: Annotated[MatcherOptions, tyro.conf.arg(name="")] = field(
@@ -88,12 +90,15 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     pictures = options.sheets or options.error_maps or options.worst
     if pictures and (options.out is None or options.report is not None):
         raise ValueError("pictures need --out, a folder for them, and pairs, not --report")
+    if options.report is not None and options.root is not None:
+        raise ValueError("--report reads what was measured: leave out --root, or --report")
     earlier = EvaluationReport.read(options.against) if options.against else None
     report = EvaluationReport.read(options.report) if options.report else _measure(options)
     if process_index() > 0:
         return
     print(report.to_text())
     if options.out is not None:
+        _warn_of_replaced(options.out, report)
         report.write(options.out)  # now: if the comparison is refused, the report is there
         if options.report is None:
             Store(options.out / _UNFINISHED).clear()
@@ -104,8 +109,23 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
             report.write(options.out)
 
 
+def _warn_of_replaced(folder: Path, report: EvaluationReport) -> None:
+    """Warn if the report that is there has predictors that the new one lacks."""
+    try:
+        before = type(report).read(folder / "report.json")
+    except (OSError, ValueError):
+        return
+    now = {each.label for each in report.evaluations}
+    gone = [each.label for each in before.evaluations if each.label not in now]
+    if gone:
+        warnings.warn(
+            f"{folder}: replaces a report of {', '.join(gone)}, whose pictures stay if it had any",
+            stacklevel=2,
+        )
+
+
 def _measure(options: EvaluationOptions) -> EvaluationReport:
-    from ea_psmnet.datasets.builder import build_dataset
+    from ea_psmnet.datasets.builder import build_dataset, measuring_split
     from ea_psmnet.evaluation.evaluation import evaluate_predictors
     from ea_psmnet.evaluation.pictures import Pictures
     from ea_psmnet.evaluation.predictors import sample_names
@@ -118,14 +138,15 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
 
     check_range("limit", options.limit, 1, 4096)
     check_range("batch", options.batch, 1, 2**16)
-    if options.root is None:
+    root = options.root
+    if root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)
     use_threads(options.matcher.threads)
     join()
-    dataset = build_dataset(
-        options.data, options.root, split=options.split, render_pass=options.render_pass
-    )
+    split = options.split or measuring_split(options.data, root)
+    options = replace(options, split=split)
+    dataset = build_dataset(options.data, root, split=split, render_pass=options.render_pass)
     predictors, settings = _predictors(options, dataset), _settings(options)
     pictures = Pictures(
         options.out or Path(),
@@ -144,13 +165,18 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
         journal=_journal(options, settings, predictors, dataset),
         observer=pictures,
     )
+    if not any(each.total.pixels for each in evaluations):
+        raise ValueError(
+            f"{root}: no pixel has a known disparity below {options.limit}: "
+            "python -m ea_psmnet data check tells more"
+        )
 
     def predict(label: str, place: int) -> tuple[StereoSample, NDArray[np.float32]]:
         sample = dataset[place]
         return sample, next(each for each in predictors if each.label == label).predict(sample)
 
     return EvaluationReport(
-        title=printable(options.root.resolve().name or options.root),
+        title=printable(root.resolve().name or root),
         evaluations=tuple(evaluations),
         settings=settings,
         pictures=pictures.finish(evaluations, predict),
@@ -260,7 +286,7 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
     auto = options.data == "auto"
     return {
         "data": detect_dataset(options.root or "") if auto else options.data,
-        "split": options.split,
+        "split": str(options.split),
         "render pass": options.render_pass,
         "batch": str(options.batch),
         "protocol batch": str(PROTOCOL_BATCH),

@@ -43,6 +43,8 @@ def render(
 
     for name, count in (("train", train), ("test", test)):
         check_range(name, count, 0, 10**6)
+    if not train + test:
+        raise ValueError("nothing to render: --train or --test must be more than 0")
     scenes = partial(
         SyntheticScenes,
         seed=seed,

@@ -27,7 +27,6 @@ from ea_psmnet.datasets.builder import measuring_pairs
 from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.measure import limited, median_seconds
 from ea_psmnet.experiments.networks import Network
-from ea_psmnet.experiments.resources import parse_volume
 from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.machine import (
@@ -209,7 +208,8 @@ def _shapes(load: Load, max_disparity: int) -> list[tuple[int, int, int]]:
 
 
 def _size(text: str, max_disparity: int) -> tuple[int, int]:
-    sides = parse_volume(text)
+    known = re.fullmatch(r"(\d+)x(\d+)", text)
+    sides = tuple(map(int, known.groups())) if known else ()
     if len(sides) != 2 or any(side % 16 for side in sides):
         raise ValueError(f"'{text}' is no size: give height and width as 544x960, multiples of 16")
     for side in sides:

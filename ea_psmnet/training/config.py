@@ -264,6 +264,11 @@ class TrainingConfig(
             if source.root is None and source.name != "synthetic":
                 fix = f"--root, its folder, or --mix {source.name}:FOLDER:WEIGHT"
                 raise ValueError(f"data '{source.name}' needs {fix}")
+        rendered = [source for source in self.sources() if source.name == "synthetic"]
+        if any(source.root is not None for source in rendered):
+            raise ValueError("data 'synthetic' is rendered and has no folder: leave out its root")
+        if self.scene_size and not rendered and self.validate_data != "synthetic":
+            raise ValueError("scene_size has no effect without data 'synthetic'")
         wanted = ("validate_data", "validate_root", "validate_count")
         given = [name for name in wanted if getattr(self, name) is not None]
         if given and self.validate_every is None:

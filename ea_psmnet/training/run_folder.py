@@ -59,10 +59,12 @@ def recorded_micro_batch(config: TrainingConfig) -> int | None:
     """The micro-batch that the run started with, if it has started.
 
     Raises:
-        ValueError: The recorded value is not valid.
+        ValueError: The recorded value is not valid, or of another batch.
     """
     path = config.out / "config.json"
-    micro = _recorded(path).get("micro_batch")
+    recorded = _recorded(path)
+    _check_same(config.out, "batch", recorded.get("batch", config.batch), config.batch)
+    micro = recorded.get("micro_batch")
     if micro is not None and not (isinstance(micro, int) and micro > 0):
         raise ValueError(f"{path}: damaged, micro_batch cannot be {micro!r}: {_MEND}")
     return micro
@@ -126,14 +128,12 @@ def _record(config: TrainingConfig, structure: PSMNetConfig, lengths: list[int])
     defaults = TrainingConfig(out=config.out, data="synthetic").to_dict() | _SETTLED
     recorded = _recorded(path)
     if not recorded and (config.out / "model.safetensors").exists():
-        raise ValueError(f"{config.out}: holds weights of something else: give another --out")
+        raise ValueError(
+            f"{config.out}: holds weights but no config.json of a run: give another --out, or, to "
+            "continue a run with the given options, delete model.safetensors"
+        )
     for name in sorted(settings.keys() - _MAY_CHANGE) if recorded else ():
-        known = recorded.get(name, defaults[name])
-        if settings[name] != known:
-            raise ValueError(
-                f"{config.out}: holds a run with {name} {known}, not {settings[name]}: "
-                "give the same settings or another --out"
-            )
+        _check_same(config.out, name, recorded.get(name, defaults[name]), settings[name])
     _check_structure(config, recorded.get("structure"), structure.to_dict())
     known = recorded.get("samples", lengths)  # older runs did not record them
     if known != lengths:
@@ -142,6 +142,14 @@ def _record(config: TrainingConfig, structure: PSMNetConfig, lengths: list[int])
             "make them what they were, or give another --out"
         )
     write_json(path, settings | {"structure": structure.to_dict(), "samples": lengths})
+
+
+def _check_same(folder: Path, name: str, known: Any, given: Any) -> None:
+    if given != known:
+        raise ValueError(
+            f"{folder}: holds a run with {name} {known}, not {given}: "
+            "give the same settings or another --out"
+        )
 
 
 def _check_structure(config: TrainingConfig, recorded: Any, given: dict[str, Any]) -> None:

@@ -74,6 +74,7 @@ def test_dot_product_map_of_a_pixel(checkpoints, pair, tmp_path):
         ("none", "volume", (), "no attention"),
         ("efficient", "volume", (), "hourglass1.encoder, hourglass2.bottleneck"),
         ("efficient", "hourglass1.encoder", ("--pixel", 1, 1), "same for all pixels"),
+        ("efficient", "hourglass1.encoder", ("--no-attention",), "leaves no maps to draw"),
         ("dot_product", "hourglass1.encoder", (), "name one"),
         ("dot_product", "hourglass1.encoder", ("--pixel", 72, 0), "(72, 0) lies outside"),
         ("hydra", "hourglass1.encoder", (), "efficient and dot_product have"),

@@ -113,6 +113,10 @@ def test_bad_requests_are_one_line(pairs, capsys):
     assert main(["data", "show", str(pairs), "--out", out, "--seed=-1"]) == 2
     assert "seed -1, 0 or more" in capsys.readouterr().err
     assert not (pairs / "sheet.png").exists()
+    nothing = ["data", "render", "--train", "0", "--test", "0", "--out", str(pairs / "scenes")]
+    assert main(nothing) == 2
+    assert "nothing to render" in capsys.readouterr().err
+    assert not (pairs / "scenes").exists()
 
 
 def test_the_difference_is_that_of_the_warped_right_view():

@@ -221,6 +221,32 @@ def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
     fails(capsys, "cannot search 192 pixels in an image 96 wide", *root, "--method", "sgbm",
           "--no-pad")  # fmt: skip
     fails(capsys, "named twice", *root, "--predictions", theirs, theirs)
+    fails(capsys, "leave out --root, or --report", *root, "--report", theirs / "report.json")
+
+
+def test_without_a_known_pixel_nothing_is_reported(pairs, tmp_path, capsys):
+    shutil.copytree(pairs / "four", tmp_path / "blank")
+    np.save(tmp_path / "blank" / "disp.npy", np.full(SIZE, np.nan, np.float32))
+    line = ("--root", tmp_path / "blank", "--method", "bm", "--out", tmp_path / "out")
+    fails(capsys, "no pixel has a known disparity below 192", *line)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_the_default_split_is_one_that_has_ground_truth(tmp_path, capsys):
+    from dataset_trees import kitti2015
+
+    root = kitti2015(tmp_path / "kitti")
+    assert run("--root", root, "--method", "bm", "--out", tmp_path / "out") == 0
+    made = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (made["data"], made["split"]) == ("kitti2015", "train")
+    fails(capsys, "split test: the ground truth", "--root", root, "--split", "test")
+
+
+def test_a_report_of_other_predictors_is_not_replaced_silently(pairs, tmp_path):
+    line = ("--root", pairs, "--out", tmp_path, "--method")
+    assert run(*line, "bm", "sgbm") == 0
+    with pytest.warns(UserWarning, match="replaces a report of SGBM"):
+        assert run(*line, "bm") == 0
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_it_travels_to_worker_processes(tmp_path, name):
 
 @pytest.mark.parametrize("name", sorted(TRAIN_ONLY))
 def test_a_test_split_without_truth_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"split='test': .*; choose train"):
+    with pytest.raises(ValueError, match=r"split test: .*; choose train"):
         build_dataset(name, TREES[name](tmp_path), split="test")
 
 

@@ -20,6 +20,13 @@ def test_a_folder_with_another_run_is_refused(config):
         train(replace(config, steps=1, lr=1e-3))
 
 
+def test_another_batch_is_named_though_its_micro_batch_was_chosen(config):
+    chosen = replace(config, steps=1, batch=2, micro_batch=None)
+    train(chosen)
+    with pytest.raises(ValueError, match="holds a run with batch 2, not 3"):
+        train(replace(chosen, batch=3))
+
+
 def test_a_run_of_an_older_version_with_an_option_that_is_settled_is_refused(config):
     config.out.mkdir()
     recorded = config.out / "config.json"
@@ -82,7 +89,9 @@ def test_a_crop_that_does_not_fit_is_one_line_before_anything_is_written(config)
 def test_a_folder_of_other_things_is_refused(config):
     config.out.mkdir()
     (config.out / "model.safetensors").touch()
-    with pytest.raises(ValueError, match="weights of something else"):
+    with pytest.raises(
+        ValueError, match=r"holds weights but no config\.json of a run: .*delete model"
+    ):
         train(config)
     (config.out / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: invalid JSON: .*; damaged: to continue"):
@@ -160,6 +169,9 @@ def test_the_defaults_are_the_papers():
         ({"mix": ("synthetic",), "root": None}, "expected NAME:ROOT:WEIGHT"),
         ({"mix": ("folder::1",), "root": None}, "--mix folder:FOLDER:WEIGHT"),
         ({"validate_count": 5}, "no effect without --validate-every"),
+        ({"data": "synthetic"}, "'synthetic' is rendered and has no folder"),
+        ({"mix": ("synthetic:.:1",), "root": None}, "'synthetic' is rendered and has no folder"),
+        ({"scene_size": (64, 128)}, "scene_size has no effect without data 'synthetic'"),
     ],
 )
 def test_impossible_settings_are_refused(config, changes, message):
