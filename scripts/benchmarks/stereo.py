@@ -81,9 +81,10 @@ def main() -> None:
         "stream": {name: _stream(name) for name in methods if not METHODS[name].slow},
         "errors": _errors(methods, arguments.pairs) if arguments.pairs else {},
     }
-    text = markdown(report)
+    text = markdown(report, arguments.out.name)
     write_results(arguments.out, report, text)
-    write_image(arguments.out.with_suffix(".png"), plot(report))
+    if report["errors"]:
+        write_image(arguments.out.with_suffix(".png"), plot(report))
     print(text)
 
 

@@ -22,19 +22,19 @@ _BELOW = ("StereoSGBM, three-way", "StereoSGBM, full", "ea-light, ONNX Runtime")
 _COLOURS = {"ours": "#1b6ca8", "exported": "#2a9d8f", "OpenCV": "#c0504d"}
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """All tables, with what they mean."""
+def markdown(report: dict[str, Any], name: str) -> str:
+    """All tables, with what they mean; `name` is that of the files of the report."""
     machine = report["machine"]
     used = "used" if machine["bfloat16"] else "not used"
     parts = [
         "# Stereo on a CPU: time, memory and errors",
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, OpenCV "
         f"{machine['opencv']}, bfloat16 {used}; 192 disparities, batch 1. Raw figures: "
-        "[stereo.json](stereo.json). To repeat it on a machine that does nothing else:",
+        f"[{name}.json]({name}.json). To repeat it on a machine that does nothing else:",
         f"```sh\n{_COMMAND}\n```",
     ]
     if _BASE in report["errors"]:
-        parts += ["![Errors against time](stereo.png)", "## Beside StereoSGBM", _SHORT]
+        parts += [f"![Errors against time]({name}.png)", "## Beside StereoSGBM", _SHORT]
         parts.append(markdown_table(_ratio_rows(report)))
     parts += ["## Seconds a pair", _METHOD, *_time_tables(report)]
     parts += ["## Work and memory, 960 x 540", _WORK, markdown_table(_work_rows(report))]
