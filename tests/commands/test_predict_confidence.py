@@ -107,7 +107,7 @@ def test_the_smallest_disparity_is_of_the_pair_at_any_scale(pair, sample, tmp_pa
         assert predict(pair, tmp_path, *options) == 0
         found = read_pfm(tmp_path / "blots_disparity.pfm")
         inside = sample.masks["nonocc"][:, 60:]
-        assert np.median(np.abs(found - sample.disparity)[:, 60:][inside]) < 1
+        assert np.median(np.abs(found - sample.disparity)[:, 60:][inside]) < 2
 
 
 @pytest.mark.parametrize(
