@@ -125,11 +125,11 @@ class EvaluationReport:
 
 
 def _counterpart(label: str, report: EvaluationReport) -> Evaluation:
-    bare = label.partition(",")[0]  # the same network at another number of scales
-    same, like = (
-        [each for each in report.evaluations if name in (each.label, each.label.partition(",")[0])]
-        for name in (label, bare)
-    )
+    def network(label: str) -> str:
+        return label.partition(",")[0]  # without the number of scales
+
+    same = [each for each in report.evaluations if each.label == label]
+    like = [each for each in report.evaluations if network(each.label) == network(label)]
     candidates: Sequence[Evaluation] = same or like or report.evaluations
     if len(candidates) != 1:
         names = ", ".join(each.label for each in report.evaluations)

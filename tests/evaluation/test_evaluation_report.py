@@ -113,6 +113,8 @@ def test_a_method_at_two_scales_is_compared_with_itself_at_one(report):
     (comparison,) = fine.against(report)
     assert (comparison.label, comparison.against) == ("ours, two scales", "ours")
     assert report.against(fine)[0].against == "ours, two scales"
+    both = EvaluationReport("made up", (*report.evaluations, *fine.evaluations))
+    assert [c.against for c in both.against(both)] == [e.label for e in both.evaluations]
 
 
 def test_a_comparison_names_what_it_left_out():
