@@ -298,11 +298,15 @@ def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None
 
 def _is_of(pair: PairRecord, path: Path) -> bool:
     """Whether a record is of this pair; false if it is missing or damaged."""
+    return is_same_pair(pair, _known(path))
+
+
+def _known(path: Path) -> PairRecord:
+    """A record; empty if it is missing or damaged."""
     try:
-        known = read_record(path, dict[str, dict[str, str]])
+        return read_record(path, PairRecord)
     except (OSError, ValueError):
-        return False
-    return is_same_pair(pair, known)
+        return {}
 
 
 def is_same_pair(pair: PairRecord, known: PairRecord) -> bool:
@@ -315,19 +319,12 @@ def is_same_pair(pair: PairRecord, known: PairRecord) -> bool:
 
 def serves_video(record: Path) -> bool:
     """Whether the files of a frame were written for a video alone, perhaps by an earlier run."""
-    try:
-        return "serves" in read_record(record, dict[str, dict[str, str]])
-    except (OSError, ValueError):
-        return False
+    return "serves" in _known(record)
 
 
 def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[str]) -> list[Path]:
     """The files of a prediction if all are there, of the same content and settings; or none."""
-    record = prediction_paths(folder, name, outputs)[-1]
-    try:
-        known = read_record(record, dict[str, dict[str, str]])
-    except (OSError, ValueError):
-        return []
+    known = _known(prediction_paths(folder, name, outputs)[-1])
     if "serves" in known and "serves" not in pair:  # they would be deleted with that video
         return []
     if known.items() >= _NO_CLOUD.items():

@@ -146,8 +146,7 @@ class _ShiftedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, taps: Tensor) -> Tensor:
         ctx.dtype = taps.dtype
-        wide = torch.promote_types(taps.dtype, torch.float32)
-        total = taps.new_zeros(taps[:, 0].shape, dtype=wide)
+        total = _zeros(taps)
         _add_taps(total, taps, 0)
         return total
 
