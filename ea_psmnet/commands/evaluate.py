@@ -125,7 +125,7 @@ def _warn_of_replaced(folder: Path, report: EvaluationReport) -> None:
 
 
 def _measure(options: EvaluationOptions) -> EvaluationReport:
-    from ea_psmnet.datasets.builder import build_dataset, measuring_split
+    from ea_psmnet.datasets.builder import build_dataset, detect_dataset, measuring_split
     from ea_psmnet.evaluation.evaluation import evaluate_predictors
     from ea_psmnet.evaluation.pictures import Pictures
     from ea_psmnet.evaluation.predictors import sample_names
@@ -144,10 +144,11 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     protocols = find_protocols(options.protocols)
     use_threads(options.matcher.threads)
     join()
-    split = options.split or measuring_split(options.data, root)
-    options = replace(options, split=split)
-    dataset = build_dataset(options.data, root, split=split, render_pass=options.render_pass)
-    predictors, settings = _predictors(options, dataset), _settings(options)
+    data = detect_dataset(root) if options.data == "auto" else options.data
+    split = options.split or measuring_split(data, root)
+    dataset = build_dataset(data, root, split=split, render_pass=options.render_pass)
+    predictors = _predictors(options, dataset)
+    settings = {"data": data, "split": split} | _settings(options)
     pictures = Pictures(
         options.out or Path(),
         [each.label for each in predictors],
@@ -280,13 +281,9 @@ def _settings(options: EvaluationOptions) -> dict[str, str]:
     import numpy as np
     import torch
 
-    from ea_psmnet.datasets.builder import detect_dataset
     from ea_psmnet.evaluation.evaluation import PROTOCOL_BATCH
 
-    auto = options.data == "auto"
     return {
-        "data": detect_dataset(options.root or "") if auto else options.data,
-        "split": str(options.split),
         "render pass": options.render_pass,
         "batch": str(options.batch),
         "protocol batch": str(PROTOCOL_BATCH),
