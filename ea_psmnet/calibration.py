@@ -240,7 +240,7 @@ class Lens:
     def __post_init__(self) -> None:
         k = self.matrix
         if k.shape != (3, 3) or not np.allclose(k[2], (0, 0, 1)) or not (np.diag(k) > 0).all():
-            raise ValueError("calibration: K is no intrinsic matrix, or is it transposed?")
+            raise ValueError("calibration: K is not an intrinsic matrix, or is it transposed?")
         if len(self.distortion) not in _DISTORTIONS:
             told = ", ".join(map(str, _DISTORTIONS))
             raise ValueError(
@@ -259,7 +259,7 @@ class RawCalibration:
     """Calibration of a pair as the cameras take it, before rectification.
 
     Raises:
-        ValueError: The second camera is not to the right of the first, R is no rotation, or
+        ValueError: The second camera is not to the right of the first, R is not a rotation, or
             fisheye lenses do not have four coefficients.
     """
 
@@ -282,7 +282,7 @@ class RawCalibration:
         towards = -self.rotation.T @ self.translation  # the right camera in the left one's frame
         turned = self.rotation.T @ self.rotation
         if np.abs(turned - np.eye(3)).max() > _INEXACT or np.linalg.det(self.rotation) < 0:
-            raise ValueError("calibration: R is no rotation: its rows must be orthonormal")
+            raise ValueError("calibration: R is not a rotation: its rows must be orthonormal")
         if not self.translation.any():
             raise ValueError("calibration: T is zero: the cameras would be at one place")
         told = "(" + ", ".join(f"{value:g}" for value in self.translation) + ")"

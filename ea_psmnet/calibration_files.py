@@ -124,7 +124,7 @@ def _number(fields: Mapping[str, str], name: str) -> float:
     try:
         return float(fields[name])
     except ValueError:
-        raise ValueError(f"{name} is '{fields[name]}', which is no number") from None
+        raise ValueError(f"{name} is '{fields[name]}', which is not a number") from None
 
 
 def _middlebury(texts: Sequence[str], _: int) -> Found:

@@ -9,11 +9,11 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _LINE_EVERY_S = 30.0
-"""Least seconds between lines where there is no terminal."""
+"""Least seconds between lines where there is not a terminal."""
 
 
 class Progress(tqdm):
-    """A `tqdm` bar that writes whole lines, at most two a minute, if its stream is no terminal.
+    """A `tqdm` bar that writes whole lines, at most two a minute, if its stream is not a terminal.
 
     Logs of batch systems and CI would otherwise hold one long line of carriage returns.
     """

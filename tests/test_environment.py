@@ -42,6 +42,23 @@ def test_everything_comes_from_pips_own_index_and_once(clone):
     assert install(clone) == (asked, "")
 
 
+@pytest.mark.parametrize(
+    ("line", "settings", "message"),
+    [
+        ([], {}, "a requirements file is needed"),
+        (["requirements.txt"], {"PYTHON": "no-python"}, "error: no-python: no such program"),
+    ],
+)
+def test_what_is_missing_is_told(clone, line, settings, message):
+    said = subprocess.run(
+        ["scripts/environment", *line],
+        cwd=clone, env=os.environ | settings, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode > 0
+    assert message in said.stderr
+    assert said.stderr.count("\n") == 1
+
+
 def test_torch_may_come_from_another_index(clone):
     asked, _ = install(clone, TORCH_INDEX="cpu")
     torch = [

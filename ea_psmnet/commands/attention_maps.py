@@ -46,6 +46,6 @@ def attention_maps(
     for path in write_maps(out, maps):
         print(printable(path))
     print(
-        f"{site} adds {maps.added:.0%} of its input's size, and {maps.constant:.0%} of the square "
-        "sum of that is equal at every position"
+        f"{site} adds {maps.added:.0%} of its input's norm; {maps.constant:.0%} of the energy "
+        "of what it adds is constant over all positions"
     )

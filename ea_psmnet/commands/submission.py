@@ -64,6 +64,7 @@ def submission(
         return predicted_at_scale(matcher, (left, right), scale).disparity
 
     settings = {
+        "root": str(root.resolve()),
         "weights": content_hash(find_weights(options.checkpoint or DEFAULT)),
         "max_disparity": matcher.max_disparity,
         "precision": options.precision,

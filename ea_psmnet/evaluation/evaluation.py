@@ -166,7 +166,8 @@ def evaluate_predictors(
         An evaluation for each predictor, complete in every process.
 
     Raises:
-        ValueError: The dataset or a batch is empty, or the limit is not positive.
+        ValueError: The dataset or a batch is empty, the limit is not positive, or two predictors
+            have the same label.
     """
     if len(dataset) == 0 or min(batch, protocol_batch) < 1 or limit <= 0:
         raise ValueError(
@@ -175,6 +176,8 @@ def evaluate_predictors(
         )
     measure = Measure.of(protocols, len(dataset), limit)
     shares: dict[str, list[Share]] = {predictor.label: [] for predictor in predictors}
+    if len(shares) < len(predictors):
+        raise ValueError(f"{len(predictors)} predictors have the labels {', '.join(shares)}")
     count = len(dataset)
     batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
     mine = batches[process_index() :: process_count()]

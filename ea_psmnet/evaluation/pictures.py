@@ -104,7 +104,7 @@ class Pictures:
         parts = gather([self._worst])  # not by label: a process without pairs has none
         for each in evaluations:
             worst = _worst(dict(enumerate(image.errors for image in each.images)))
-            title = f"{each.label}: the {len(worst)} pairs of the highest EPE"
+            title = f"{each.label}: the {len(worst)} pairs with the highest EPE"
             written[title] = f"worst/{self._labels[each.label]}.png"
             if process_index() == 0:
                 drawn = {i: row for part in parts for i, row in part.get(each.label, {}).items()}

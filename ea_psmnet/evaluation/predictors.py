@@ -142,8 +142,8 @@ def _read(path: Path, sample: StereoSample, hint: Callable[[], None]) -> NDArray
 
 def _warn_of_sign(folder: Path) -> None:
     warnings.warn(
-        f"{folder}: predictions whose every value is negative; if it is the sign alone that "
-        "differs, save them negated",
+        f"{folder}: all values of a prediction are negative; if only the sign convention differs, "
+        "negate them",
         stacklevel=4,
     )
 
@@ -192,7 +192,7 @@ def _check_owners(paths: Mapping[str, Path]) -> None:
     for name, path in paths.items():
         if (other := owners.setdefault(path, name)) != name:
             raise ValueError(
-                f"{path}: the prediction for {other} or for {name}? use folders for the slashes"
+                f"{path}: matches both {other} and {name}: use folders instead of underscores"
             )
 
 

@@ -117,9 +117,9 @@ class EvaluationReport:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is no such report.
+            ValueError: The file is not such a report.
         """
-        record = read_record(path, _Record, remedy="it is no report that `evaluate --out` wrote")
+        record = read_record(path, _Record, remedy="it is not a report that `evaluate --out` wrote")
         evaluations = tuple(method.evaluation() for method in record.methods)
         return cls(record.title, evaluations, record.settings)
 
@@ -133,7 +133,9 @@ def _counterpart(label: str, report: EvaluationReport) -> Evaluation:
     candidates: Sequence[Evaluation] = same or like or report.evaluations
     if len(candidates) != 1:
         names = ", ".join(each.label for each in report.evaluations)
-        raise ValueError(f"the other report has no {label!r}, but {names}: which one is meant?")
+        raise ValueError(
+            f"the other report has no {label!r}; it has {names}: evaluate one of these"
+        )
     return candidates[0]
 
 
@@ -234,10 +236,10 @@ COMPARISON_NOTE = (
 )
 _CHART = "confidence.png"
 _CONFIDENCE_NOTE = (
-    "Confidence is the predicted and correct the true share of errors below 1 px, in percent. ECE: "
-    "expected calibration error over 20 bins, in percent. AUSE: area between the sparsification "
-    "curve and the oracle's, which removes the largest errors first; a mean over images and over "
-    "removed shares from 0 to 95 %, in percent for bad-1 and in pixels for the EPE."
+    "`confidence` is the predicted and `correct` the actual share of errors below 1 px, in "
+    "percent. ECE: expected calibration error over 20 bins, in percent. AUSE: area between the "
+    "sparsification curve and the oracle's, which removes the largest errors first; a mean over "
+    "images and over removed shares from 0 to 95 %, in percent for bad-1 and in pixels for the EPE."
 )
 _NAMED = 5  # number of dropped images that are named; the JSON names all
 

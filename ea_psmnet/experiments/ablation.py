@@ -19,7 +19,7 @@ from ea_psmnet.evaluation.evaluation import evaluate
 from ea_psmnet.experiments.ablation_config import MAY_CHANGE, RENDERED, AblationConfig, Question
 from ea_psmnet.experiments.networks import count_parameters, parse_variant, site_volume, slug
 from ea_psmnet.experiments.own_process import run_program
-from ea_psmnet.files import atomic_path, write_json
+from ea_psmnet.files import write_json
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
@@ -163,6 +163,8 @@ def ablate(question: Question, config: AblationConfig) -> Iterator[Ablation]:
     }
     parameters = {text: count_parameters(network) for text, network in networks.items()}
     others = {name: measuring_pairs("auto", root) for name, root in config.tests.items()}
+    if config.root is not None:  # one without training pairs is refused before anything is rendered
+        build_dataset(config.data, config.root)
     settings = {"question": question} | config.to_dict()
     Store(config.out, settings, may_change=MAY_CHANGE).claim()
     for seed in config.seeds:  # weights that do not fit are refused before anything is rendered
@@ -361,8 +363,7 @@ def shared_weights(config: AblationConfig, seed: int) -> Path:
             load_into(model, config.init, attention=False)
         elif isinstance(model.features, EfficientNetFeatures):
             model.features.load_imagenet()
-        with atomic_path(path) as temporary:
-            save_model(temporary, model)
+        save_model(path, model)
     return path
 
 

@@ -36,15 +36,15 @@ class AblationConfig:
     out: Path
     """Folder of the ablation for scenes, runs and report. The same command continues it."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds. With one seed all variants start from the same weights and see the same samples in the
-    same order."""
+    """Seeds. For each seed, all variants start from the same weights and see the same samples in
+    the same order."""
     variants: tuple[str, ...] = ()
-    """Variants instead of the question's own, as efficient@bottleneck,heads=2; differences are to
-    the first."""
+    """Variants instead of the question's own, such as efficient@bottleneck,heads=2; differences are
+    to the first."""
     sites: str = "encoder"
-    """Places of attention for variants that name none, as bottleneck or volume+decoder."""
+    """Places of attention for variants that name none, such as bottleneck or volume+decoder."""
     preset: str = "psmnet-small"
-    """Network that attention is added to, as light."""
+    """Network that attention is added to, such as light."""
     width: float | None = None
     """Channels of the volume relative to the published network; default: the preset's."""
     max_disparity: int = 96
@@ -102,6 +102,8 @@ class AblationConfig:
                 f"eval_roots {', '.join(map(str, self.eval_roots))} are told apart by the folders' "
                 f"names: these must differ from each other and from '{RENDERED}'"
             )
+        if self.data != "sceneflow" and self.root is None:
+            raise ValueError(f"data '{self.data}' needs --root, its folder")
         if self.max_disparity > self.crop[1]:
             raise ValueError(
                 f"max disparity {self.max_disparity} is wider than the crop ({self.crop[1]})"

@@ -54,8 +54,8 @@ class AttentionMaps:
     added: float
     """Norm of what the module adds to its input, relative to the norm of the input."""
     constant: float
-    """Fraction of the added square sum that is equal at every position, like a bias: at 1 nothing
-    depends on the position."""
+    """Fraction of the energy (sum of squares) of what is added that is constant over all positions,
+    like a bias; 1 if nothing depends on the position."""
     pixel: Pixel | None = None
     """Pixel (x, y) of the left image whose map this is; None for global maps."""
 

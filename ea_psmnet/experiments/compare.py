@@ -217,7 +217,7 @@ def _process(request: str, stderr: IO[str] | None, timeout: float) -> str:
     except subprocess.TimeoutExpired:
         return f"did not end within {timeout:.0f} s"
     if process.returncode < 0:
-        return f"ended by {signal.Signals(-process.returncode).name}"
+        return f"was killed by {signal.Signals(-process.returncode).name}"
     return f"ended with exit status {process.returncode}"
 
 

@@ -47,7 +47,7 @@ class Budget:
 
 
 def parse_budget(text: str, device: str) -> Budget:
-    """Read a budget: a size as `11GiB`, the name of a GPU, or `physical`, the memory that is free.
+    """Read a budget: a size such as `11GiB`, a GPU's name, or `physical`, the memory that is free.
 
     Raises:
         ValueError: The text is none of these; the message lists the GPUs.
@@ -60,7 +60,8 @@ def parse_budget(text: str, device: str) -> Budget:
     try:
         size = parse_bytes(text)
     except ValueError as error:
-        raise ValueError(f"{error}, physical, or a GPU: {', '.join(GPUS)}") from None
+        choices = f"physical, or the name of a GPU: {', '.join(GPUS)}"
+        raise ValueError(f"{error}; or give {choices}") from None
     if size < 1:
         raise ValueError(f"a budget of {text} leaves nothing to compute with")
     return Budget(text, size)

@@ -59,7 +59,7 @@ def parse_variant(
         changes: Other fields of the network, such as width or max_disparity.
 
     Raises:
-        ValueError: The text is no variant, or a name or place is unknown.
+        ValueError: The text is not a variant, or a name or place is unknown.
 
     Example:
         >>> parse_variant("efficient@volume,heads=2").attention_options
@@ -68,7 +68,7 @@ def parse_variant(
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"'{text}' is no variant: examples are efficient, efficient@bottleneck or "
+            f"'{text}' is not a variant: examples are efficient, efficient@bottleneck or "
             "efficient@volume+decoder,heads=2"
         )
     check_choice("variant", match["name"], list(VARIANTS))
@@ -138,7 +138,8 @@ def named_networks(
     """Return checkpoints, presets and variants, in this order; by default `DEFAULT_VARIANTS`.
 
     Raises:
-        ValueError, FileNotFoundError: A name is unknown, or a file is no checkpoint.
+        ValueError, FileNotFoundError: A name is unknown, a file is not a checkpoint, or two
+            networks have the same label.
     """
     if not (variants or presets or checkpoints):
         variants = DEFAULT_VARIANTS
@@ -156,7 +157,11 @@ def named_networks(
         Network(text, parse_variant(text, width=width, max_disparity=max_disparity))
         for text in at_sites(variants, sites)
     ]
-    return trained + fresh
+    networks = trained + fresh
+    labels = [network.label for network in networks]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise ValueError(f"two networks are called '{twice}': leave one out, or rename its file")
+    return networks
 
 
 def _label(path: Path, stems: Sequence[str]) -> str:

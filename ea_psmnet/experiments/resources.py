@@ -333,12 +333,12 @@ def parse_volume(text: str) -> tuple[int, ...]:
     """Read `48x136x240` as (48, 136, 240), with two sides or three.
 
     Raises:
-        ValueError: The text is no volume, or the volume has fewer than two positions.
+        ValueError: The text is not a volume, or the volume has fewer than two positions.
     """
     known = re.fullmatch(r"\d+(x\d+){1,2}", text)
     sides = tuple(map(int, text.split("x"))) if known else ()
     if math.prod(sides) < 2:
-        raise ValueError(f"'{text}' is no volume: give its sides as 64x64 or 48x136x240")
+        raise ValueError(f"'{text}' is not a volume: give its sides as 64x64 or 48x136x240")
     return sides
 
 

@@ -211,7 +211,9 @@ def _size(text: str, max_disparity: int) -> tuple[int, int]:
     known = re.fullmatch(r"(\d+)x(\d+)", text)
     sides = tuple(map(int, known.groups())) if known else ()
     if len(sides) != 2 or any(side % 16 for side in sides):
-        raise ValueError(f"'{text}' is no size: give height and width as 544x960, multiples of 16")
+        raise ValueError(
+            f"'{text}' is not a size: give height and width as 544x960, multiples of 16"
+        )
     for side in sides:
         check_range(f"a side of '{text}'", side, 16, 2**14)
     if sides[1] < max_disparity:

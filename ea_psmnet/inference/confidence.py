@@ -1,12 +1,12 @@
 """Confidence: the probability that the error of a pixel's disparity is below 1 pixel.
 
 The evidence is the probability that the network's own distribution over disparities gives to the
-neighbourhood of the estimate. This is no probability of the error: levels are 4 pixels apart, and
-networks are overconfident (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). A
-logistic function of its log-odds at three widths, fitted to ground truth, turns it into one (Platt
-scaling with three inputs). `scripts/calibrate_confidence` fits it and stores it in the description
-beside the weights. For a pair that is matched at two scales the evidence is what both passes say:
-`two_scales.py`.
+neighbourhood of the estimate. This is not a probability of the error: levels are 4 pixels apart,
+and networks are overconfident (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+A logistic function of its log-odds at three widths, fitted to ground truth, turns it into one
+(Platt scaling with three inputs). `scripts/calibrate_confidence` fits it and stores it in the
+description beside the weights. For a pair that is matched at two scales the evidence is what both
+passes say: `two_scales.py`.
 
 Shapes: B batch, K disparity levels, h and w of the volume, H = 4h, W = 4w of the image.
 """
@@ -110,7 +110,7 @@ class ConfidenceMap:
 
 UNCALIBRATED = ConfidenceMap((0.0, 1.0, 0.0), 0.0)
 """The mass within 6 pixels itself, or, at two scales, the confidence of the chosen pass: it ranks
-pixels, but is no probability of an error."""
+pixels, but is not a probability of an error."""
 
 CARD_KEYS = {False: "confidence", True: "confidence_two_scales"}
 """Entries of the description of weights, by whether pairs are matched at two scales."""
@@ -143,7 +143,7 @@ def read_confidence(path: Path | str | None, *, two_scales: bool = False) -> Con
 
 def _uncalibrated(reason: str) -> ConfidenceMap:
     warnings.warn(
-        f"confidence is uncalibrated: {reason}; it ranks pixels, but is no probability "
+        f"confidence is uncalibrated: {reason}; it ranks pixels, but is not a probability "
         "(scripts/calibrate_confidence makes it one)",
         stacklevel=4,
     )

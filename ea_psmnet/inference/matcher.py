@@ -89,7 +89,9 @@ class StereoMatcher:
         two_scales: bool = False,
     ) -> None:
         if not isinstance(model, PSMNet):
-            raise TypeError(f"a {type(model).__name__} is no PSMNet: StereoMatcher.load reads one")
+            raise TypeError(
+                f"a {type(model).__name__} is not a PSMNet: StereoMatcher.load reads one"
+            )
         check_choice("precision", precision, get_args(Precision))
         if not isinstance(two_scales, bool):
             raise TypeError(f"two_scales is {two_scales!r}: give True or False")
@@ -427,7 +429,7 @@ class StereoMatcher:
 
 
 def _bytes(memory: int | str | None) -> int | None:
-    """Convert a number or text to bytes; raises a ValueError or a TypeError if it is no size."""
+    """Convert a number or text to bytes; raises a ValueError or a TypeError if it is not a size."""
     count = parse_bytes(memory) if isinstance(memory, str) else memory
     if count is None:
         return None

@@ -48,7 +48,7 @@ class StereoVideo:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is no video, or the number of files does not fit the layout.
+        ValueError: A file is not a video, or the number of files does not fit the layout.
     """
 
     def __init__(self, paths: Sequence[Path], layout: Layout = "separate") -> None:

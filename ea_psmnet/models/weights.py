@@ -281,7 +281,7 @@ def import_original(state: dict[str, Tensor]) -> tuple[PSMNetConfig, dict[str, T
         plain = name.removeprefix("module.")
         theirs = next((prefix for prefix in ORIGINAL_NAMES if plain.startswith(prefix)), None)
         if theirs is None:
-            raise ValueError(f"'{name}' is no parameter of an original PSMNet")
+            raise ValueError(f"'{name}' is not a parameter of an original PSMNet")
         ours = ORIGINAL_NAMES[theirs] + plain.removeprefix(theirs)
         renamed[ours.replace(".downsample.", ".shortcut.")] = tensor
     basic = any(".classify." in f".{name}" for name in state)

@@ -100,8 +100,8 @@ class NetworkOptions:
     """Network: light, ea-light or nonlocal-light; psmnet, ea-psmnet or nonlocal-psmnet, each also
     with -small."""
     network: Path | None = None
-    """Network as a JSON file with the fields of `PSMNetConfig`, instead of a preset; the file's
-    `align_corners` is true for an --init from torch 0.4 (2018)."""
+    """Network as a JSON file with the fields of `PSMNetConfig`, instead of a preset; set its
+    `align_corners` to true for an --init that was trained with torch 0.4 (2018)."""
     attention_sites: tuple[str, ...] = ()
     """Where the preset's attention is placed instead of its default sites, for example
     bottleneck."""
@@ -112,8 +112,8 @@ class NetworkOptions:
     imagenet: bool = True
     """Initialise EfficientNet features with ImageNet weights, unless --init gives weights."""
     init: Path | None = None
-    """Initial weights, also an original PSMNet .tar file. Attention modules that the file lacks
-    are initialised as the identity."""
+    """Initial weights: a .safetensors file, an original PSMNet .tar file, a run folder, or the name
+    of bundled weights. Attention modules that they lack are initialised as the identity."""
     max_disparity: int = 192
     """Number of disparities to search, in pixels; a multiple of 16."""
 
@@ -189,7 +189,8 @@ class RunOptions:
     validate_every: int | None = None
     """Steps between validations; the best weights are kept as best.safetensors."""
     validate_data: DatasetName | None = None
-    """Dataset to validate on; default: the test split of the training data."""
+    """Dataset to validate on; default: the test split of the training data, with --mix of
+    its first dataset."""
     validate_root: Path | None = None
     """Folder of the dataset to validate on."""
     validate_count: int | None = None
@@ -258,8 +259,10 @@ class TrainingConfig(
             )
 
     def _check_data(self) -> None:
-        if self.mix and self.root is not None:
-            raise ValueError("--mix names the folders of its datasets: leave out --root")
+        if self.mix and (self.root is not None or self.data != "sceneflow"):
+            raise ValueError(
+                "--mix names its datasets and their folders: leave out --data and --root"
+            )
         for source in self.sources():
             if source.root is None and source.name != "synthetic":
                 fix = f"--root, its folder, or --mix {source.name}:FOLDER:WEIGHT"

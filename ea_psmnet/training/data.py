@@ -272,7 +272,7 @@ def training_samples(config: TrainingConfig) -> tuple[TrainingSamples, int]:
 
 
 def validation_samples(config: TrainingConfig) -> Sequence[StereoSample]:
-    """The pairs to validate on: the test split of a dataset, or all pairs of `validate_root`.
+    """The pairs to validate on: the test split, or all pairs of a `validate_root` without one.
 
     Raises:
         FileNotFoundError: The dataset is missing.

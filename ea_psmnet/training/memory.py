@@ -63,12 +63,15 @@ class MemoryBudget:
         needed = self.estimate.total(micro)
         if needed > self.free:
             raise ValueError(
-                f"a micro-batch of {micro} needs about {_gib(needed)} of memory, {_gib(self.free)} "
-                f"are free: {self._fix(micro)}; or try anyway with --no-memory-check"
+                f"a micro-batch of {micro} needs about {_gib(needed)} of memory, but only "
+                f"{_gib(self.free)} is free: {self._fix(micro)}; or try anyway with "
+                "--no-memory-check"
             )
 
     def _fix(self, micro: int) -> str:
         """Options that would make it fit, by the same estimate."""
+        if (self.config.out / "config.json").is_file():
+            return "close other programs, as a run that has begun keeps its settings"
         smaller = [n for n in range(1, micro) if micro % n == 0 and self._fits(self.estimate, n)]
         if smaller:
             return f"take --micro-batch {smaller[-1]}"

@@ -137,7 +137,7 @@ class StopRequest:
         if not self.number:
             self.number, self._came = number, now
             if is_first_process():
-                line = f"\n{_name(number)}: the run ends after the micro-batch at hand, and saves\n"
+                line = f"\n{_name(number)}: the run will stop after this micro-batch and save\n"
                 os.write(2, line.encode())  # not by Python's buffers, which may be in use
         elif number == signal.SIGINT and now - self._came > _ECHO:
             raise KeyboardInterrupt

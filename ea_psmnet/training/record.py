@@ -57,8 +57,8 @@ class RunRecord:
             changed = record_session(folder / "environment.json", first | dict(facts))
             if start and changed:
                 self.note(
-                    f"warning: the run continues with {changed}: it will not end bit for bit as if "
-                    "it had not been stopped"
+                    f"warning: the run continues with {changed}: its result will not be identical "
+                    "to that of a run that was not stopped"
                 )
         if enabled:
             self._parts = (
@@ -82,7 +82,7 @@ class RunRecord:
         if begun and not isinstance(error, OSError):
             try:
                 write_summary(self._folder)
-            except ValueError as damage:  # not a reason to fail a finished run
+            except (FileNotFoundError, ValueError) as damage:  # not a reason to fail a finished run
                 self.note(f"warning: no summary: {damage}")
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:

@@ -110,7 +110,7 @@ def _locked(path: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"
             raise ValueError(
-                f"{path.parent}: {holder} trains in it: wait for it, or give another --out "
+                f"{path.parent}: {holder} is training in it: wait for it, or give another --out "
                 f"(if it died with its machine, delete {path})"
             ) from None
         except OSError:  # a file system without locks

@@ -346,9 +346,9 @@ class FiniteGuard:
         if self.in_a_row < self.LIMIT:
             return line
         raise FloatingPointError(
-            f"{self.in_a_row} steps in a row were not finite, at last {line}. The weights of the "
+            f"{self.in_a_row} steps in a row were not finite; the last: {line}. The weights of the "
             "last good step are kept: continue from the run's model.safetensors by --init in "
-            "another --out, with a lower --lr, --clip or --precision fp32"
+            "another --out, with a lower --lr, with --clip, or with --precision fp32"
         )
 
     def state_dict(self) -> dict[str, int]:

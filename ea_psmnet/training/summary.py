@@ -50,7 +50,7 @@ def write_summary(folder: Path) -> Path:
     try:
         parts = [
             f"# Training run {folder.absolute().name}",
-            _state(records, sessions[-1]),
+            _state(config, records, sessions[-1]),
             _facts(config, records, sessions),
             *_validation([record for record in records if record["kind"] == "validation"]),
             "## Curves\n\n![loss, error, learning rate and validation](curves.png)",
@@ -63,9 +63,10 @@ def write_summary(folder: Path) -> Path:
     return folder / "summary.md"
 
 
-def _state(records: _Records, session: dict[str, Any]) -> str:
+def _state(config: dict[str, Any], records: _Records, session: dict[str, Any]) -> str:
     taken, steps = records[-1]["step"], session["steps"]
-    if taken == steps:
+    last = "validation" if config["validate_every"] else "step"
+    if taken == steps and records[-1]["kind"] == last:
         return f"Finished: {steps:,} steps."
     return f"Not finished: {taken:,} of {steps:,} steps; the same command continues."
 
@@ -116,7 +117,7 @@ def _course(config: dict[str, Any], records: _Records, starts: int) -> dict[str,
     return {
         "training time": f"{timedelta(seconds=round(elapsed))}, {_count(starts, 'start')}",
         "samples seen": f"{config['batch'] * taken:,}",
-        "samples a second": f"{overall:.3g} overall, {median(rates):.3g} in the median step",
+        "samples per second": f"{overall:.3g} overall, {median(rates):.3g} in the median step",
         "waiting for data": f"{waiting:.1%} of the steps' time",
         "most memory": f"{max(record['memory'] for record in steps):.1f} GiB",
         "skipped steps": f"{steps[-1]['skipped']:.0f}",
@@ -267,7 +268,7 @@ def _style(axes: Axes, title: str, *, logarithmic: bool) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page of a run folder."""
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m ea_psmnet.training.summary RUN", file=sys.stderr)
         return 2
     try:

@@ -47,8 +47,8 @@ def ask(script: str | Path, request: Request, env: dict[str, str] | None = None)
         env: Environment variables of the process; None for those of this one.
 
     Raises:
-        subprocess.CalledProcessError: The process died; its traceback is on stderr.
-        ValueError: The answer is no JSON.
+        ChildProcessError: The process died; its traceback is on stderr.
+        ValueError: The answer is not JSON.
     """
     process = run_program(
         str(Path(script).resolve()),
@@ -58,7 +58,9 @@ def ask(script: str | Path, request: Request, env: dict[str, str] | None = None)
         cwd=ROOT,
         env=env,
     )
-    process.check_returncode()
+    if process.returncode:
+        told = f"{script}: the process that measures ended with exit status {process.returncode}"
+        raise ChildProcessError(f"{told}; the reason is above, and the request was {request}")
     return parse_record(process.stdout, Request, f"the answer of {script}", finite=False)
 
 

@@ -179,7 +179,7 @@ def main(
         out: Name of the report, without a suffix.
     """
     rows = []
-    sets = {f"{root.name} pairs": list(build_dataset("auto", root)) for root in roots}
+    sets = {f"{root} pairs": list(build_dataset("auto", root)) for root in roots}
     if scenes:
         sets["rendered scenes"] = list(SyntheticScenes(size=size, count=scenes, split="test"))
     for name, samples in sets.items():

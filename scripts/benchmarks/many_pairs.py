@@ -85,7 +85,7 @@ def main() -> None:
     lines = [
         "# Many pairs: overlapping steps against one after the other",
         "",
-        "| way | pairs a second, median | rounds in seconds |",
+        "| way | pairs per second, median | rounds in seconds |",
         "|---|---|---|",
         *(
             f"| {name} | {rates[name]:.3f} | {', '.join(f'{v:.2f}' for v in values)} |"

@@ -13,7 +13,6 @@ from benchmarking import Answers, Request, ask, code_hash, run, write_results
 
 # isort: split
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -170,7 +169,7 @@ def _measure_all(wanted: list[NetworkCase], rounds: int, answers: Answers) -> li
             continue
         try:
             found[case].append(answers.answer(asdict(case), number, measured, NetworkMeasurement))
-        except subprocess.CalledProcessError:  # out of memory: left out
+        except ChildProcessError:  # out of memory: left out
             tqdm.write(f"failed: {case}", file=sys.stderr)
     return [Record.of(case, several) for case, several in found.items() if several]
 

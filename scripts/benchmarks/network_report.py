@@ -78,17 +78,18 @@ class NetworkResults:
         """Return the measurement of a case; None if it was not measured or failed."""
         return next((r.measured for r in self.records if r.case == case), None)
 
-    def plain(self, case: NetworkCase, *, keep_memory: bool | None = None) -> NetworkCase:
-        """Return the published form of a case, by default with the default allocator."""
-        kept = replace(case, form="plain", network=case.network, keep_memory=True)
-        default = replace(kept, keep_memory=False)
-        if keep_memory is None:
-            return default if self.find(default) else kept
-        return kept if keep_memory else default
+    def plain(self, case: NetworkCase, *, kept: bool = False) -> NetworkCase:
+        """Return the published form of a case, with the default allocator if it was measured.
 
-    def faster(self, case: NetworkCase, *, keep_memory: bool | None = None) -> float:
+        `kept` takes the allocator that keeps freed memory in any case.
+        """
+        same = replace(case, form="plain", keep_memory=True)
+        default = replace(same, keep_memory=False)
+        return default if not kept and self.find(default) else same
+
+    def faster(self, case: NetworkCase, *, kept: bool = False) -> float:
         """Return the ratio of the published form's time; NaN if a measurement is missing."""
-        fast, plain = self.find(case), self.find(self.plain(case, keep_memory=keep_memory))
+        fast, plain = self.find(case), self.find(self.plain(case, kept=kept))
         return plain.seconds / fast.seconds if fast and plain else float("nan")
 
     def lighter(self, case: NetworkCase) -> float:
@@ -246,7 +247,7 @@ def _row(results: NetworkResults, record: Record) -> dict[str, object]:
         "rounds": f"{record.fastest:.3g} to {record.slowest:.3g}",
         "s a sample": f"{measured.seconds / case.batch:.3g}",
         "times faster": results.faster(case),
-        "than plain kept": results.faster(case, keep_memory=True),
+        "than plain kept": results.faster(case, kept=True),
         "arithmetic s": f"{results.floor.arithmetic(case):.3g}",
         "traffic s": f"{results.floor.traffic(case):.3g}",
         "peak": format_bytes(measured.peak),

@@ -12,7 +12,7 @@ from benchmarking import run, write_results
 
 # isort: split
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -159,25 +159,24 @@ def _markdown(sets: dict[str, Statistics]) -> str:
 
 
 def statistics_plot(
-    sets: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    disparity_bins: NDArray[np.float64],
-    gradient_bins: NDArray[np.float64],
+    sets: Mapping[str, Statistics],
 ) -> NDArray[np.uint8]:
     """Draw the disparity and gradient histograms of some sets.
 
     Args:
-        sets: Fractions of pixels in the bins of disparity and of gradient, by label.
-        disparity_bins: Edges of the bins in pixels.
-        gradient_bins: Edges of the bins in grey levels per pixel.
+        sets: Statistics by label.
 
     Returns:
         (h, w, 3) uint8 RGB.
     """
     figure = new_figure(11, 4)
     left, right = figure.subplots(1, 2)
-    for (label, (disparity, gradient)), colour in zip(sets.items(), COLOURS[1:], strict=False):
-        left.stairs(np.array(disparity) * 100, disparity_bins, label=label, color=colour, lw=1.6)
-        right.stairs(np.array(gradient) * 100, gradient_bins, label=label, color=colour, lw=1.6)
+    for (label, found), colour in zip(sets.items(), COLOURS[1:], strict=False):
+        for axes, shares, bins in (
+            (left, found.disparity, DISPARITY_BINS),
+            (right, found.gradient, GRADIENT_BINS),
+        ):
+            axes.stairs(np.array(shares) * 100, bins, label=label, color=colour, lw=1.6)
     dress(left, x="disparity in pixels", y="% of pixels")
     dress(right, x="gradient of the left image, grey levels per pixel", y="% of pixels")
     left.set_yscale("log")
@@ -215,8 +214,7 @@ def main(
     sets["generated"] = statistics(tqdm(series, unit="scene"))
     record = {label: asdict(found) for label, found in sets.items()}
     write_results(out, record, _markdown(sets))
-    shares = {label: (found.disparity, found.gradient) for label, found in sets.items()}
-    write_image(out.with_suffix(".png"), statistics_plot(shares, DISPARITY_BINS, GRADIENT_BINS))
+    write_image(out.with_suffix(".png"), statistics_plot(sets))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_a_training_step_starves_where_prediction_fits(compare, tmp_path):
         ("--variants efficient --root nowhere", "nowhere: no such folder"),
         ("--variants efficient,heads=3", "3 heads cannot share"),
         ("--variants efficient --budget GTX", "or a GPU: GTX 1080 Ti"),
-        ("--variants efficient --sizes 100", "'100' is no size: give height and width"),
+        ("--variants efficient --sizes 100", "'100' is not a size: give height and width"),
         ("--variants efficient --repeats 0", "repeats is 0, expected 1 to"),
         ("--variants efficient --timeout nan", "timeout is nan, expected 1 to"),
         ("--variants efficient --timeout 1e300", "timeout is 1e+300, expected 1 to"),

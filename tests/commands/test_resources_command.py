@@ -46,7 +46,7 @@ def test_a_network_and_no_volumes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--volumes 64", "'64' is no volume"),
+        ("--volumes 64", "'64' is not a volume"),
         ("--mechanisms magic", "unknown mechanism 'magic': choose from"),
         ("--dtype int8", "unknown dtype 'int8'"),
         ("--limit 3", "write it as 11GiB"),

@@ -4,8 +4,13 @@ import numpy as np
 from made_pairs import write_noise_pair
 
 from ea_psmnet.__main__ import main
+from ea_psmnet.evaluation import submission
 
 SIZE = (40, 72)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
@@ -25,3 +30,18 @@ def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
         "low_res_two_view/lakeside_1l.txt",
     ]
     assert "1 pairs" in capsys.readouterr().out
+
+
+def test_parts_of_another_folder_are_refused(checkpoint, tmp_path, capsys, monkeypatch):
+    for name in "ab":
+        scene = tmp_path / name / "two_view_testing" / "lakeside_1l"
+        write_noise_pair(scene, np.random.default_rng(0), SIZE, 8)
+        for view, name in (("left", "im0"), ("right", "im1")):
+            (scene / f"{view}.png").rename(scene / f"{name}.png")
+    command = ["submission", "eth3d", "--out", str(tmp_path / "out.zip"), "--partial"]
+    command += ["--checkpoint", str(checkpoint)]
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "_pack", interrupted)
+        assert main([*command, "--root", str(tmp_path / "a")]) == 130
+    assert main([*command, "--root", str(tmp_path / "b")]) == 2
+    assert "root" in capsys.readouterr().err

@@ -59,6 +59,11 @@ def evaluated(pairs, **options):
     return evaluate_predictors(METHODS, pairs, protocols=find_protocols([]), **options)
 
 
+def test_predictors_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="2 predictors have the labels blurred"):
+        evaluate_predictors([METHODS[0]] * 2, [made_pair([5.0, 6.0])])
+
+
 def figures(evaluations):
     """All that does not depend on the clock."""
     records = [each.to_dict() for each in evaluations]
@@ -366,7 +371,7 @@ def test_a_map_of_negative_values_only_is_told(tmp_path):
     write_pfm(tmp_path / "theirs/a.pfm", prediction([-1, np.inf]))
     write_pfm(tmp_path / "theirs/b.pfm", prediction([-1, 2]))
     method = saved_predictions(tmp_path / "theirs", "theirs", pairs)
-    told = "theirs: predictions whose every value is negative; if it is the sign"
+    told = "theirs: all values of a prediction are negative; if only the sign"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         method.predict(pairs[1])
@@ -413,7 +418,7 @@ def test_names_of_predictions(tmp_path, files, names):
 @pytest.mark.parametrize(
     ("files", "names", "told"),
     [
-        (["a_b.pfm"], ["a/b", "a_b"], r"a_b\.pfm: the prediction for a/b or for a_b\?"),
+        (["a_b.pfm"], ["a/b", "a_b"], r"a_b\.pfm: matches both a/b and a_b"),
         (["T/disp0A.pfm", "T/disp0B.pfm"], ["T"], "T: disp0A and disp0B; keep one method's"),
     ],
 )

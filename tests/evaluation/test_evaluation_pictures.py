@@ -58,8 +58,8 @@ def test_the_ten_worst_are_drawn_worst_first(tmp_path, monkeypatch):
     show(pictures, errors)
     written = pictures.finish([evaluation(errors)], never)
     order = [4, 1, 6, 5, 12, 3, 7, 8, 9, 10]  # what has no prediction at all is worst
-    assert sheets == [("ours: the 10 pairs of the highest EPE", [f"p/{i}" for i in order])]
-    assert written == {"ours: the 10 pairs of the highest EPE": "worst/ours.png"}
+    assert sheets == [("ours: the 10 pairs with the highest EPE", [f"p/{i}" for i in order])]
+    assert written == {"ours: the 10 pairs with the highest EPE": "worst/ours.png"}
     assert (tmp_path / "worst" / "ours.png").is_file()
 
 

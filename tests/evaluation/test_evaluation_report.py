@@ -131,13 +131,15 @@ def test_a_comparison_names_what_it_left_out():
 def test_an_ambiguous_comparison_is_refused(report):
     renamed = [Predictor(label, lambda s: s.disparity) for label in ("a", "b")]
     other = EvaluationReport("made up", tuple(evaluate_predictors(renamed, PAIRS)))
-    with pytest.raises(ValueError, match="no 'ours', but a, b: which one is meant"):
+    with pytest.raises(ValueError, match="no 'ours'; it has a, b: evaluate one"):
         report.against(other)
 
 
 def refusal(path):
     """What is said of a file that is no report, past its name."""
-    with pytest.raises(ValueError, match="it is no report that `evaluate --out` wrote") as caught:
+    with pytest.raises(
+        ValueError, match="it is not a report that `evaluate --out` wrote"
+    ) as caught:
         EvaluationReport.read(path)
     name, told = str(caught.value).split(": ", 1)
     assert name == str(path)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_pairs import made_pair
+from made_pairs import made_pair, write_noise_pair
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.experiments import ablation as module
@@ -28,6 +28,7 @@ from ea_psmnet.files import write_image, write_npy
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_state, save_model
 
+RNG = np.random.default_rng(0)
 VARIANTS = ("baseline", "efficient", "efficient,normalisation=none")
 
 
@@ -50,7 +51,8 @@ def config(tmp_path):
         crop=(32, 48),
         batch=2,
         steps=2,
-        root=tmp_path,
+        data="folder",
+        root=write_noise_pair(tmp_path / "pairs" / "a", RNG, (32, 48), 4).parent,
         device="cpu",
     )
 
@@ -145,6 +147,12 @@ def test_a_checkpoint_that_does_not_fit_is_told_before_anything_is_rendered(conf
     with pytest.raises(ValueError, match="does not fit the network"):
         last(ablate("normalisation", config))
     assert not (config.out / "scenes").exists()
+
+
+def test_a_missing_dataset_is_told_before_anything_is_rendered(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        last(ablate("normalisation", replace(config, root=tmp_path / "nowhere")))
+    assert not config.out.exists()
 
 
 def test_finished_runs_are_kept_and_more_seeds_added(config, pairs, trainer):
@@ -270,8 +278,10 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
         return SimpleNamespace(returncode=ended[-1])
 
     monkeypatch.setattr(own_process.subprocess, "run", run)
-    with pytest.raises(ChildProcessError, match="FlyingThings3D"):
-        last(ablate("normalisation", replace(config, variants=("efficient",), seeds=(0,))))
+    monkeypatch.setattr(module, "build_dataset", lambda *_: None)
+    config = replace(config, variants=("efficient",), seeds=(0,), root=tmp_path / "nowhere")
+    with pytest.raises(ChildProcessError, match="nowhere: no pairs"):
+        last(ablate("normalisation", config))
     assert ended == [2]
 
 
@@ -285,6 +295,7 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
         ({"lr": 0.0}, "lr must be positive and finite"),
         ({"cross_entropy": -1.0}, "cross entropy must be 0 or more"),
         ({"max_disparity": 64}, "wider than the crop"),
+        ({"root": None}, "data 'folder' needs --root"),
     ],
 )
 def test_impossible_settings_are_refused(config, changes, message):

@@ -250,8 +250,8 @@ def test_batches_and_sizes_multiply_and_come_in_order():
 @pytest.mark.parametrize(
     ("load", "message"),
     [
-        ({"sizes": ("100x200",)}, "'100x200' is no size"),
-        ({"sizes": ("4x32x32",)}, "'4x32x32' is no size"),
+        ({"sizes": ("100x200",)}, "'100x200' is not a size"),
+        ({"sizes": ("4x32x32",)}, "'4x32x32' is not a size"),
         ({"sizes": ("32x16",)}, "narrower than the 32 disparities"),
         ({"batches": (0,)}, "a batch is 0, expected 1 to 65536"),
     ],

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ea_psmnet.experiments.networks import (
     count_operations,
     count_parameters,
     forecast,
+    named_networks,
     parse_variant,
     site_volume,
     slug,
@@ -54,8 +56,8 @@ def test_every_variant_is_a_network(name):
     [
         ("magic", "unknown variant 'magic': choose from baseline, efficient"),
         ("efficient@attic", "unknown attention site 'attic'"),
-        ("efficient,heads", "'efficient,heads' is no variant: examples are"),
-        ("efficient@", "is no variant"),
+        ("efficient,heads", "'efficient,heads' is not a variant: examples are"),
+        ("efficient@", "is not a variant"),
         ("baseline@encoder", "has no attention"),
         ("baseline,heads=2", "has no attention"),
     ],
@@ -63,6 +65,14 @@ def test_every_variant_is_a_network(name):
 def test_what_is_no_variant_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse_variant(text)
+
+
+@pytest.mark.parametrize(
+    "given", [([], ["light", "light"], []), ([], ["ea-light"], [Path("ea-light")])]
+)
+def test_networks_of_one_name_are_refused(given):
+    with pytest.raises(ValueError, match=r"two networks are called '(ea-)?light'"):
+        named_networks(*given, sites=["encoder"], width=1, max_disparity=192)
 
 
 def test_places_multiply_what_names_none():

@@ -146,7 +146,7 @@ def test_the_plot_takes_any_size():
 
 @pytest.mark.parametrize("text", ["", "64", "64x", "1x1", "64 x 64", "0x4", "2x2x2x2", "-4x4"])
 def test_what_is_no_volume_is_refused(text):
-    with pytest.raises(ValueError, match="no volume"):
+    with pytest.raises(ValueError, match="not a volume"):
         parse_volume(text)
 
 

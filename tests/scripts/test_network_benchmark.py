@@ -168,7 +168,7 @@ def results():
 def test_ratios_are_against_either_allocator():
     found, case = results(), NetworkCase("fast", (544, 960))
     assert found.faster(case) == pytest.approx(7)
-    assert found.faster(case, keep_memory=True) == pytest.approx(4)
+    assert found.faster(case, kept=True) == pytest.approx(4)
     assert found.lighter(case) == pytest.approx(0.25)
 
 

@@ -5,6 +5,7 @@ import os
 import runpy
 import shlex
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def test_the_mean_of_different_networks_is_refused(tmp_path):
     paths = [tmp_path / f"{name}.safetensors" for name in ("trained", "start", "shipped")]
     for path, disparities in zip(paths, (48, 96), strict=False):
         save_model(path, build_model(replace(TINY, max_disparity=disparities)))
-    with pytest.raises(ValueError, match="must be equal"):
+    with pytest.raises(
+        ValueError, match=r"start\.safetensors: cannot be averaged: its max_disparity differs"
+    ):
         release(paths[0], paths[2], other=paths[1])
     assert not paths[2].exists()
 
@@ -161,7 +164,7 @@ def test_preset_folder_length_and_photographs_may_be_given(recipe):
     calls = recipe("psmnet-small", "a b", LENGTH="3", TEXTURES="my photos", PROCESSES="2")
     runs = stages(calls)
     assert {run.preset for run in runs} == {"psmnet-small"}
-    assert {run.out.parent for run in runs} == {Path("a b")}
+    assert {run.out.parent for run in runs} == {Path("a b").resolve()}
     assert [run.steps for run in runs] == [2700, 4710, 3540, 3660, 3000]
     assert sum("my photos" in call for call in calls) == 1
     assert all(call[4] == "2" for call in calls if "train" in call)
@@ -183,6 +186,46 @@ def test_the_last_stage_may_start_from_bundled_weights(recipe, tmp_path):
     bundled.touch()
     (run,) = stages(recipe("ea-psmnet", INIT="ea-psmnet-small"))
     assert tmp_path / run.init == bundled
+
+
+def test_weights_that_the_result_would_replace_are_no_start(recipe, tmp_path):
+    bundled = tmp_path / "checkpoints" / "ea-light.safetensors"
+    bundled.parent.mkdir()
+    bundled.touch()
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        recipe("ea-light", INIT="ea-light")
+    assert "would be overwritten by the result" in ended.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--share", "0.4"], "--other, --share and --peak-reach need --ship"),
+        (["--ship", "a", "b", "--share", "40"], "40 is not between 0 and 1"),
+    ],
+)
+def test_options_that_would_be_ignored_or_wrong_are_refused(recipe, tmp_path, options, message):
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        recipe(*options)
+    assert ended.value.returncode == 2
+    assert message in ended.value.stderr
+    assert not (tmp_path / "calls").exists()
+
+
+def test_sigterm_ends_the_stage_and_then_the_script(tmp_path):
+    stage = "#!/usr/bin/env bash\ntrap 'echo ended > ended; exit 143' TERM\ntouch begun\n"
+    programs = {
+        "scripts/train_release": SCRIPT.read_text(),
+        "scripts/environment": "#!/usr/bin/env bash\n",
+        ".venv/bin/python": stage + "for _ in {1..600}; do sleep 0.1; done\n",
+    }
+    write_programs(tmp_path, programs)
+    with subprocess.Popen([tmp_path / "scripts" / "train_release"]) as process:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,9 @@ def test_the_defaults_are_the_papers():
     assert config.cross_entropy == config.likelihood == 0
 
 
+NO_DATA = {"data": "sceneflow", "root": None}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -165,12 +168,13 @@ def test_the_defaults_are_the_papers():
         ({"ema": float("nan")}, "ema must lie"),
         ({"batch": 2.5}, "batch must be a whole number, not 2.5"),
         ({"normalisation": "frozen"}, "statistics of --init"),
-        ({"mix": ("synthetic::1",)}, "leave out --root"),
-        ({"mix": ("synthetic",), "root": None}, "expected NAME:ROOT:WEIGHT"),
-        ({"mix": ("folder::1",), "root": None}, "--mix folder:FOLDER:WEIGHT"),
+        ({"mix": ("synthetic::1",)}, "leave out --data and --root"),
+        ({"mix": ("synthetic::1",), "root": None}, "leave out --data and --root"),
+        ({"mix": ("synthetic",), **NO_DATA}, "expected NAME:ROOT:WEIGHT"),
+        ({"mix": ("folder::1",), **NO_DATA}, "--mix folder:FOLDER:WEIGHT"),
         ({"validate_count": 5}, "no effect without --validate-every"),
         ({"data": "synthetic"}, "'synthetic' is rendered and has no folder"),
-        ({"mix": ("synthetic:.:1",), "root": None}, "'synthetic' is rendered and has no folder"),
+        ({"mix": ("synthetic:.:1",), **NO_DATA}, "'synthetic' is rendered and has no folder"),
         ({"scene_size": (64, 128)}, "scene_size has no effect without data 'synthetic'"),
     ],
 )

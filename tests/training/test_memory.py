@@ -5,6 +5,7 @@ import torch
 from training.tiny import TINY
 
 from ea_psmnet import machine
+from ea_psmnet.files import write_json
 from ea_psmnet.machine import available_memory
 from ea_psmnet.models.config import preset
 from ea_psmnet.training import memory
@@ -100,8 +101,8 @@ def test_the_largest_micro_batch_that_fits_and_divides_is_taken(planned):
 
 def test_what_does_not_fit_is_refused_with_what_would(planned):
     planned(13).check(13)
-    with pytest.raises(ValueError, match=r"of 24 needs about 24.0 GiB of memory, 13.0 GiB are free:"
-                       r" take --micro-batch 12; or") as caught:  # fmt: skip
+    with pytest.raises(ValueError, match=r"of 24 needs about 24.0 GiB of memory, but "
+                       r"only 13.0 GiB is free: take --micro-batch 12; or") as caught:  # fmt: skip
         planned(13).check(24)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"take --checkpointing with --micro-batch 1 \(about 0.5"):
@@ -114,9 +115,15 @@ def test_what_does_not_fit_is_refused_with_what_would(planned):
         planned(0.4, checkpointing=True).check(4)
 
 
+def test_a_run_that_has_begun_keeps_its_settings(planned, config):
+    write_json(config.out / "config.json", {})
+    with pytest.raises(ValueError, match="free: close other programs"):
+        planned(13).check(24)
+
+
 def test_a_run_that_does_not_fit_writes_nothing(config, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda device: 2**20)
-    with pytest.raises(ValueError, match=r"0.0 GiB are free: lower --crop"):
+    with pytest.raises(ValueError, match=r"0.0 GiB is free: lower --crop"):
         train(replace(config, memory_check=True, checkpointing=True))
     assert not config.out.exists()
 

@@ -268,8 +268,7 @@ def test_a_signal_is_heard_while_a_sample_is_waited_for(
             train(config)
     assert time.monotonic() - start < 40
     assert (
-        "\nSIGTERM: the run ends after the micro-batch at hand, and saves\n"
-        in capfd.readouterr().err
+        "\nSIGTERM: the run will stop after this micro-batch and save\n" in capfd.readouterr().err
     )
     assert active_children() == []
     assert same(whole, weights(train(config)))

@@ -69,11 +69,24 @@ def test_the_page_tells_what_was_trained_from_what_and_for_how_long(folder, tmp_
     assert cells(page, "precision, normalisation") == ["bfloat16, batch"]
     assert cells(page, "training time") == ["0:00:10, 2 starts"]
     assert cells(page, "samples seen") == ["60"]
-    assert cells(page, "samples a second") == ["6 overall, 4 in the median step"]
+    assert cells(page, "samples per second") == ["6 overall, 4 in the median step"]
     # Four steps of 3 s, of which 0.3 s in waiting, and one of 12 s with 7.2 s.
     assert cells(page, "waiting for data") == [f"{(4 * 0.3 + 7.2) / 24:.1%} of the steps' time"]
     assert cells(page, "most memory") == ["2.5 GiB"]
     assert cells(page, "skipped steps") == ["1"]
+
+
+def test_a_run_whose_last_validation_is_due_is_not_finished(folder):
+    config = json.loads((folder / "config.json").read_text())
+    records = [step(number) for number in range(1, 9)]
+    for every, ended, told in (
+        (None, records, "Finished: 8 steps."),
+        (2, records, "Not finished"),
+        (2, [*records, validation(8, 0.5)], "Finished"),
+    ):
+        write_json(folder / "config.json", config | {"validate_every": every})
+        write_records(folder, ended)
+        assert told in write_summary(folder).read_text()
 
 
 def test_the_final_and_the_best_validation_stand_side_by_side(folder):
@@ -111,7 +124,7 @@ def test_a_revision_that_changed_on_the_way_is_told(folder):
 def test_a_folder_without_a_run_is_told_in_a_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "no run that has taken a step" in capsys.readouterr().err
-    assert main([]) == 2
+    assert main([]) == main(["--help"]) == 2
     assert list(tmp_path.iterdir()) == []
 
 
