@@ -36,7 +36,8 @@ def depth_map(disparity: NDArray[np.floating], calibration: Calibration) -> NDAr
     known = np.isfinite(shift)
     depth = np.full(shift.shape, np.inf)
     np.divide(calibration.f * calibration.baseline, shift, out=depth, where=known & (shift > 0))
-    return np.where(known, depth, np.nan).astype(np.float32)
+    with np.errstate(over="ignore"):  # farther than float32 can tell is infinitely far
+        return np.where(known, depth, np.nan).astype(np.float32)
 
 
 def point_map(depth: NDArray[np.floating], calibration: Calibration) -> NDArray[np.float32]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.tables import check_choice
+
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
 """Weights of the three classifiers, in network order."""
 
@@ -23,7 +25,7 @@ _REACH = 2.0
 
 
 def counted_pixels(disparity: Tensor, valid: Tensor, max_disparity: int) -> Tensor:
-    """Mask of the pixels that count: valid, with a disparity below the maximum."""
+    """Mask of the pixels that count: valid, with a disparity (px) below the maximum; (B, H, W)."""
     return valid & (disparity < max_disparity)
 
 
@@ -44,12 +46,9 @@ def stereo_loss(
     disparity: Tensor,
     valid: Tensor,
     max_disparity: int,
-    weights: Sequence[float] = LOSS_WEIGHTS,
-    pixels: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum of `output_losses`, with the same arguments; a scalar."""
-    losses = output_losses(predictions, disparity, valid, max_disparity, pixels)
-    return weighted_sum(losses, weights)
+    return weighted_sum(output_losses(predictions, disparity, valid, max_disparity))
 
 
 def output_losses(
@@ -118,7 +117,11 @@ def cross_entropies(
 
     Returns:
         (scores,) in nats per pixel; zeros with zero gradients if no pixel counts.
+
+    Raises:
+        ValueError: Unknown target.
     """
+    check_choice("target", target, _TARGETS)
     levels, scale = scores[0].shape[1], disparity.shape[-1] // scores[0].shape[-1]
     counted = counted_pixels(disparity, valid, scale * levels)
     divisor = _divisor(counted, pixels)
@@ -212,7 +215,7 @@ _TARGETS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 
 
-def weighted_sum(losses: Tensor, weights: Sequence[float] = LOSS_WEIGHTS) -> Tensor:
-    """Weighted sum of losses (N,), with the last N weights."""
-    parts = zip(weights[-len(losses) :], losses, strict=True)
+def weighted_sum(losses: Tensor) -> Tensor:
+    """Sum of losses (N,), weighted with the last N of `LOSS_WEIGHTS`."""
+    parts = zip(LOSS_WEIGHTS[-len(losses) :], losses, strict=True)
     return sum((weight * loss for weight, loss in parts), losses.new_zeros(()))

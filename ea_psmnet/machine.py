@@ -119,7 +119,7 @@ def available_memory(device: torch.device) -> int:
 
 def free_memory() -> int:
     """Free bytes of main memory of the machine or the container."""
-    return min(_free_on_machine(), _free_in_group())
+    return min(_free_on_machine(), _free_in_groups())
 
 
 def plannable(free: int) -> int:
@@ -199,13 +199,22 @@ def _free_on_machine() -> int:
     return psutil.virtual_memory().available
 
 
-def _free_in_group() -> int:
-    """Bytes that a container can still allocate (Linux control groups, version 2)."""
-    folder = Path("/sys/fs/cgroup")
-    limit, used = (folder / name for name in ("memory.max", "memory.current"))
+def _free_in_groups(system: Path = Path("/")) -> int:
+    """Bytes that the control groups of this process still allow (Linux, version 2)."""
+    groups, own = system / "sys/fs/cgroup", system / "proc/self/cgroup"
+    path = re.search("^0::/(.*)$", own.read_text(), re.MULTILINE) if own.is_file() else None
+    folder = groups / (path[1] if path else "")
+    each = (_free_in_group(f) for f in (folder, *folder.parents) if f.is_relative_to(groups))
+    return max(0, min(each))
+
+
+def _free_in_group(folder: Path) -> int:
+    """Bytes that a control group allows; what only caches files makes room."""
+    limit, used, details = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return 2**63
-    return max(0, int(limit.read_text()) - int(used.read_text()))
+    cached = re.search(r"^inactive_file (\d+)$", details.read_text(), re.MULTILINE)
+    return int(limit.read_text()) - int(used.read_text()) + (int(cached[1]) if cached else 0)
 
 
 def _free_for_process() -> int:

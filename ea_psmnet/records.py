@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ea_psmnet.atomic import readable
 
@@ -22,17 +22,15 @@ def read_record(
     path: Path,
     kind: type[T],
     *,
-    unknown: Literal["forbid", "ignore"] = "forbid",
     finite: bool = True,
     remedy: str = "",
 ) -> T:
-    """Read a JSON file as a dataclass or another type, strictly.
+    """Read a JSON file as a dataclass or another type, strictly: unknown fields are errors.
 
     Args:
         path: The file.
         kind: Type of its content, as a dataclass or `dict[str, str]`. The checks of a dataclass's
             constructor apply.
-        unknown: Whether fields that `kind` does not have are an error.
         finite: Whether NaN and infinity are errors.
         remedy: Advice for a damaged file, at the end of the message.
 
@@ -43,7 +41,7 @@ def read_record(
     """
     with readable(path):
         data = path.read_bytes()
-    return parse_record(data, kind, str(path), unknown=unknown, finite=finite, remedy=remedy)
+    return parse_record(data, kind, str(path), finite=finite, remedy=remedy)
 
 
 def parse_record(
@@ -51,7 +49,6 @@ def parse_record(
     kind: type[T],
     source: str,
     *,
-    unknown: Literal["forbid", "ignore"] = "forbid",
     finite: bool = True,
     remedy: str = "",
 ) -> T:
@@ -60,7 +57,7 @@ def parse_record(
     from pydantic_core import from_json
 
     try:
-        values = TypeAdapter(kind).validate_json(data, strict=True, extra=unknown)
+        values = TypeAdapter(kind).validate_json(data, strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         told = _told(first["type"], first["loc"], first["msg"], first["input"])

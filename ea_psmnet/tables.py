@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -67,7 +68,7 @@ def format_bytes(count: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Parse a number of bytes with a unit, as `11GiB` or `500 MB`.
+    """Parse a number of bytes with a unit (B, KiB, MiB, GiB, KB, MB or GB), such as `11GiB`.
 
     Raises:
         ValueError: The text is not a number with a unit, or the number is too large.
@@ -77,7 +78,7 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"'{text}' is not a size in bytes: write it as 11GiB or 500MB")
     count = float(match[1]) * _UNITS[match[2].upper()]
     if count >= _MOST_BYTES:
-        raise ValueError(f"'{text}' is more than any machine has")
+        raise ValueError(f"'{text}' is too large")
     return int(count)
 
 
@@ -111,6 +112,28 @@ def build_choice(
         choices = f"choose from {', '.join(known)}" if known else "it has none"
         raise ValueError(f"{what} '{name}' has no option '{unknown[0]}': {choices}")
     return table[name](*arguments, **options)
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError unless every count is a whole number above zero."""
+    for name, count in counts.items():
+        if not _is_whole(count) or count < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, not {count!r}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Convert a whole number of any type, for example NumPy's, to a plain one, for JSON.
+
+    Raises:
+        ValueError: It is not a whole number.
+    """
+    if not _is_whole(value):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    return int(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,5 +1,6 @@
 """Depth, points and their cleaning, against closed forms and real pairs."""
 
+import warnings
 from dataclasses import replace
 
 import cv2
@@ -73,6 +74,8 @@ def test_depth_is_infinite_at_infinity_and_unknown_where_disparity_is(tmp_path):
     np.testing.assert_allclose(depth[0, :2], (650 * 0.12 / 28.5, 650 * 0.12 / 8.5), rtol=1e-6)
     assert np.isposinf(depth[0, 2:4]).all()
     assert np.isnan(depth[0, 4:]).all()
+    with warnings.catch_warnings(action="error"):
+        assert np.isposinf(depth_map(np.full((1, 1), 1e-40), replace(CAMERA, doffs=0)))
     write_depth_png(tmp_path / "z.png", np.array(((65.535, 65.536, np.inf, np.nan, 0, -1, 1e-5),)))
     stored = cv2.imread(str(tmp_path / "z.png"), cv2.IMREAD_UNCHANGED)
     assert stored.tolist() == [[65535, 0, 0, 0, 0, 0, 1]]

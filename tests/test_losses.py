@@ -72,6 +72,12 @@ def test_cross_entropy_shares_each_pixel_between_its_two_nearest_levels():
     torch.testing.assert_close(cross_entropies(scores, truth, valid), expected / counted.sum())
 
 
+def test_an_unknown_target_is_refused():
+    known = torch.ones(1, 4, 4)
+    with pytest.raises(ValueError, match="unknown target 'magic': choose from linear, adaptive"):
+        cross_entropies([torch.zeros(1, 4, 1, 1)], known, known > 0, target="magic")
+
+
 def test_cross_entropy_is_least_where_soft_argmin_would_be_right():
     truth, valid = torch.full((1, 4, 8), 7.5), torch.ones(1, 4, 8, dtype=torch.bool)
     score = torch.zeros(1, 4, 1, 2, requires_grad=True)  # 7.5 lies half way from 5.5 to 9.5

@@ -146,6 +146,26 @@ def test_threads_are_those_asked_for(monkeypatch):
             use_threads(count)
 
 
+def test_free_memory_is_the_least_of_all_control_groups_and_counts_caches(tmp_path):
+    def group(path, limit, used, cached):
+        folder = tmp_path / "sys/fs/cgroup" / path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+    assert machine._free_in_groups(tmp_path) == 2**63
+    group("job", 1000, 900, 300)
+    group("job/step", "max", 900, 0)
+    assert machine._free_in_groups(tmp_path) == 2**63  # that of another program
+    own = tmp_path / "proc/self/cgroup"
+    own.parent.mkdir(parents=True)
+    own.write_text("1:name=systemd:/\n0::/job/step\n")
+    assert machine._free_in_groups(tmp_path) == 400
+    group("job/step", 950, 900, 0)
+    assert machine._free_in_groups(tmp_path) == 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_free_memory_respects_the_limits_of_the_process(limit):

@@ -69,7 +69,8 @@ def closed_form(
         channels: C of the volume.
         published_order: Count the order of the published code, even if the module always computes
             in a cheaper one.
-        options: Keyword arguments of the mechanism's class.
+        options: Keyword arguments of the mechanism's class; rows of Table 1 ignore what they do not
+            depend on.
 
     Raises:
         ValueError: Unknown name or option; the message lists the choices.
@@ -82,5 +83,5 @@ def closed_form(
     if name in TABLE_1:
         return TABLE_1[name](size, channels, **options)
     with torch.device("meta"):
-        module = MECHANISMS[name](channels, **options)
+        module = build_choice("attention", MECHANISMS, name, options, channels)
     return module.cost(size, published=published_order)

@@ -20,13 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from numbers import Integral
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import check_choice, check_counts
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ Start = Literal["identity", "published"]
 class VolumeAttention(nn.Module):
     """A residual attention block: (B, C, D, H, W) in, the same shape, type and layout out.
 
-    A mechanism defines `attend` and `cost`; `forward` is here. The rest has defaults.
+    A mechanism defines `queries`, `attend` and `cost`; `forward` is here. The rest has defaults.
     """
 
     queries: nn.Conv3d
@@ -137,19 +136,12 @@ def check_volume(volume: Tensor, channels: int) -> None:
         )
 
 
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError unless every count is a whole number above zero."""
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, not {count!r}")
-
-
 def check_heads(heads: int, **channels: int) -> None:
     """Raise a ValueError unless the heads divide all numbers of channels."""
     check_counts(heads=heads, **{f"{name}_channels": count for name, count in channels.items()})
     for name, count in channels.items():
         if count % heads:
-            raise ValueError(f"{heads} heads cannot share {count} {name} channels equally")
+            raise ValueError(f"{name}_channels ({count}) must be divisible by heads ({heads})")
 
 
 def check_start(name: str) -> None:

@@ -14,7 +14,6 @@ from ea_psmnet.attention.base import (
     Resources,
     Start,
     VolumeAttention,
-    check_counts,
     check_start,
     silence,
     split_heads,
@@ -27,7 +26,7 @@ from ea_psmnet.ops.attention import (
     position_shares,
 )
 from ea_psmnet.ops.precision import widen
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import check_choice, check_counts
 
 Backend = Literal["naive", "sdpa"]
 Pool = Literal["none", "projected", "input"]

@@ -14,7 +14,6 @@ from ea_psmnet.attention.base import (
     Resources,
     Start,
     VolumeAttention,
-    check_counts,
     check_heads,
     check_start,
     check_volume,
@@ -32,6 +31,7 @@ from ea_psmnet.ops.efficient_block import (
     spread_context,
 )
 from ea_psmnet.ops.efficient_passes import merge_pieces
+from ea_psmnet.tables import check_counts
 
 _HALF_RANGE = 24
 """Levels over which the positions' coordinate of disparities runs from -1 to 0."""
@@ -89,9 +89,9 @@ class EfficientAttention(VolumeAttention):
         check_normalisation(normalisation)
         check_heads(heads, key=key_channels, value=value_channels)
         check_start(start)
-        if not 0 < sharpness < math.inf:
+        if not (isinstance(sharpness, int | float) and 0 < sharpness < math.inf):
             raise ValueError(f"sharpness must be a number above zero, not {sharpness!r}")
-        if positions not in range(9):
+        if not isinstance(positions, int) or positions not in range(9):
             raise ValueError(f"positions must be 0 to 8 frequencies, not {positions!r}")
         self.channels = channels
         self.positions = positions
@@ -117,7 +117,7 @@ class EfficientAttention(VolumeAttention):
     @property
     def survives_repetition(self) -> bool:
         """See `VolumeAttention`; a softmax over repeated channels keeps its result."""
-        return self.normalisation == "softmax"
+        return self.normalisation == "softmax" and not self.positions
 
     def cost(self, size: Sequence[int], *, published: bool = False) -> Resources:
         """See `VolumeAttention.cost`; in the order that the module chooses.

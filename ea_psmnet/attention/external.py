@@ -17,12 +17,12 @@ from ea_psmnet.attention.base import (
     Resources,
     Start,
     VolumeAttention,
-    check_counts,
     check_start,
     silence,
 )
 from ea_psmnet.ops.precision import full_precision, widen
 from ea_psmnet.ops.streaming import streamed
+from ea_psmnet.tables import check_counts
 
 EPSILON = 1e-9
 """The published value; where the s weights of a position sum to less, its output tends to zero."""

@@ -22,7 +22,6 @@ from ea_psmnet.attention.base import (
     Resources,
     Start,
     VolumeAttention,
-    check_counts,
     check_heads,
     check_start,
     matrices_and_biases,
@@ -30,7 +29,7 @@ from ea_psmnet.attention.base import (
 )
 from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import check_choice, check_counts
 
 Denominator = Literal["mean", "sum"]
 
@@ -199,8 +198,8 @@ class FocusedLinearAttention(VolumeAttention):
         check_heads(heads, key=key_channels, value=value_channels)
         check_choice("denominator", denominator, get_args(Denominator))
         check_start(start)
-        if not 0 < focusing_power < math.inf:
-            raise ValueError(f"focusing_power must be above zero, not {focusing_power}")
+        if not (isinstance(focusing_power, int | float) and 0 < focusing_power < math.inf):
+            raise ValueError(f"focusing_power must be a number above zero, not {focusing_power!r}")
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, to have a middle, not {kernel_size}")
         self.heads = heads

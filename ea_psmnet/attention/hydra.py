@@ -17,14 +17,13 @@ from ea_psmnet.attention.base import (
     Resources,
     Start,
     VolumeAttention,
-    check_counts,
     check_start,
     matrices_and_biases,
     silence,
 )
 from ea_psmnet.ops.precision import full_precision, linear, widen
 from ea_psmnet.ops.streaming import streamed
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import check_choice, check_counts
 
 Reduction = Literal["mean", "sum"]
 

@@ -17,13 +17,12 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from ea_psmnet.attention.base import Resources
+from ea_psmnet.attention.base import TABLE_1, Resources
 from ea_psmnet.experiments.ablation import Ablation
 from ea_psmnet.experiments.compare import Comparison, Result, crossing, curves, pixels
 from ea_psmnet.experiments.resources import (
     CASES,
     DTYPES,
-    TABLE_1,
     Measured,
     VolumeReport,
     case_resources,

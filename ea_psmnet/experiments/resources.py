@@ -25,7 +25,7 @@ from ea_psmnet.attention import (
     build_attention,
     closed_form,
 )
-from ea_psmnet.attention.base import Resources, split_heads
+from ea_psmnet.attention.base import TABLE_1, Resources, split_heads
 from ea_psmnet.attention.external import external_attention_reference
 from ea_psmnet.attention.focused_linear import focused_features, focused_linear_attention
 from ea_psmnet.attention.hydra import hydra_attention
@@ -35,8 +35,8 @@ from ea_psmnet.training.memory import LiveBytes
 
 # Cases to measure ---------------------------------------------------------------------------------
 
-TABLE_1 = ("table1-efficient", "table1-non-local", "table1-residual")
-"""Rows of Table 1 of Shen et al., WACV 2021."""
+_COMPARED = ("table1-efficient", "table1-non-local")
+"""Rows of the paper's Table 1 whose costs cross."""
 
 
 class Case(NamedTuple):
@@ -323,7 +323,7 @@ def volume_report(
         for volume, size in sizes.items()
         for case in dict.fromkeys(cases or CASES)
     ]
-    both = set(TABLE_1[:2]) <= set(cases or CASES)
+    both = set(_COMPARED) <= set(cases or CASES)
     told = (channels, key_channels) == _PAPER_CHANNELS and dtype == "float32"
     ratios = [_ratio(v, s, (channels, key_channels), told) for v, s in sizes.items() if both]
     return VolumeReport(channels, key_channels, dtype, limit, rows, ratios)
@@ -356,7 +356,7 @@ def _row(
 
 
 def _ratio(volume: str, size: tuple[int, ...], channels: tuple[int, int], told: bool) -> Ratio:
-    efficient, non_local = (case_resources(name, size, *channels) for name in TABLE_1[:2])
+    efficient, non_local = (case_resources(name, size, *channels) for name in _COMPARED)
     return Ratio(
         volume,
         non_local.floats / efficient.floats,

@@ -78,22 +78,23 @@ class _Stages:
 
     def aggregation(self, cells: int) -> float:
         """Aggregation of a number of cells of the volume at once."""
-        with torch.device("meta"):  # the number of feature channels hardly matters here
-            stored = build_volume(self.config, 64).stored_channels
-        channels = 4.3 * self.config.channels(32) + stored
-        convolutions = channels * self.itemsize + 24 + 12 * self.config.excitation
-        scales = [self.config.site(site)[0] // SCALE for site in self.config.attention_sites]
-        maps = (self._map(cells // scale**3) for scale in scales)
+        with torch.device("meta"):
+            features = FEATURES[self.config.features].channels(self.config)
+            stored = build_volume(self.config, features).stored_channels
+        stages = 4.3 * self.config.channels(32) + stored
+        convolutions = stages * self.itemsize + 24 + 12 * self.config.excitation
+        sites = (self.config.site(name) for name in self.config.attention_sites)
+        maps = (self._map(cells * SCALE**3 // scale**3, channels) for scale, channels in sites)
         return cells * convolutions + max(maps, default=0)
 
     def head(self) -> float:
         """Scores to disparity."""
         return HEADS[self.config.head].working_bytes(self.config, self.pixels, self.cells)
 
-    def _map(self, positions: int) -> int:
+    def _map(self, positions: int, channels: int) -> int:
         """Weights between all pairs of positions, if the mechanism has them, and their logits."""
         options = self.config.attention_options
-        cost = closed_form(self.config.attention, (positions,), 32, **options)
+        cost = closed_form(self.config.attention, (positions,), channels, **options)
         return 2 * 4 * cost.map_floats
 
 

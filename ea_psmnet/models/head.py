@@ -27,7 +27,7 @@ from ea_psmnet.ops.regression import (
     soft_argmin,
     soft_argmin_reference,
 )
-from ea_psmnet.tables import build_choice
+from ea_psmnet.tables import build_choice, whole_number
 
 _SLAB_BYTES = 2**28
 
@@ -158,7 +158,7 @@ class LearnedHead(DisparityHead):
 
     def __init__(self, config: PSMNetConfig, guides: Mapping[int, int], *, top_k: int = 0) -> None:
         super().__init__(config, guides)
-        if top_k not in range(config.levels + 1):
+        if whole_number("top_k", top_k) not in range(config.levels + 1):
             raise ValueError(f"top_k must be 0 to {config.levels} levels, not {top_k!r}")
         self.top_k = top_k
         self.weights = nn.Sequential(

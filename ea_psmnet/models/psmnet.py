@@ -40,7 +40,7 @@ class PairFeatures(NamedTuple):
     """Guide maps of the left image."""
 
     def window(self, rows: slice, columns: slice) -> PairFeatures:
-        """Crop to a window, in pixels of the features; its sides are multiples of 4."""
+        """Crop to a window, in pixels of the features; its bounds are multiples of 4."""
         guides = {
             scale: guide[..., _scaled(rows, SCALE / scale), _scaled(columns, SCALE / scale)]
             for scale, guide in self.guides.items()
@@ -83,7 +83,7 @@ class PSMNet(nn.Module):
         self.config = config
         self.features = FEATURES[config.features](config)
         guides = self.features.guide_channels
-        self.volume = build_volume(config, self.features.channels)
+        self.volume = build_volume(config, self.features.channels(config))
         self.aggregation = build_aggregation(config, self.volume.parts, guides)
         self.head = build_head(config, guides)
         self.features.guided = self.head.guided or config.excitation

@@ -17,18 +17,14 @@ from ea_psmnet.ops.cost_volume import (
     group_correlation,
     group_correlation_reference,
 )
-from ea_psmnet.tables import build_choice
+from ea_psmnet.tables import build_choice, check_counts
 
 Parts = tuple[Tensor | PairVolume, ...]
 """A volume as parts that are concatenated along its channels."""
 
 
 class CostVolume(nn.Module):
-    """Compares the left image's features with the right image's at every disparity level.
-
-    Args:
-        channels: C of the features.
-    """
+    """Compares the left image's features with the right image's at every disparity level."""
 
     plain: bool = False
     """Whether to compute as the published code does, which takes more time and memory."""
@@ -39,10 +35,6 @@ class CostVolume(nn.Module):
     def stored_channels(self) -> int:
         """Channels of the parts that are stored as tensors in inference."""
         return sum(self.parts)
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
 
     def forward(self, left: Tensor, right: Tensor, levels: int) -> Parts:
         """Features to the parts of the volume, (B, channels, K, h, w) each.
@@ -63,10 +55,14 @@ class CostVolume(nn.Module):
 
 
 class ConcatVolume(CostVolume):
-    """Left features beside shifted right features (PSMNet, section 3.3)."""
+    """Left features beside shifted right features (PSMNet, section 3.3).
+
+    Args:
+        channels: C of the features.
+    """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels)
+        super().__init__()
         self.parts = (2 * channels,)
 
     @property
@@ -88,8 +84,9 @@ class GroupwiseVolume(CostVolume):
     """
 
     def __init__(self, channels: int, *, groups: int = 8) -> None:
-        super().__init__(channels)
-        if groups < 1 or channels % groups:
+        super().__init__()
+        check_counts(groups=groups)
+        if channels % groups:
             raise ValueError(f"{channels} feature channels do not split into {groups} groups")
         self.parts = (groups,)
 
@@ -116,6 +113,7 @@ class CombinedVolume(GroupwiseVolume):
 
     def __init__(self, channels: int, *, groups: int = 8, concatenated: int = 12) -> None:
         super().__init__(channels, groups=groups)
+        check_counts(concatenated=concatenated)
         self.parts = (groups, 2 * concatenated)
         self.compress = nn.Sequential(
             *conv2d_bn(channels, channels),

@@ -232,7 +232,9 @@ def _read_safetensors(path: Path) -> tuple[PSMNetConfig, dict[str, Tensor]]:
             raise
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if header is None:
-        raise ValueError(f"{path}: these weights are not an EA-PSMNet's: no configuration inside")
+        raise ValueError(
+            f"{path}: these are not EA-PSMNet weights: the file holds no configuration"
+        )
     return parse_record(header, PSMNetConfig, f"{path}: its configuration is damaged"), state
 
 
@@ -281,7 +283,7 @@ def import_original(state: dict[str, Tensor]) -> tuple[PSMNetConfig, dict[str, T
         plain = name.removeprefix("module.")
         theirs = next((prefix for prefix in ORIGINAL_NAMES if plain.startswith(prefix)), None)
         if theirs is None:
-            raise ValueError(f"'{name}' is not a parameter of an original PSMNet")
+            raise ValueError(f"'{name}' is not a parameter of the original PSMNet")
         ours = ORIGINAL_NAMES[theirs] + plain.removeprefix(theirs)
         renamed[ours.replace(".downsample.", ".shortcut.")] = tensor
     basic = any(".classify." in f".{name}" for name in state)
@@ -294,11 +296,16 @@ def load_into(model: PSMNet, path: Path | str, *, attention: bool = True) -> Non
 
     Attention modules that the checkpoint lacks keep their initial state, the identity. A checkpoint
     of a narrower network initialises a wider one as the same function (see `widen`). Everything
-    else must fit. For `attention` and for errors see `load_model`.
+    else must fit, except options of attention that no parameter depends on, such as heads. For
+    `attention` and for errors see `load_model`.
     """
     config, state = load_state(path)
     if not attention:
         config, state = _bare(config, state)
+    if config.attention not in ("none", model.config.attention):
+        raise ValueError(
+            f"{path}: has {config.attention} attention, and the network {model.config.attention}"
+        )
     if model.config.width > config.width:
         try:
             state = widen(config, state, model)
@@ -336,11 +343,14 @@ def _fitting(
     """
     shared = expected.keys() & state.keys()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    wrong = {
+        "the wrong shape": {n for n in shared if expected[n].shape != state[n].shape},
+        "no dense numbers of its type": {n for n in shared if not _is_plain(state[n], expected[n])},
+    }
     problems = {
         "lacks": expected.keys() - state.keys() - counters,
-        "has a surplus": state.keys() - expected.keys(),
-        "has another shape of": {n for n in shared if expected[n].shape != state[n].shape},
-        "has no plain numbers in": {n for n in shared if not _is_plain(state[n], expected[n])},
+        "has an unexpected": state.keys() - expected.keys(),
+        **{f"has {what} for": names for what, names in wrong.items()},
     }
     for problem, names in problems.items():
         if names:
@@ -380,13 +390,13 @@ def widen(config: PSMNetConfig, state: dict[str, Tensor], network: PSMNet) -> di
     """
     width = network.config.width
     if width % config.width:
-        raise ValueError(f"width {config.width} grows to its whole multiples, not to {width}")
+        raise ValueError(f"width {config.width} can be widened to multiples, not to {width}")
     if config.normalisation != "batch":
-        raise ValueError("groups of channels do not grow: only batch normalisation does")
+        raise ValueError("only networks with batch normalisation can be widened")
     if config.attention != "none" and not _survives_repetition(config):
         raise ValueError(
-            f"attention '{config.attention}' changes when its channels are repeated: only "
-            "efficient attention with softmax grows"
+            f"attention '{config.attention}' changes when channels are repeated: only efficient "
+            "attention with softmax and without positions can be widened"
         )
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     inputs = {f"{name}.weight": _input_dimension(m) for name, m in network.named_modules()}

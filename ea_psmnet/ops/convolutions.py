@@ -32,6 +32,9 @@ def depthwise_conv(
         bias: (C,) or None.
         stride: Along both sides.
         padding: Zeros around the images.
+
+    Returns:
+        (B, C, H', W') of the autocast type, otherwise of the images'.
     """
     device = images.device.type
     half = torch.is_autocast_enabled(device)

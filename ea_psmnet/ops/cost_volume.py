@@ -18,7 +18,7 @@ from ea_psmnet.ops.native.group_correlation import (
     compiled_correlation_backward,
     is_compiled_for,
 )
-from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 
 
 def concat_volume_reference(left: Tensor, right: Tensor, disparities: int) -> Tensor:
@@ -263,6 +263,7 @@ class _Correlation(torch.autograd.Function):
         return volume.permute(0, 4, 1, 2, 3)  # (B, G, K, H, W)
 
     @staticmethod
+    @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         left, right = ctx.saved_tensors
         grad = grads[0].permute(0, 2, 3, 4, 1).contiguous()  # (B, K, H, W, G)

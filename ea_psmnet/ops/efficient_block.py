@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ea_psmnet.ops import efficient_passes
-from ea_psmnet.ops.attention import Normalisation, efficient_attention
+from ea_psmnet.ops.attention import Normalisation, check_normalisation, efficient_attention
 from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 from ea_psmnet.ops.streaming import chunks
 
@@ -95,6 +95,7 @@ def efficient_block(
     `EA_PSMNET_TRITON=1` uses Triton's kernels for the passes on GPUs, where
     `ops.triton.efficient.is_supported` allows: no GPU has run them yet.
     """
+    check_normalisation(normalisation)
     channels, keys = weights.query.shape[1], weights.query.shape[0]
     folds = folding_is_cheaper(channels, keys, weights.value.shape[0], heads)
     if not folds or torch.compiler.is_exporting():

@@ -37,7 +37,7 @@ def full_precision(
 
 
 def lean_backward(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Decorator of a `Function`'s backward that recomputes parts of the forward.
+    """Decorator of a `Function`'s backward that is not differentiable itself.
 
     It turns autocast off, also if `backward()` is called inside an autocast region. It refuses
     second derivatives: with torch's `once_differentiable`, `torch.autograd.grad` would return
@@ -48,8 +48,8 @@ def lean_backward(function: Callable[..., _T]) -> Callable[..., _T]:
     def wrapper(ctx: Any, *grads: Tensor) -> _T:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "lean attention has no second derivative (create_graph=True): the plain forms in "
-                "ea_psmnet.ops have, as EfficientAttention's published_order"
+                "this function has no second derivative (create_graph=True): its plain form has, "
+                "which is named *_reference, or EfficientAttention(published_order=True)"
             )
         with torch.autocast(grads[0].device.type, enabled=False):
             return function(ctx, *grads)

@@ -28,7 +28,7 @@ from ea_psmnet.ops.native.regression import (
     compiled_upsampling,
     is_compiled_for,
 )
-from ea_psmnet.ops.precision import full_precision, widen
+from ea_psmnet.ops.precision import full_precision, lean_backward, widen
 
 _SCALE = 4
 _SLAB_BYTES = 2**20
@@ -256,6 +256,7 @@ class _SoftArgmin(torch.autograd.Function):
         return disparity
 
     @staticmethod
+    @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         score, disparity, total = ctx.saved_tensors
         tall = _expectation_of_rows_backward(_taller(score / 8), grads[0], disparity, total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -11,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 from ea_psmnet.datasets.names import DatasetName, RenderPass
 from ea_psmnet.machine import Device
 from ea_psmnet.models.config import PSMNetConfig, preset, read_config
-from ea_psmnet.tables import check_choice, check_range
+from ea_psmnet.tables import check_choice, check_range, whole_number
 
 Normalisation = Literal["batch", "sync", "frozen", "group"]
 CrossEntropyTarget = Literal["linear", "adaptive"]
@@ -218,7 +217,7 @@ class TrainingConfig(
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _integer(name, getattr(self, name)))
+                object.__setattr__(self, name, whole_number(name, getattr(self, name)))
                 check_range(name, getattr(self, name), low, high)
         self._check_optimisation()
         self._check_sizes()
@@ -246,7 +245,7 @@ class TrainingConfig(
             )
         for name in ("crop", "scene_size"):
             if getattr(self, name) is not None:
-                sides = tuple(_integer(name, side) for side in getattr(self, name))
+                sides = tuple(whole_number(name, side) for side in getattr(self, name))
                 object.__setattr__(self, name, sides)
                 for side in sides:
                     check_range(f"a side of {name}", side, 16, _MOST_SIDE)
@@ -295,14 +294,6 @@ class TrainingConfig(
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values for JSON."""
         return {name: plain(value) for name, value in asdict(self).items()}
-
-
-def _integer(name: str, value: Any) -> int:
-    """Convert an integer of any type, for example NumPy's, to a plain one that JSON can hold."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
 
 
 def plain(value: Any) -> Any:

@@ -228,9 +228,7 @@ def estimate_memory(
         ema: Whether averaged weights are kept.
     """
     parameters = sum(p.numel() for p in _network(config, 16).parameters())
-    attention, options = config.attention, config.attention_options
-    has_map = attention != "none" and closed_form(attention, (2, 2, 2), 32, **options).map_floats
-    probes = _PROBES if has_map else _PROBES[1:]  # only the map is quadratic
+    probes = _PROBES if _has_map(config) else _PROBES[1:]  # only the map is quadratic
     terms = [_terms(*probe)[: len(probes)] for probe in probes]
     peaks = [_peak(config, probe, dtype, checkpointing) for probe in probes]
     growth = np.linalg.solve(terms, peaks).clip(min=0)  # rounding may make terms negative
@@ -240,6 +238,14 @@ def estimate_memory(
         fixed=_FIRST_USE + 4 * copies * parameters,
         sample=math.ceil(_SLACK * sample),
     )
+
+
+def _has_map(config: PSMNetConfig) -> bool:
+    """Whether an attention module stores weights between all pairs of positions."""
+    options = config.attention_options
+    channels = {config.site(site)[1] for site in config.attention_sites}
+    costs = (closed_form(config.attention, (2, 2, 2), each, **options) for each in channels)
+    return any(cost.map_floats for cost in costs)
 
 
 def _terms(height: int, width: int, disparities: int) -> np.ndarray:

@@ -175,10 +175,13 @@ def test_the_published_start():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": 4}, "4 heads cannot share 6 key channels"),
-        ({"heads": 2, "value_channels": 3}, "2 heads cannot share 3 value channels"),
-        ({"focusing_power": 0}, "focusing_power must be above zero, not 0"),
-        ({"focusing_power": float("nan")}, "focusing_power must be above zero, not nan"),
+        ({"heads": 4}, r"key_channels \(6\) must be divisible by heads \(4\)"),
+        (
+            {"heads": 2, "value_channels": 3},
+            r"value_channels \(3\) must be divisible by",
+        ),
+        ({"focusing_power": 0}, "focusing_power must be a number above zero, not 0"),
+        ({"focusing_power": float("nan")}, "focusing_power must be a number above zero, not nan"),
         ({"kernel_size": 4}, "odd, to have a middle, not 4"),
         ({"denominator": "max"}, r"denominator 'max'.*mean, sum"),
     ],

@@ -73,6 +73,8 @@ def test_the_map_takes_four_bytes_in_half_precision():
 def test_an_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match=r"choose from table1-efficient, .*hydra"):
         closed_form("magic", (2, 2), 8)
+    with pytest.raises(ValueError, match=r"'efficient' has no option 'magic': choose from"):
+        closed_form("efficient", (2, 2, 2), 8, magic=1)
 
 
 # Against what the modules compute -----------------------------------------------------------------

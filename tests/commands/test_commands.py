@@ -189,7 +189,7 @@ def test_predict_refuses_in_one_line_and_writes_nothing(checkpoint, pair, tmp_pa
     fails(capsys, "multiple of 16", "predict", left, right, *end, "--max-disparity", 30)
     fails(capsys, "no such checkpoint", *("predict", left, right, "--out", out),
           *("--checkpoint", tmp_path / "none.safetensors"))  # fmt: skip
-    fails(capsys, "'fc.weight' is no parameter", "predict", left, right, "--out", out,
+    fails(capsys, "'fc.weight' is not a parameter", "predict", left, right, "--out", out,
           "--checkpoint", wrong)  # fmt: skip
     assert not out.exists()
 

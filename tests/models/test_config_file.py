@@ -39,7 +39,7 @@ def test_training_takes_a_preset_or_a_file(tmp_path):
 )
 def test_what_is_no_network_is_told_with_its_file(tmp_path, text):
     write_text(tmp_path / "network.json", text)
-    with pytest.raises(ValueError, match=r"network.json: .*; it describes no network$") as caught:
+    with pytest.raises(ValueError, match=r"json: .* does not describe a network$") as caught:
         read_config(tmp_path / "network.json")
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file"):

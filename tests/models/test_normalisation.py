@@ -63,7 +63,7 @@ def test_the_kind_is_saved_with_the_weights(tmp_path):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="normalisation is batch or group, not 'layer'"):
+    with pytest.raises(ValueError, match="unknown normalisation 'layer': choose from batch, group"):
         PSMNetConfig(normalisation="layer")
 
 

@@ -70,30 +70,36 @@ def _bias(tensor):
     ("change", "message"),
     [
         (lambda s: s.pop("dres0.0.0.weight"), "lacks 'aggregation.stem.0.0.weight'"),
-        (lambda s: s.update({"dres9.weight": torch.zeros(1)}), "'dres9.weight' is no parameter"),
+        (lambda s: s.update({"dres9.weight": torch.zeros(1)}), "'dres9.weight' is not a parameter"),
         (
             lambda s: s.update({"dres0.0.1.bias": torch.zeros(3)}),
-            "another shape of 'aggregation.stem.0.1.bias'",
+            "the wrong shape for 'aggregation.stem.0.1.bias'",
         ),
         # A few bytes in the file that stand for 256 GiB.
         (
             _bias(torch.zeros(1).expand(2**18, 2**18)),
-            "another shape of 'aggregation.stem.0.1.bias'",
+            "the wrong shape for 'aggregation.stem.0.1.bias'",
         ),
-        (_bias(torch.zeros(0)), "another shape of 'aggregation.stem.0.1.bias'"),
-        (_bias(torch.zeros(32, device="meta")), "no plain numbers in 'aggregation.stem.0.1.bias'"),
-        (_bias(torch.ones(32).to_sparse()), "no plain numbers in 'aggregation.stem.0.1.bias'"),
+        (_bias(torch.zeros(0)), "the wrong shape for 'aggregation.stem.0.1.bias'"),
+        (
+            _bias(torch.zeros(32, device="meta")),
+            "no dense numbers of its type for 'agg",
+        ),
+        (
+            _bias(torch.ones(32).to_sparse()),
+            "no dense numbers of its type for 'agg",
+        ),
         (
             _bias(torch.ones(32, dtype=torch.cfloat)),
-            "no plain numbers in 'aggregation.stem.0.1.bias'",
+            "no dense numbers of its type for 'agg",
         ),
         (
             _bias(torch.ones(32, dtype=torch.int64)),
-            "no plain numbers in 'aggregation.stem.0.1.bias'",
+            "no dense numbers of its type for 'agg",
         ),
         (
             lambda s: _bias(torch.quantize_per_tensor(torch.ones(32), 0.1, 0, torch.qint8))(s),
-            "no plain numbers in 'aggregation.stem.0.1.bias'",
+            "no dense numbers of its type for 'agg",
         ),
         (
             _bias(torch.full((32,), 1e300, dtype=torch.float64)),

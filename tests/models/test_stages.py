@@ -1,10 +1,13 @@
 """Feature networks, volumes and heads by name, and networks made of them."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from ea_psmnet.inference.memory_plan import whole_bytes
 from ea_psmnet.models import efficientnet
 from ea_psmnet.models.config import PRESETS, PSMNetConfig, preset
 from ea_psmnet.models.deploy import arrange_for_inference
@@ -13,9 +16,11 @@ from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import FEATURES, PlainPSMNet, build_model
 from ea_psmnet.models.volume import VOLUMES
 from ea_psmnet.models.weights import load_model, save_model
+from ea_psmnet.training.memory import estimate_memory
 
 SMALL = PSMNetConfig(max_disparity=32, width=0.25)
 LIGHT = replace(preset("ea-light"), max_disparity=32)
+EFFICIENT = {"attention": "efficient", "attention_sites": ("encoder",)}
 COMBINATIONS = [
     *(replace(SMALL, volume=volume, head=head) for volume in VOLUMES for head in HEADS),
     *(replace(SMALL, features=features) for features in FEATURES),
@@ -139,21 +144,49 @@ def test_disparity_zero_is_within_reach_of_the_learned_head():
         ({"volume_options": {"groups": 4}}, "volume 'concat' has no option 'groups': it has none"),
         ({"volume": "groupwise", "volume_options": {"groups": 3}}, "split into 3 groups"),
         ({"head": "learned", "head_options": {"top_k": 99}}, "top_k must be 0 to 8 levels, not 99"),
+        ({"head": "learned", "head_options": {"top_k": 2.0}}, "top_k must be a whole number"),
+        ({"volume": "groupwise", "volume_options": {"groups": "8"}}, "groups must be a whole"),
+        ({"volume": "combined", "volume_options": {"concatenated": 0}}, "concatenated must be"),
         ({"hourglasses": 4}, "hourglasses must be 1 to 3, not 4"),
-        ({"excitation": True}, "excitation needs features at 1/8 and 1/16: psmnet's have none"),
+        ({"hourglasses": 2.0}, "hourglasses must be a whole number, not 2.0"),
+        ({"residuals": "1"}, "residuals must be a whole number, not '1'"),
+        ({"excitation": True}, "excitation needs features at 1/8 and 1/16, which psmnet lacks"),
         (
             {
                 "hourglasses": 1,
                 "attention": "hydra",
                 "attention_sites": ("hourglass2.output",),
             },
-            "attention site 'hourglass2.output': there are 1 hourglasses",
+            "attention site 'hourglass2.output' needs more than 1 hourglass",
         ),
     ],
 )
 def test_what_does_not_exist_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         build_model(replace(SMALL, **changes))
+
+
+def test_whole_numbers_of_any_type_are_plain_ones():
+    given = replace(SMALL, hourglasses=np.int64(2), residuals=np.int32(1))
+    assert json.loads(json.dumps(given.to_dict()))["hourglasses"] == 2
+
+
+def test_one_site_may_be_a_text():
+    config = replace(LIGHT, attention="hydra", attention_sites="encoder")
+    assert config.attention_sites == ("hourglass1.encoder", "hourglass2.encoder")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 1.5, **EFFICIENT, "attention_options": {"heads": 3}},
+        {"width": 0.75, "volume": "groupwise", "volume_options": {"groups": 3}},
+    ],
+)
+def test_the_memory_of_every_network_can_be_planned(changes):
+    config = replace(PSMNetConfig(max_disparity=32, hourglasses=1), **changes)
+    assert whole_bytes(config, (64, 96), 4) > whole_bytes(config, (64, 48), 4)
+    assert estimate_memory(config, (64, 96), torch.float32).sample > 0
 
 
 def test_sites_of_all_hourglasses_are_those_that_there_are():

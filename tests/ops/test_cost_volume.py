@@ -27,6 +27,13 @@ def test_every_entry_is_as_defined():
             assert torch.equal(volume[:, :, d, :, x], expected)
 
 
+def test_gradients_of_gradients_are_refused():
+    left, right = torch.randn(2, 1, 8, 4, 9).requires_grad_()
+    volume = group_correlation(left, right, 4, 2)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(volume.square().sum(), left, create_graph=True)
+
+
 def test_disparities_wider_than_the_image_are_zero():
     volume = concat_volume_reference(*torch.randn(2, 1, 3, 4, 5), 8)
     assert not volume[:, :, 5:].any()

@@ -134,6 +134,12 @@ def test_gradients_of_gradients_are_refused(normalisation):
         torch.autograd.grad(out.square().sum(), x, create_graph=True)
 
 
+def test_an_unknown_normalisation_is_refused():
+    x, weights = block(8, 4, 8, positions=20)
+    with pytest.raises(ValueError, match="unknown normalisation 'magic'"):
+        efficient_block(x, weights, 1, "magic")
+
+
 @pytest.mark.parametrize("normalisation", ["softmax", "scaling", "none"])
 def test_a_backward_inside_autocast_is_that_outside(normalisation):
     x, weights = block(8, 4, 8, positions=300)

@@ -48,6 +48,13 @@ def test_everything_is_as_in_float32(shape, offset):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.usefixtures("compiled")
+def test_a_single_value_a_channel_is_refused_as_by_torch():
+    x = torch.ones(1, 32, 1, 1, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        batch_norm(x, torch.ones(32), torch.zeros(32), None, None, 0.1, 1e-5)
+
+
 @pytest.mark.parametrize(
     "change",
     [

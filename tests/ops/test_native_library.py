@@ -64,7 +64,7 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(source, tmp_path):
 @needs_compiler
 def test_a_source_that_does_not_compile_is_told_and_leaves_nothing(source, tmp_path):
     source.write_text("not C")
-    with pytest.warns(UserWarning, match=r"without twice\.c .* failed: .*error"):
+    with pytest.warns(UserWarning, match=r"twice\.c could not be compiled: .* failed: .*error"):
         assert load(source) is None
     assert kept(tmp_path) == []
 
@@ -72,7 +72,7 @@ def test_a_source_that_does_not_compile_is_told_and_leaves_nothing(source, tmp_p
 @needs_compiler
 def test_a_cache_that_cannot_be_written_is_told(source, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match=r"without twice\.c as a library"):
+    with pytest.warns(UserWarning, match=r"because twice\.c could not be compiled"):
         assert load(source) is None
 
 

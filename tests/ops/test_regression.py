@@ -35,6 +35,13 @@ def test_fast_head_passes_gradcheck():
     )
 
 
+def test_gradients_of_gradients_are_refused():
+    score = torch.randn(1, 4, 3, 5, requires_grad=True)
+    disparity = soft_argmin(score, (16, 12, 20))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(disparity.square().sum(), score, create_graph=True)
+
+
 def test_slabs_of_rows_join_without_a_seam():
     c = score(shape=(1, 48, 24, 40)).detach()  # larger than one slab
     size = (192, 96, 160)

@@ -140,7 +140,7 @@ def test_the_micro_batch_of_a_continued_run_is_the_one_it_began_with(config, mon
 
 def test_free_memory_is_the_least_of_machine_and_container_shared_by_processes(monkeypatch):
     monkeypatch.setattr(machine, "_free_on_machine", lambda: 12 * 2**30)
-    monkeypatch.setattr(machine, "_free_in_group", lambda: 8 * 2**30)
+    monkeypatch.setattr(machine, "_free_in_groups", lambda: 8 * 2**30)
     assert available_memory(CPU) == 8 * 2**30
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert available_memory(CPU) == 2 * 2**30

@@ -65,7 +65,7 @@ def load_library(
         _check(library, source.stem, functions, interface)
         return library
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        reason = f"networks take longer without {source.name} as a library: {error}"
+        reason = f"networks run slower because {source.name} could not be compiled: {error}"
         warnings.warn(reason, stacklevel=2)
         return None
 
@@ -185,7 +185,8 @@ def _compile(source: Path, compiler: list[str]) -> bytes:
         )
         if done.returncode:
             said = done.stderr.strip().splitlines() or ["no reason given"]
-            raise RuntimeError(f"{compiler[0]} failed: {said[-1]}")
+            reason = next((line for line in said if "error" in line), said[-1])
+            raise RuntimeError(f"{compiler[0]} failed: {reason}")
         return library.read_bytes()
 
 

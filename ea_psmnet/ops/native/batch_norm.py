@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.precision import lean_backward
 
 _LEAST_LANES, _MOST_LANES, _VECTOR = 32, 2048, 16
 
@@ -66,7 +67,7 @@ def _lanes(x: Tensor) -> int | None:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.bfloat16:
         return None
     channels = x.shape[1]
-    if not x.detach().movedim(1, -1).is_contiguous() or not x.numel():
+    if not x.detach().movedim(1, -1).is_contiguous() or x.numel() <= channels:
         return None
     fitting = (n * channels for n in range(1, _VECTOR + 1) if n * channels % _VECTOR == 0)
     lanes = next((n for n in fitting if n >= _LEAST_LANES), channels * _VECTOR)
@@ -96,6 +97,7 @@ class _BatchNorm(torch.autograd.Function):
         return made
 
     @staticmethod
+    @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d

@@ -59,7 +59,7 @@ def compiled_correlation_backward(
     left: Tensor, right: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of both feature maps for a contiguous gradient (B, K, H, W, G) of the volume."""
-    of_left, of_right = torch.zeros_like(left), torch.zeros_like(right)
+    of_left, of_right = torch.empty_like(left), torch.empty_like(right)
     _run("correlation_backward", left, right, gradient, of_left, of_right)
     return of_left, of_right
 

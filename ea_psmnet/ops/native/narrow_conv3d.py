@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.precision import lean_backward
 
 _CHANNELS, _LANES = 8, 16
 _FUNCTIONS = ("supported", "scratch", "forward", "weight_gradient")
@@ -80,6 +81,7 @@ class _NarrowConv3d(torch.autograd.Function):
         return _forward(volume, weight, None, True)
 
     @staticmethod
+    @lean_backward
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         volume, weight = ctx.saved_tensors
         grad = grads[0].to(torch.bfloat16)
