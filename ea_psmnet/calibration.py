@@ -53,10 +53,7 @@ class Calibration:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"calibration: {name} is {value}")
-        for name in ("f", "fy", "baseline"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"calibration: {name} is {value:g}: expected more than 0")
+        _check_positive(self, "f", "fy", "baseline", "width", "height")
 
     @classmethod
     def from_focal(
@@ -97,6 +94,8 @@ class Calibration:
             ValueError: The matrices are not those of a rectified pair, left camera first.
         """
         f, shift = left[0, 0], left[0, 3] - right[0, 3]
+        if not f > 0:
+            raise ValueError("calibration: the focal length is 0: the camera is not calibrated")
         if not np.isclose(f, right[0, 0], rtol=1e-3):
             raise ValueError(
                 f"calibration: focal lengths {f:g} and {right[0, 0]:g} differ: not of a rectified "
@@ -104,7 +103,9 @@ class Calibration:
             )
         if abs(left[1, 3] - right[1, 3]) > abs(shift):
             raise ValueError("calibration: the cameras are above each other, not side by side")
-        if shift <= 0:
+        if shift == 0:
+            raise ValueError("calibration: the baseline is 0: calibrate the cameras as a pair")
+        if shift < 0:
             raise ValueError(
                 f"calibration: the baseline is {shift / f:g} m: is the right camera given first?"
             )
@@ -138,8 +139,8 @@ class Calibration:
     def for_images(self, height: int, width: int) -> Calibration:
         """Calibration of images of a size, which is scaled if it states another size.
 
-        Warns of an implausible baseline, focal length or principal point, and of images of another
-        shape.
+        Warns of an implausible baseline or focal length, of images of another shape, and, if no
+        size is stated, of an implausible principal point.
         """
         scaled = self.scaled_to(height, width)
         of_size = _doubts_of_size((self.cx, self.cy), (self.width, self.height), (width, height))
@@ -165,6 +166,13 @@ class Calibration:
             height=height,
             fy=None if math.isclose(vertical, self.f * across) else vertical,
         )
+
+
+def _check_positive(calibration: Calibration | RawCalibration, *names: str) -> None:
+    for name in names:
+        value = getattr(calibration, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"calibration: {name} is {value:g}: expected more than 0")
 
 
 def _doubts(calibration: Calibration) -> list[str]:
@@ -240,7 +248,7 @@ class Lens:
     def __post_init__(self) -> None:
         k = self.matrix
         if k.shape != (3, 3) or not np.allclose(k[2], (0, 0, 1)) or not (np.diag(k) > 0).all():
-            raise ValueError("calibration: K is not an intrinsic matrix, or is it transposed?")
+            raise ValueError("calibration: K is not an intrinsic matrix: is it transposed?")
         if len(self.distortion) not in _DISTORTIONS:
             told = ", ".join(map(str, _DISTORTIONS))
             raise ValueError(
@@ -276,15 +284,18 @@ class RawCalibration:
     """Whether distortion is that of equidistant fisheye lenses (Kannala and Brandt, PAMI 2006)."""
 
     def __post_init__(self) -> None:
+        _check_positive(self, "width", "height")
         counts = {len(lens.distortion) for lens in (self.left, self.right)}
         if self.fisheye and counts != {4}:
             raise ValueError(f"calibration: fisheye lenses have 4 coefficients, not {max(counts)}")
         towards = -self.rotation.T @ self.translation  # the right camera in the left one's frame
         turned = self.rotation.T @ self.rotation
         if np.abs(turned - np.eye(3)).max() > _INEXACT or np.linalg.det(self.rotation) < 0:
-            raise ValueError("calibration: R is not a rotation: its rows must be orthonormal")
+            raise ValueError(
+                "calibration: R is not a rotation matrix: its rows must be orthonormal"
+            )
         if not self.translation.any():
-            raise ValueError("calibration: T is zero: the cameras would be at one place")
+            raise ValueError("calibration: T is zero: the cameras would be in the same place")
         told = "(" + ", ".join(f"{value:g}" for value in self.translation) + ")"
         if abs(towards[0]) < abs(towards[1]):
             raise ValueError(f"calibration: T = {told}: the cameras are above each other")

@@ -77,7 +77,7 @@ def _text(path: Path) -> str:
     with readable(path):
         data = path.read_bytes()
     if len(data) > _MOST_BYTES or b"\0" in data:
-        raise ValueError(f"{path}: no calibration: {_EXPECTED}")
+        raise ValueError(f"{path}: not a calibration file: {_EXPECTED}")
     return data.decode("utf-8", errors="replace").lstrip("\ufeff")
 
 
@@ -116,7 +116,7 @@ def _floats(text: str) -> list[float]:
 
 def _only(texts: Sequence[str]) -> str:
     if len(texts) > 1:
-        raise ValueError("one file has all of this calibration: two are for ROS and OpenCV alone")
+        raise ValueError("this format takes one file; only ROS and OpenCV calibrations take two")
     return texts[0]
 
 
@@ -195,7 +195,8 @@ def _opencv(texts: Sequence[str], _: int) -> Found:
     if "K0" in found:  # counted from 0
         found |= {f"{q}{i + 1}": found.get(f"{q}{i}") for q in _SIDED for i in (1, 0)}
     width, height = _size(found)
-    rectified, unrectified = _rectified(found, width, height), _unrectified(found, width, height)
+    rectified = _rectified(found, width, height)
+    unrectified = _unrectified(found, rectified, width, height)
     needed = ("K1", "K2", "R", "T")
     missing = [name for name in needed if found.get(name) is None]
     if rectified is None and unrectified is None and len(missing) < len(needed):
@@ -232,7 +233,7 @@ def _storage(text: str) -> dict[str, Any]:
         root = storage.root()
         return {name: _node(root.getNode(name)) for name in root.keys()}  # noqa: SIM118
     except (cv2.error, SystemError) as error:
-        raise ValueError("damaged, or no YAML or XML of OpenCV") from error
+        raise ValueError("damaged, or not an OpenCV YAML or XML file") from error
 
 
 def _node(node: cv2.FileNode) -> Any:
@@ -280,19 +281,20 @@ def _rectified(
 
 
 def _unrectified(
-    found: Mapping[str, Any], width: int | None, height: int | None
+    found: Mapping[str, Any], rectified: Calibration | None, width: int | None, height: int | None
 ) -> RawCalibration | None:
     def lacks(*names: str) -> bool:
         return any(found.get(name) is None for name in names)
 
-    if lacks("K1", "K2") or (lacks("R", "T") and lacks("R1", "R2", "P1", "P2")):
+    if lacks("K1", "K2"):
         return None
-    if lacks("R", "T"):
-        turns = _matrix(found["R1"], 3, 3), _matrix(found["R2"], 3, 3)
-        baseline = Calibration.from_projections(found["P1"], found["P2"]).baseline
-        rotation, translation = _between(*turns, baseline)
-    else:
+    if not lacks("R", "T"):
         rotation, translation = _rotation(found["R"]), _matrix(found["T"], 3)
+    elif rectified is None or lacks("R1", "R2"):
+        return None
+    else:
+        turns = _matrix(found["R1"], 3, 3), _matrix(found["R2"], 3, 3)
+        rotation, translation = _between(*turns, rectified.baseline)
     model = re.sub(r"[\W_]", "", str(found.get("model", ""))).lower()
     return RawCalibration(
         _lens(found["K1"], found.get("D1")),
@@ -339,7 +341,7 @@ _ROS_NAMES = {
 
 def _ros(texts: Sequence[str], _: int) -> Found:
     if len(texts) != 2:
-        raise ValueError("one camera_info of ROS: give those of both cameras, left and right")
+        raise ValueError("only one ROS camera_info file: give two, left and right")
     left, right = sorted(map(_camera_info, texts), key=lambda info: -info["P"][0, 3])
     size = {"width": left["width"], "height": left["height"]}
     rectified = Calibration.from_projections(left["P"], right["P"], **size)
@@ -384,7 +386,9 @@ def _yaml(text: str) -> dict[str, Any]:
     try:
         fields = next((d for d in yaml.safe_load_all(text) if d), None)
     except yaml.YAMLError as error:
-        raise ValueError(f"damaged, or no YAML: {next(iter(str(error).splitlines()))}") from error
+        raise ValueError(
+            f"damaged, or not a YAML file: {next(iter(str(error).splitlines()))}"
+        ) from error
     if not isinstance(fields, dict):
         raise ValueError(f"unknown format: {_EXPECTED}")
     return fields

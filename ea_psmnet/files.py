@@ -337,7 +337,12 @@ def _write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def _encode(path: Path, image: NDArray[Any], suffix: str = "") -> None:
-    _write_bytes(path, cv2.imencode(suffix or path.suffix.lower(), image)[1].tobytes())
+    kind = suffix or path.suffix.lower()
+    encoded, data = cv2.imencode(kind, image)
+    if not encoded:
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        raise ValueError(f"{path}: not written, {size} pixels are too large for {kind}")
+    _write_bytes(path, data.tobytes())
 
 
 def _as_map(path: str | Path, array: ArrayLike) -> NDArray[Any]:

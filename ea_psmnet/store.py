@@ -48,8 +48,8 @@ class Store:
             before, now = recorded.get(name, "none"), self._settings.get(name, "none")
             if before != now and name not in may_change:
                 raise ValueError(
-                    f"{folder}: what was stopped here has {name} {before}, not {now}: go on with "
-                    "the same settings, give another --out or delete it"
+                    f"{folder}: the unfinished run here has {name} {before}, not {now}: continue "
+                    "with the same settings, give another --out, or delete it"
                 )
 
     def claim(self) -> None:

@@ -142,7 +142,7 @@ def test_cameras_in_the_wrong_places_are_refused():
         with pytest.raises(ValueError, match=message):
             RawCalibration(raw.left, raw.right, np.eye(3), np.array(shift))
     for rotation in (2 * np.eye(3), np.diag((1.0, 1, -1))):
-        with pytest.raises(ValueError, match="R is no rotation"):
+        with pytest.raises(ValueError, match="R is not a rotation matrix"):
             RawCalibration(raw.left, raw.right, rotation, raw.translation)
     with pytest.raises(ValueError, match="T is zero"):
         RawCalibration(raw.left, raw.right, np.eye(3), np.zeros(3))
@@ -151,7 +151,7 @@ def test_cameras_in_the_wrong_places_are_refused():
 
 def test_impossible_lenses_are_refused():
     raw = raw_calibration("plumb_bob")
-    with pytest.raises(ValueError, match="no intrinsic matrix, or is it transposed"):
+    with pytest.raises(ValueError, match="not an intrinsic matrix: is it transposed"):
         Lens(raw.left.matrix.T, np.zeros(4))
     with pytest.raises(ValueError, match="3 distortion coefficients: expected 0, 4, 5, 8"):
         Lens(raw.left.matrix, np.zeros(3))
@@ -207,6 +207,7 @@ def test_what_is_implausible_is_told_with_its_numbers(change, message):
         ({"f": 0.0}, "f is 0: expected more than 0"),
         ({"baseline": -0.1}, r"baseline is -0\.1"),
         ({"cx": float("nan")}, "cx is nan"),
+        ({"width": 0}, "width is 0: expected more than 0"),
     ],
 )
 def test_impossible_calibrations_are_refused(change, message):

@@ -162,6 +162,8 @@ def test_opencv_rectifying_rotations_stand_for_r_and_t(tmp_path):
               "LEFT.P": turns[2], "RIGHT.K": raw.right.matrix, "RIGHT.D": raw.right.distortion,
               "RIGHT.R": turns[1], "RIGHT.P": turns[3]}  # fmt: skip
     same_raw(read_calibration(stored(tmp_path / "euroc.yaml", values)), raw)
+    plain = {name: value.ravel().tolist() for name, value in values.items()}
+    same_raw(read_calibration(stored(tmp_path / "plain.yaml", plain)), raw)
 
 
 # ROS ----------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def test_a_second_file_is_not_ignored(tmp_path):
     text = f"cam0={EYE}\ncam1={EYE}\nbaseline=3\n"
     paths = [text_file(tmp_path / name, text) for name in ("a.txt", "b.txt")]
     read_calibration(paths[0])
-    with pytest.raises(ValueError, match=r"a\.txt, .*b\.txt: one file has all of this calibration"):
+    with pytest.raises(ValueError, match=r"a\.txt, .*b\.txt: this format takes one file"):
         read_calibration(*paths)
 
 
@@ -224,11 +226,14 @@ def test_a_second_file_is_not_ignored(tmp_path):
         ("700 0 310 0 700 245 0 0 1\n", "9 numbers: expected the nine of K, then the baseline"),
         ("cam0=[1 0 1; 0 1 1; 0 0 1]\n", "'cam1' is missing"),
         ("cam0=[1 0 1; 0 1 1]\ncam1=[1 0 1; 0 1 1]\nbaseline=3\n", r"matrix of \(3, 3\)"),
-        (f"cam0={EYE}\ncam1={EYE}\nbaseline=far\n", "baseline is 'far', which is no number"),
+        (f"cam0={EYE}\ncam1={EYE}\nbaseline=far\n", "baseline is 'far', which is not a number"),
         ("P0: 1 2 3\n", "'P2' is missing"),
         ("P2: 7 0 1 0 0 7 1 0 0 0 1 0\nP3: 7 0 1 5 0 7 1 0 0 0 1 0\n", "right camera given first"),
         ("P2: 7 0 1 0 0 7 1 0 0 0 1 0\nP3: 7 0 1 -1 0 7 1 9 0 0 1 0\n", "above each other"),
-        ("camera_matrix: {data: [1]}\n", "one camera_info of ROS: give those of both"),
+        ("camera_matrix: {data: [1]}\n", "only one ROS camera_info file: give two"),
+        (f"cam0={EYE}\ncam1={EYE}\nbaseline=3\nwidth=0\nheight=0\n", "width is 0: expected more"),
+        ("P2: 7 0 1 0 0 7 1 0 0 0 1 0\nP3: 7 0 1 0 0 7 1 0 0 0 1 0\n", "the baseline is 0: calib"),
+        ("P2: 0 0 0 0 0 0 0 0 0 0 0 0\nP3: 0 0 0 0 0 0 0 0 0 0 0 0\n", "the focal length is 0"),
         ("%YAML:1.0\n---\nrms: 0.3\n", "has no P1 and P2, or Q"),
         ("%YAML:1.0\n---\nP1: !!opencv-matrix\n   rows: 3", "calib.txt: "),
     ],
@@ -260,7 +265,7 @@ def test_what_an_opencv_file_lacks_is_named(tmp_path, missing, message):
 
 def test_images_and_missing_files_are_refused(tmp_path):
     (tmp_path / "left.png").write_bytes(b"\x89PNG\r\n\0\0")
-    with pytest.raises(ValueError, match=r"left\.png: no calibration"):
+    with pytest.raises(ValueError, match=r"left\.png: not a calibration file"):
         read_calibration(tmp_path / "left.png")
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_calibration(tmp_path / "none.txt")

@@ -131,6 +131,12 @@ def test_written_pfm_has_the_documented_bytes(tmp_path):
     assert (tmp_path / "map.pfm").read_bytes() == expected
 
 
+def test_an_image_too_large_for_its_format_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.webp: not written, 20 x 16400 pixels are too large"):
+        files.write_image(tmp_path / "x.webp", np.zeros((16400, 20, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pfm_keeps_infinity_and_nan(tmp_path):
     wild = np.array([[np.inf, np.nan, -3.0]], np.float32)
     files.write_pfm(tmp_path / "map.pfm", wild)

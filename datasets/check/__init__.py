@@ -26,6 +26,7 @@ from ea_psmnet.datasets.check.series import Count, count_parts, find_series
 from ea_psmnet.datasets.frames import Frame
 from ea_psmnet.files import printable
 from ea_psmnet.progress import Progress
+from ea_psmnet.tables import check_range
 
 _TOLD = 10
 """Number of problems of a kind to print; the JSON has all of them."""
@@ -153,8 +154,8 @@ def check_dataset(
         FileNotFoundError: The folder does not exist.
         ValueError: Its layout or `name` is unknown, or an argument is out of range.
     """
-    if workers < 1 or pairs < 0:
-        raise ValueError(f"workers is {workers}, expected 1 or more; pairs {pairs}, 0 or more")
+    check_range("workers", workers, 1, 1024)
+    check_range("pairs", pairs, 0, 10**9)
     if not 0 < max_disparity < float("inf"):
         raise ValueError(f"max_disparity is {max_disparity}, expected a number of pixels over 0")
     root = Path(root)

@@ -130,6 +130,8 @@ class Engine:
     def _predict(self, order: Order, pair: Pair) -> StereoResult:
         height, width = pair[0].shape[:2]
         given: Calibration | RawCalibration | None = None
+        if order.calib and order.numbers:
+            raise ValueError("give a calibration file, or focal length and baseline, not both")
         if order.calib:
             given = read_calibration(*order.calib)
         elif order.numbers:

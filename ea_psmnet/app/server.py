@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import json
 import re
@@ -9,6 +10,7 @@ import socket
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stderr
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -30,7 +32,7 @@ from ea_psmnet.inference.prediction_files import pair_name
 from ea_psmnet.machine import Precision
 from ea_psmnet.tables import check_choice, format_bytes
 
-_CALIBRATION_SUFFIXES = (".txt", ".yml", ".yaml", ".xml")
+_CALIBRATION_SUFFIXES = (".txt", ".yml", ".yaml", ".xml", ".json")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 _TYPES = {".png": "image/png", ".f32": "application/octet-stream", ".txt": "text/plain"}
@@ -99,10 +101,10 @@ class StereoApp:
 
     def _answer(self, request: Request) -> Response:
         host = urlsplit(f"//{request.host}").hostname
-        origin = urlsplit(request.headers.get("Origin") or "")
+        origin = request.headers.get("Origin")  # `null` from sandboxed pages of anywhere
         known = host in self._hosts or (self._any_address and _is_address(host))
-        if not known or (origin.netloc and origin.netloc != request.host):
-            raise Forbidden("this server answers its own page alone")
+        if not known or (origin and urlsplit(origin).netloc != request.host):
+            raise Forbidden("requests from other pages are refused")
         endpoint, values = self._routes.bind_to_environ(request.environ).match()
         response: Response = endpoint(request, **values)
         return response
@@ -220,7 +222,7 @@ def _failure(error: Exception) -> Response:
     if isinstance(error, ValueError | OSError | FloatingPointError):
         return _json({"error": _without_folder(str(error))}, 400)
     traceback.print_exception(error)
-    return _json({"error": "an error of the program; its log has the details"}, 500)
+    return _json({"error": "internal error; the details are in the server's log"}, 500)
 
 
 def _without_folder(message: str) -> str:
@@ -241,10 +243,13 @@ def serve(engine: Engine, host: str, port: int, limit: int) -> BaseWSGIServer:
     """Bind a server that answers requests in threads.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The address is not one of this machine, or the port is taken.
     """
     hosts = () if host in _LOOPBACK else (host,)
+    told = io.StringIO()
     try:
-        return make_server(host, port, StereoApp(engine, limit, hosts), threaded=True)
-    except (OSError, SystemExit):
-        raise OSError(f"{host}, port {port}: cannot be used: give another --port") from None
+        with redirect_stderr(told):  # werkzeug explains a port that is taken, and exits
+            return make_server(host, port, StereoApp(engine, limit, hosts), threaded=True)
+    except (OSError, SystemExit) as error:
+        reason = next(iter(told.getvalue().splitlines()), str(error))
+        raise OSError(f"{host}, port {port}: {reason}: give another --host or --port") from None

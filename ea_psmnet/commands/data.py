@@ -81,9 +81,10 @@ def show(
     from ea_psmnet.datasets.check import spread
     from ea_psmnet.files import write_image
     from ea_psmnet.inference.outputs import contact_sheet
+    from ea_psmnet.tables import check_range
 
-    if count < 1 or seed < 0:
-        raise ValueError(f"count is {count}, expected 1 or more; seed {seed}, 0 or more")
+    check_range("count", count, 1, 10**6)
+    check_range("seed", seed, 0, 2**32 - 1)
     dataset = build_dataset(data, root, split=split, render_pass=render_pass, require_truth=False)
     recipe, rng = AUGMENTATIONS[augment or "none"], np.random.default_rng(seed)
     samples = [pick(dataset, place, recipe, rng) for place in spread(len(dataset), count)]

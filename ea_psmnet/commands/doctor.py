@@ -31,7 +31,7 @@ def doctor(
     is wrong; 2 there is no such pair.
 
     Args:
-        left: Left image: PNG, JPEG, WebP; colour or grey, 8 or 16 bits.
+        left: Left image: PNG, JPEG, WebP, TIFF, PGM, PPM or BMP; colour or grey, 8 or 16 bits.
         right: Right image, of the same size.
         json: Print a JSON object instead: paths, findings with code and numbers, and options of
             `predict` that help.

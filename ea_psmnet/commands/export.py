@@ -52,8 +52,8 @@ def export(
         max_disparity: Number of disparities to search, in pixels; default: as in training.
         align_corners: Corner alignment of upsampling; true for original checkpoints of torch 0.4
             (2018).
-        peak_reach: Average over this number of levels around the most likely disparity; 0 as in
-            training, over all levels or the likeliest ones; default: the checkpoint's.
+        peak_reach: Average only over this number of levels around the most likely disparity. 0: as
+            in training. Default: the checkpoint's value.
         attention: Use the attention of the network.
         root: Folder of pairs with ground truth, as for evaluate; default: rendered pairs.
         pairs: Number of pairs to compare.

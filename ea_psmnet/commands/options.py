@@ -92,10 +92,9 @@ class NetworkOptions:
     align_corners: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
     """Corner alignment of upsampling; true for original checkpoints of torch 0.4 (2018)."""
     peak_reach: int | None = None
-    """Average over this number of levels (4 pixels each) on either side of the most likely
-    disparity, in learned upsampling also over cells as near alone; 0 as in training: over all
-    levels, as published, or the likeliest ones of networks such as ea-light; default: the
-    checkpoint's."""
+    """Average only over this number of levels (4 pixels each) on either side of the most likely
+    disparity; learned upsampling then also combines only cells within that distance of the one with
+    the largest weight. 0: as in training. Default: the checkpoint's value."""
     attention: bool = True
     """Use the attention of the network; switch it off to see its effect."""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:NUMBER}")] = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
@@ -60,8 +60,8 @@ def predict(
     Args:
         inputs: LEFT and RIGHT: two images, two folders, two quoted patterns or two videos; a folder
             of pairs; a list (.txt, .csv) with LEFT RIGHT on each line; or with --layout images,
-            folders or a video that show both views. Images are PNG, JPEG, WebP, TIFF, PNM or BMP,
-            in colour or grey, with 8 or 16 bits.
+            folders or a video that show both views. Images are PNG, JPEG, WebP, TIFF, PGM, PPM or
+            BMP, in colour or grey, with 8 or 16 bits.
         out: Folder for the results.
         name: Prefix of the names of the results of one pair or video; default: the common part of
             the images' names, or the name of their folder.
@@ -140,16 +140,18 @@ class _Files:
         self.out, self.predictor, self.beside = out, predictor, beside
         self._existing, self._force = existing, force
         self.outputs: Sequence[str] = predictor.what.write
+        picture = {"picture": "beside" if beside else "alone"}
+        self.settings: dict[str, str] = predictor.settings | picture
+        """Everything that results depend on besides the images."""
 
     def work(self, read: Callable[..., Prepared], record: Callable[..., PairRecord]) -> Work:
         """The steps for pairs that `read` reads and `record` describes."""
         from ea_psmnet.inference.many import Work
 
-        settings = self.predictor.settings | {"picture": "beside" if self.beside else "alone"}
         records: dict[str, PairRecord] = {}
 
         def done(pair: PairSource | VideoFrame) -> list[Path]:
-            records[pair.name] = record(pair) | {"settings": settings}
+            records[pair.name] = record(pair) | {"settings": self.settings}
             return self._kept(pair.name, records[pair.name])
 
         def predict(pair: PairSource | VideoFrame, prepared: Prepared) -> StereoResult:
@@ -190,24 +192,29 @@ class _Files:
             check_unclaimed(folder, base, record)
         return []
 
-    def check_video(self, path: Path, video: StereoVideo) -> None:
-        """Raise an error if the video of a disparity must not be written to a path."""
+    def keeps_video(self, path: Path, record: Mapping[str, Any]) -> bool:
+        """Whether the video of a disparity is there already, of the same record.
+
+        Raises:
+            FileExistsError: Another file must not be overwritten.
+        """
         from ea_psmnet.inference.prediction_files import is_same_pair
         from ea_psmnet.records import read_record
 
         if not path.exists():
-            return
+            return False
         if self._existing == "refuse":
             raise FileExistsError(f"{path}: exists: give another --out, or --existing overwrite")
         try:
-            known = read_record(path.with_suffix(".json"), dict[str, Any]).get("inputs", {})
+            known = read_record(path.with_suffix(".json"), dict[str, Any])
         except (OSError, ValueError):
             known = {}
-        if not self._force and not is_same_pair(video.views, known):
+        if not self._force and not is_same_pair(record["inputs"], known.get("inputs", {})):
             raise FileExistsError(
                 f"{path}: exists and is not of this video: give another --name or --out, or "
                 "--force to overwrite it"
             )
+        return self._existing == "skip" and known.items() >= record.items()
 
     def _write(self, name: str, result: StereoResult, record: PairRecord) -> list[Path]:
         from ea_psmnet.inference.prediction_files import write_prediction
@@ -235,9 +242,12 @@ def _predict_video(
 
     wanted = "preview" in files.outputs
     path = files.out / f"{name}_preview.mp4"
-    if wanted:
-        files.check_video(path, video)
+    record = {"inputs": video.views, "settings": files.settings, "smoothing": smooth}
+    there = wanted and files.keeps_video(path, record)
     kept = [each for each in files.outputs if each != "preview"]
+    if there and not kept:
+        report.video(name, [path, path.with_suffix(".json")], skipped=True)
+        return 0
     maps = OUTPUTS["disparity"].endings
     endings: tuple[str, ...] = ()  # of files that serve the video alone
     if wanted and "disparity" not in kept:
@@ -245,28 +255,37 @@ def _predict_video(
     files.outputs = [*kept, "disparity"] if endings else kept
     frames = video.frames(name)
     predictor = files.predictor
-    serves = {"serves": {"video": path.name}} if endings else {}
-    steps = files.work(
-        lambda frame: predictor.prepare(video.read(frame), video.paths[0]),
-        lambda frame: video.record(frame) | serves,
-    )
-    code = report.run(frames, steps, of_video=True, unlisted=endings)
-    if not wanted:
-        return code
 
     def file(frame: VideoFrame, ending: str) -> Path:
         folder, base = _placed(files.out, frame.name)
         return folder / f"{base}{ending}"
 
-    there = [frame for frame in frames if report.statuses[frame.name] != "failed"]
+    def prepare(frame: VideoFrame) -> Prepared:
+        return predictor.prepare(video.read(frame), video.paths[0])
+
+    # Frames whose results were asked for by an earlier command keep them.
+    serving = {
+        frame.name
+        for frame in frames
+        if endings and (not file(frame, RECORD).exists() or serves_video(file(frame, RECORD)))
+    }
+    serves = {"serves": {"video": path.name}}
+    steps = files.work(
+        prepare, lambda frame: video.record(frame) | (serves if frame.name in serving else {})
+    )
+    code = report.run(frames, steps, of_video=True, unlisted=endings)
+    if not wanted or (there and set(report.statuses.values()) == {"skipped"}):
+        return code
+    found = [frame for frame in frames if report.statuses[frame.name] != "failed"]
     told = write_disparity_video(
-        path, video, there, lambda frame: read_pfm(file(frame, maps[0])),
+        path, video, found, lambda frame: prepare(frame)[0][0],
+        lambda frame: read_pfm(file(frame, maps[0])),
         name=name, smoothing=smooth, beside=files.beside, colours=predictor.what.colours,
     )  # fmt: skip
-    write_json(path.with_suffix(".json"), told | {"inputs": video.views})
+    write_json(path.with_suffix(".json"), told | record)
     if endings:
-        serving = [frame for frame in there if serves_video(file(frame, RECORD))]
-        for frame, ending in product(serving, endings):
+        temporary = (frame for frame in found if serves_video(file(frame, RECORD)))
+        for frame, ending in product(temporary, endings):
             file(frame, ending).unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()
@@ -337,23 +356,17 @@ class _Report:
         error = ValueError("no image of the other view has this name")
         self._tell(Outcome(str(path), error=error), named=True)
 
-    def video(self, name: str, paths: Sequence[Path]) -> None:
+    def video(self, name: str, paths: Sequence[Path], *, skipped: bool = False) -> None:
         """Report the files that belong to all frames of a video."""
         from ea_psmnet.inference.many import Outcome
 
-        self._tell(Outcome(name, paths=list(paths)), named=True)
-
-    def _list(self, paths: Sequence[Path]) -> None:
-        from ea_psmnet.files import printable
-        from ea_psmnet.progress import Progress
-
-        for path in () if self._quiet else paths:
-            Progress.write(printable(path), file=sys.stdout)
+        self._tell(Outcome(name, list(paths), skipped), named=True)
 
     def _tell(self, outcome: Outcome, *, named: bool, images: Sequence[Path] = ()) -> None:
         """Print an outcome; a failure names the left image unless its message names an image."""
         from ea_psmnet.console import show_warning
         from ea_psmnet.files import printable
+        from ea_psmnet.progress import Progress
 
         if outcome.error is not None and named:
             told = str(outcome.error)
@@ -365,4 +378,5 @@ class _Report:
             return
         for text in outcome.warnings:
             show_warning(f"{printable(outcome.name)}: {text}" if named else text)
-        self._list(outcome.paths if not outcome.skipped else [])
+        for path in () if self._quiet or outcome.skipped else outcome.paths:
+            Progress.write(printable(path), file=sys.stdout)

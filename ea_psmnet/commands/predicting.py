@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +96,6 @@ class PairPredictor:
 
     Raises:
         ValueError: An option is impossible, or a metric output has no calibration.
-        FileNotFoundError: There is no such calibration file.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class PairPredictor:
         for output in what.write:
             check_choice("output", output, OUTPUTS)
         metric = next((output for output in what.write if OUTPUTS[output].metric), None)
-        if metric and calibration.load(Path(), 1, 1) is None:
+        if metric and calibration == CalibrationOptions():
             raise ValueError(f"--write {metric} needs --calib FILE, or --focal and --baseline")
         self.what, self.calibration, self.options = what, calibration, options
         self._told_rectified = False
@@ -153,7 +152,9 @@ class PairPredictor:
         given = self.calibration.load(left, *views[0].shape[:2])
         if isinstance(given, RawCalibration) and not self._told_rectified:
             self._told_rectified = True
-            print("The pair was rectified; if it already was, give --raw False", file=sys.stderr)
+            warnings.warn(
+                "the pair was rectified; if it already was, give --raw False", stacklevel=2
+            )
         return calibrated_pair(views, given)
 
     def predict(self, prepared: Prepared) -> StereoResult:

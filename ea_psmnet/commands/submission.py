@@ -56,7 +56,8 @@ def submission(
     whole = BENCHMARKS[benchmark].pairs
     if len(entries) != whole and not partial:
         raise ValueError(
-            f"{root}: {len(entries)} pairs of {benchmark}'s {whole}; --partial writes them alone"
+            f"{root}: found {len(entries)} of {benchmark}'s {whole} pairs; --partial writes an "
+            "archive of these"
         )
     matcher = options.load(memory)
 

@@ -128,6 +128,7 @@ class ExportedMatcher:
         Raises:
             ValueError: See `disparity`; or the images differ in size or are not pictures; or
                 confidence is asked for, which the file cannot compute.
+            FileNotFoundError, OSError: An image file does not exist, or cannot be read.
             TypeError: An argument has the wrong type.
         """
         from ea_psmnet.inference.pairs import as_pair, calibrated_pair  # late: need OpenCV

@@ -26,7 +26,10 @@ Layout = Literal["separate", "side-by-side", "top-bottom"]
 LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 _LEFT = re.compile(r"left|(?<![a-z])l(?![a-z])", re.IGNORECASE)
-_NO_VIEW = re.compile(r"disp|depth|mask|occ|conf|flow|preview", re.IGNORECASE)
+_NO_VIEW = re.compile(
+    r"(?<![a-z])(disp(arity|[lr])?|depth|mask|occ(luded)?|conf(idence)?|flow|preview)(?![a-z])",
+    re.IGNORECASE,
+)
 _FOLDERS = (
     *(("left", "right"), ("image_2", "image_3"), ("image_02", "image_03")),
     *(("image_0", "image_1"), ("image_00", "image_01"), ("colored_0", "colored_1")),
@@ -121,7 +124,8 @@ def find_pairs(inputs: Sequence[Path], layout: Layout = "separate") -> Found:
         raise ValueError("no images: give LEFT and RIGHT, two folders, or a folder of pairs")
     groups = [_expanded(each) for each in inputs]
     if layout != "separate":
-        found = Found(list(_stacked(inputs, groups, layout)), [])
+        paths = list(chain.from_iterable(groups))
+        found = Found(list(_stacked(paths, layout)), [])
     elif len(inputs) == 1 and inputs[0].suffix.lower() in LIST_SUFFIXES and inputs[0].is_file():
         found = Found(list(_listed(inputs[0])), [])
     else:
@@ -135,8 +139,10 @@ def find_pairs(inputs: Sequence[Path], layout: Layout = "separate") -> Found:
 
 def _expanded(path: Path) -> list[Path]:
     """Files and folders that match a pattern, sorted; a path that exists stands for itself."""
-    if path.exists() or not glob.has_magic(str(path)):
+    if path.exists():
         return [path]
+    if not glob.has_magic(str(path)):
+        raise FileNotFoundError(f"{path}: no such file or folder")
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - absolute, too
     if not matches:
         raise FileNotFoundError(f"{path}: nothing matches this pattern")
@@ -204,8 +210,8 @@ def _unique(named: Iterable[tuple[str, Path]], but_for: str = "their endings") -
         other = found.setdefault(name, path)
         if other != path:
             raise ValueError(
-                f"{other} and {path} have the same name but for {but_for}: give quoted patterns "
-                "that match one of them"
+                f"{other} and {path} differ only in {but_for}: give quoted patterns that match one "
+                "of them"
             )
     return found
 
@@ -241,7 +247,7 @@ def _neutral(views: dict[str, Path]) -> dict[str, Path]:
 def _without_side(name: str) -> str:
     """A name without words for left and right: `day/left_01` and `day/R01` are both `day/01`."""
     bare = _SIDES.sub("", name)
-    return re.sub(r"([_\W])[_.\- ]+", r"\1", bare).strip("_-. /").replace("/_", "/")
+    return re.sub(r"([_\W])[_.\- ]+", r"\1", bare).strip("_-. /")
 
 
 def _joined(parts: Iterable[Found]) -> Found:
@@ -343,13 +349,11 @@ def _inside(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
-def _stacked(
-    inputs: Sequence[Path], groups: Iterable[Sequence[Path]], layout: Layout
-) -> Iterator[PairSource]:
-    for path in chain.from_iterable(groups):
+def _stacked(paths: Sequence[Path], layout: Layout) -> Iterator[PairSource]:
+    for path in paths:
         if not path.is_dir():
             yield PairSource(path.stem, path, path, layout)
             continue
-        prefix = f"{path.resolve().name}/" if len(inputs) > 1 else ""
+        prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
         for file in _images(path):
             yield PairSource(f"{prefix}{_key(file, path)}", file, file, layout)

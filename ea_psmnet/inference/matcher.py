@@ -59,7 +59,8 @@ class StereoMatcher:
         min_disparity: Smallest disparity to search, in pixels; negative for toed-in cameras, whose
             far points have negative disparities.
         device: Device to compute on: auto, cpu, cuda or cuda:1.
-        precision: Precision of the convolutions; attention and soft-argmin always sum in float32.
+        precision: Precision of the convolutions: `exact` is float32, `auto` and `fast` are bfloat16
+            where the device is fast at it. Attention and soft-argmin always sum in float32.
         memory: Bytes that the process may hold on the device, as a number or as text (8GiB); None
             for the memory that is free now. Pairs that need more are predicted in tiles.
         two_scales: Whether to match every pair again at twice its size. The second pass counts
@@ -137,6 +138,7 @@ class StereoMatcher:
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
+            NotFiniteError: The weights have NaN or infinity.
             ValueError: The file is not a checkpoint of this network, or a setting is impossible.
             TypeError: An argument has the wrong type.
         """
@@ -195,8 +197,8 @@ class StereoMatcher:
         In images narrower than the range of disparities their width is searched, with a warning.
 
         Args:
-            left: An array (H, W, 3) in RGB or (H, W) in grey, of uint8 or uint16; a Pillow image;
-                or the path of a file.
+            left: An array (H, W, 3) in RGB, (H, W, 4) with alpha or (H, W) in grey, of uint8 or
+                uint16; a Pillow image; or the path of a file.
             right: The right image; the pair is rectified, or `calibration` is a `RawCalibration`.
             calibration: Calibration for the result's depth and points, scaled to the size of the
                 images. With a `RawCalibration` the pair is rectified first, and the result is that
@@ -208,6 +210,7 @@ class StereoMatcher:
         Raises:
             ValueError: The images differ in size, are not pictures, or need more memory than there
                 is.
+            FileNotFoundError, OSError: An image file does not exist, or cannot be read.
             TypeError: An argument has the wrong type.
             NotFiniteError: The network computes NaN or infinity.
         """
@@ -364,7 +367,10 @@ class StereoMatcher:
         """Match a pair again at twice its size, given the result of the first pass."""
         assert sure is not None
         enlarged = resized_pair(pair, FACTOR)
-        most = min(FACTOR * self.max_disparity, _padded(*enlarged[0].shape[:2])[1])
+        most = min(
+            FACTOR * self.max_disparity,
+            _padded(0, FACTOR * (pair[0].shape[1] + self._margin))[1],
+        )
         count = second_count(disparity, self.min_disparity, most, SIZE_MULTIPLE)
         try:
             second = self.searching(FACTOR * self.min_disparity, count)

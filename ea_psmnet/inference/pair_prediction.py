@@ -8,7 +8,7 @@ pair sees a range several times as wide, and shows where to search.
 from __future__ import annotations
 
 import math
-import sys
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ def predict_pair(
         camera: Calibration at the size of the pair, which becomes that of the result.
         scale: Factor on the size at which the pair is predicted; the result has its own size.
         min_disparity: Smallest disparity that is searched, in pixels of the pair.
-        fit_range: Whether to search the range that the pair has, which is printed on stderr.
+        fit_range: Whether to search the range that the pair has, which is told in a warning.
         rectify: Whether to align the rows of a pair that is not rectified.
         confidence: See `StereoMatcher`.
         right_view: See `StereoMatcher`.
@@ -75,7 +75,7 @@ def _ranged(matcher: StereoMatcher | ExportedMatcher, pair: Pair, scale: float) 
         raise ValueError("an exported network searches its own range: --range auto needs weights")
     found = find_range(matcher, pair)
     at_scale = "" if scale == 1 else f" (at the scale of {scale:g})"
-    print(f"Range{at_scale}: {found}", file=sys.stderr)
+    warnings.warn(f"range{at_scale}: {found}", stacklevel=2)
     return matcher.searching(found.minimum, found.count)
 
 

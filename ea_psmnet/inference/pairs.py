@@ -23,7 +23,10 @@ ImageLike = NDArray[np.uint8] | NDArray[np.uint16] | Image.Image | str | PathLik
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Left and right image, each (H, W, 3) RGB."""
 
-_KINDS = "an array (H, W, 3) of uint8, a Pillow image or a path"
+_KINDS = (
+    "an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, a Pillow image of 8 or 16 bits, "
+    "or a path"
+)
 _LARGEST_SCALE = 8
 
 

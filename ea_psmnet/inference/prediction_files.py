@@ -34,9 +34,8 @@ from ea_psmnet.tables import check_choice
 
 PairRecord = dict[str, dict[str, str]]
 """`path` and `sha256` of the `left` and the `right` image, and optionally the `settings` of the
-prediction, the `video` that the files of a frame `serves`, and the `points` of an empty `cloud`."""
-
-_NO_CLOUD: PairRecord = {"cloud": {"points": "0"}}
+prediction, the `outputs` with these settings (`written`, or `empty` for a cloud without points),
+and the `video` that the files of a frame `serves`."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
     """
     *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
     there = [path for path in (*paths, record) if path.exists()]
-    if there and not _is_of(pair, record):
+    if there and not is_same_pair(pair, _known(record)):
         raise FileExistsError(
             f"{there[0]}: exists and is not of this pair: give another --name or --out, or --force "
             "to overwrite it"
@@ -243,29 +242,30 @@ def write_prediction(
             something that an output needs.
     """
     size, disparity = result.image.shape[:2], result.disparity
-    made = cloud(result) if "cloud" in outputs else None
+    made, empty = cloud(result) if "cloud" in outputs else None, {}
     if made is not None and not len(made) and set(outputs) != {"cloud"}:
         warnings.warn(
             f"{name}: no cloud is written, as no point is left: are its limits too narrow?",
             stacklevel=2,
         )
-        outputs = [output for output in outputs if output != "cloud"]
-        pair = pair | _NO_CLOUD
+        empty, outputs = {"cloud": "empty"}, [output for output in outputs if output != "cloud"]
     prediction = Prediction(result, made, name, beside, colours)
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
     others = _files_of_another(folder, name, pair, paths)
-    with ExitStack() as stack:
-        *waiting, record = (stack.enter_context(atomic_path(path)) for path in paths)
+    earlier = _known(paths[-1])
+    kept = earlier.get("outputs", {}) if _is_alike(pair, earlier) else {}
+    pair = pair | {"outputs": kept | dict.fromkeys(outputs, "written") | empty}
+    with ExitStack() as stack:  # left in reverse order: the record appears last
+        record, *waiting = map(stack.enter_context, map(atomic_path, (paths[-1], *paths[:-1])))
         for output in map(OUTPUTS.__getitem__, dict.fromkeys(outputs)):
             own, waiting = waiting[: len(output.endings)], waiting[len(output.endings) :]
             output.write(own, prediction)
         write_json(record, pair)
     if others:
         warnings.warn(
-            f"{others[0]}: is of another pair, as {len(others)} file(s) in all that were not "
-            "written again",
+            f"{others[0]}: belongs to another pair; files that were not rewritten: {len(others)}",
             stacklevel=2,
         )
     if "disparity" in outputs:
@@ -280,7 +280,7 @@ def _files_of_another(
 ) -> list[Path]:
     """Results of another pair under this name that are not overwritten."""
     *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
-    if not record.exists() or _is_of(pair, record):
+    if not record.exists() or is_same_pair(pair, _known(record)):
         return []
     return [path for path in paths if path not in written and path.exists()]
 
@@ -294,11 +294,6 @@ def _warn_of_large(png: Path, values: NDArray[np.floating], most: float) -> None
             f"that 16 bits hold, and are unknown in it; {png.stem}.pfm has them",
             stacklevel=3,
         )
-
-
-def _is_of(pair: PairRecord, path: Path) -> bool:
-    """Whether a record is of this pair; false if it is missing or damaged."""
-    return is_same_pair(pair, _known(path))
 
 
 def _known(path: Path) -> PairRecord:
@@ -327,10 +322,16 @@ def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[
     known = _known(prediction_paths(folder, name, outputs)[-1])
     if "serves" in known and "serves" not in pair:  # they would be deleted with that video
         return []
-    if known.items() >= _NO_CLOUD.items():
-        outputs = [output for output in outputs if output != "cloud"]
+    written = known.get("outputs", {})
+    if not (_is_alike(pair, known) and set(outputs) <= written.keys()):
+        return []
+    outputs = [output for output in outputs if written[output] != "empty"]
     paths = prediction_paths(folder, name, outputs)
-    same = known.get("settings") == pair.get("settings") and all(
+    return paths if all(path.is_file() for path in paths) else []
+
+
+def _is_alike(pair: PairRecord, known: PairRecord) -> bool:
+    """Whether both records are of images of the same content, and of the same settings."""
+    return known.get("settings") == pair.get("settings") and all(
         known.get(side, {}).get("sha256") == pair[side]["sha256"] for side in ("left", "right")
     )
-    return paths if same and all(path.is_file() for path in paths) else []

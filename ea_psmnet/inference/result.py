@@ -53,7 +53,7 @@ class StereoResult:
 
     @property
     def depth(self) -> NDArray[np.float32]:
-        """(H, W) in metres along the optical axis; infinite for points at infinity.
+        """(H, W) in metres along the optical axis; infinite at infinity, NaN where unknown.
 
         Raises:
             ValueError: The result has no calibration.
@@ -62,7 +62,8 @@ class StereoResult:
 
     @property
     def disparity_deviation(self) -> NDArray[np.float32]:
-        """(H, W), standard deviation of the disparity in pixels: see `confidence`'s function.
+        """(H, W), standard deviation of the disparity in pixels: see the function
+        `ea_psmnet.inference.confidence.disparity_deviation`.
 
         Raises:
             ValueError: The result has no confidence.

@@ -150,6 +150,7 @@ def write_disparity_video(
     path: Path,
     video: StereoVideo,
     frames: Sequence[VideoFrame],
+    left: Callable[[VideoFrame], NDArray[np.uint8]],
     disparity: Callable[[VideoFrame], NDArray[np.float32]],
     *,
     name: str,
@@ -163,6 +164,7 @@ def write_disparity_video(
         path: The file, .mp4 (MPEG-4 part 2).
         video: The input.
         frames: The frames to write.
+        left: Returns the left image (H, W, 3) of a frame, rectified.
         disparity: Returns the disparity (H, W) of a frame; not finite where unknown.
         name: Title of the video.
         smoothing: Strength of `Smoothing`, from 0 to below 1.
@@ -174,7 +176,7 @@ def write_disparity_video(
         and of the smoothed disparity, in pixels.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written as a whole.
         ValueError: There are no frames.
     """
     if not frames:
@@ -182,14 +184,16 @@ def write_disparity_video(
     low, high = colours or colour_range(_sample(disparity, frames))
     predicted, smoothed = Flicker(), Flicker()
     smooth, sheet = Smoothing(smoothing), None
-    with atomic_path(path) as temporary, _Writer(temporary, path, video.fps) as writer:
-        for frame in frames:
-            left, found = video.read(frame)[0], disparity(frame)
-            drawn = smooth(left, found)
-            predicted.add(left, found)
-            smoothed.add(left, drawn)
-            sheet = sheet or _Sheet(left, name, low, high, beside=beside)
-            writer.add(sheet.draw(left, drawn))
+    with atomic_path(path) as temporary:
+        with _Writer(temporary, path, video.fps) as writer:
+            for frame in frames:
+                image, found = left(frame), disparity(frame)
+                drawn = smooth(image, found)
+                predicted.add(image, found)
+                smoothed.add(image, drawn)
+                sheet = sheet or _Sheet(image, name, low, high, beside=beside)
+                writer.add(sheet.draw(image, drawn))
+        _check_complete(temporary, path, len(frames))
     return {
         "frames": len(frames),
         "frames_per_second": video.fps,
@@ -197,6 +201,16 @@ def write_disparity_video(
         "smoothing": smoothing,
         "flicker": {"predicted": predicted.to_dict(), "written": smoothed.to_dict()},
     }
+
+
+def _check_complete(file: Path, path: Path, count: int) -> None:
+    """Raise an OSError unless a video has all frames: OpenCV does not report a full disk."""
+    try:
+        complete = _Stream(file).count == count
+    except ValueError:
+        complete = False
+    if not complete:
+        raise OSError(f"{path}: not written, the video is incomplete: is the disk full?")
 
 
 def _sample(

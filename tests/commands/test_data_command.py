@@ -111,7 +111,7 @@ def test_bad_requests_are_one_line(pairs, capsys):
     assert main(["data", "show", str(pairs), "--out", out, "--count", "0"]) == 2
     assert "count is 0" in capsys.readouterr().err
     assert main(["data", "show", str(pairs), "--out", out, "--seed=-1"]) == 2
-    assert "seed -1, 0 or more" in capsys.readouterr().err
+    assert "seed is -1, expected 0 to" in capsys.readouterr().err
     assert not (pairs / "sheet.png").exists()
     nothing = ["data", "render", "--train", "0", "--test", "0", "--out", str(pairs / "scenes")]
     assert main(nothing) == 2

@@ -85,7 +85,7 @@ def test_a_network_a_baseline_and_saved_predictions_side_by_side(
         *("SGBM_filled_padded.png", "theirs.png", "tiny.png"),
     }
     page = (out / "report.md").read_text()
-    assert "![theirs: the 2 pairs of the highest EPE](worst/theirs.png)" in page
+    assert "![theirs: the 2 pairs with the highest EPE](worst/theirs.png)" in page
 
 
 def test_holes_are_filled_or_left_and_told(pairs, tmp_path):

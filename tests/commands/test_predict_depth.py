@@ -92,7 +92,7 @@ def test_an_unrectified_pair_is_rectified_and_says_so(checkpoint, pair, tmp_path
     assert predict(pair, checkpoint, tmp_path / "out", "--write", "image", "depth",
                    "--calib", tmp_path / "stereo.yml") == 0  # fmt: skip
     told = capsys.readouterr().err
-    assert "The pair was rectified" in told
+    assert "the pair was rectified" in told
     assert re.search("warning: .*the baseline is 100 m: .* millimetres", told)
     matcher = StereoMatcher.load(checkpoint, device="cpu", precision="exact")
     raw = read_calibration(tmp_path / "stereo.yml")
@@ -109,7 +109,7 @@ def test_a_baseline_replaces_that_of_the_file(checkpoint, pair, tmp_path):
                    "--calib", pair / "calib.txt", "--baseline", 0.2) == 0  # fmt: skip
     assert read_calibration(tmp_path / "noise_calib.txt").baseline == pytest.approx(0.2)
     record = json.loads((tmp_path / "noise_pair.json").read_text())
-    assert set(record) == {"left", "right", "settings"}
+    assert set(record) == {"left", "right", "settings", "outputs"}
 
 
 def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_path, capsys):

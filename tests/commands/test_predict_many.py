@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -191,9 +192,10 @@ def test_a_video_leaves_results_that_it_did_not_write(pairs, predict, tmp_path, 
     common = ("--layout", "side-by-side", "--out", tmp_path / "o", "--write")
     assert predict(video, *common, "disparity") == 0
     maps = sorted((tmp_path / "o").glob("walk/*.pfm"))
-    assert predict(video, *common, "preview", "--existing", "skip") == 0
-    assert len(maps) == 2
-    assert all(path.exists() for path in maps)
+    for extra in ((), ("--existing", "skip")):
+        assert predict(video, *common, "preview", *extra) == 0
+        assert len(maps) == 2
+        assert all(path.with_name(f"{path.name[:6]}_pair.json").exists() for path in maps)
     made = tmp_path / "o" / "walk_preview.mp4"
     before = made.read_bytes()
     capsys.readouterr()
@@ -223,6 +225,10 @@ def test_a_video_leaves_no_frames_of_a_run_that_was_stopped(
     assert predict(*line, "--existing", "skip", "--json") == 0
     statuses = [told["status"] for told in lines(capsys)]
     assert statuses == ["skipped", "skipped", "written"]
+    assert predict(*line, "--existing", "skip", "--json") == 0  # the video is there
+    assert [told["status"] for told in lines(capsys)] == ["skipped"]
+    assert predict(*line, "--existing", "skip", "--json", "--smooth", 0.5) == 0
+    assert [told["status"] for told in lines(capsys)] == ["written"] * 3
     assert {path.name for path in (tmp_path / "o").iterdir()} == {
         "walk_preview.mp4",
         "walk_preview.json",
@@ -231,6 +237,54 @@ def test_a_video_leaves_no_frames_of_a_run_that_was_stopped(
 
 def _stopped(*arguments, **options):
     raise KeyboardInterrupt
+
+
+def test_outputs_of_other_settings_are_written_again(pairs, predict, tmp_path, capsys):
+    """Though the record of the pair is of the same settings, because of other outputs."""
+    line = (pairs / "a" / "left.png", pairs / "a" / "right.png", "--out", tmp_path, "--json")
+    scaled = ("--scale", 0.5)
+    for write, extra, status in (
+        (("confidence",), scaled, "written"),
+        (("disparity",), (), "written"),
+        (("disparity", "confidence"), ("--existing", "skip"), "written"),
+        (("confidence",), ("--existing", "skip"), "skipped"),
+        (("preview",), (), "written"),
+        (("disparity", "confidence"), ("--existing", "skip"), "skipped"),
+    ):
+        assert predict(*line, "--write", *write, *extra) == 0
+        assert [told["status"] for told in lines(capsys)] == [status]
+
+
+def test_a_video_of_unrectified_frames_shows_rectified_ones(pairs, predict, tmp_path):
+    from inference.test_video import write_video
+
+    left, right = (read_image(pairs / "a" / f"{side}.png") for side in ("left", "right"))
+    video = write_video(tmp_path / "walk.avi", [np.hstack([left, right])] * 2)
+    lens = "[60.0, 0.0, 36.0, 0.0, 60.0, 20.0, 0.0, 0.0, 1.0]"
+    (tmp_path / "stereo.yml").write_text(
+        "%YAML:1.0\n---\n"
+        + "".join(
+            f"{name}: !!opencv-matrix {{rows: {rows}, cols: {columns}, dt: d, data: {data}}}\n"
+            for name, rows, columns, data in (
+                *((f"K{i}", 3, 3, lens) for i in "12"),
+                *((f"D{i}", 1, 4, "[-0.5, 0.1, 0.0, 0.0]") for i in "12"),
+                ("R", 3, 3, "[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]"),
+                ("T", 3, 1, "[-0.1, 0.0, 0.0]"),
+            )
+        )
+    )
+    line = (video, "--layout", "side-by-side", "--out", tmp_path / "o")
+    calib = ("--calib", tmp_path / "stereo.yml")
+    assert predict(*line, *calib, "--write", "preview", "image") == 0
+    rectified = read_image(tmp_path / "o" / "walk" / "000000_image.png")
+    assert np.abs(rectified.astype(int) - left).mean() > 20
+    frame = cv2.VideoCapture(str(tmp_path / "o" / "walk_preview.mp4")).read()[1][..., ::-1]
+    shown = frame[92 : 92 + 356, 16 : 16 + 640]
+    expected = cv2.resize(rectified, (640, 356), interpolation=cv2.INTER_NEAREST)
+    errors = [np.abs(shown.astype(int) - cv2.resize(image, (640, 356))).mean()
+              for image in (rectified, left)]  # fmt: skip
+    assert expected.shape == shown.shape
+    assert errors[0] < errors[1] / 2
 
 
 @pytest.mark.parametrize("write", [("preview",), ("disparity", "preview")])

@@ -22,7 +22,7 @@ def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
     command = ["submission", "eth3d", "--root", str(tmp_path), "--out", str(out)]
     command += ["--checkpoint", str(checkpoint)]
     assert main(command) == 2
-    assert "1 pairs of eth3d's 47" in capsys.readouterr().err
+    assert "found 1 of eth3d's 47 pairs" in capsys.readouterr().err
     assert not out.exists()
     assert main([*command, "--partial"]) == 0
     assert zipfile.ZipFile(out).namelist() == [

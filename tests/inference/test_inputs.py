@@ -56,6 +56,11 @@ FOLDERS = {
             "day_02": ("f/day_left.02.png", "f/day_right.02.png"),
         },
     ),
+    "names that contain words for maps": (
+        [f"f/{n}_{s}.png" for n in ("display", "overflow", "soccer") for s in ("left", "right")],
+        ["f"],
+        {n: (f"f/{n}_left.png", f"f/{n}_right.png") for n in ("display", "overflow", "soccer")},
+    ),
     "folders of pairs, named one by one": (
         ["a/left.png", "a/right.png", "b/left.png", "b/right.png"],
         ["a", "b"],
@@ -166,7 +171,7 @@ def test_images_that_differ_in_their_ending_alone_are_refused(inputs, tmp_path):
     tree(tmp_path, *(f"two/{view}" for view in views))
     tree(tmp_path, "one/left.png", "one/left.jpg", "one/right.png", "one/preview.png")
     tree(tmp_path, "stems/im0.png", "stems/im1.png", "stems/im1.jpg")
-    with pytest.raises(ValueError, match=r"jpg and .*png have the same name but for their endings"):
+    with pytest.raises(ValueError, match=r"jpg and .*png differ only in their endings"):
         find_pairs([tmp_path / each for each in inputs])
 
 
@@ -177,6 +182,8 @@ def test_images_that_differ_in_their_ending_alone_are_refused(inputs, tmp_path):
         (["1.png"], "one image: give LEFT and RIGHT, or --layout"),
         (["1.png", "2.png", "3.png"], "3 images: give LEFT and RIGHT"),
         (["*.jpg"], "nothing matches this pattern"),
+        (["nosuch"], "nosuch: no such file or folder"),
+        (["1.png", "nosuch.txt"], "nosuch.txt: no such file or folder"),
         (["empty"], "no pairs found; give --layout"),
     ],
 )
@@ -194,6 +201,10 @@ def test_both_views_in_one_image(layout, axis, tmp_path):
     (pair,) = find_pairs([tmp_path / "in"], layout).pairs
     assert pair.name == "both"
     np.testing.assert_array_equal(np.stack(pair.read()), views)
+    assert [p.name for p in find_pairs([tmp_path / "*"], layout).pairs] == ["both"]
+    write_image(tmp_path / "more" / "both.png", np.concatenate(list(views), axis=axis))
+    names = [p.name for p in find_pairs([tmp_path / "*"], layout).pairs]
+    assert names == ["in/both", "more/both"]
     record = pair.record()
     assert record["left"]["path"] != record["right"]["path"]
     assert record["left"]["sha256"] != record["right"]["sha256"]

@@ -240,7 +240,7 @@ def test_impossible_settings_are_refused(network, settings, error, message):
 
 
 def test_what_is_no_network_is_refused():
-    with pytest.raises(TypeError, match=r"a str is no PSMNet: StereoMatcher\.load reads one"):
+    with pytest.raises(TypeError, match=r"a str is not a PSMNet: StereoMatcher\.load reads one"):
         StereoMatcher("ea-psmnet-small")
 
 

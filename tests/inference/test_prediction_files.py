@@ -30,7 +30,8 @@ def test_prediction_files_hold_the_disparity(tmp_path, left, disparity):
     assert np.array_equal(read_pfm(paths[0]), disparity)
     assert np.abs(read_disparity(paths[1])[0] - disparity).max() <= 1 / 512
     assert np.array_equal(read_image(paths[2]), preview(left, disparity, name="scene.01"))
-    assert json.loads(paths[3].read_text()) == PAIR
+    written = {"outputs": {"disparity": "written", "preview": "written"}}
+    assert json.loads(paths[3].read_text()) == PAIR | written
     assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
 
 
@@ -42,7 +43,7 @@ def test_only_what_is_asked_for_is_written(tmp_path, left, disparity):
     other = {**PAIR, "left": {"path": "other.png", "sha256": "2"}}
     with pytest.raises(FileExistsError, match="x_preview"):
         files.check_unclaimed(tmp_path, "x", other)
-    with pytest.warns(UserWarning, match=r"x_preview\.png: is of another pair, as 1 file"):
+    with pytest.warns(UserWarning, match=r"x_preview\.png: belongs to another pair; .*: 1$"):
         files.write_prediction(tmp_path, "x", result, other, ("disparity",))
     with pytest.raises(ValueError, match=r"output.*'depht'"):
         files.write_prediction(tmp_path, "y", result, PAIR, ("depht",))
@@ -126,6 +127,22 @@ def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
         paths[-1].write_text(damage)
         with pytest.raises(FileExistsError, match="give another --name or --out, or --force"):
             files.check_unclaimed(out, "x", first)
+
+
+def test_the_record_appears_last(tmp_path, left, disparity, monkeypatch):
+    """If the files before it cannot be put in place, it must not vouch for earlier ones."""
+    moved, replace = [], os.replace
+
+    def replacing(source, target):
+        moved.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replacing)
+    pair = {side: {"path": side, "sha256": side} for side in ("left", "right")}
+    paths = files.write_prediction(tmp_path, "x", StereoResult(disparity, left), pair)
+    moved = [name for name in moved if name.startswith("x_")]
+    assert sorted(moved) == sorted(path.name for path in paths)
+    assert moved[-1] == "x_pair.json"
 
 
 def test_a_name_that_is_no_utf8_is_known_again(tmp_path, left, disparity):

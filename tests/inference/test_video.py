@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ea_psmnet.inference import video as module
 from ea_psmnet.inference.outputs import colourise
 from ea_psmnet.inference.video import StereoVideo, is_video, write_disparity_video
 
@@ -34,6 +35,10 @@ def two(tmp_path):
         ])
         for side, (name, view) in enumerate((("hall", "left"), ("hall", "right")))
     ]  # fmt: skip
+
+
+def left_of(video):
+    return lambda frame: video.read(frame)[0]
 
 
 def close(found, expected):
@@ -88,7 +93,7 @@ def test_the_video_has_one_range_of_colours_and_states_its_flicker(two, tmp_path
         return np.full(SIZE, 10 + 20 * frame.index, np.float32)
 
     out = tmp_path / "out.mp4"
-    told = write_disparity_video(out, video, frames, disparity, name="hall")
+    told = write_disparity_video(out, video, frames, left_of(video), disparity, name="hall")
     low, high = told["colours_from_to"]
     assert (told["frames"], low, high) == (4, 10, 70)
     assert told["flicker"]["predicted"] == told["flicker"]["written"]
@@ -107,5 +112,24 @@ def test_the_video_has_one_range_of_colours_and_states_its_flicker(two, tmp_path
 def test_a_video_that_cannot_be_written_leaves_nothing(two, tmp_path):
     video = StereoVideo(two)
     with pytest.raises(ValueError, match="no frame was predicted"):
-        write_disparity_video(tmp_path / "o.mp4", video, [], lambda frame: None, name="x")
+        write_disparity_video(tmp_path / "o.mp4", video, [], left_of(video), None, name="x")
     assert not (tmp_path / "o.mp4").exists()
+
+
+def test_an_incomplete_video_is_told_and_not_kept(two, tmp_path, monkeypatch):
+    """As on a full disk, of which OpenCV says nothing."""
+    video, made = StereoVideo(two), tmp_path / "o.mp4"
+
+    class Writer(module._Writer):
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            with self._temporary.open("r+b") as file:
+                file.truncate(1000)
+
+    monkeypatch.setattr(module, "_Writer", Writer)
+    with pytest.raises(OSError, match=r"o\.mp4: not written, the video is incomplete"):
+        write_disparity_video(
+            made, video, video.frames("x"), left_of(video),
+            lambda frame: np.full(SIZE, 10, np.float32), name="x",
+        )  # fmt: skip
+    assert not made.exists()
