@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -151,7 +152,8 @@ def build_dataset(
     Args:
         name: A key of `DATASETS`, or `auto` to detect the dataset from `root`.
         root: The dataset's folder, or the file of `list`; unused by `synthetic`.
-        split: `train` or `test`; ignored by `list`, and by a `folder` without folders of this name.
+        split: `train` or `test`; ignored by `list`, and by a `folder` with neither `train` nor
+            `test`.
         render_pass: `clean`, `final` or `both`, for `sceneflow` and `sintel`.
         require_truth: Whether `folder` and `list` reject pairs without ground truth; all other
             datasets always do.
@@ -193,12 +195,13 @@ def measuring_split(name: str, root: str | Path = "") -> Split:
         FileNotFoundError, ValueError: The dataset cannot be detected.
     """
     name = detect_dataset(root) if name == "auto" else name
-    splits = name in _WITH_TEST_SPLIT or (name == "folder" and folder.has_splits(Path(root)))
-    return "test" if splits else "train"
+    own = name == "folder" and folder.has_splits(Path(root))
+    has_test = name in _WITH_TEST_SPLIT or (own and folder.is_pair_folder(Path(root) / "test"))
+    return "test" if has_test else "train"
 
 
 def measuring_pairs(name: str, root: str | Path) -> Sequence[StereoSample]:
-    """Build a dataset for measuring errors: its `measuring_split`, with the arguments of that."""
+    """Build the `measuring_split` of a dataset, with the same arguments."""
     name = detect_dataset(root) if name == "auto" else name
     return build_dataset(name, root, split=measuring_split(name, root))
 
@@ -216,7 +219,7 @@ def detect_dataset(root: str | Path) -> str:
         ValueError: The layout is unknown, or `root` holds several datasets.
     """
     if not Path(root).exists():
-        raise FileNotFoundError(f"{root}: no such folder")
+        raise FileNotFoundError(f"{root}: no such file or folder")
     names = _recognised(Path(root))
     if len(names) > 1:
         raise ValueError(
@@ -239,7 +242,8 @@ def _nearby(root: Path) -> str:
     """Name a parent folder or subfolder that holds a dataset, as a hint for the user."""
     inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for place in (*root.resolve().parents[:_ABOVE], *inside[:_BELOW]):
-        for name in _recognised(place):
-            if place in inside or not DATASETS[name].any_name:
-                return f", though {place} holds {name}"
+        with suppress(OSError):  # folders of other users, and what vanishes meanwhile
+            for name in _recognised(place):
+                if place in inside or not DATASETS[name].any_name:
+                    return f", though {place} holds {name}"
     return ""

@@ -19,7 +19,7 @@ from ea_psmnet.files import decode_image, read_npy, read_pfm
 
 def scaled_png(path: Path, steps: float) -> NDArray[np.float32]:
     """Read disparity from a 16-bit PNG that stores `steps` times the disparity; 0 is unknown."""
-    stored = _values(path, np.uint16)
+    stored = _values(path)
     return np.where(stored == 0, np.nan, stored / steps).astype(np.float32)
 
 
@@ -29,7 +29,7 @@ def depth_png(path: Path, scale: float) -> NDArray[np.float32]:
     The scale is the focal length in pixels times the baseline in the file's unit of depth. 0 and
     the largest value, which stands for everything beyond the format's range, are unknown.
     """
-    stored = _values(path, np.uint16)
+    stored = _values(path)
     known = (stored > 0) & (stored < np.iinfo(np.uint16).max)
     return np.where(known, scale / np.maximum(stored, 1), np.nan).astype(np.float32)
 
@@ -112,7 +112,7 @@ def neither_set(path: Path, other: Path) -> NDArray[np.bool_]:
         (height, width), (rows, columns) = one.shape, two.shape
         raise ValueError(
             f"{path}: {width}x{height} pixels, but {other} has {columns}x{rows}; "
-            "a frame's masks must agree"
+            "a frame's masks must have the same size"
         )
     return one & two
 
@@ -124,9 +124,9 @@ def _plane(path: Path) -> NDArray[Any]:
     return stored if stored.ndim == 2 else stored[..., 0]
 
 
-def _values(path: Path, dtype: type) -> NDArray[Any]:
+def _values(path: Path) -> NDArray[Any]:
     stored = _decoded(path)
-    if stored.ndim != 2 or stored.dtype != dtype:
+    if stored.ndim != 2 or stored.dtype != np.uint16:
         raise ValueError(
             f"{path}: {stored.dtype} {stored.shape}, expected one channel of 16 bits; "
             "the file was converted, download it again"

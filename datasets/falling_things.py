@@ -51,7 +51,7 @@ class FallingThings(FrameDataset):
         Args:
             root: The folder that holds `single` or `mixed`.
             split: `train` only.
-            variant: Pairs with a `single` object, with several (`mixed`), or `both`, as far as they
+            variant: Pairs with a `single` object, with several (`mixed`), or `both`, those that
                 exist.
         """
         train_only(split, "Falling Things has no test split")

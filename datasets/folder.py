@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -27,8 +28,8 @@ class PairFolder(FrameDataset):
     ```
 
     `ROOT` may itself be such a pair, or hold folders `train` and `test` of pairs, as `data render`
-    writes them. Other files, and folders with none of these files, are ignored; a folder with any
-    of them must have the first three, each in one format only. Suffixes may be in upper case.
+    writes them. Other files, and folders without a left or right image, are ignored; a folder with
+    either must have the first three, each in one format only. Suffixes may be in upper case.
 
     Data: your own, or pairs of any dataset in this layout; licence: that of the source.
     """
@@ -73,6 +74,8 @@ def _pair_folders(root: Path) -> list[Path]:
 
 
 def _holds_pair(folder: Path) -> bool:
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):  # such as lost+found
+        return False
     return any(_candidates(folder, stem, IMAGE_SUFFIXES) for stem in ("left", "right"))
 
 
@@ -113,6 +116,6 @@ def _at_most_one(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | N
 
 
 def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
-    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    named = [path for path in files if path.stem == stem and path.suffix.lower() in suffixes]
-    return sorted(named, key=lambda path: suffixes.index(path.suffix.lower()))
+    files = folder.iterdir() if folder.is_dir() else ()
+    named = (path for path in files if path.stem == stem and path.suffix.lower() in suffixes)
+    return sorted(filter(Path.is_file, named), key=lambda path: suffixes.index(path.suffix.lower()))

@@ -48,8 +48,6 @@ class Frame:
     """Unique within the dataset; unprintable characters are escaped."""
     part: str = ""
     """The part of the dataset that it belongs to, if the dataset has parts."""
-    calibration: Path | None = None
-    """Camera file of the pair, such as Middlebury's `calib.txt`."""
     flipped: bool = False
     """Whether everything is flipped horizontally on reading."""
     layout: str = ""
@@ -77,8 +75,7 @@ class Frame:
     def mirror(self) -> Frame:
         """Return the mirrored frame: views swapped and flipped, ground truth of the right view.
 
-        The result is a correct rectified pair. The camera file is dropped, because it does not
-        describe the mirrored cameras.
+        The result is a correct rectified pair.
 
         Raises:
             ValueError: The right view has no ground truth.
@@ -93,7 +90,6 @@ class Frame:
             left_view=self.right_view,
             right_view=self.left_view,
             name=f"{self.name}/mirrored",
-            calibration=None,
             flipped=not self.flipped,
         )
 
@@ -132,14 +128,14 @@ class Frame:
         if array.shape[:2] != left.shape[:2]:
             raise ValueError(
                 f"{path}: {_size(array.shape)} pixels, but {self.left} has "
-                f"{_size(left.shape)}; the files of a frame must agree"
+                f"{_size(left.shape)}; the files of a frame must have the same size"
             )
 
 
 class FrameDataset(Sequence[StereoSample]):
     """Frames in a fixed order, each read from disk on every access; slicing reads nothing.
 
-    The constructors of the readers of datasets find the frames in a folder, without reading them.
+    Dataset readers find the frames in their constructor, without reading them.
 
     Raises:
         FileNotFoundError: There are no frames, or a folder or a file of a frame is missing.

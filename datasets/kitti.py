@@ -9,7 +9,7 @@ from pathlib import Path
 from ea_psmnet.datasets.decoders import depth_png, is_set
 from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
 from ea_psmnet.datasets.names import Split, train_only
-from ea_psmnet.datasets.templates import Files, frames_of_views, home, matched
+from ea_psmnet.datasets.templates import Files, both_views, frames_of_views, home, matched
 
 _NO_TEST = "the ground truth of KITTI's test images is not public"
 _HOMES_2012 = ("2012", "kitti2012", "Kitti2012", "KITTI2012", "KITTI_2012", "data_stereo_flow")
@@ -151,9 +151,6 @@ def _virtual_files(
 ) -> tuple[Files, Files]:
     """Return the files of both cameras."""
     base = _base_virtual(root, names)
-    scenes = tuple(sorted(path.name for path in base.glob("Scene*")))
-    left, right = (
-        Files(base, f"{{scene}}/frames/{kind}/Camera_{n}/{kind}_{{frame}}", (suffix,), scenes)
-        for n in (0, 1)
-    )
-    return left, right
+    scenes = sorted(path.name for path in base.glob("Scene*"))
+    template = f"{{scene}}/frames/{kind}/VIEW/{kind}_{{frame}}"
+    return both_views(base, template, suffix, ("Camera_0", "Camera_1"), scenes)

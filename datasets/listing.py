@@ -101,7 +101,7 @@ def _frames(path: Path, folder: Path, rows: list[_Row], needed: tuple[str, ...])
             if not _is_file(file):
                 raise FileNotFoundError(
                     f"{place}: {folder / _shown(row[column])} does not exist; run in the folder "
-                    "that the paths are relative to (from Python, base= names it)"
+                    "that the paths are relative to (in Python, pass base=)"
                 )
         name = Path(row["left"]).with_suffix("").as_posix().lstrip("/")
         if name in names:
@@ -145,7 +145,9 @@ def _paths(line: str, needed: int) -> list[str]:
     while len(found) < 3 and (match := _PATH.match(line, place)):
         found.append(match[1])
         place = match.end()
-    return found if len(found) >= needed else line.split()
+    if len(found) < needed:
+        return line.split()
+    return found if len(found) != 2 else found + line[place:].split()[:1]
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[_Row]:

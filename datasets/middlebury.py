@@ -84,7 +84,7 @@ class Middlebury2021(FrameDataset):
     """
 
     def __init__(self, root: str | Path, *, split: Split = "train") -> None:
-        train_only(split, _NO_TEST)
+        train_only(split, "Middlebury 2021 has no test split")
         base = _base_2021(Path(root))
         scenes = tuple(sorted({path.parent.name for path in _scenes_2021(base, "im?.png")}))
         if not scenes:
@@ -178,14 +178,12 @@ def two_view_frames(
         files(images, "im0"), files(images, right), files(truth, left_truth, ".pfm"), layout
     )
     others = files(truth, right_truth, ".pfm").find()
-    cameras = files(images, "calib", ".txt").find()
     masks = [files(truth, f"mask{side}nocc").find() for side in (0, 1)]
     for key, image, partner, disparity in rows:
         yield Frame(
             View(image, disparity, masks=_nonocc(masks[0], key)),
             View(partner, others.get(key), masks=_nonocc(masks[1], key)),
             image.parent.relative_to(images[0]).as_posix(),
-            calibration=cameras.get(key),
             layout=layout,
         )
 
@@ -208,12 +206,14 @@ def _scenes_2021(base: Path, name: str = "disp0.pfm") -> Iterator[Path]:
 
 def _resolution_of(root: Path) -> Resolution | None:
     """Return the resolution that a folder holds according to its name."""
-    return next((size for size in get_args(Resolution) if root.name == f"training{size}"), None)
+    return next(
+        (size for size in get_args(Resolution) if root.resolve().name == f"training{size}"), None
+    )
 
 
 def _base_middeval3(root: Path) -> Path:
     if _resolution_of(root):
-        return root.parent
+        return root.resolve().parent
     return home(root, ("MiddEval3",), *(f"training{size}" for size in get_args(Resolution)))
 
 

@@ -37,7 +37,7 @@ Resolution = Literal["F", "H", "Q"]
 Split = Literal["train", "test"]
 
 Rendering = Literal["clean", "final"]
-"""A rendering of a scene; `final` has motion blur, depth of field and fog."""
+"""A rendering of a scene; `final` adds camera effects such as motion blur and depth of field."""
 
 RENDERINGS: tuple[Rendering, ...] = get_args(Rendering)
 
@@ -45,11 +45,15 @@ RenderPass = Literal["clean", "final", "both"]
 """Which renderings of the scenes to read."""
 
 
+class NoSplitError(ValueError):
+    """A dataset does not have a split."""
+
+
 def train_only(split: Split, why: str) -> None:
-    """Raise a ValueError that gives the reason `why` if `split` is not `train`."""
+    """Raise a NoSplitError that gives the reason `why` if `split` is not `train`."""
     check_choice("split", split, get_args(Split))
     if split != "train":
-        raise ValueError(f"split {split}: {why}; choose train")
+        raise NoSplitError(f"split {split}: {why}; choose train")
 
 
 def render_passes(render_pass: RenderPass) -> dict[str, str]:

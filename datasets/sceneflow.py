@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def _family(scene: str) -> str:
 
 
 def _is_subset(folder: Path) -> bool:
-    return any(
+    return os.access(folder, os.X_OK) and any(
         (folder / below / f"image_{render_pass}").is_dir()
         for below in _SUBSET_FOLDERS.values()
         for render_pass in RENDERINGS
@@ -284,10 +285,10 @@ class SceneFlow(FrameDataset):
 
         Args:
             root: The folder that holds the parts, or the `SceneFlow` folder that does.
-            split: `train`: FlyingThings3D TRAIN, Monkaa and Driving, as far as they exist;
+            split: `train`: FlyingThings3D TRAIN, Monkaa and Driving, those that exist;
                 `test`: FlyingThings3D TEST, or the subset's `val`.
-            render_pass: `clean`, `final` with motion blur, depth of field and fog, or `both`: all
-                clean frames, then all final ones.
+            render_pass: `clean`, `final` with depth of field, motion blur, glare and gamma changes,
+                or `both`: all clean frames, then all final ones.
             view: Reference view. `right` gives each pair mirrored, with the right view's ground
                 truth.
             exclude: Text file of frames to leave out, one per line, such as
@@ -392,6 +393,6 @@ def _read_list(path: Path) -> frozenset[Key]:
 def _listed(line: str, place: str) -> Key:
     pieces = line.replace("\\", "/").split("/")
     if len(pieces) < 3 or pieces[-2] not in get_args(Side):
-        raise ValueError(f"{place}: {line!r}; expected a frame as TRAIN/A/0018/left/0006.png")
+        raise ValueError(f"{place}: {line!r}; expected a frame such as TRAIN/A/0018/left/0006.png")
     start = next((place for place, name in enumerate(pieces) if name in ("TRAIN", "TEST")), 0)
     return (*pieces[start:-2], Path(pieces[-1]).stem)

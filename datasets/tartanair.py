@@ -19,7 +19,7 @@ _CAMERAS = ("lcam_front", "rcam_front")
 
 
 class TartanAir(FrameDataset):
-    """TartanAir: a drone's flights through 30 rendered places, 640x480 pixels.
+    """TartanAir: a drone's flights through 18 rendered places, 640x480 pixels.
 
     ```
     PLACE/{Easy,Hard}/P000/image_left/000000_left.png        PLACE may be nested twice, as unpacked

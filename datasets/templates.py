@@ -31,7 +31,7 @@ class MissingFilesError(FileNotFoundError):
         """Describe missing files by path and description, out of all files of some frames."""
         self.missing, self.frames, self.layout = tuple(missing), frames, layout
         path, what = missing[0]
-        more = f"; {len(missing) - 1} more files are missing" if len(missing) > 1 else ""
+        more = f"; {len(missing) - 1} more missing" if len(missing) > 1 else ""
         super().__init__(f"{path}: {what}{more}; {layout}")
 
 
@@ -91,7 +91,7 @@ class Files:
         for top in [self.folder / name for name in self.within] or [self.folder]:
             # Links are followed: datasets are often assembled from them.
             for folder, below, names in os.walk(top, onerror=_unless_absent, followlinks=True):
-                below[:] = [name for name in below if not _leads_back(folder, name)]
+                below[:] = [n for n in below if n != "lost+found" and not _leads_back(folder, n)]
                 above = Path(folder).relative_to(self.folder).parts
                 for name in names:
                     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path each is slow
@@ -204,9 +204,15 @@ def both_views(
     template: str,
     suffix: str = ".png",
     names: tuple[str, str] = ("left", "right"),
+    within: Iterable[str] = (),
 ) -> Views:
-    """Return the files of both views; `VIEW` in the template is replaced by each view's name."""
-    left, right = (Files(folder, template.replace("VIEW", view), (suffix,)) for view in names)
+    """Return the files of both views; `VIEW` in the template is replaced by each view's name.
+
+    Only the folders `within` are searched, if there are any.
+    """
+    left, right = (
+        Files(folder, template.replace("VIEW", view), (suffix,), tuple(within)) for view in names
+    )
     return left, right
 
 

@@ -32,16 +32,18 @@ class StereoSample:
     valid: NDArray[np.bool_]
     """(H, W), true for valid pixels, whose disparity is known."""
     name: str
-    """Name, unique within the dataset, as `TRAIN/A/0000/left/0006`."""
+    """Name, unique within the dataset, such as `FlyingThings3D/TRAIN/A/0000/left/0006`."""
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """Masks of left pixels by name, each (H, W), as far as they are known.
+    """Masks of left pixels by name, each (H, W), where available.
 
     `nonocc`: Visible in the right image, too, according to official masks. `in_frame`: The match
     lies within the borders of the right image, occluded or not.
     """
 
     def __post_init__(self) -> None:
-        height, width = self.disparity.shape[:2]
+        if self.disparity.ndim != 2:
+            raise ValueError(f"{self.name}: disparity is {self.disparity.shape}, expected (H, W)")
+        height, width = self.disparity.shape
         self._check("left", self.left, (height, width, 3), np.uint8)
         self._check("right", self.right, (height, width, 3), np.uint8)
         self._check("disparity", self.disparity, (height, width), np.float32)

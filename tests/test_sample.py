@@ -18,6 +18,7 @@ GOOD = StereoSample(IMAGE, IMAGE, DISPARITY, DISPARITY >= 0, "a/b")
         {"disparity": DISPARITY.astype(np.float64)},
         {"valid": DISPARITY},
         {"left": IMAGE[..., 0]},
+        {"disparity": DISPARITY[0]},
     ],
 )
 def test_wrong_arrays_are_named(wrong):

@@ -56,13 +56,15 @@ def random_window(
     return np.s_[top : top + size[0], start : start + size[1]]
 
 
-def check_fits(sample: StereoSample, size: tuple[int, int]) -> None:
-    """Raise a ValueError if the sample is smaller than `size` (height, width)."""
+def check_fits(sample: StereoSample, size: tuple[int, int], enlarged: float = 1.0) -> None:
+    """Raise a ValueError if the sample, enlarged, is smaller than `size` (height, width)."""
     (height, width), (rows, columns) = size, sample.disparity.shape
-    if not (0 < height <= rows and 0 < width <= columns):
+    least = (math.ceil(side / enlarged) for side in size)
+    if not all(0 < side <= there for side, there in zip(least, (rows, columns), strict=True)):
+        even = f", even enlarged {enlarged:g} times" if enlarged > 1 else ""
         raise ValueError(
             f"{sample.name}: no crop of {height}x{width} pixels (height x width) fits "
-            f"the image of {rows}x{columns}; choose a smaller crop or exclude the image"
+            f"the image of {rows}x{columns}{even}; choose a smaller crop or exclude the image"
         )
 
 
@@ -122,8 +124,7 @@ def geometric_crop(
     Raises:
         ValueError: The image is too small even at the largest scale.
     """
-    largest = max(1.0, ranges.scale[1])
-    check_fits(sample, (math.ceil(size[0] / largest), math.ceil(size[1] / largest)))
+    check_fits(sample, size, max(1.0, ranges.scale[1]))
     source = _source_size(sample.disparity.shape, size, ranges, rng)
     window = random_window(sample.disparity.shape, source, rng)
     tilt = _draw_tilt(sample.disparity.shape, ranges, rng)

@@ -72,13 +72,15 @@ class CheckReport:
         for count in self.counts:
             of = "" if count.published is None else f" of {count.published} published"
             name = f" {count.part}" if count.part else ""
-            yield f"  {count.series}:{name} {count.found} frames{of}"
-        without = f", {self.without_truth} frames have none" if self.without_truth else ""
-        yield f"  {self.frames} frames opened, {self.truths} ground truth files read{without}"
+            yield f"  {count.series}:{name} frames: {count.found}{of}"
+        without = self.without_truth
+        yield f"  frames opened: {self.frames}; ground truth files read: {self.truths}" + (
+            f"; frames without ground truth: {without}" if without else ""
+        )
         for kind, files in self._odd().items():
             path, share = max(files, key=lambda file: file[1])
             told = f"over {self.max_disparity:g} pixels" if kind == "over" else kind
-            yield f"  {told}: pixels in {len(files)} files, most {share:.2%} in {path}"
+            yield f"  {told}: in {len(files)} of {self.truths} files, at most {share:.2%} in {path}"
         yield from self._pair_lines()
 
     def _pair_lines(self) -> Iterator[str]:
@@ -88,8 +90,8 @@ class CheckReport:
             rows = max(abs(pair.down or 0) for pair in matched)
             back = max(pair.backwards or 0 for pair in matched)
             yield (
-                f"  features of {len(matched)} pairs: rows differ by up to {rows:.1f} pixels "
-                f"(medians), up to {back:.0%} lie further right in the right view"
+                f"  pairs with matched features: {len(matched)}; rows differ by up to {rows:.1f} "
+                f"pixels (medians), up to {back:.0%} lie further right in the right view"
             )
         if warped:
             means = {
@@ -97,7 +99,7 @@ class CheckReport:
                 for key in ("minus", "plus", "zero")
             }
             yield (
-                f"  warp error of {len(warped)} pairs: {means['minus']:.2f} at x - d, "
+                f"  pairs warped: {len(warped)}; mean error {means['minus']:.2f} at x - d, "
                 f"{means['plus']:.2f} at x + d, {means['zero']:.2f} at x"
             )
 
@@ -141,7 +143,7 @@ def check_dataset(
     """Open every file of a dataset, and compare the views of some of its pairs.
 
     Args:
-        root: Folder of the dataset.
+        root: Folder of the dataset, or a list of pairs.
         name: A key of `ea_psmnet.datasets.builder.DATASETS`, or `auto`.
         max_disparity: Disparities over it are counted, in pixels.
         pairs: Number of pairs, spread evenly over the dataset, whose views are compared.
@@ -159,9 +161,12 @@ def check_dataset(
     if not 0 < max_disparity < float("inf"):
         raise ValueError(f"max_disparity is {max_disparity}, expected a number of pixels over 0")
     root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such file or folder")
     name = detect_dataset(root) if name == "auto" else name
     series, problems = find_series(root, name)
-    known = {} if (root / _RENDERED).exists() else dataset_entry(name).published_counts
+    rendered = any((folder / _RENDERED).exists() for folder in (root, root.resolve().parent))
+    known = {} if rendered else dataset_entry(name).published_counts
     counts = [count for one in series for count in count_parts(one, known)]
     if whole:
         problems += _incomplete(counts)

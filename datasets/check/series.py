@@ -12,6 +12,7 @@ from typing import Any
 from ea_psmnet.datasets.builder import build_dataset, dataset_entry
 from ea_psmnet.datasets.check.files import Problem, reason
 from ea_psmnet.datasets.frames import FrameDataset
+from ea_psmnet.datasets.names import NoSplitError
 from ea_psmnet.datasets.templates import MissingFilesError
 from ea_psmnet.sample import StereoSample
 
@@ -37,7 +38,7 @@ class Count:
     @property
     def complete(self) -> bool:
         """Whether no frame is known to be missing."""
-        return self.published is None or self.found == self.published
+        return self.published is None or self.found >= self.published
 
 
 def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
@@ -50,6 +51,7 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
         ValueError: The name is unknown, or the dataset is not read from files.
     """
     found: list[Series] = []
+    absent: list[Problem] = []
     problems: list[Problem] = []
     untold: list[Problem] = []
     lacking: dict[tuple[tuple[Path, str], ...], list[Problem]] = {}  # once, if splits share them
@@ -61,6 +63,9 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
         except MissingFilesError as error:
             lacking.setdefault(error.missing, _each_missing(label, error))
             continue
+        except (FileNotFoundError, NoSplitError) as error:
+            absent.append(Problem("missing", label, reason(error, label)))
+            continue
         except Exception as error:  # of any kind, as the purpose is to find damage
             problems.append(Problem("missing", label, reason(error, label)))
             continue
@@ -70,8 +75,8 @@ def find_series(root: Path, name: str) -> tuple[list[Series], list[Problem]]:
             found.append(Series(label, dataset))
             untold.extend(_without_truth(dataset))
     if not entry.all_variants:
-        problems = [] if found or lacking else problems[:1]
-    return found, [*chain.from_iterable(lacking.values()), *problems, *untold]
+        absent = [] if found or lacking or problems else absent[:1]
+    return found, [*chain.from_iterable(lacking.values()), *absent, *problems, *untold]
 
 
 def _built(name: str, root: Path, options: dict[str, Any]) -> Sequence[StereoSample]:
@@ -95,9 +100,9 @@ def _without_truth(dataset: FrameDataset) -> Iterator[Problem]:
 def _each_missing(label: str, error: MissingFilesError) -> list[Problem]:
     """Return a problem with the number of missing files, then one for each of them."""
     share = len(error.missing) / (3 * error.frames)  # two images and the ground truth
-    told = f"{len(error.missing)} files of {error.frames} frames are missing, {share:.2%}"
+    told = f"{len(error.missing)} of {3 * error.frames} files missing ({share:.2%})"
     each = [Problem("missing", str(path), what) for path, what in error.missing]
-    return [Problem("incomplete", label, f"{told}; it is not checked further"), *each]
+    return [Problem("incomplete", label, f"{told}; not checked further"), *each]
 
 
 def count_parts(series: Series, known: Mapping[str, int]) -> list[Count]:

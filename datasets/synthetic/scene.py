@@ -66,13 +66,9 @@ class Outline:
     """The silhouette of a card inside its rectangle [-1, 1]²."""
 
     kind: str
-    """One of `OUTLINES`."""
+    """rectangle, disc, blob, foliage, lattice or stencil."""
     coefficients: Array
     """(N, 4), with a meaning that depends on the kind; see `outlines.py`."""
-
-
-OUTLINES = ("rectangle", "disc", "blob", "foliage", "lattice", "stencil")
-SHAPES = ("box", "ellipsoid", "cylinder", "card", "mesh")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +93,7 @@ class Solid:
     """
 
     shape: str
-    """One of `SHAPES`."""
+    """box, ellipsoid, cylinder, card or mesh."""
     centre: Array
     """(3,) position."""
     rotation: Array

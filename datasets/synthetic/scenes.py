@@ -53,7 +53,7 @@ class SyntheticScenes(Sequence[StereoSample]):
         lighting: bool = True,
         noise: bool = True,
         supersample: int = 2,
-        textures: Path | None = None,
+        textures: str | Path | None = None,
         kind: str | None = None,
         device: str = "cpu",
     ) -> None:
@@ -90,7 +90,8 @@ class SyntheticScenes(Sequence[StereoSample]):
         self.size = int(size[0]), int(size[1])
         self.numbers = range(int(count))
         self.look = Look(lighting, noise, int(supersample))
-        self.textures, self.kind, self.device = textures, kind, device
+        self.textures = None if textures is None else Path(textures)
+        self.kind, self.device = kind, device
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -150,15 +151,15 @@ class SyntheticScenes(Sequence[StereoSample]):
         series = f"{self.seed}" if self.split == "train" else f"{self.split}/{self.seed}"
         return f"synthetic/{series}/{number:06d}"
 
-    def render(self, number: int, kind: str | None = None) -> RenderedScene:
+    def render(self, number: int) -> RenderedScene:
         """Render both views of a scene with all ground truth.
 
         Args:
             number: Number of the scene, 0 or more; it may exceed the length of the sequence.
-            kind: A key of `KINDS` to force a kind of scene; by default that of the sequence.
         """
         if not 0 <= number < _WORD:
             raise IndexError(f"scene {number}: expected a number from 0 to {_WORD - 1}")
-        kind = kind or self.kind
-        scene = draw_scene(self.seed, number, self.size, self.max_disparity, kind, split=self.split)
+        scene = draw_scene(
+            self.seed, number, self.size, self.max_disparity, self.kind, split=self.split
+        )
         return render(scene, load_atlas(self.textures, self.device), self.look, self.device)

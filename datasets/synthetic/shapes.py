@@ -84,7 +84,7 @@ def first_hit(shape: str, cuts: Tensor, origin: Tensor, direction: Tensor) -> Te
     """Find the smallest t > 0 at which origin + t * direction is on the unit shape.
 
     Args:
-        shape: One of `SHAPES`.
+        shape: box, ellipsoid, cylinder, card or mesh.
         cuts: (F, 4) half spaces; F may be 0.
         origin: (3, N), or (3, 1) if all rays start at one point.
         direction: (3, N) directions of the rays.

@@ -20,7 +20,7 @@ _FRAME = "0006"
 """Number of the first frame of FlyingThings3D's sequences."""
 _PART = "FlyingThings3D"
 Layout = Literal["sceneflow", "folder"]
-"""`sceneflow` has ground truth of both views, as Scene Flow; `folder` is a folder per pair."""
+"""`sceneflow` has ground truth for both views, like Scene Flow; `folder` is a folder per pair."""
 _TOPS = {"sceneflow": (_PART,), "folder": ("train", "test")}
 _MOST_WORKERS = 1024
 _SETTINGS = "scenes.json"

@@ -101,7 +101,7 @@ def test_a_training_step_starves_where_prediction_fits(compare, tmp_path):
         ("--variants magic", "unknown variant 'magic'"),
         ("--presets magic", "unknown preset 'magic'"),
         ("--checkpoints nowhere.safetensors", "no such checkpoint"),
-        ("--variants efficient --root nowhere", "nowhere: no such folder"),
+        ("--variants efficient --root nowhere", "nowhere: no such file or folder"),
         ("--variants efficient,heads=3", "must be divisible by heads (3)"),
         ("--variants efficient --budget GTX", "or the name of a GPU: GTX 1080 Ti"),
         ("--variants efficient --sizes 100", "'100' is not a size: give height and width"),

@@ -45,17 +45,6 @@ def test_scenes_in_folders_of_splits(tmp_path):
     assert names == ["train/Adirondack-perfect", "train/Bicycle1-perfect"]
 
 
-@pytest.mark.parametrize(
-    ("write", "reader"), [(middlebury2014, Middlebury2014), (middeval3, MiddEval3), (eth3d, Eth3d)]
-)
-def test_each_pair_has_its_camera_file(tmp_path, write, reader):
-    for frame in reader(write(tmp_path)).frames:
-        assert frame.calibration == frame.left.parent / "calib.txt"
-        assert "doffs" in frame.calibration.read_text()
-        if frame.right_view.disparity:
-            assert frame.mirror().calibration is None
-
-
 def test_resolutions(tmp_path):
     middeval3(tmp_path, size="Q")
     assert len(MiddEval3(tmp_path)) == 2  # the only one there

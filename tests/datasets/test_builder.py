@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -180,7 +182,7 @@ def test_what_is_no_dataset_is_told(tmp_path):
     (tmp_path / "training" / "image_2").mkdir(parents=True)
     with pytest.raises(ValueError, match="training: no known layout"):
         detect_dataset(tmp_path / "training")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
         detect_dataset(tmp_path / "nowhere")
 
 
@@ -189,6 +191,44 @@ def test_a_folder_too_high_or_too_low_is_told_which_one_it_should_be(tmp_path):
     for wrong in (root.parent, root / "training", root / "training/image_2"):
         with pytest.raises(ValueError, match=f"no known layout, though {root} holds kitti2015;"):
             detect_dataset(wrong)
+
+
+@pytest.mark.parametrize("closed", ["lost+found", "train"])
+def test_a_folder_that_cannot_be_read_is_no_pair(tmp_path, monkeypatch, closed):
+    root = TREES["folder"](tmp_path / "disk")
+    (root / closed).mkdir()
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != closed and access(path, mode)
+    )
+    iterdir = Path.iterdir
+
+    def listed(folder):
+        if folder.name == closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert detect_dataset(root) == "folder"
+    assert len(build_dataset("folder", root)) == 2
+
+
+def test_the_folder_of_a_resolution_is_known_from_within(tmp_path, monkeypatch):
+    root = TREES["middeval3"](tmp_path)
+    (place,) = root.rglob("training?")
+    (tmp_path / "link").symlink_to(place)
+    monkeypatch.chdir(place)
+    for inside in (".", tmp_path / "link"):
+        assert detect_dataset(inside) == "middeval3"
+        assert len(build_dataset("middeval3", inside)) == 2
+
+
+def test_pairs_of_training_alone_are_measured_on_them(tmp_path):
+    root = tmp_path / "scenes"
+    TREES["folder"](root / "train")
+    assert measuring_split("auto", root) == "train"
+    TREES["folder"](root / "test")
+    assert measuring_split("auto", root) == "test"
 
 
 def test_two_datasets_in_one_folder_are_both_told(tmp_path):

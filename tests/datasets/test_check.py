@@ -83,6 +83,33 @@ def test_fewer_frames_than_published_are_a_problem_unless_a_part_is_meant(tree):
     ]
 
 
+def test_more_frames_than_published_are_no_problem():
+    assert check_series.Count("train", "A", 8665, 8664).complete
+
+
+def test_rendered_scenes_have_no_published_number_from_within_either(tree):
+    (tree / "scenes.json").write_text("{}")
+    assert check_dataset(tree / PART, progress=False).problems == ()
+
+
+def test_a_damaged_split_beside_a_sound_one_is_told(tmp_path):
+    pair = textured_pair()
+    for split in ("train", "test"):
+        folder = tmp_path / split / "pair0"
+        write_image(folder / "left.png", pair.left)
+        write_image(folder / "right.png", pair.right)
+        write_npy(folder / "disp.npy", pair.disparity)
+    assert checked(tmp_path).problems == ()
+    write_pfm(tmp_path / "test" / "pair0" / "disp.pfm", pair.disparity)
+    (problem,) = checked(tmp_path).problems
+    assert "keep only one of them" in problem.what
+
+
+def test_what_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
+        checked(tmp_path / "nowhere", name="eth3d")
+
+
 def test_a_truncated_pfm_and_a_damaged_image(tree):
     for file in (path(tree, "disparity", "right"), path(tree, "frames_cleanpass", "left")):
         file.write_bytes(file.read_bytes()[:-100])
@@ -109,7 +136,7 @@ def test_a_missing_partner_and_a_missing_truth(tree):
         file.unlink()
         report = checked(tree)
         assert [problem.kind for problem in report.problems] == ["incomplete", "missing"]
-        assert "1 files of 3 frames are missing, 11.11%" in report.problems[0].what
+        assert "1 of 9 files missing (11.11%)" in report.problems[0].what
         assert report.problems[1].where == str(file)
         file.write_bytes(content)
 
@@ -132,7 +159,7 @@ def test_all_missing_files_of_all_parts_are_told_at_once(tree, capsys):
     report = checked(tree)
     first, *others = report.problems
     assert (first.kind, first.where) == ("incomplete", "train, clean")
-    assert first.what == "4 files of 6 frames are missing, 22.22%; it is not checked further"
+    assert first.what == "4 of 18 files missing (22.22%); not checked further"
     assert [(p.kind, p.where) for p in others] == [("missing", str(file)) for file in gone]
     assert main(["data", "check", str(tree), "--no-whole"]) == 1
     told = capsys.readouterr().out
@@ -193,7 +220,7 @@ def test_odd_pixels_are_told_with_their_shares_and_are_no_problem(tree):
     pixels = truth.size
     expected = {"nan": 4, "infinite": 3, "negative": 2, "over": 1}
     assert odd == {k: [{"path": str(file), "share": n / pixels}] for k, n in expected.items()}
-    assert f"over 192 pixels: pixels in 1 files, most 0.01% in {file}" in report.to_text()
+    assert "over 192 pixels: in 1 of 6 files, at most 0.01% in " in report.to_text()
 
 
 def test_values_are_counted_once_each():
@@ -302,7 +329,10 @@ def test_pairs_without_truth_are_checked(tmp_path):
         write_image(tmp_path / name / "right.png", pair.right)
     report = check_dataset(tmp_path, progress=False)
     assert (report.frames, report.truths, report.without_truth, report.problems) == (2, 0, 2, ())
-    assert "2 frames opened, 0 ground truth files read, 2 frames have none" in report.to_text()
+    assert (
+        "frames opened: 2; ground truth files read: 0; frames without ground truth: 2"
+        in report.to_text()
+    )
     assert [pair.errors for pair in report.pairs] == [{}, {}]
     write_image(tmp_path / "b" / "right.png", np.roll(pair.right, 6, axis=0))
     assert kinds(check_dataset(tmp_path, progress=False)) == [("unrectified", "b")]
@@ -465,7 +495,7 @@ def test_the_command_tells_by_its_exit_code(tree, capsys):
     assert report["problems"][0]["kind"] == "unreadable"
     assert "left/0007.pfm: no PFM header" in capsys.readouterr().out
     assert main(["data", "check", str(tree / "none")]) == 2
-    assert "none: no such folder" in capsys.readouterr().err
+    assert "none: no such file or folder" in capsys.readouterr().err
 
 
 def test_all_of_the_shared_pairs_but_one_are_sound(shared_data):

@@ -98,6 +98,13 @@ def test_entries_that_are_no_files_are_one_line(tmp_path, entry, suffix):
     assert str(error.value).isprintable()
 
 
+def test_a_truth_of_an_unknown_kind_is_not_dropped(tmp_path):
+    folder(tmp_path)
+    write_text(tmp_path / "pairs.txt", "pair0/left.png pair0/right.png disp.flo\n")
+    with pytest.raises(FileNotFoundError, match=r"disp\.flo does not exist"):
+        build_dataset("list", tmp_path / "pairs.txt", require_truth=False)
+
+
 @pytest.mark.parametrize("column", ["", "left,right,disparity\n"])
 def test_a_huge_field_is_one_line(tmp_path, column):
     write_text(tmp_path / "a.csv", f"{column}{'x' * 200_000}")

@@ -341,7 +341,9 @@ def test_frames_to_leave_out_may_have_any_path_before_the_split(tmp_path, head):
 def test_a_list_of_another_form_is_refused(tmp_path, line):
     write_tree(tmp_path, "A", TRAIN[3:4])
     write_text(tmp_path / "unused.txt", f"TRAIN/A/0000/left/0006.png\n{line}\n")
-    with pytest.raises(ValueError, match=rf"unused\.txt, line 2: '{line}'; expected a frame as"):
+    with pytest.raises(
+        ValueError, match=rf"unused\.txt, line 2: '{line}'; expected a frame such as"
+    ):
         SceneFlow(tmp_path, exclude=tmp_path / "unused.txt")
     with pytest.raises(FileNotFoundError, match=r"none\.txt: no such file"):
         SceneFlow(tmp_path, exclude=tmp_path / "none.txt")

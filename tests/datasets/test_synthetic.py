@@ -37,8 +37,8 @@ def atlas() -> Atlas:
 
 @lru_cache(maxsize=32)
 def plain(number: int, kind: str) -> RenderedScene:
-    scenes = SyntheticScenes(seed=5, size=SIZE, lighting=False, noise=False, supersample=1)
-    return scenes.render(number, kind)
+    plainly = {"lighting": False, "noise": False, "supersample": 1}
+    return SyntheticScenes(seed=5, size=SIZE, kind=kind, **plainly).render(number)
 
 
 def simple(*solids: Solid) -> RenderedScene:
@@ -259,7 +259,7 @@ def test_same_number_same_pixels_and_others_differ() -> None:
 
 
 def test_appearance_never_changes_the_truth() -> None:
-    full = SyntheticScenes(seed=5, size=SIZE).render(1, "room")
+    full = SyntheticScenes(seed=5, size=SIZE, kind="room").render(1)
     bare = plain(1, "room")
     assert not np.array_equal(full.left, bare.left)
     np.testing.assert_array_equal(full.disparity_left, bare.disparity_left)
@@ -337,8 +337,8 @@ def test_shadows_are_cast() -> None:
 
 def test_supersampling_softens_edges_only() -> None:
     sharp = plain(0, "flying")
-    scenes = SyntheticScenes(seed=5, size=SIZE, lighting=False, noise=False, supersample=2)
-    soft = scenes.render(0, "flying")
+    plainly = {"lighting": False, "noise": False, "supersample": 2}
+    soft = SyntheticScenes(seed=5, size=SIZE, kind="flying", **plainly).render(0)
     changed = (sharp.left != soft.left).any(2)
     assert 0.005 < changed.mean() < 0.5
     kernel = np.ones((3, 3), np.uint8)

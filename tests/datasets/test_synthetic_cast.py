@@ -125,7 +125,7 @@ def test_blocks_hold_every_number_once_but_the_last() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_renders_the_same(kind: str) -> None:
     on_cpu, on_gpu = (
-        SyntheticScenes(seed=5, size=SIZE, noise=False, device=device).render(2, kind)
+        SyntheticScenes(seed=5, size=SIZE, noise=False, device=device, kind=kind).render(2)
         for device in ("cpu", "cuda")
     )
     same = on_cpu.object_left == on_gpu.object_left
