@@ -76,7 +76,7 @@ def test_a_sheet_of_pairs_and_of_training_samples(pairs):
     assert (read_image(out) != first).any()
 
 
-def test_pairs_without_truth_are_shown_and_listed(pairs):
+def test_pairs_without_truth_are_shown_and_listed(pairs, capsys):
     out = pairs / "sheet.png"
     (pairs / "a" / "disp.pfm").unlink()
     assert main(["data", "show", str(pairs), "--out", str(out)]) == 0
@@ -87,8 +87,9 @@ def test_pairs_without_truth_are_shown_and_listed(pairs):
     assert read_image(out).shape[0] < whole.shape[0]
     assert main(["data", "check", str(pairs / "pairs.txt"), "--data", "list", "--pairs", "1"]) == 1
     assert main(["data", "check", str(pairs / "a")]) == 0
-    for learn in (["evaluate", "--root", str(pairs)], ["data", "show", str(pairs / "none")]):
-        assert main([*learn, "--out", str(out.with_suffix(""))]) == 2
+    capsys.readouterr()
+    assert main(["evaluate", "--root", str(pairs), "--out", str(out.with_suffix(""))]) == 2
+    assert "no ground truth" in capsys.readouterr().err
 
 
 def test_a_right_truth_is_dark_a_wrong_one_bright_and_what_is_not_compared_blue():
@@ -108,6 +109,7 @@ def test_a_right_truth_is_dark_a_wrong_one_bright_and_what_is_not_compared_blue(
 def test_bad_requests_are_one_line(pairs, capsys):
     out = str(pairs / "sheet.png")
     assert main(["data", "show", str(pairs / "none"), "--out", out]) == 2
+    assert "none: no such file or folder" in capsys.readouterr().err
     assert main(["data", "show", str(pairs), "--out", out, "--count", "0"]) == 2
     assert "count is 0" in capsys.readouterr().err
     assert main(["data", "show", str(pairs), "--out", out, "--seed=-1"]) == 2
