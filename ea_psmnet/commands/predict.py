@@ -245,8 +245,11 @@ def _predict_video(
     record = {"inputs": video.views, "settings": files.settings, "smoothing": smooth}
     there = wanted and files.keeps_video(path, record)
     kept = [each for each in files.outputs if each != "preview"]
-    if there and not kept:
-        report.video(name, [path, path.with_suffix(".json")], skipped=True)
+    made = [path, path.with_suffix(".json")]
+    if there:
+        report.video(name, made, skipped=True)
+        wanted = False
+    if not (wanted or kept):
         return 0
     maps = OUTPUTS["disparity"].endings
     endings: tuple[str, ...] = ()  # of files that serve the video alone
@@ -274,7 +277,7 @@ def _predict_video(
         prepare, lambda frame: video.record(frame) | (serves if frame.name in serving else {})
     )
     code = report.run(frames, steps, of_video=True, unlisted=endings)
-    if not wanted or (there and set(report.statuses.values()) == {"skipped"}):
+    if not wanted:
         return code
     found = [frame for frame in frames if report.statuses[frame.name] != "failed"]
     told = write_disparity_video(
@@ -282,14 +285,14 @@ def _predict_video(
         lambda frame: read_pfm(file(frame, maps[0])),
         name=name, smoothing=smooth, beside=files.beside, colours=predictor.what.colours,
     )  # fmt: skip
-    write_json(path.with_suffix(".json"), told | record)
+    write_json(made[1], told | record)
     if endings:
         temporary = (frame for frame in found if serves_video(file(frame, RECORD)))
         for frame, ending in product(temporary, endings):
             file(frame, ending).unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it
             (files.out / name).rmdir()
-    report.video(name, [path, path.with_suffix(".json")])
+    report.video(name, made)
     return code
 
 

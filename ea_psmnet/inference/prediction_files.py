@@ -320,8 +320,8 @@ def serves_video(record: Path) -> bool:
 def written_before(folder: Path, name: str, pair: PairRecord, outputs: Sequence[str]) -> list[Path]:
     """The files of a prediction if all are there, of the same content and settings; or none."""
     known = _known(prediction_paths(folder, name, outputs)[-1])
-    if "serves" in known and "serves" not in pair:  # they would be deleted with that video
-        return []
+    if "disparity" in outputs and "serves" in known and "serves" not in pair:
+        return []  # it would be deleted with that video
     written = known.get("outputs", {})
     if not (_is_alike(pair, known) and set(outputs) <= written.keys()):
         return []

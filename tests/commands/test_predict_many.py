@@ -229,6 +229,11 @@ def test_a_video_leaves_no_frames_of_a_run_that_was_stopped(
     assert [told["status"] for told in lines(capsys)] == ["skipped"]
     assert predict(*line, "--existing", "skip", "--json", "--smooth", 0.5) == 0
     assert [told["status"] for told in lines(capsys)] == ["written"] * 3
+    for statuses in (["skipped", "written", "written"], ["skipped"] * 3):  # the video, two frames
+        assert predict(*line, "image", "--existing", "skip", "--json", "--smooth", 0.5) == 0
+        assert [told["status"] for told in lines(capsys)] == statuses
+    assert len(list((tmp_path / "o" / "walk").iterdir())) == 4
+    shutil.rmtree(tmp_path / "o" / "walk")
     assert {path.name for path in (tmp_path / "o").iterdir()} == {
         "walk_preview.mp4",
         "walk_preview.json",
