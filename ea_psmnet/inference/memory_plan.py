@@ -81,8 +81,8 @@ class _Stages:
         with torch.device("meta"):
             features = FEATURES[self.config.features].channels(self.config)
             stored = build_volume(self.config, features).stored_channels
-        stages = 4.3 * self.config.channels(32) + stored
-        convolutions = stages * self.itemsize + 24 + 12 * self.config.excitation
+        alive = 4.3 * self.config.channels(32) + stored
+        convolutions = alive * self.itemsize + 24 + 12 * self.config.excitation
         sites = (self.config.site(name) for name in self.config.attention_sites)
         maps = (self._map(cells * SCALE**3 // scale**3, channels) for scale, channels in sites)
         return cells * convolutions + max(maps, default=0)

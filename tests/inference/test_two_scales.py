@@ -144,6 +144,25 @@ def test_a_switch_is_true_or_false():
         StereoMatcher.load("ea-light", two_scales=None)
 
 
+def test_the_second_of_two_scales_of_a_narrow_pair_has_all_disparities_of_the_first(
+    twice, monkeypatch
+):
+    """With negative ones, these may lie beyond the width of the enlarged images."""
+    moved = twice.searching(-64, 128)
+    searched = []
+    searching = type(moved).searching
+    monkeypatch.setattr(
+        type(moved),
+        "searching",
+        lambda self, *range: searched.append(range) or searching(self, *range),
+    )
+    pair = (np.zeros((48, 80, 3), np.uint8),) * 2
+    found = np.full((48, 80), 42, np.float32)
+    moved._fused(pair, found, np.ones_like(found))
+    ((first, count),) = searched
+    assert first + count >= 2 * 42
+
+
 def test_a_smallest_disparity_that_cannot_be_doubled_is_told(twice, sample):
     with pytest.raises(ValueError, match="second of two scales: min_disparity is -6000"):
         twice.searching(-3000, 48)(sample.left, sample.right)
