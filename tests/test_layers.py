@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"ea_psmnet.progress"},
+    {"ea_psmnet.progress", "ea_psmnet.tables"},
     {"ea_psmnet.atomic", "ea_psmnet.machine", "ea_psmnet.calibration"},
     {"ea_psmnet.images", "ea_psmnet.geometry", "ea_psmnet.calibration_files"},
     {
@@ -19,7 +19,6 @@ FLOORS = [
         "ea_psmnet.metrics",
         "ea_psmnet.losses",
         "ea_psmnet.matches",
-        "ea_psmnet.tables",
     },
     {"ea_psmnet.figures", "ea_psmnet.store"},
     {"ea_psmnet.ops"},

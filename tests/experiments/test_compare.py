@@ -136,7 +136,7 @@ def interpreter(tmp_path, monkeypatch):
     ("script", "timeout", "end", "message"),
     [
         ("exec sleep 60", 1, "failed", "the process did not end within 1 s"),
-        ("kill -9 $$", 60, "failed", "the process ended by SIGKILL"),
+        ("kill -9 $$", 60, "failed", "the process was killed by SIGKILL"),
         ("echo first >&2; echo 'Error: broken' >&2; exit 3", 60, "failed", "3: Error: broken"),
         ("echo what: std::bad_alloc >&2; kill -6 $$", 60, "out of memory", "at std::bad_alloc"),
     ],

@@ -51,7 +51,10 @@ def test_a_description_keeps_what_it_has_and_gets_the_calibration(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(("nowhere",), "nowhere: no such checkpoint"), (("--scenes", "2"), "--scenes is 2")],
+    [
+        (("nowhere",), "nowhere: no such checkpoint"),
+        (("--scenes", "2"), "--scenes must be at least 3"),
+    ],
 )
 def test_bad_input_is_one_line(arguments, told):
     result = calibrate(*arguments)

@@ -50,7 +50,7 @@ def holder(config):
 @pytest.mark.slow
 def test_a_folder_that_another_process_trains_in_is_refused_until_it_is_gone(config, holder):
     """Also while what it forked lives on."""
-    with pytest.raises(ValueError, match=f"process {holder.pid} on .* trains in it") as caught:
+    with pytest.raises(ValueError, match=f"process {holder.pid} on .* is training in it") as caught:
         train(config)
     assert "\n" not in str(caught.value)
     assert [path.name for path in config.out.iterdir()] == [".lock"]
