@@ -206,9 +206,8 @@ def _scenes_2021(base: Path, name: str = "disp0.pfm") -> Iterator[Path]:
 
 def _resolution_of(root: Path) -> Resolution | None:
     """Return the resolution that a folder holds according to its name."""
-    return next(
-        (size for size in get_args(Resolution) if root.resolve().name == f"training{size}"), None
-    )
+    name = root.resolve().name
+    return next((size for size in get_args(Resolution) if name == f"training{size}"), None)
 
 
 def _base_middeval3(root: Path) -> Path:

@@ -117,7 +117,7 @@ def build_choice(
 def check_counts(**counts: int) -> None:
     """Raise a ValueError unless every count is a whole number above zero."""
     for name, count in counts.items():
-        if not _is_whole(count) or count < 1:
+        if not is_whole(count) or count < 1:
             raise ValueError(f"{name} must be a whole number, 1 or more, not {count!r}")
 
 
@@ -127,12 +127,13 @@ def whole_number(name: str, value: Any) -> int:
     Raises:
         ValueError: It is not a whole number.
     """
-    if not _is_whole(value):
+    if not is_whole(value):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
     return int(value)
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number of any type; true and false are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

@@ -243,10 +243,9 @@ def _predict_video(
     wanted = "preview" in files.outputs
     path = files.out / f"{name}_preview.mp4"
     record = {"inputs": video.views, "settings": files.settings, "smoothing": smooth}
-    there = wanted and files.keeps_video(path, record)
     kept = [each for each in files.outputs if each != "preview"]
     made = [path, path.with_suffix(".json")]
-    if there:
+    if wanted and files.keeps_video(path, record):
         report.video(name, made, skipped=True)
         wanted = False
     if not (wanted or kept):
@@ -287,7 +286,7 @@ def _predict_video(
     )  # fmt: skip
     write_json(made[1], told | record)
     if endings:
-        temporary = (frame for frame in found if serves_video(file(frame, RECORD)))
+        temporary = (frame for frame in found if frame.name in serving)
         for frame, ending in product(temporary, endings):
             file(frame, ending).unlink(missing_ok=True)
         with suppress(OSError):  # other results are in it

@@ -253,8 +253,8 @@ def write_prediction(
     if size != disparity.shape:
         raise ValueError(f"{name}: image {size} and disparity {disparity.shape} differ")
     paths = prediction_paths(folder, name, outputs)
-    others = _files_of_another(folder, name, pair, paths)
     earlier = _known(paths[-1])
+    others = [] if is_same_pair(pair, earlier) else _others(folder, name, paths)
     kept = earlier.get("outputs", {}) if _is_alike(pair, earlier) else {}
     pair = pair | {"outputs": kept | dict.fromkeys(outputs, "written") | empty}
     with ExitStack() as stack:  # left in reverse order: the record appears last
@@ -275,12 +275,10 @@ def write_prediction(
     return paths
 
 
-def _files_of_another(
-    folder: Path, name: str, pair: PairRecord, written: Sequence[Path]
-) -> list[Path]:
-    """Results of another pair under this name that are not overwritten."""
+def _others(folder: Path, name: str, written: Sequence[Path]) -> list[Path]:
+    """Results under this name, of the pair that its record names, that are not overwritten."""
     *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
-    if not record.exists() or is_same_pair(pair, _known(record)):
+    if not record.exists():
         return []
     return [path for path in paths if path not in written and path.exists()]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ea_psmnet.records import read_record
-from ea_psmnet.tables import check_choice, whole_number
+from ea_psmnet.tables import check_choice, is_whole, whole_number
 
 Aggregation = Literal["hourglass", "basic"]
 Features = Literal["psmnet", "efficientnet-lite0"]
@@ -183,10 +182,7 @@ class PSMNetConfig:
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with all kinds of whole numbers converted to int."""
-    return {
-        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-        for name, value in options.items()
-    }
+    return {name: int(value) if is_whole(value) else value for name, value in options.items()}
 
 
 def _hourglass(site: str) -> int:

@@ -343,14 +343,13 @@ def _fitting(
     """
     shared = expected.keys() & state.keys()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    wrong = {
-        "the wrong shape": {n for n in shared if expected[n].shape != state[n].shape},
-        "no dense numbers of its type": {n for n in shared if not _is_plain(state[n], expected[n])},
-    }
     problems = {
         "lacks": expected.keys() - state.keys() - counters,
         "has an unexpected": state.keys() - expected.keys(),
-        **{f"has {what} for": names for what, names in wrong.items()},
+        "has the wrong shape for": {n for n in shared if expected[n].shape != state[n].shape},
+        "has no dense numbers of its type for": {
+            n for n in shared if not _is_plain(state[n], expected[n])
+        },
     }
     for problem, names in problems.items():
         if names:

@@ -9,15 +9,20 @@ from ea_psmnet.evaluation import submission
 SIZE = (40, 72)
 
 
+def write_scene(root):
+    """The images of one of ETH3D's pairs."""
+    scene = root / "two_view_testing" / "lakeside_1l"
+    write_noise_pair(scene, np.random.default_rng(0), SIZE, 8)
+    for view, name in (("left", "im0"), ("right", "im1")):
+        (scene / f"{view}.png").rename(scene / f"{name}.png")
+
+
 def interrupted(*_):
     raise KeyboardInterrupt
 
 
 def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
-    scene = tmp_path / "two_view_testing" / "lakeside_1l"
-    write_noise_pair(scene, np.random.default_rng(0), SIZE, 8)
-    for view, name in (("left", "im0"), ("right", "im1")):
-        (scene / f"{view}.png").rename(scene / f"{name}.png")
+    write_scene(tmp_path)
     out = tmp_path / "out.zip"
     command = ["submission", "eth3d", "--root", str(tmp_path), "--out", str(out)]
     command += ["--checkpoint", str(checkpoint)]
@@ -34,10 +39,7 @@ def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
 
 def test_parts_of_another_folder_are_refused(checkpoint, tmp_path, capsys, monkeypatch):
     for name in "ab":
-        scene = tmp_path / name / "two_view_testing" / "lakeside_1l"
-        write_noise_pair(scene, np.random.default_rng(0), SIZE, 8)
-        for view, name in (("left", "im0"), ("right", "im1")):
-            (scene / f"{view}.png").rename(scene / f"{name}.png")
+        write_scene(tmp_path / name)
     command = ["submission", "eth3d", "--out", str(tmp_path / "out.zip"), "--partial"]
     command += ["--checkpoint", str(checkpoint)]
     with monkeypatch.context() as patch:
