@@ -47,7 +47,7 @@ def stereo_loss(
     valid: Tensor,
     max_disparity: int,
 ) -> Tensor:
-    """Weighted sum of `output_losses`, with the same arguments; a scalar."""
+    """Weighted sum of `output_losses` without a divisor of its own; a scalar."""
     return weighted_sum(output_losses(predictions, disparity, valid, max_disparity))
 
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _LINE_EVERY_S = 30.0
-"""Least seconds between lines where there is not a terminal."""
+"""Least seconds between lines where there is no terminal."""
 
 
 class Progress(tqdm):
