@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Generator, Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from ea_psmnet.machine import when_parent_ends
 
 
 class ErrorsAsValues(Dataset[Any]):
@@ -59,7 +62,7 @@ def loaded(dataset: Any, workers: int, **options: Any) -> Iterator[Iterator[Any]
     loader: DataLoader[Any] = DataLoader(
         ErrorsAsValues(dataset),
         num_workers=workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_leave_to_main,
         generator=torch.Generator(),  # otherwise it would draw from the global one
         **options,
     )
@@ -94,8 +97,12 @@ def _started(loader: DataLoader[Any]) -> Any:
         ) from error
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave signals to the main process, as Ctrl-C and SLURM also signal its workers."""
+def _leave_to_main(worker: int) -> None:
+    """Leave signals to the main process, as Ctrl-C and SLURM also signal its workers; end with it.
+
+    Torch's workers notice the end of the main process, too, but may wait forever to send a sample.
+    """
+    when_parent_ends(lambda: os._exit(1))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

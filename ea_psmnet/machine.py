@@ -10,7 +10,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -262,7 +263,7 @@ def single_opencv_thread() -> None:
 
 @contextmanager
 def ending_children() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that cleanup runs and `subprocess.run` ends its child.
+    """Turn SIGTERM into an exception, so that cleanup runs and child processes are ended.
 
     By default the signal ends this process alone, and its child processes continue. Where Python
     ignores exceptions, in destructors and callbacks, the signal is sent again a moment later.
@@ -306,3 +307,18 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(f"error: process {parent}, which started this one, has ended")
+
+
+def when_parent_ends(then: Callable[[], object]) -> None:
+    """Call a function, in a thread, when the parent of this process has ended in any way.
+
+    Unlike with `end_with_parent`, the parent's thread that started this process may end before.
+    Windows does not support this.
+    """
+
+    def wait(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        then()
+
+    threading.Thread(target=wait, args=(os.getppid(),), daemon=True).start()

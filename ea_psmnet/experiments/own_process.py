@@ -17,21 +17,45 @@ from ea_psmnet.machine import end_with_parent, ending_children
 
 
 def run_program(
-    program: str, arguments: Sequence[str] = (), **options: Any
+    program: str,
+    arguments: Sequence[str] = (),
+    *,
+    input: str | None = None,
+    timeout: float | None = None,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run a module or a script in a fresh process, which ends whenever and however this one does.
+
+    When Ctrl-C or SIGTERM ends this process, the other one gets SIGTERM and the time that it needs,
+    for example to save; a second signal kills it.
 
     Args:
         program: Name of a module, as for `python -m`, or path of a script, which ends in `.py`.
         arguments: Arguments of its command line.
-        options: Keyword arguments of `subprocess.run`.
+        input: Text for its standard input.
+        timeout: Seconds after which it is killed.
+        options: Further keyword arguments of `subprocess.Popen`.
 
     Raises:
-        subprocess.SubprocessError: See `subprocess.run`.
+        subprocess.TimeoutExpired: It did not end in time.
     """
     tied = [sys.executable, "-m", "ea_psmnet.experiments.own_process", str(os.getpid())]
-    with ending_children():
-        return subprocess.run([*tied, program, *arguments], text=True, check=False, **options)
+    command = [*tied, program, *arguments]
+    stdin = None if input is None else subprocess.PIPE
+    with ending_children(), subprocess.Popen(command, stdin=stdin, text=True, **options) as process:
+        try:
+            output, errors = process.communicate(input, timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait()
+            finally:
+                process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _main(parent: str, program: str, *arguments: str) -> None:

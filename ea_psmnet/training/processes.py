@@ -15,7 +15,13 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ea_psmnet.machine import Device, choose_device, is_first_process, leave_group_at_exit
+from ea_psmnet.machine import (
+    Device,
+    choose_device,
+    is_first_process,
+    leave_group_at_exit,
+    when_parent_ends,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -153,13 +159,10 @@ def end_with_launcher() -> None:
     Without torchrun a run outlives its parent, as under `nohup` and `setsid`.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        threading.Thread(target=_outlive, args=(os.getppid(),), daemon=True).start()
+        when_parent_ends(_end)
 
 
-def _outlive(launcher: int) -> None:
-    """End this process when its parent process changes."""
-    while os.getppid() == launcher:
-        time.sleep(1)
+def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE)
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has no SIGKILL

@@ -3,10 +3,13 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing import active_children
 
 import pytest
+from command_line import ROOT, alive, wait_for
 
 from ea_psmnet.datasets import workers
 from ea_psmnet.datasets.workers import loaded
@@ -96,3 +99,33 @@ def test_workers_that_cannot_be_started_are_one_line(monkeypatch):
         loaded(Samples(handlers), 1, batch_size=None),
     ):
         pytest.fail("it was entered")
+
+
+ORPHANING = """
+import numpy as np
+from multiprocessing import active_children
+from ea_psmnet.datasets.workers import loaded
+class Large:
+    def __len__(self): return 100
+    def __getitem__(self, index): return np.zeros(2_000_000)
+with loaded(Large(), 1, batch_size=None, collate_fn=np.asarray) as samples:
+    next(samples)
+    print(active_children()[0].pid, flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_worker_ends_with_the_main_process_even_while_it_sends():
+    main = subprocess.Popen(
+        [sys.executable, "-c", ORPHANING],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    worker = int(main.stdout.readline())
+    time.sleep(2)  # until the pipe is full
+    main.kill()
+    main.wait(30)
+    wait_for(lambda: not alive(worker))

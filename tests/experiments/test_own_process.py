@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 from command_line import ROOT, alive, wait_for
+
+from ea_psmnet.experiments.own_process import run_program
 
 PARENT = """
 import sys
@@ -25,6 +28,41 @@ def test_a_child_ends_with_its_parent_however_that_ends(signal):
     subprocess.run(["kill", f"-{signal}", str(parent.pid)], check=True)
     parent.wait(30)
     wait_for(lambda: not alive(child))
+
+
+SAVING = """
+import signal, sys, time
+from pathlib import Path
+def save(*_):
+    time.sleep(1)
+    Path(sys.argv[1]).write_text("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_child_has_time_to_save_when_sigterm_ends_its_parent(tmp_path):
+    program, saved = tmp_path / "saving.py", tmp_path / "saved"
+    program.write_text(SAVING)
+    code = "from ea_psmnet.experiments.own_process import run_program\n"
+    code += f"run_program({str(program)!r}, [{str(saved)!r}])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout.readline() == "ready\n"
+    parent.terminate()
+    assert parent.wait(30) == 143
+    assert saved.read_text() == "saved"
+
+
+def test_a_child_whose_time_is_up_is_killed():
+    start = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_program("timeit", ["-n", "1", "-r", "1", "import time; time.sleep(60)"], timeout=1)
+    assert time.monotonic() - start < 30
 
 
 def test_a_child_whose_parent_has_ended_does_not_start():
