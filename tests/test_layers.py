@@ -39,7 +39,8 @@ FREE = {
     },
 }
 DATASETS_MAY_USE = {
-    f"ea_psmnet.{name}" for name in ("sample", "files", "matches", "progress", "records", "tables")
+    f"ea_psmnet.{name}"
+    for name in ("files", "machine", "matches", "progress", "records", "sample", "tables")
 }
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 
