@@ -334,7 +334,7 @@ class StereoMatcher:
             height, width = left.shape[:2]
             groups.setdefault(_padded(height, width + self._margin), []).append(place)
         for size, places in groups.items():
-            most = pairs_at_once(*self._request(*size))
+            most = pairs_at_once(*self._request(*size)) if len(places) > 1 else 1
             for start in range(0, len(places), most):
                 yield places[start : start + most]
 

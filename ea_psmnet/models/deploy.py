@@ -46,8 +46,8 @@ def arrange_for_inference(
 
     Batch normalisation is folded into the convolutions before it, the first 3D convolution of a
     concatenation volume becomes its 2D factors, and weights are channels-last. On CPUs convolutions
-    are compiled Winograd convolutions where there is a C compiler, and the other 2D convolutions
-    compute the activation that follows them in the same pass. In half precision the finest
+    are compiled Winograd convolutions where there is a C compiler, other 3D convolutions run in
+    oneDNN, and other 2D convolutions compute the activation that follows them in the same pass. In half precision the finest
     volumes are processed a slab of disparities at a time, which takes less memory (in float32 it
     would take a sixth more time; docs/speed-notes.md).
 
@@ -60,8 +60,13 @@ def arrange_for_inference(
     """
     arranged = copy.deepcopy(model).to(device or model.mean.device).eval().requires_grad_(False)
     for pair in fold_normalisation(_outside_attention(arranged)):
-        if isinstance(pair[0], VolumeConv3d) and isinstance(arranged.volume, ConcatVolume):
+        if not isinstance(pair[0], VolumeConv3d):
+            continue
+        if isinstance(arranged.volume, ConcatVolume):
             pair[0] = FactoredConv(pair[0])
+        elif len(arranged.volume.parts) == 1:
+            pair[0] = DirectConv3d.like(pair[0])
+            arranged.aggregation.stem.insert(0, OnlyPart())
     if _is_on_cpu(arranged) and dtype in (torch.float32, torch.bfloat16):
         _compile(arranged, narrow=dtype == torch.bfloat16)
     _narrow(arranged, dtype)
@@ -102,9 +107,12 @@ def _fold(pair: nn.Sequential) -> None:
     conv, norm = cast(nn.Conv3d, pair[0]), cast(_BatchNorm, pair[1])
     transposed = isinstance(conv, nn.ConvTranspose3d)
     folded = fuse_conv_bn_eval(conv, norm, transpose=transposed).requires_grad_(False)
-    if isinstance(folded, nn.Conv3d) and not isinstance(folded, VolumeConv3d):
-        folded = DirectConv3d.like(folded)
-    pair[0] = folded
+    if transposed:
+        pair[0] = DirectConvTranspose3d.like(folded)
+    elif isinstance(folded, nn.Conv3d) and not isinstance(folded, VolumeConv3d):
+        pair[0] = DirectConv3d.like(folded)
+    else:
+        pair[0] = folded
     pair[1] = nn.Identity()
 
 
@@ -213,8 +221,9 @@ def _take_slabs(model: PSMNet) -> None:
     """Process the finest volumes a slab of disparities at a time."""
     aggregation = model.aggregation
     kinds = DirectConv3d | CompiledConv3d
-    if isinstance(aggregation.stem.get_submodule("2.0"), kinds):
-        aggregation.stem[2] = SlabConv.like(aggregation.stem[2])
+    second = cast(nn.Sequential, aggregation.stem[-2])
+    if isinstance(second[0], kinds):
+        aggregation.stem[-2] = SlabConv.like(second)
     for kind, parts in (
         (SlabResidual, aggregation.residuals),
         (SlabClassifier, aggregation.classifiers),
@@ -294,7 +303,7 @@ class DirectConv3d(_Replacing, nn.Conv3d):
     """A convolution that always runs in oneDNN on the CPU.
 
     For single small float32 volumes torch chooses its own convolution, which is several times
-    slower.
+    slower (docs/speed-notes.md).
     """
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -310,10 +319,35 @@ class DirectConv3d(_Replacing, nn.Conv3d):
         if (taps, steps) == ({3}, {1}) and is_narrow(volume, self.weight):
             return narrow_conv3d(volume, self.weight, self.bias, padded=padding[0] == 1)
         kernel, rest = (self.weight, self.bias), (self.dilation, self.groups)
-        single = volume.device.type == "cpu" and volume.dtype == torch.float32
-        if torch.compiler.is_exporting() or not (single and _has_onednn()):
+        if not _is_left_to_torch(volume):
             return F.conv3d(volume, *kernel, self.stride, padding, *rest)
         return torch.ops.aten.mkldnn_convolution(volume, *kernel, padding, self.stride, *rest)
+
+
+class DirectConvTranspose3d(_Replacing, nn.ConvTranspose3d):
+    """A transposed convolution that always runs in oneDNN on the CPU, see `DirectConv3d`."""
+
+    def forward(self, volume: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, inputs, D, H, W) to (B, outputs, 2D, 2H, 2W)."""
+        if not _is_left_to_torch(volume):
+            return super().forward(volume)
+        return torch.ops.mkldnn._convolution_transpose_pointwise(
+            volume,
+            self.weight,
+            self.bias,
+            self.padding,
+            self.output_padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            *("none", [], ""),
+        )
+
+
+def _is_left_to_torch(volume: Tensor) -> bool:
+    """Whether torch would choose between convolutions of its own and those of oneDNN."""
+    on_cpu = volume.device.type == "cpu" and volume.dtype == torch.float32
+    return on_cpu and _has_onednn() and not torch.compiler.is_exporting()
 
 
 def _has_onednn(dtype: torch.dtype = torch.float32) -> bool:
@@ -427,6 +461,14 @@ class AddingBlock(_Replacing, ResidualBlock):
         second = cast(CompiledConv2d, self.conv2[0])
         hidden = self.conv1(x)
         return second.add_to(self.shortcut(x), hidden)
+
+
+class OnlyPart(nn.Module):
+    """The only part of a volume, as a tensor."""
+
+    def forward(self, volume: tuple[Tensor]) -> Tensor:
+        """The parts of a volume to (B, C, K, h, w)."""
+        return volume[0]
 
 
 class FactoredConv(nn.Module):

@@ -1,10 +1,13 @@
 """The arrangement for inference computes what the network does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.profiler import ProfilerActivity, profile
 
 from ea_psmnet.models import deploy
 from ea_psmnet.models.config import SITES, PSMNetConfig, preset
@@ -126,6 +129,30 @@ def test_small_single_volumes_take_the_same_convolution():
     expected = nn.functional.conv3d(volume, convolution.weight, convolution.bias, padding=1)
     with torch.inference_mode():
         torch.testing.assert_close(convolution(volume), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_small_single_volumes_take_the_same_transposed_convolution():
+    model = network(CONFIGS["hourglass"])
+    up = arrange_for_inference(model).aggregation.hourglasses[0].up2[0]
+    volume = torch.randn(1, 16, 3, 4, 5)
+    expected = F.conv_transpose3d(volume, up.weight, up.bias, 2, padding=1, output_padding=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(up(volume), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+@pytest.mark.parametrize(
+    "config",
+    [CONFIGS["hourglass"], CONFIGS["efficient"], replace(preset("ea-light"), max_disparity=32)],
+)
+def test_no_small_volume_takes_torchs_slow_convolutions(config, either_way):
+    arranged = arrange_for_inference(network(config))
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as found:
+        arranged(*images().float())
+    names = {event.key for event in found.key_averages()}
+    assert "mkldnn::_convolution_transpose_pointwise" in names
+    assert not {name for name in names if "slow_conv3d" in name or "slow_conv_transpose" in name}
 
 
 def modules_of(kinds, dtype):
