@@ -47,9 +47,9 @@ def arrange_for_inference(
     Batch normalisation is folded into the convolutions before it, the first 3D convolution of a
     concatenation volume becomes its 2D factors, and weights are channels-last. On CPUs convolutions
     are compiled Winograd convolutions where there is a C compiler, other 3D convolutions run in
-    oneDNN, and other 2D convolutions compute the activation that follows them in the same pass. In half precision the finest
-    volumes are processed a slab of disparities at a time, which takes less memory (in float32 it
-    would take a sixth more time; docs/speed-notes.md).
+    oneDNN, and other 2D convolutions compute the activation that follows them in the same pass. In
+    half precision the finest volumes are processed a slab of disparities at a time, which takes
+    less memory (in float32 it would take a sixth more time; docs/speed-notes.md).
 
     Args:
         model: Any network; it is not changed.
