@@ -22,6 +22,9 @@ from ea_psmnet.models.volume import ConcatVolume
 from ea_psmnet.ops.convolutions import (
     Convolve,
     convolve_in_place,
+    direct_conv3d,
+    direct_conv_transpose3d,
+    has_onednn,
     residual_in_place,
     score_in_slabs,
 )
@@ -156,7 +159,7 @@ def _fuse(model: PSMNet, dtype: torch.dtype) -> None:
     oneDNN's activations turn NaN into numbers. Convolutions that may overflow keep torch's, so that
     damaged weights are noticed.
     """
-    activated = model.mean.dtype == torch.float32 and _has_onednn(dtype)
+    activated = model.mean.dtype == torch.float32 and has_onednn(dtype)
     for module in set(model.modules()):
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
@@ -300,11 +303,7 @@ class _Replacing(nn.Module):
 
 
 class DirectConv3d(_Replacing, nn.Conv3d):
-    """A convolution that always runs in oneDNN on the CPU.
-
-    For single small float32 volumes torch chooses its own convolution, which is several times
-    slower (docs/speed-notes.md).
-    """
+    """A convolution that always runs in oneDNN on the CPU, see `direct_conv3d`."""
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, inputs, D, H, W) to (B, outputs, ...)."""
@@ -315,47 +314,20 @@ class DirectConv3d(_Replacing, nn.Conv3d):
         return self._convolve(volume, (0, 1, 1))
 
     def _convolve(self, volume: Tensor, padding: tuple[int, ...]) -> Tensor:
-        taps, steps = set(self.kernel_size), set(self.stride)
+        kernel, taps, steps = (self.weight, self.bias), set(self.kernel_size), set(self.stride)
         if (taps, steps) == ({3}, {1}) and is_narrow(volume, self.weight):
-            return narrow_conv3d(volume, self.weight, self.bias, padded=padding[0] == 1)
-        kernel, rest = (self.weight, self.bias), (self.dilation, self.groups)
-        if not _is_left_to_torch(volume):
-            return F.conv3d(volume, *kernel, self.stride, padding, *rest)
-        return torch.ops.aten.mkldnn_convolution(volume, *kernel, padding, self.stride, *rest)
+            return narrow_conv3d(volume, *kernel, padded=padding[0] == 1)
+        return direct_conv3d(volume, *kernel, self.stride, padding, self.dilation, self.groups)
 
 
 class DirectConvTranspose3d(_Replacing, nn.ConvTranspose3d):
-    """A transposed convolution that always runs in oneDNN on the CPU, see `DirectConv3d`."""
+    """A transposed convolution that always runs in oneDNN on the CPU, see `direct_conv3d`."""
 
     def forward(self, volume: Tensor) -> Tensor:  # type: ignore[override]
         """(B, inputs, D, H, W) to (B, outputs, 2D, 2H, 2W)."""
-        if not _is_left_to_torch(volume):
-            return super().forward(volume)
-        return torch.ops.mkldnn._convolution_transpose_pointwise(
-            volume,
-            self.weight,
-            self.bias,
-            self.padding,
-            self.output_padding,
-            self.stride,
-            self.dilation,
-            self.groups,
-            *("none", [], ""),
-        )
-
-
-def _is_left_to_torch(volume: Tensor) -> bool:
-    """Whether torch would choose between convolutions of its own and those of oneDNN."""
-    on_cpu = volume.device.type == "cpu" and volume.dtype == torch.float32
-    return on_cpu and _has_onednn() and not torch.compiler.is_exporting()
-
-
-def _has_onednn(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether oneDNN is there and enabled, and computes in this type."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    half = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return half or dtype == torch.float32
+        sides = self.stride, cast(tuple[int, ...], self.padding), self.output_padding
+        rest = self.groups, self.dilation
+        return direct_conv_transpose3d(volume, self.weight, self.bias, *sides, *rest)
 
 
 class ActivatedConv2d(nn.Module):

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, K disparities, H and W of a map, h and w of the fea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -70,6 +70,64 @@ class _DepthwiseConv(torch.autograd.Function):
             (True, True, False),
         )
         return of_images.to(images.dtype), of_weight.to(weight.dtype), None, None, None
+
+
+# In oneDNN ----------------------------------------------------------------------------------------
+
+
+def direct_conv3d(
+    volume: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """`torch.nn.functional.conv3d`, in oneDNN on the CPU whatever the size; for inference.
+
+    For single small float32 volumes torch chooses a convolution of its own, which is several times
+    slower (docs/speed-notes.md).
+    """
+    if not _may_choose_its_own(volume):
+        return F.conv3d(volume, weight, bias, stride, padding, dilation, groups)
+    return torch.ops.aten.mkldnn_convolution(
+        volume, weight, bias, padding, stride, dilation, groups
+    )
+
+
+def direct_conv_transpose3d(
+    volume: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose3d`, see `direct_conv3d`."""
+    sides = stride, padding, output_padding
+    if not _may_choose_its_own(volume):
+        return F.conv_transpose3d(volume, weight, bias, *sides, groups, dilation)
+    return torch.ops.mkldnn._convolution_transpose_pointwise(
+        *(volume, weight, bias, padding, output_padding, stride, dilation, groups),
+        *("none", [], ""),  # no activation
+    )
+
+
+def _may_choose_its_own(volume: Tensor) -> bool:
+    """Whether torch chooses between oneDNN's convolutions and its own."""
+    on_cpu = volume.device.type == "cpu" and volume.dtype == torch.float32
+    return on_cpu and has_onednn() and not torch.compiler.is_exporting()
+
+
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN is there and enabled, and computes in this type."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    half = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return half or dtype == torch.float32
 
 
 # To a single channel ------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from made_pairs import made_pair, write_noise_pair
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.experiments import ablation as module
-from ea_psmnet.experiments import own_process
 from ea_psmnet.experiments.ablation import (
     Ablation,
     RunResult,
@@ -64,8 +63,8 @@ class Trainer:
         self.runs = []
         self.fails = {}
 
-    def __call__(self, command, *, stdout, **_):
-        words = iter(command[6:])
+    def __call__(self, program, arguments, *, stdout, **_):
+        words = iter(arguments[1:])
         options, name = {}, ""
         for word in words:
             if word.startswith("--"):
@@ -88,7 +87,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch):
     made = Trainer()
-    monkeypatch.setattr(own_process.subprocess, "run", made)
+    monkeypatch.setattr(module, "run_program", made)
     return made
 
 
@@ -235,14 +234,14 @@ def test_numbers_that_are_not_finite_are_an_outcome(config, pairs, trainer):
 
 
 def test_trained_weights_that_are_not_finite_are_an_outcome(config, pairs, monkeypatch):
-    def spoiled(command, **_):
-        out = Path(command[command.index("--out") + 1])
+    def spoiled(program, arguments, **_):
+        out = Path(arguments[arguments.index("--out") + 1])
         model = build_model(parse_variant("baseline", width=0.125, max_disparity=16))
         model.features.fuse[2].weight.data[0] = float("nan")
         save_model(out / "model.safetensors", model)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(own_process.subprocess, "run", spoiled)
+    monkeypatch.setattr(module, "run_program", spoiled)
     found = last(ablate("normalisation", replace(config, variants=("baseline",))))
     assert "NaN or infinity in 'features.fuse.2.weight'" in found.results[0].diverged
     assert found.results[0].figures == {}
@@ -272,12 +271,12 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
     """Up to the dataset, which is none: what train says of an unknown option would be another."""
     ended = []
 
-    def run(command, *, stdout, **_):
+    def run(program, arguments, *, stdout, **_):
         with redirect_stdout(stdout), redirect_stderr(stdout):
-            ended.append(main(command[5:]))
+            ended.append(main(arguments))
         return SimpleNamespace(returncode=ended[-1])
 
-    monkeypatch.setattr(own_process.subprocess, "run", run)
+    monkeypatch.setattr(module, "run_program", run)
     monkeypatch.setattr(module, "build_dataset", lambda *_: None)
     config = replace(config, variants=("efficient",), seeds=(0,), root=tmp_path / "nowhere")
     with pytest.raises(ChildProcessError, match="nowhere: no pairs"):
