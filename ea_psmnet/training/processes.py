@@ -163,6 +163,7 @@ def end_with_launcher() -> None:
 
 
 def _end() -> None:
+    """Send this process SIGTERM, and SIGKILL once it has had time to save."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE)
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has no SIGKILL
