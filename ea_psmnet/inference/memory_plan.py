@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -158,6 +159,7 @@ def _tiled_bytes(stages: _Stages, rows: list[Span], columns: list[Span]) -> int:
     return int(SLACK * max(stages.features(1), aggregation, kept + stages.head())) + _ROOM
 
 
+@lru_cache(maxsize=16)
 def _pair_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int) -> int:
     """Memory for each pair of an untiled batch."""
     stages = _Stages(config, size, itemsize)

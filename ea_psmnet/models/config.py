@@ -52,7 +52,7 @@ class PSMNetConfig:
     """Attention mechanism: none, or a key of `attention.MECHANISMS`."""
     attention_sites: tuple[str, ...] = ()
     """Where attention is applied; `encoder` stands for that site in every hourglass."""
-    attention_options: Mapping[str, Any] = field(default_factory=dict)
+    attention_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments of the mechanism, such as key_channels, heads or normalisation."""
     align_corners: bool = False
     """Whether upsampling aligns corners; weights trained with torch 0.4 need true."""
@@ -66,7 +66,7 @@ class PSMNetConfig:
     """Feature network: PSMNet's, or EfficientNet-Lite0 up to 1/16, fused to 1/4."""
     volume: str = "concat"
     """Cost volume: concat, as published, or another key of `volume.VOLUMES`."""
-    volume_options: Mapping[str, Any] = field(default_factory=dict)
+    volume_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments of the cost volume, such as groups."""
     hourglasses: int = _HOURGLASSES
     """Number of stacked hourglasses, 1 to 3."""
@@ -79,7 +79,7 @@ class PSMNetConfig:
     """Whether image features scale the channels of the hourglasses (CoEx)."""
     head: str = "trilinear"
     """Disparity head: trilinear, as published, or another key of `head.HEADS`."""
-    head_options: Mapping[str, Any] = field(default_factory=dict)
+    head_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments of the disparity head, such as top_k."""
 
     def __post_init__(self) -> None:

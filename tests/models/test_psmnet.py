@@ -149,7 +149,8 @@ def test_configuration_survives_json():
     config = small(
         attention="efficient", attention_sites=("volume",), attention_options={"heads": 2}
     )
-    assert PSMNetConfig.from_dict(config.to_dict()) == config
+    again = PSMNetConfig.from_dict(config.to_dict())
+    assert {again, config} == {config}  # equal, with the same hash
 
 
 @pytest.mark.parametrize(
