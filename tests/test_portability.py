@@ -70,8 +70,9 @@ def test_predict(system, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("system", [WINDOWS, MACOS], ids=["windows", "macos"])
 def test_train(system, tmp_path):
-    run_on(system, "train", "--data", "synthetic", "--scene-size", 64, 96, "--crop", 64, 96,
-           "--max-disparity", 16, "--preset", "light", "--no-imagenet", "--batch", 2,
+    write_noise_pair(tmp_path / "pairs" / "noise", np.random.default_rng(0), (64, 96), 8)
+    run_on(system, "train", "--data", "folder", "--root", tmp_path / "pairs", "--crop", 64, 96,
+           "--max-disparity", 16, "--preset", "light", "--no-imagenet", "--batch", 1,
            "--epochs", 1, "--steps", 2, "--workers", 0, "--out", tmp_path / "run")  # fmt: skip
     assert (tmp_path / "run" / "model.safetensors").is_file()
 

@@ -130,24 +130,24 @@ def leaves(rng: np.random.Generator) -> Picture:
     sizes = np.exp(rng.uniform(np.log(rng.uniform(2, 8)), np.log(rng.uniform(30, 110)), 500))
     tint = rng.uniform(0, 1, 3) * rng.uniform(0, 0.8)
     corners = int(rng.choice([0, 0, 3, 4, 6]))
+    steps = np.linspace(0, 2 * np.pi, corners or 20, endpoint=False)
+    circle = np.stack([np.cos(steps), np.sin(steps)], 1)
     for size in np.sort(sizes)[::-1]:
         colour = (rng.uniform(0, 1, 3) * 0.4 + rng.uniform(0, 0.6)) * (1 - tint)
         spot = rng.uniform(0, SIZE, 2)
         axes, turn = size * rng.uniform(0.3, 1, 2), rng.uniform(0, 2 * np.pi)
-        steps = np.linspace(0, 2 * np.pi, corners or 20, endpoint=False)
-        ring = np.stack([axes[0] * np.cos(steps), axes[1] * np.sin(steps)], 1)
         spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        _fill_wrapped(canvas, ring @ spin.T + spot, size, colour)
+        _fill_wrapped(canvas, (axes * circle) @ spin.T + spot, colour)
     return canvas
 
 
-def _fill_wrapped(canvas: Picture, ring: np.ndarray, size: float, colour: np.ndarray) -> None:
+def _fill_wrapped(canvas: Picture, ring: np.ndarray, colour: np.ndarray) -> None:
     """Fill a polygon, and its copies shifted by one image side that overlap the image."""
-    for copy in product((-SIZE, 0, SIZE), repeat=2):
-        moved = ring + np.array(copy)
-        if (moved.min(0) < SIZE).all() and (moved.max(0) > 0).all():
-            sixteenths = np.round(moved * 16).astype(np.int32)
-            cv2.fillPoly(canvas, [sixteenths], colour.tolist(), cv2.LINE_AA, 4)
+    ends = zip(ring.min(0).tolist(), ring.max(0).tolist(), strict=True)
+    shifts = ([s for s in (-SIZE, 0, SIZE) if low + s < SIZE and high + s > 0] for low, high in ends)
+    for shift in product(*shifts):
+        sixteenths = np.round((ring + shift) * 16).astype(np.int32)
+        cv2.fillPoly(canvas, [sixteenths], colour.tolist(), cv2.LINE_AA, 4)
 
 
 def writing(rng: np.random.Generator) -> Picture:

@@ -103,7 +103,8 @@ def _pyramid(picture: Picture) -> np.ndarray:
         side = SIZE >> level
         small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
         rgb = np.round(small.clip(0, 1) * 255).reshape(-1, 3)
-        levels.append(np.hstack([rgb, np.round(rgb.mean(1, keepdims=True))]).astype(np.uint8))
+        grey = np.round(rgb @ np.ones(3, np.float32) / 3)
+        levels.append(np.column_stack([rgb, grey]).astype(np.uint8))
     return np.concatenate(levels)
 
 

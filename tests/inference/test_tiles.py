@@ -219,11 +219,8 @@ print(plan.is_whole, whole if plan.is_whole else plan.bytes, peak_bytes(device) 
     ("size", "disparities", "width", "precision", "share", "pairs"),
     [
         ((256, 512), 192, 0.5, "exact", 1, 1),
-        ((768, 192), 96, 0.5, "exact", 0.8, 1),
-        ((256, 384), 192, 0.5, "fast", 1, 1),
         ((192, 384), 96, 1, "exact", 1, 1),
         ((128, 256), 192, 0.5, "exact", 1, 4),
-        ((256, 512), 192, "light", "exact", 1, 1),
         ((256, 512), 192, "light", "fast", 1, 1),
         ((1536, 256), 96, "light", "fast", 0.9, 1),
     ],

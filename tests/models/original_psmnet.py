@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class OriginalState(dict):
-    """Creates random tensors for whatever names the forward pass asks for, or serves given ones."""
+    """Creates random float32 tensors for the names the forward pass asks for, or serves given."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -19,7 +19,7 @@ class OriginalState(dict):
 
     def tensor(self, name, shape, low, high):
         if name not in self:
-            noise = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+            noise = torch.rand(shape, generator=self.generator)
             self[name] = low + (high - low) * noise
         assert self[name].shape == torch.Size(shape), name
         return self[name]
