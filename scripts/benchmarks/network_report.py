@@ -181,11 +181,12 @@ round. Inputs and weights are random, except for accuracy.
 
 def benchmark_markdown(results: NetworkResults, name: str) -> str:
     """Return the report as Markdown; `name` is that of its files, without endings."""
-    parts = ["# The network: published form and fast forms", _machine(results), _READING]
-    if results.targets():
-        parts += ["## Targets", _targets(results), f"{results.verdict()}."]
     inference = [r for r in results.records if not r.case.training]
     training = [r for r in results.records if r.case.training]
+    subject = "The network" if inference else "A training step"
+    parts = [f"# {subject}: published form and fast forms", _machine(results), _READING]
+    if results.targets():
+        parts += ["## Targets", _targets(results), f"{results.verdict()}."]
     if inference:
         parts += ["## Inference", markdown_table([_row(results, r) for r in inference])]
     if by_layer := [r for r in inference if r.measured.layers]:
