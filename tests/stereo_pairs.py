@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -44,14 +46,18 @@ def textured_pair(height: int = 96, width: int = 200) -> StereoSample:
 
 def _texture(x: NDArray, y: NDArray) -> NDArray:
     """Blots of several sizes: a function of the place, between pixels too."""
+    place = x.astype(np.float32), y.astype(np.float32)
+    return np.clip(128 + 8 * cv2.remap(_blots(), *place, cv2.INTER_CUBIC), 0, 255)
+
+
+@cache
+def _blots() -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
     blots = sum(
         6 * size**1.5 * cv2.GaussianBlur(rng.standard_normal((300, 1000, 3)), (0, 0), size)
         for size in (2, 4, 8)
     )
-    place = x.astype(np.float32), y.astype(np.float32)
-    values = cv2.remap(blots.astype(np.float32), *place, cv2.INTER_CUBIC)
-    return np.clip(128 + 8 * values, 0, 255)
+    return blots.astype(np.float32)
 
 
 def matched(right: NDArray, x: NDArray, y: NDArray) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -53,8 +54,10 @@ def dots(origin, directions):
     return np.repeat(np.rint(20 + 220 * shine).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def rendered(raw):
+@cache
+def rendered(model):
     """Both views of the dotted plane, which faces the left camera at DISTANCE."""
+    raw = raw_calibration(model)
     left = dots(np.zeros(3), rays(raw.left, raw.fisheye))
     centre = -raw.rotation.T @ raw.translation
     return left, dots(centre, rays(raw.right, raw.fisheye) @ raw.rotation)
@@ -74,24 +77,24 @@ def dot_centres(image):
     return np.array(centres)
 
 
-def matched_dots(views, calibration):
-    """Centroids of the same dots in both rectified views: (N, 2) each."""
+@cache
+def rectified_dots(model):
+    """Centroids of the same dots in both rectified views, (N, 2) each, and their calibration."""
+    views, calibration = raw_calibration(model).rectify(*rendered(model))
     left, right = map(dot_centres, views)
     guess = left - (calibration.f * calibration.baseline / DISTANCE, 0)
     gaps = np.linalg.norm(guess[:, None] - right[None], axis=-1)
     near = gaps.min(1) < 0.3 * SPACING * calibration.f / DISTANCE
-    return left[near], right[gaps.argmin(1)[near]]
+    return left[near], right[gaps.argmin(1)[near]], calibration
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_pair_through_known_lenses_comes_back_to_its_rows(model):
-    raw = raw_calibration(model)
-    views, calibration = raw.rectify(*rendered(raw))
-    left, right = matched_dots(views, calibration)
+    left, right, calibration = rectified_dots(model)
     assert len(left) > 40
     assert np.abs(left[:, 1] - right[:, 1]).max() < 0.1
-    rows = [np.sort(dot_centres(view)[:, 1]) for view in rendered(raw)]
+    rows = [np.sort(dot_centres(view)[:, 1]) for view in rendered(model)]
     assert np.abs(rows[0] - rows[1]).max() > 2  # it had to be rectified
     assert calibration.baseline == pytest.approx(BASELINE, rel=1e-9)
     assert (calibration.width, calibration.height, calibration.doffs) == (WIDTH, HEIGHT, 0)
@@ -99,9 +102,7 @@ def test_a_pair_through_known_lenses_comes_back_to_its_rows(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_rectified_dots_have_their_distances_in_metres(model):
-    raw = raw_calibration(model)
-    views, calibration = raw.rectify(*rendered(raw))
-    left, right = matched_dots(views, calibration)
+    left, right, calibration = rectified_dots(model)
     depth = calibration.f * BASELINE / (left[:, 0] - right[:, 0])
     fy = calibration.f if calibration.fy is None else calibration.fy
     points = np.stack(
@@ -124,9 +125,9 @@ def test_rectified_dots_have_their_distances_in_metres(model):
 
 def test_a_raw_calibration_follows_the_size_of_the_images():
     raw = raw_calibration("plumb_bob")
-    views, whole = raw.rectify(*rendered(raw))
+    views, whole = raw.rectify(*rendered("plumb_bob"))
     halves = [cv2.resize(view, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-              for view in rendered(raw)]  # fmt: skip
+              for view in rendered("plumb_bob")]  # fmt: skip
     small, half = raw.rectify(*halves)
     assert half.f == pytest.approx(whole.f / 2, rel=0.01)
     expected = cv2.resize(views[0], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -161,7 +162,7 @@ def test_impossible_lenses_are_refused():
 
 def test_a_raw_calibration_of_other_images_is_told():
     raw = replace(raw_calibration("plumb_bob"), width=None, height=None)
-    whole = rendered(raw)
+    whole = rendered("plumb_bob")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         raw.rectify(*whole)

@@ -32,7 +32,7 @@ def disparities(scene: Scene, bodies: list[Body]) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize(
     ("kind", "numbers"),
-    [(kind, [*range(30)]) for kind in KINDS] + [("room", [*range(100, 220), WALLED_OUT])],
+    [(kind, [*range(12)]) for kind in KINDS] + [("room", [*range(100, 118), WALLED_OUT])],
 )
 @pytest.mark.slow
 def test_both_eyes_stand_in_the_scene(kind: str, numbers: list[int]) -> None:
@@ -51,7 +51,7 @@ def test_both_eyes_stand_in_the_scene(kind: str, numbers: list[int]) -> None:
 
 @pytest.mark.slow
 def test_nothing_stands_between_the_eyes_of_a_room() -> None:
-    for number in [*range(60), WALLED_OUT]:
+    for number in [*range(20), WALLED_OUT]:
         scene = draw_scene(11, number, SIZE, 192, "room")
         centres = np.stack([solid.centre for solid in scene.solids[:6]])  # floor, ceiling, walls
         inward = np.stack([solid.rotation[:, 2] for solid in scene.solids[:6]])
@@ -63,7 +63,7 @@ def test_nothing_stands_between_the_eyes_of_a_room() -> None:
 @pytest.mark.slow
 def test_backdrops_fill_the_picture() -> None:
     leaning = 124  # of seed 3: once a wall whose end was in the picture
-    for number in [*range(60), leaning]:
+    for number in [*range(20), leaning]:
         scene = draw_scene(3, number, SIZE, 192, "flying")
         left, right = disparities(scene, [Body(scene.solids[0], "cpu")])
         assert min(left.min(), right.min()) > 0, number
@@ -71,7 +71,7 @@ def test_backdrops_fill_the_picture() -> None:
 
 @pytest.mark.slow
 def test_sky_is_at_infinity() -> None:
-    for number in range(40):
+    for number in range(12):
         rig = (scene := draw_scene(2, number, (540, 960), 192, "street")).rig
         sky = next(solid for solid in scene.solids if solid.material.glows)
         assert rig.focal * rig.baseline / sky.half.min() < 0.05
@@ -172,7 +172,7 @@ def test_what_a_coarse_look_misses_keeps_to_the_limit(
     wire = box(np.array([0, 0, depth]), np.array([1e-6, 0.1, 1e-6]), palette(0).paint(depth))
     monkeypatch.setattr(draw, "foreground", lambda *_: [wire])
     monkeypatch.setattr(draw, "_FOREGROUND", 1.0)
-    for number in range(12):
+    for number in range(6):
         scene = draw.draw_scene(21, number, (48, 96), 40, kind)
         assert scene.solids[-1] is wire
         assert scene.rig.focal * scene.rig.baseline / depth < 40

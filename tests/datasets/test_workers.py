@@ -125,7 +125,7 @@ def test_a_worker_ends_with_the_main_process_even_while_it_sends():
         text=True,
     )
     worker = int(main.stdout.readline())
-    time.sleep(2)  # until the pipe is full
+    time.sleep(0.5)  # until the pipe is full
     main.kill()
     main.wait(30)
     wait_for(lambda: not alive(worker))

@@ -3,14 +3,15 @@
 import gzip
 import json
 import math
+import os
+import socket
 import subprocess
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import ROOT, command
 from made_pairs import made_pair, prediction
 
 from ea_psmnet.__main__ import main
@@ -24,8 +25,6 @@ from ea_psmnet.evaluation.shares import Journal
 from ea_psmnet.files import write_disparity_png, write_image, write_pfm
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.metrics import DisparityErrors, quantiles
-
-ROOT = Path(__file__).parents[2]
 
 
 def random_pairs(count=11, seed=0):
@@ -452,20 +451,35 @@ def test_a_prediction_of_another_size_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_processes_of_a_launch_give_the_figures_of_one(tmp_path):
-    """Two real processes, which share five pairs: one of them has three."""
+    """Two real processes, which share three pairs: one of them has two."""
     rng = np.random.default_rng(0)
-    for index in range(5):
+    for index in range(3):
         folder = tmp_path / "pairs" / str(index)
         for view in ("left", "right"):
             write_image(folder / f"{view}.png", np.zeros((8, 12, 3), np.uint8))
         write_pfm(folder / "disp.pfm", rng.uniform(1, 30, (8, 12)))
         write_pfm(tmp_path / "theirs" / f"{index}.pfm", rng.uniform(1, 30, (8, 12)))
-    options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst --batch 2 "
-    options += "--sheets"
-    assert main([*options.split(), "--out", str(tmp_path / "one")]) == 0
-    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m ea_psmnet"
-    command = [sys.executable, *launch.split(), *options.split(), "--out", tmp_path / "two"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
-    sheets = [f"sheets/theirs/{index}.png" for index in range(5)]
+    options = f"evaluate --root {tmp_path}/pairs --predictions {tmp_path}/theirs --worst "
+    options += "--sheets --out"
+    assert main([*options.split(), str(tmp_path / "one")]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # As torchrun starts them.
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            command(*options.split(), tmp_path / "two"),
+            cwd=ROOT,
+            env=os.environ | launch | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    sheets = [f"sheets/theirs/{index}.png" for index in range(3)]
     for name in ("report.json", "report.md", "images.csv", "worst/theirs.png", *sheets):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

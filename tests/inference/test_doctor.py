@@ -185,10 +185,11 @@ def test_the_smallest_images_are_examined(size):
 
 
 def check_faults(samples):
+    """Every other fault in a pair, and the others in the next."""
     for number, sample in enumerate(samples):
         pair = sample.left, sample.right
         assert diagnose(*pair).codes == (), sample.name
-        for name, fault in FAULTS.items():
+        for name, fault in list(FAULTS.items())[number % 2 :: 2]:
             wrong = fault.provoke(pair)
             diagnosis = diagnose(*wrong)
             assert diagnosis.codes == (fault.code,), (sample.name, name)

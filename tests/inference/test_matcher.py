@@ -121,7 +121,7 @@ def test_a_real_pair_is_matched_as_by_the_published_form(shared_data, monkeypatc
     monkeypatch.setattr("ea_psmnet.inference.matcher.has_fast_bfloat16", lambda _: True)
     folder = shared_data / "stereo" / "eth3d_playground"
     images = [read_image(folder / f"{side}.png")[200:328, :256] for side in ("left", "right")]
-    network = load_model(DEFAULT)
+    network = load_model(DEFAULT, max_disparity=64)
     inputs = [torch.from_numpy(i.copy()).permute(2, 0, 1)[None].float() / 255 for i in images]
     with torch.inference_mode():
         plain = PlainPSMNet(network)(*inputs)[0][0].numpy()

@@ -65,7 +65,7 @@ def test_the_two_views_mark_what_only_one_sees(sample, result):
 
 
 def test_the_two_views_of_real_pairs_mark_most_of_what_only_one_sees(shared_data):
-    matcher = StereoMatcher.load("ea-light", device="cpu")
+    matcher = StereoMatcher.load("ea-light", max_disparity=64, device="cpu")
     for name in ("mb03_cones", "mb14_adirondack_q", "mb01_venus"):
         (sample,) = PairFolder(shared_data / "stereo" / name)
         visible = sample.masks["nonocc"]

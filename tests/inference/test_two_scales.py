@@ -69,7 +69,7 @@ def test_what_the_second_pass_searches(largest, first, most, expected):
 
 @pytest.mark.slow
 def test_scenes_have_fewer_errors(matcher, twice):
-    scenes = SyntheticScenes(seed=3, split="test", size=(192, 320), count=4, max_disparity=40)
+    scenes = SyntheticScenes(seed=3, split="test", size=(128, 256), count=2, max_disparity=40)
     once, both = [], []
     for scene in scenes:
         mask = scene.counted(48)

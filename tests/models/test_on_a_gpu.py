@@ -21,6 +21,7 @@ def attentive(mechanism, **options):
     return PSMNetConfig(
         max_disparity=32,
         width=0.25,
+        hourglasses=1,
         attention=mechanism,
         attention_sites=("encoder",),
         attention_options=options,
@@ -67,7 +68,9 @@ def autocast_on_a_gpu(dtype):
     "config",
     [
         PSMNetConfig(max_disparity=32, width=0.25, align_corners=True),
-        PSMNetConfig(max_disparity=32, width=0.25, normalisation="group", peak_reach=2),
+        PSMNetConfig(
+            max_disparity=32, width=0.25, hourglasses=1, normalisation="group", peak_reach=2
+        ),
         *map(attentive, MECHANISMS),
     ],
     ids=["align_corners", "group norm", *MECHANISMS],
