@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from made_pairs import made_pair, write_noise_pair
+from training.tiny import one_block
 
 from ea_psmnet.__main__ import main
 from ea_psmnet.experiments import ablation as module
@@ -24,11 +25,17 @@ from ea_psmnet.experiments.ablation_config import RENDERED, AblationConfig
 from ea_psmnet.experiments.networks import parse_variant
 from ea_psmnet.experiments.plots import ablation_plot
 from ea_psmnet.files import write_image, write_npy
+from ea_psmnet.models import features
 from ea_psmnet.models.psmnet import build_model
 from ea_psmnet.models.weights import load_into, load_state, save_model
 
 RNG = np.random.default_rng(0)
 VARIANTS = ("baseline", "efficient", "efficient,normalisation=none")
+
+
+@pytest.fixture(autouse=True)
+def shallow_features(monkeypatch):
+    monkeypatch.setattr(features, "_stage", one_block)
 
 
 @pytest.fixture

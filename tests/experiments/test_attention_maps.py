@@ -322,7 +322,7 @@ def changed_box(before, after):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "size"), [(2, SIZE), (7, (30, 200)), (33, (90, 40))])
+@pytest.mark.parametrize(("count", "size"), [(2, SIZE), (7, (30, 200)), (17, (90, 40))])
 def test_every_map_has_a_place_of_its_own_in_the_sheet(count, size):
     maps = some_maps(count, size)
     picture = map_sheet(maps)

@@ -1,5 +1,7 @@
 """Processes of their own, and what becomes of them."""
 
+import io
+import runpy
 import subprocess
 import sys
 import time
@@ -72,9 +74,9 @@ def test_a_child_whose_parent_has_ended_does_not_start():
     assert run.stderr == "error: process 1, which started this one, has ended\n"
 
 
-@pytest.mark.slow
-def test_a_trial_that_is_asked_for_nonsense_says_so_in_one_line():
-    command = [sys.executable, "-m", "ea_psmnet.experiments.trial"]
-    run = subprocess.run(command, cwd=ROOT, input="{}", capture_output=True, text=True)
-    assert run.returncode == 2
-    assert run.stderr == "error: standard input: trial is missing\n"
+def test_a_trial_that_is_asked_for_nonsense_says_so_in_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"{}")))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "ea_psmnet/experiments/trial.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert capfd.readouterr() == ("", "error: standard input: trial is missing\n")

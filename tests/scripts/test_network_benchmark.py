@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import network_benchmark as benchmark
 import pytest
@@ -12,6 +12,7 @@ from network_cases import STEPS, Accuracy, NetworkCase, NetworkFloor, NetworkMea
 from network_report import NetworkResults, Record, benchmark_markdown
 
 from ea_psmnet.machine import choose_device
+from ea_psmnet.models.config import preset
 
 DEVICE = torch.device(choose_device("auto"))
 FLOOR = NetworkFloor(1e9, {"float32": 1e9, "bfloat16": 2e9}, {"float32": 3e9, "bfloat16": 1e9})
@@ -28,6 +29,7 @@ TINY = Sizes(
 @pytest.mark.slow
 def test_a_whole_run_measures_every_case_and_writes_all(monkeypatch, tmp_path):
     monkeypatch.setattr("network_cases.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("network_cases.preset", lambda name: replace(preset(name), width=0.5))
 
     def here(request):
         if "floor" in request:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from training.tiny import TINY, write_pairs
+from training.tiny import TINY, one_block, write_pairs
 
 from ea_psmnet.models import config as config_module
+from ea_psmnet.models import features
 from ea_psmnet.training import logs, summary
 from ea_psmnet.training.config import TrainingConfig
 
@@ -13,6 +14,17 @@ from ea_psmnet.training.config import TrainingConfig
 def tiny_preset(monkeypatch):
     monkeypatch.setitem(config_module.PRESETS, "tiny", TINY)
     return TINY
+
+
+@pytest.fixture
+def deep_features():
+    """Asked for by tests that need the network as it is; all others do with fewer layers."""
+
+
+@pytest.fixture(autouse=True)
+def shallow_features(request, monkeypatch):
+    if "deep_features" not in request.fixturenames:
+        monkeypatch.setattr(features, "_stage", one_block)
 
 
 @pytest.fixture

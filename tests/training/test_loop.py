@@ -236,11 +236,11 @@ def numbers_for(parameter):
     return torch.randn(parameter.shape) * (2 / parameter[0].numel()) ** 0.5
 
 
-def test_an_original_psmnet_starts_an_ea_psmnet(config, tmp_path):
+def test_an_original_psmnet_starts_an_ea_psmnet(config, tmp_path, deep_features):
     """Of which only the attention is new: it is the identity."""
     names = OriginalState()
     with FakeTensorMode():  # shapes alone: it takes no smaller images
-        psmnet(names, *torch.zeros(2, 1, 3, 256, 256, dtype=torch.float64), 16, basic=False)
+        psmnet(names, *torch.zeros(2, 1, 3, 256, 256), 16, basic=False)
     state = {f"module.{name}": numbers_for(tensor) for name, tensor in names.items()}
     torch.save({"epoch": 9, "state_dict": state}, tmp_path / "original.tar")
     config = replace(config, preset="ea-psmnet", init=tmp_path / "original.tar")
@@ -362,12 +362,17 @@ def test_the_time_to_expect_is_told_in_its_unit_with_a_way_out():
 
 
 @pytest.mark.slow
-def test_a_compiled_run_ends_where_an_eager_one_does(config, monkeypatch):
-    """Traced forward and backward, without code generation, which needs a C++ compiler."""
-    config = replace(config, batch=2, steps=2, precision="fp32")
+def test_a_compiled_network_has_the_gradients_of_an_eager_one(config, tmp_path, monkeypatch):
+    """Traced forward and backward, without code generation, which needs a C++ compiler.
+
+    Of one hourglass, as every module takes seconds.
+    """
+    network = replace(TINY, hourglasses=1, attention_sites=("encoder",))
+    write_json(tmp_path / "network.json", network.to_dict())
+    config = replace(config, network=tmp_path / "network.json")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    weights = []
-    for name in ("eager", "compiled"):
-        train(replace(config, out=config.out / name, compile=name == "compiled"))
-        weights.append(safetensors.torch.load_file(config.out / name / "model.safetensors"))
-    torch.testing.assert_close(weights[1], weights[0], atol=1e-4, rtol=1e-3)
+    eager, compiled = (
+        gradients_of_first_step(config, monkeypatch, compile=value) for value in (False, True)
+    )
+    for a, b in zip(eager, compiled, strict=True):
+        assert (a - b).norm() <= 1e-3 * a.norm() + 1e-6

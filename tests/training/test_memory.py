@@ -45,7 +45,7 @@ def test_tensors_kept_for_the_backward_are_counted():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("ea-psmnet", 256), ("nonlocal-psmnet", 192)])
-def test_the_estimate_of_a_larger_volume_holds(name, width):
+def test_the_estimate_of_a_larger_volume_holds(name, width, deep_features):
     """Up to three times the largest that is measured for it, without the slack: to 25 %."""
     config = replace(preset(name), width=0.25, max_disparity=128)
     estimated = estimate_memory(config, (128, width), torch.float32).sample / memory._SLACK

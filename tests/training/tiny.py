@@ -1,10 +1,12 @@
 """A network and data small enough for many runs."""
 
 import numpy as np
+from torch import nn
 
 from ea_psmnet.files import write_image, write_npy
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.models.config import PSMNetConfig
+from ea_psmnet.models.features import ResidualBlock
 from ea_psmnet.training.validation import Validation
 
 TINY = PSMNetConfig(width=0.25, attention="efficient", attention_sites=("encoder",))
@@ -26,6 +28,11 @@ FACTS = {"parameters": 1000, "precision": "float32", "device": "cpu", "processes
 
 OUTCOME = Validation(DisparityErrors(4, 4, 8.0), {}, 1, [])
 """Of a validation of one image."""
+
+
+def one_block(inputs, outputs, blocks, **options):
+    """A stage of the feature network without its many further blocks: in place of `_stage`."""
+    return nn.Sequential(ResidualBlock(inputs, outputs, **options))
 
 
 def write_pairs(folder, names=range(6)):
