@@ -104,7 +104,7 @@ class ReducedBatchNorm(_BatchNorm):
         sides = [axis for axis in range(x.dim()) if axis != 1]
         mean, variance, count = _joint_moments(x, sides)
         if self.track_running_stats:
-            self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+            self._track(mean.detach(), (variance * count / (count - 1).clamp(min=1)).detach())
         shape = [1, -1] + [1] * (x.dim() - 2)
         gain = self.weight * torch.rsqrt(variance + self.eps)
         # Centred first, for precision if the mean is much larger than the deviation.
@@ -120,9 +120,10 @@ class ReducedBatchNorm(_BatchNorm):
 
 def _joint_moments(x: Tensor, sides: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance over all processes, (C,) each, and the number of values in a channel."""
-    values = x.new_tensor(x.numel() // x.shape[1])
-    count = _total(values)
-    mean = _total(x.sum(sides)) / count
+    values = x.new_tensor([x.numel() // x.shape[1]])
+    total = _total(torch.cat([x.sum(sides), values]))
+    sums, count = total[:-1], total[-1]
+    mean = sums / count
     centred = x - mean.view([1, -1] + [1] * (x.dim() - 2))
     return mean, _total(centred.square().sum(sides)) / count, count
 
