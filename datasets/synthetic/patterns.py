@@ -144,7 +144,8 @@ def leaves(rng: np.random.Generator) -> Picture:
 def _fill_wrapped(canvas: Picture, ring: np.ndarray, colour: np.ndarray) -> None:
     """Fill a polygon, and its copies shifted by one image side that overlap the image."""
     ends = zip(ring.min(0).tolist(), ring.max(0).tolist(), strict=True)
-    shifts = ([s for s in (-SIZE, 0, SIZE) if low + s < SIZE and high + s > 0] for low, high in ends)
+    copies = (-SIZE, 0, SIZE)
+    shifts = ([s for s in copies if low + s < SIZE and high + s > 0] for low, high in ends)
     for shift in product(*shifts):
         sixteenths = np.round((ring + shift) * 16).astype(np.int32)
         cv2.fillPoly(canvas, [sixteenths], colour.tolist(), cv2.LINE_AA, 4)
