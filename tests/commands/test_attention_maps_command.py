@@ -23,7 +23,8 @@ def checkpoints(tmp_path_factory):
         sites = () if mechanism == "none" else ("hourglass1.encoder", "hourglass2.bottleneck")
         options = {"key_channels": 2} if mechanism == "efficient" else {}
         config = PSMNetConfig(
-            *("hourglass", 32, 0.25),
+            max_disparity=32,
+            width=0.25,
             attention=mechanism,
             attention_sites=sites,
             attention_options=options,
