@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # By default OpenMP's threads spin while they wait for each other, and burn what others need. Asleep
-# at once they would start late, so GNU's spin for about 0.1 ms first (docs/results/waiting.md).
-# OpenMP reads this once, when torch loads it: a program that imports torch before this package sets
-# it in its environment. Processes started from here inherit it.
+# at once they would start late, so GNU's spin for about 0.1 ms first
+# (docs/results/process-settings.md). OpenMP reads this once, when torch loads it: a program that
+# imports torch before this package sets it in its environment. Processes started from here inherit
+# it.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ea_psmnet.calibration_files import read_calibration
     from ea_psmnet.inference.matcher import StereoMatcher
     from ea_psmnet.inference.result import StereoResult
+    from ea_psmnet.machine import keep_freed_memory
     from ea_psmnet.models.config import PSMNetConfig
     from ea_psmnet.models.psmnet import PSMNet, build_model
 
@@ -38,6 +40,7 @@ __all__ = [
     "StereoResult",
     "__version__",
     "build_model",
+    "keep_freed_memory",
     "read_calibration",
 ]
 
@@ -49,6 +52,7 @@ _HOMES = {
     "StereoMatcher": "ea_psmnet.inference.matcher",
     "StereoResult": "ea_psmnet.inference.result",
     "build_model": "ea_psmnet.models.psmnet",
+    "keep_freed_memory": "ea_psmnet.machine",
 }
 
 

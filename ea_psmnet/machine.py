@@ -37,7 +37,8 @@ _MOST_THREADS = 1024
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory, so that large buffers are not paged in again in each layer.
 
-    Convolutions on the CPU run faster, and the process keeps its peak resident until it ends.
+    Prediction and training on the CPU are faster (docs/performance.md), and the process keeps its
+    peak resident until it ends. The commands call this; other programs may, once, at their start.
 
     Returns:
         Whether the allocator accepted the settings; false without glibc.

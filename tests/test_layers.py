@@ -34,7 +34,7 @@ FLOORS = [
 FREE = {
     # The package's front door names what is behind it, late.
     "ea_psmnet": {
-        *("ea_psmnet.calibration", "ea_psmnet.calibration_files"),
+        *("ea_psmnet.calibration", "ea_psmnet.calibration_files", "ea_psmnet.machine"),
         *("ea_psmnet.inference", "ea_psmnet.models"),
     },
 }
