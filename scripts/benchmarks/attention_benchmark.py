@@ -2,13 +2,14 @@
 
     .venv/bin/python scripts/benchmarks/attention_benchmark.py [OUT] [--help]
 
-Every case runs in processes of its own, the two forms in turn. Writes OUT.json and OUT.md. Run
-nothing beside it. Measures on a GPU where there is one, in float32 and bfloat16.
+Every case runs in processes of its own, the two forms in turn. Writes OUT.json and OUT.md; started
+again after it was stopped, it goes on. Run nothing beside it. Measures on a GPU where there is one,
+in float32 and bfloat16.
 """
 
 from __future__ import annotations
 
-from benchmarking import Request, ask, run, write_results
+from benchmarking import Answers, Request, ask, code_hash, run, told_sittings, write_results
 
 # isort: split
 
@@ -193,13 +194,13 @@ def measured(request: Request) -> Request:
     return ask(__file__, request)
 
 
-def _measure_pair(case: Case) -> dict[str, Any]:
+def _measure_pair(case: Case, answers: Answers) -> dict[str, Any]:
     """Measure both forms of a case, one after the other."""
-    forms = {
-        name: Measurement(**measured(asdict(replace(case, published=published))))
-        for name, published in (("published", True), ("fast", False))
-    }
-    return {"case": asdict(case)} | {name: asdict(m) for name, m in forms.items()}
+    record: dict[str, Any] = {"case": asdict(case)}
+    for name, published in (("published", True), ("fast", False)):
+        request = asdict(replace(case, published=published))
+        record[name] = asdict(answers.answer(request, 0, measured, Measurement))
+    return record
 
 
 def _row(record: dict[str, Any], floor: Floor) -> dict[str, object]:
@@ -248,7 +249,7 @@ of its own, the two forms in turn.
 def _report(records: Sequence[dict[str, Any]], floor: Floor, machine: str) -> str:
     return (
         "# Efficient attention: published order and exact fast form\n\n"
-        f"torch {torch.__version__}, {machine}; copy {floor.bytes_per_second / 1e9:.1f} GB/s, "
+        f"{machine}; copy {floor.bytes_per_second / 1e9:.1f} GB/s, "
         f"{'tf32' if floor.on_gpu else 'float32'} matrix product "
         f"{floor.operations_per_second / 1e9:.0f} GFLOP/s.\n"
         f"{_READING}\n{markdown_table([_row(record, floor) for record in records])}\n"
@@ -277,10 +278,13 @@ def main(out: tyro.conf.Positional[Path] = Path("docs/results/attention-benchmar
         out: Path of the files to write, without endings.
     """
     device = torch.device(choose_device("auto"))
-    floor = Floor(**measured({}))
-    records = [_measure_pair(case) for case in tqdm(_cases(device), unit="case")]
-    text = _report(records, floor, device_name(device))
+    machine = f"torch {torch.__version__}, {device_name(device)}"
+    answers = Answers(out.with_suffix(".unfinished"), {"machine": machine, "code": code_hash()})
+    floor = answers.answer({}, 0, measured, Floor)
+    records = [_measure_pair(case, answers) for case in tqdm(_cases(device), unit="case")]
+    text = _report(records, floor, machine + told_sittings(answers.sittings))
     write_results(out, {"floor": asdict(floor), "cases": records}, text)
+    answers.clear()
 
 
 def answer(request: Request) -> Request:

@@ -118,6 +118,11 @@ class Answers:
         self._store.clear()
 
 
+def told_sittings(sittings: int) -> str:
+    """A remark for the report of a benchmark that was started more than once; otherwise nothing."""
+    return f", measured in {sittings} sittings" if sittings > 1 else ""
+
+
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Run processes that only compute beside what is measured."""

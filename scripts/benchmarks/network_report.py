@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from benchmarking import told_sittings
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, NullFormatter
@@ -207,13 +208,9 @@ def _machine(results: NetworkResults) -> str:
         for name, rate in by_type.items()
     )
     return (
-        f"{results.machine}; medians of {results.rounds}{_sittings(results)}; copy "
+        f"{results.machine}; medians of {results.rounds}{told_sittings(results.sittings)}; copy "
         f"{floor.bytes_per_second / 1e9:.1f} GB/s, {rates}."
     )
-
-
-def _sittings(results: NetworkResults) -> str:
-    return f", measured in {results.sittings} sittings" if results.sittings > 1 else ""
 
 
 def _targets(results: NetworkResults) -> str:

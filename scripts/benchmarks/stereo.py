@@ -5,26 +5,29 @@
 Run nothing beside it. Every round measures every method once in every situation (all threads, one
 thread, beside two busy processes), so that a machine that slows down slows all of them; figures
 are medians over the rounds, with the best and the worst. Peak memory is that of a process of its
-own, in addition to what it held after a small pair. Freed memory is kept, as by all commands.
+own, in addition to what it held after a small pair. Freed memory is kept, as by all commands. A
+benchmark that was stopped goes on where it was if it is started again.
 --pairs is a folder of pairs with ground truth (`FOLDER/NAME/{left.png, right.png, disp.npy}`);
 without it there are no errors.
 """
 
 from __future__ import annotations
 
-from benchmarking import Request, ask, busy, run, write_results
+from benchmarking import Answers, Request, ask, busy, code_hash, run, write_results
 
 # isort: split
 import argparse
+import functools
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Container
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ea_psmnet.machine import has_fast_bfloat16, keep_freed_memory
 
@@ -42,14 +45,19 @@ from ea_psmnet.datasets.builder import build_dataset
 from ea_psmnet.evaluation.regions import ALL, NEAR_EDGES, NON_OCCLUDED, regions
 from ea_psmnet.experiments.networks import count_operations, count_parameters
 from ea_psmnet.experiments.trial import TrainingSteps
-from ea_psmnet.files import write_image
+from ea_psmnet.files import content_hash, write_image
 from ea_psmnet.inference.baselines import BlockMatcher
 from ea_psmnet.machine import held_bytes, peak_bytes, reset_peak
 from ea_psmnet.models.config import preset
 from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.psmnet import build_model
+from ea_psmnet.models.weights import BUNDLED
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.training.run_folder import describe_environment
+
+T = TypeVar("T")
+Spent = dict[str, float]
+"""Seconds of the clock and of all cores, and joules where the machine tells them."""
 
 TRAINED = (256, 512)
 TRAINS = ("ea-light", "light", "ea-psmnet-small", "ea-psmnet")
@@ -70,22 +78,51 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="folder of pairs with ground truth")
     parser.add_argument("--out", type=Path, default=Path("docs/results/stereo"))
     arguments = parser.parse_args()
-    methods = {name: METHODS[name].build() for name in arguments.methods}
+    report = benchmark(arguments.methods, arguments.rounds, arguments.pairs, arguments.out)
+    print(markdown(report, arguments.out.name))
+
+
+def benchmark(names: list[str], rounds: int, pairs: Path | None, out: Path) -> dict[str, Any]:
+    """Measure, write the results, and return them.
+
+    Raises:
+        FileNotFoundError: There are no pairs.
+        ValueError: An unfinished benchmark of other code, weights, methods or pairs, or of another
+            machine, lies at `out`.
+    """
+    methods = {name: METHODS[name].build() for name in names}
+    machine = _machine()
+    weights = [content_hash(path) for path in sorted(BUNDLED.glob("*.safetensors"))]
+    settings = machine | {"code": code_hash(), "weights": weights, "methods": names}
+    folder = None if pairs is None else str(pairs.resolve())
+    answers = Answers(out.with_suffix(".unfinished"), _texts(settings | {"pairs": folder}))
+    of_own = functools.partial(ask, __file__)
     report = {
-        "machine": _machine(),
+        "machine": machine,
         "methods": {name: _described(name) for name in methods},
-        "pairs": _times(methods, arguments.rounds),
-        "training": _training_times(methods, arguments.rounds),
+        "pairs": _times(methods, rounds, answers),
+        "training": _training_times(methods, rounds, answers),
         "rate_operations": _RATE_OPERATIONS,
-        "peak_bytes": {name: ask(__file__, {"peak": name})["bytes"] for name in methods},
-        "stream": {name: _stream(name) for name in methods if not METHODS[name].slow},
-        "errors": _errors(methods, arguments.pairs) if arguments.pairs else {},
+        "peak_bytes": {
+            name: answers.answer({"peak": name}, 0, of_own, dict[str, int])["bytes"]
+            for name in methods
+        },
+        "stream": {
+            name: answers.answer({"latency and throughput": name}, 0, _stream, Spent)
+            for name in methods
+            if not METHODS[name].slow
+        },
+        "errors": {} if pairs is None else _errors(methods, pairs, answers),
     }
-    text = markdown(report, arguments.out.name)
-    write_results(arguments.out, report, text)
+    write_results(out, report, markdown(report, out.name))
     if report["errors"]:
-        write_image(arguments.out.with_suffix(".png"), plot(report))
-    print(text)
+        write_image(out.with_suffix(".png"), plot(report))
+    answers.clear()
+    return report
+
+
+def _texts(settings: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items()}
 
 
 def answer(request: Request) -> Request:
@@ -108,8 +145,7 @@ def _pair(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return wide[:, 20:].copy(), wide[:, :-20].copy()
 
 
-def _spent(call: Callable[[], object]) -> dict[str, float]:
-    """Wall-clock seconds, seconds of all cores, and joules where the machine tells them."""
+def _spent(call: Callable[[], object]) -> Spent:
     energy, started, cores = _joules(), time.perf_counter(), time.process_time()
     call()
     spent = {"seconds": time.perf_counter() - started, "core_seconds": time.process_time() - cores}
@@ -123,35 +159,63 @@ def _joules() -> float | None:
         return None
 
 
-def _times(methods: dict[str, Predict], rounds: int) -> list[dict[str, Any]]:
+def _rounds(
+    name: str, measure: Callable[[], T], rounds: int, answers: Answers, kind: type[T]
+) -> Iterator[T]:
+    """Yield what is measured in each round, kept or new.
+
+    One before the first new one does not count: it compiles, allocates and fills caches.
+    """
+    warm_up = functools.cache(measure)
+
+    def measured(_: Request) -> Any:
+        warm_up()
+        return measure()
+
+    for number in range(rounds):
+        yield answers.answer({"round": name}, number, measured, kind)
+        print(f"{name}: round {number + 1} of {rounds}", file=sys.stderr)
+
+
+def _times(methods: dict[str, Predict], rounds: int, answers: Answers) -> list[dict[str, Any]]:
     """Rows of method, size and situation, with what a pair takes."""
-    taken: dict[tuple[str, str, str], list[dict[str, float]]] = {}
-    threads = torch.get_num_threads()
-    situations = {"all threads": (threads, 0), "one thread": (1, 0), "busy": (threads, 2)}
-    for number in range(rounds + 1):
-        for situation, (count, others) in situations.items():
-            torch.set_num_threads(count)
-            cv2.setNumThreads(count)
-            with busy(others) if others else nullcontext():
-                for size in SIZES:
-                    images = _pair(size)
-                    for name, predict in methods.items():
-                        if METHODS[name].slow and situation != "all threads":
-                            continue
-                        spent = _spent(lambda predict=predict, images=images: predict(*images))
-                        if number:  # the first round compiles, allocates and fills caches
-                            key = name, f"{size[1]}x{size[0]}", situation
-                            taken.setdefault(key, []).append(spent)
-        print(f"round {number} of {rounds}", file=sys.stderr)
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
+    taken: dict[tuple[str, str, str], list[Spent]] = defaultdict(list)
+    kind = dict[str, dict[str, dict[str, Spent]]]
+    measure = functools.partial(_measure_pairs, methods)
+    for by_situation in _rounds("pairs", measure, rounds, answers, kind):
+        for situation, by_size in by_situation.items():
+            for size, by_method in by_size.items():
+                for name, spent in by_method.items():
+                    taken[name, size, situation].append(spent)
     return [
         {"method": name, "size": size, "situation": situation, **_summary(spent)}
         for (name, size, situation), spent in taken.items()
     ]
 
 
-def _summary(spent: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _measure_pairs(methods: dict[str, Predict]) -> dict[str, dict[str, dict[str, Spent]]]:
+    """What a pair takes, by situation, size and method, each measured once."""
+    threads = torch.get_num_threads()
+    situations = {"all threads": (threads, 0), "one thread": (1, 0), "busy": (threads, 2)}
+    found: dict[str, dict[str, dict[str, Spent]]] = {}
+    for situation, (count, others) in situations.items():
+        torch.set_num_threads(count)
+        cv2.setNumThreads(count)
+        with busy(others) if others else nullcontext():
+            found[situation] = {
+                f"{size[1]}x{size[0]}": {
+                    name: _spent(functools.partial(predict, *_pair(size)))
+                    for name, predict in methods.items()
+                    if situation == "all threads" or not METHODS[name].slow
+                }
+                for size in SIZES
+            }
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    return found
+
+
+def _summary(spent: list[Spent]) -> dict[str, dict[str, float]]:
     """Median, best and worst of each quantity."""
     return {
         quantity: {"median": statistics.median(values), "best": min(values), "worst": max(values)}
@@ -160,20 +224,19 @@ def _summary(spent: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _training_times(methods: Container[str], rounds: int) -> dict[str, Any]:
+def _training_times(methods: Container[str], rounds: int, answers: Answers) -> dict[str, Any]:
     """A training step of one sample, and a large convolution, which is the machine's rate."""
     calls: dict[str, Callable[[], object]] = {
         name: _training_step(name) for name in TRAINS if name in methods
     }
     dtypes = ("float32", "bfloat16") if has_fast_bfloat16("cpu") else ("float32",)
     calls |= {f"rate {dtype}": _convolution(dtype) for dtype in dtypes}
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            spent = _spent(call)
-            if number:
-                taken[name].append(spent)
-    return {name: _summary(spent)["seconds"] for name, spent in taken.items()}
+
+    def measure() -> dict[str, Spent]:
+        return {name: _spent(call) for name, call in calls.items()}
+
+    taken = list(_rounds("training", measure, rounds, answers, dict[str, Spent]))
+    return {name: _summary([each[name] for each in taken])["seconds"] for name in calls}
 
 
 def _training_step(name: str) -> Callable[[], object]:
@@ -202,11 +265,11 @@ def _peak(predict: Predict) -> int:
     return peak_bytes(_CPU) - before
 
 
-def _stream(name: str) -> dict[str, float]:
+def _stream(request: Request) -> Request:
     """Latency of a stream of frames with all threads, and frames a second of a process a core."""
     count = os.cpu_count() or 1
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    request = {"stream": name, "frames": FRAMES}
+    request = {"stream": request["latency and throughput"], "frames": FRAMES}
     latency = ask(__file__, request)["seconds"] / FRAMES
     with ThreadPoolExecutor(count) as pool:  # each waits for a process of its own
         together = list(pool.map(lambda _: ask(__file__, request, one)["seconds"], range(count)))
@@ -250,31 +313,22 @@ def _described(name: str) -> dict[str, Any]:
 # Errors -------------------------------------------------------------------------------------------
 
 
-def _errors(methods: dict[str, Predict], folder: Path) -> dict[str, Any]:
-    """EPE, bad-1 and bad-2 by method, kind of pair and region: means over the pairs of a kind.
+Errors = dict[str, dict[str, tuple[float, float, float]]]
+"""EPE, bad-1 and bad-2 of a pair by method and region."""
 
-    `AS_DENSE` has as many pixels of each pair as StereoSGBM leaves without
-    filling its holes: of a network those of highest confidence, of OpenCV's methods their own.
-    """
+
+def _errors(methods: dict[str, Predict], folder: Path, answers: Answers) -> dict[str, Any]:
+    """EPE, bad-1 and bad-2 by method, kind of pair and region: means over the pairs of a kind."""
     pairs = build_dataset("folder", folder, split="test")
     found: dict[str, dict[str, dict[str, list[tuple[float, ...]]]]] = {}
-    for sample in (pairs[i] for i in range(len(pairs))):
-        parts = regions(sample, LIMIT)
-        dense = np.isfinite(BlockMatcher("sgbm", LIMIT, fill=False)(sample.left, sample.right))
-        for name, predict in methods.items():
-            if not METHODS[name].accurate:
-                continue
-            disparity = predict(sample.left, sample.right)
-            masks = {r: parts[r] for r in (ALL, NON_OCCLUDED, NEAR_EDGES) if r in parts}
-            masks[AS_DENSE] = parts[ALL] & _surest(predict, sample, dense)
-            for region, mask in masks.items():
-                if mask.any():
-                    error = np.abs(disparity - sample.disparity)[mask]
-                    error = np.nan_to_num(error, nan=np.inf)
-                    by_kind = found.setdefault(name, {}).setdefault(_kind(sample.name), {})
-                    bad = (float(100 * (error > threshold).mean()) for threshold in (1, 2))
-                    epe = float(np.minimum(error, LIMIT).mean())
-                    by_kind.setdefault(region, []).append((epe, *bad))
+    for number in range(len(pairs)):
+        sample = pairs[number]
+        measure = functools.partial(_errors_of_pair, methods, sample)
+        request = {"errors of": sample.name}
+        for name, by_region in answers.answer(request, 0, measure, Errors).items():
+            by_kind = found.setdefault(name, {}).setdefault(_kind(sample.name), {})
+            for region, errors in by_region.items():
+                by_kind.setdefault(region, []).append(errors)
     return {
         name: {
             kind: {
@@ -288,6 +342,30 @@ def _errors(methods: dict[str, Predict], folder: Path) -> dict[str, Any]:
         }
         for name, by_kind in found.items()
     }
+
+
+def _errors_of_pair(methods: dict[str, Predict], sample: StereoSample, _: Request) -> Errors:
+    """Errors of a pair by method and region.
+
+    `AS_DENSE` has as many pixels as StereoSGBM leaves without filling its holes: of a network those
+    of highest confidence, of OpenCV's methods their own.
+    """
+    parts = regions(sample, LIMIT)
+    dense = np.isfinite(BlockMatcher("sgbm", LIMIT, fill=False)(sample.left, sample.right))
+    found: Errors = {}
+    for name, predict in methods.items():
+        if not METHODS[name].accurate:
+            continue
+        disparity = predict(sample.left, sample.right)
+        masks = {r: parts[r] for r in (ALL, NON_OCCLUDED, NEAR_EDGES) if r in parts}
+        masks[AS_DENSE] = parts[ALL] & _surest(predict, sample, dense)
+        for region, mask in masks.items():
+            if mask.any():
+                error = np.nan_to_num(np.abs(disparity - sample.disparity)[mask], nan=np.inf)
+                bad_1, bad_2 = (float(100 * (error > threshold).mean()) for threshold in (1, 2))
+                epe = float(np.minimum(error, LIMIT).mean())
+                found.setdefault(name, {})[region] = (epe, bad_1, bad_2)
+    return found
 
 
 def _surest(predict: Predict, sample: StereoSample, dense: NDArray[np.bool_]) -> NDArray[np.bool_]:

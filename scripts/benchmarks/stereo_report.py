@@ -16,7 +16,7 @@ SIZES = ((240, 320), (480, 640), (540, 960), (375, 1242))
 """Heights and widths of the pairs."""
 AS_DENSE = "as dense as StereoSGBM"
 
-_MAIN, _BASE = "960x540", "StereoSGBM"
+MAIN, _BASE = "960x540", "StereoSGBM"
 _BELOW = ("StereoSGBM, three-way", "StereoSGBM, full", "ea-light, ONNX Runtime")
 """Methods whose names stand below their points in the plot, beside others."""
 _COLOURS = {"ours": "#1b6ca8", "exported": "#2a9d8f", "OpenCV": "#c0504d"}
@@ -114,7 +114,7 @@ def _main_rows(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         row["method"]: row
         for row in report["pairs"]
-        if row["size"] == _MAIN and row["situation"] == "all threads"
+        if row["size"] == MAIN and row["situation"] == "all threads"
     }
 
 
@@ -139,7 +139,7 @@ def _ratio_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _busy_seconds(report: dict[str, Any], method: str) -> float:
-    key = method, _MAIN, "busy"
+    key = method, MAIN, "busy"
     return next(
         float(row["seconds"]["median"])
         for row in report["pairs"]

@@ -8,10 +8,11 @@ import attention_benchmark as benchmark
 import pytest
 import torch
 from attention_benchmark import Case, Floor, Measurement
-from benchmarking import run
+from benchmarking import Answers, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ea_psmnet.attention import EfficientAttention
+from ea_psmnet.machine import choose_device
 from ea_psmnet.ops import streaming
 from ea_psmnet.training.memory import LiveBytes
 
@@ -93,7 +94,7 @@ def test_arithmetic_is_what_the_backward_multiplies():
     assert counted == pytest.approx(expected, rel=0.01)
 
 
-def test_a_child_answers_with_what_it_measured(monkeypatch):
+def test_a_child_answers_with_what_it_measured(monkeypatch, tmp_path):
     """Both ends of the conversation between processes, in this one."""
 
     monkeypatch.setattr("sys.argv", ["benchmark", "--answer"])
@@ -106,12 +107,32 @@ def test_a_child_answers_with_what_it_measured(monkeypatch):
         return json.loads(answer.getvalue())
 
     monkeypatch.setattr(benchmark, "measured", converse)
-    record = benchmark._measure_pair(small(backward=True))
+    record = benchmark._measure_pair(small(backward=True), Answers(tmp_path / "kept", {}))
     assert Case(**record["case"]) == small(backward=True)
     for form in ("published", "fast"):
         measured = Measurement(**record[form])
         assert measured.seconds > 0
         assert measured.peak >= 0
+
+
+def test_a_benchmark_that_was_stopped_goes_on(monkeypatch, tmp_path):
+    """Stopped at the fourth of its measurements, it asks for that and for the rest."""
+    asked = []
+
+    def stand_in(request):
+        asked.append(request)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return asdict(Measurement(1.0, 1) if request else Floor(1e9, 1e9))
+
+    monkeypatch.setattr(benchmark, "measured", stand_in)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(tmp_path / "b")
+    benchmark.main(tmp_path / "b")
+    assert len(asked) == 1 + 1 + 2 * len(benchmark._cases(torch.device(choose_device("auto"))))
+    assert asked[3] == asked[4]
+    assert "in 2 sittings" in (tmp_path / "b.md").read_text()
+    assert not (tmp_path / "b.unfinished").exists()
 
 
 def test_the_table_holds_ratios_and_floors():
