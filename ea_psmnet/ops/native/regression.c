@@ -74,7 +74,7 @@ static inline float exponential(float x) {
     sum = sum * r + 0.5f;
     sum = sum * r + 1;
     sum = sum * r + 1;
-    union { int32_t bits; float number; } power = {((int32_t)n + 127) << 23};
+    union { uint32_t bits; float number; } power = {(uint32_t)((int32_t)n + 127) << 23};
     return sum * power.number;
 }
 
