@@ -285,9 +285,9 @@ class RawCalibration:
 
     def __post_init__(self) -> None:
         _check_positive(self, "width", "height")
-        counts = {len(lens.distortion) for lens in (self.left, self.right)}
-        if self.fisheye and counts != {4}:
-            raise ValueError(f"calibration: fisheye lenses have 4 coefficients, not {max(counts)}")
+        counts = (len(lens.distortion) for lens in (self.left, self.right))
+        if self.fisheye and (other := next((n for n in counts if n != 4), None)) is not None:
+            raise ValueError(f"calibration: fisheye lenses have 4 coefficients, not {other}")
         towards = -self.rotation.T @ self.translation  # the right camera in the left one's frame
         turned = self.rotation.T @ self.rotation
         if np.abs(turned - np.eye(3)).max() > _INEXACT or np.linalg.det(self.rotation) < 0:

@@ -384,6 +384,8 @@ def _yaml(text: str) -> dict[str, Any]:
     import yaml  # late: only these files need it
 
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("has YAML aliases (*name): write the values out")
         fields = next((d for d in yaml.safe_load_all(text) if d), None)
     except yaml.YAMLError as error:
         raise ValueError(

@@ -158,6 +158,9 @@ def test_impossible_lenses_are_refused():
         Lens(raw.left.matrix, np.zeros(3))
     with pytest.raises(ValueError, match="fisheye lenses have 4 coefficients, not 5"):
         replace(raw, fisheye=True)
+    four = Lens(raw.left.matrix, np.zeros(4))
+    with pytest.raises(ValueError, match="fisheye lenses have 4 coefficients, not 0"):
+        replace(raw, left=four, right=Lens(four.matrix, np.zeros(0)), fisheye=True)
 
 
 def test_a_raw_calibration_of_other_images_is_told():

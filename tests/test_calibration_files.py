@@ -273,3 +273,13 @@ def test_images_and_missing_files_are_refused(tmp_path):
     paths = [text_file(tmp_path / f"{i}.yaml", info) for i in (0, 1)]
     with pytest.raises(ValueError, match="distortion model 'kannala': expected one of plumb_bob"):
         read_calibration(*paths)
+
+
+def test_yaml_may_not_repeat_itself(tmp_path):
+    """Each line of aliases makes ten times as many numbers."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    info = "\n".join([*lines, "camera_matrix: {data: *a8}"])
+    paths = [text_file(tmp_path / f"{i}.yaml", info) for i in (0, 1)]
+    with pytest.raises(ValueError, match="has YAML aliases"):
+        read_calibration(*paths)

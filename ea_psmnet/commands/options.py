@@ -60,7 +60,8 @@ class CalibrationOptions:
         if self.calib:
             if direct:
                 raise ValueError(f"--calib and {direct[0]} exclude each other")
-            grey = left.resolve().parent.name in ("image_0", "image_00")
+            folders = {folder.name for folder in left.absolute().parents[:2]}  # image_00/data, raw
+            grey = not folders.isdisjoint(("image_0", "image_00"))
             read = read_calibration(*self.calib, raw=self.raw, camera=0 if grey else 2)
             return read if self.baseline is None else read.with_baseline(self.baseline)
         if self.raw is not None:

@@ -146,13 +146,15 @@ class _Files:
 
     def work(self, read: Callable[..., Prepared], record: Callable[..., PairRecord]) -> Work:
         """The steps for pairs that `read` reads and `record` describes."""
+        from ea_psmnet.inference.inputs import PairSource
         from ea_psmnet.inference.many import Work
 
         records: dict[str, PairRecord] = {}
 
         def done(pair: PairSource | VideoFrame) -> list[Path]:
             records[pair.name] = record(pair) | {"settings": self.settings}
-            return self._kept(pair.name, records[pair.name])
+            inputs = (pair.left, pair.right) if isinstance(pair, PairSource) else ()
+            return self._kept(pair.name, records[pair.name], inputs)
 
         def predict(pair: PairSource | VideoFrame, prepared: Prepared) -> StereoResult:
             return self.predictor.predict(prepared)
@@ -164,8 +166,8 @@ class _Files:
 
         return Work(done, read, predict, write)
 
-    def _kept(self, name: str, record: PairRecord) -> list[Path]:
-        """Existing results to keep; raises an error if others must not be overwritten."""
+    def _kept(self, name: str, record: PairRecord, inputs: Sequence[Path]) -> list[Path]:
+        """Existing results to keep; raises an error if others, or inputs, would be overwritten."""
         from ea_psmnet.inference.prediction_files import (
             check_unclaimed,
             prediction_paths,
@@ -174,12 +176,7 @@ class _Files:
 
         folder, base = _placed(self.out, name)
         there = [path for path in prediction_paths(folder, base, self.outputs) if path.exists()]
-        sources = [Path(view["path"].split("#")[0]) for key, view in record.items()
-                   if key in ("left", "right")]  # fmt: skip
-        for path in there:
-            inputs = (*sources, *(self.predictor.calibration.calib or ()))
-            if any(each.exists() and path.samefile(each) for each in inputs):
-                raise ValueError(f"{path}: would overwrite an input: give another --out")
+        _spare(there, (*inputs, *(self.predictor.calibration.calib or ())))
         if self._existing == "skip" and (
             kept := written_before(folder, base, record, self.outputs)
         ):
@@ -192,17 +189,21 @@ class _Files:
             check_unclaimed(folder, base, record)
         return []
 
-    def keeps_video(self, path: Path, record: Mapping[str, Any]) -> bool:
+    def keeps_video(self, path: Path, record: Mapping[str, Any], inputs: Sequence[Path]) -> bool:
         """Whether the video of a disparity is there already, of the same record.
 
         Raises:
             FileExistsError: Another file must not be overwritten.
+            ValueError: The file is an input, or OpenCV cannot write it.
         """
         from ea_psmnet.inference.prediction_files import is_same_pair
+        from ea_psmnet.inference.video import name_for_opencv
         from ea_psmnet.records import read_record
 
+        name_for_opencv(path)
         if not path.exists():
             return False
+        _spare([path], inputs)
         if self._existing == "refuse":
             raise FileExistsError(f"{path}: exists: give another --out, or --existing overwrite")
         try:
@@ -226,6 +227,15 @@ class _Files:
         )  # fmt: skip
 
 
+def _spare(paths: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise a ValueError if one of some existing files is an input."""
+    from ea_psmnet.files import printable
+
+    for path in paths:
+        if any(each.exists() and path.samefile(each) for each in inputs):
+            raise ValueError(f"{printable(path)}: would overwrite an input: give another --out")
+
+
 def _placed(out: Path, name: str) -> tuple[Path, str]:
     """Folder and base of the names of results that may be in a folder of their own."""
     path = out / name
@@ -245,7 +255,7 @@ def _predict_video(
     record = {"inputs": video.views, "settings": files.settings, "smoothing": smooth}
     kept = [each for each in files.outputs if each != "preview"]
     made = [path, path.with_suffix(".json")]
-    if wanted and files.keeps_video(path, record):
+    if wanted and files.keeps_video(path, record, video.paths):
         report.video(name, made, skipped=True)
         wanted = False
     if not (wanted or kept):

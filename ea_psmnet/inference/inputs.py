@@ -319,7 +319,7 @@ def _listed(path: Path) -> Iterator[PairSource]:
             raise ValueError(f"{path}: line {number}: {error}: '{line.strip()}'") from None
         if [cell.lower() for cell in cells[:2]] == ["left", "right"]:
             continue
-        if len(cells) < 2:
+        if len(cells) < 2 or not all(Path(cell).name for cell in cells[:2]):
             raise ValueError(f"{path}: line {number}: expected LEFT RIGHT, got '{line.strip()}'")
         left, right = (_beside(path, cell) for cell in cells[:2])
         yield PairSource(_listed_name(cells[0], cells[1], left, right), left, right)

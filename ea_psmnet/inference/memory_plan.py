@@ -79,10 +79,7 @@ class _Stages:
 
     def aggregation(self, cells: int) -> float:
         """Aggregation of a number of cells of the volume at once."""
-        with torch.device("meta"):
-            features = FEATURES[self.config.features].channels(self.config)
-            stored = build_volume(self.config, features).stored_channels
-        alive = 4.3 * self.config.channels(32) + stored
+        alive = 4.3 * self.config.channels(32) + _stored_channels(self.config)
         convolutions = alive * self.itemsize + 24 + 12 * self.config.excitation
         sites = (self.config.site(name) for name in self.config.attention_sites)
         maps = (self._map(cells * SCALE**3 // scale**3, channels) for scale, channels in sites)
@@ -97,6 +94,14 @@ class _Stages:
         options = self.config.attention_options
         cost = closed_form(self.config.attention, (positions,), channels, **options)
         return 2 * 4 * cost.map_floats
+
+
+@lru_cache(maxsize=16)
+def _stored_channels(config: PSMNetConfig) -> int:
+    """Channels of the cost volume that is stored."""
+    with torch.device("meta"):
+        features = FEATURES[config.features].channels(config)
+        return build_volume(config, features).stored_channels
 
 
 def whole_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int, pairs: int = 1) -> int:

@@ -127,8 +127,8 @@ def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:
         raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
     if image.size == 0:
         raise ValueError(f"the {label} image is empty: {_described(image)}")
-    if image.dtype == np.uint16:
-        image = eight_bits(image, f"the {label} image")
+    if image.dtype.newbyteorder("=") == np.uint16:
+        image = eight_bits(image.astype(np.uint16, copy=False), f"the {label} image")
     elif image.dtype != np.uint8:
         raise ValueError(f"the {label} image is {_described(image)}: expected {_KINDS}")
     colours = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if grey else image[..., :3]
@@ -138,8 +138,12 @@ def _as_rgb(label: str, image: Any) -> NDArray[np.uint8]:
 def _pixels(image: Image.Image) -> NDArray[Any]:
     """Pixels of an image, rotated as its EXIF states, without a palette; 16 bits are kept."""
     upright = ImageOps.exif_transpose(image)
-    deep = upright.mode.startswith(("I", "F"))
-    return np.asarray(upright if deep else upright.convert("RGB"))
+    if not upright.mode.startswith(("I", "F")):
+        return np.asarray(upright.convert("RGB"))
+    pixels = np.asarray(upright)
+    if upright.mode == "I" and pixels.size and 0 <= pixels.min() <= pixels.max() <= 0xFFFF:
+        return pixels.astype(np.uint16)  # what Pillow has of 16-bit PGM, for example
+    return pixels
 
 
 def _described(thing: Any) -> str:

@@ -198,7 +198,12 @@ def check_unclaimed(folder: Path, name: str, pair: PairRecord) -> None:
     Pairs are the same if their images have the same path or content.
     """
     *paths, record = prediction_paths(folder, name, tuple(OUTPUTS))
-    there = [path for path in (*paths, record) if path.exists()]
+    inputs = {view["path"] for side, view in pair.items() if side in ("left", "right")}
+    there = [
+        path
+        for path in (*paths, record)
+        if path.exists() and printable(path.resolve()) not in inputs
+    ]
     if there and not is_same_pair(pair, _known(record)):
         raise FileExistsError(
             f"{there[0]}: exists and is not of this pair: give another --name or --out, or --force "

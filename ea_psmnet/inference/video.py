@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.figures import GridStyle, Row, fitted, panel_grid
-from ea_psmnet.files import atomic_path, readable
+from ea_psmnet.files import atomic_path, printable, readable
 from ea_psmnet.inference.inputs import Layout, split_views
 from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
 from ea_psmnet.inference.pairs import Pair, as_pair
@@ -22,6 +22,8 @@ from ea_psmnet.inference.prediction_files import PairRecord, pair_name, view_rec
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _DEFAULT_FPS = 25.0
+_MOST_TICKS = 65535
+"""Largest numerator of a frame rate in MPEG-4 part 2, whose field has 16 bits."""
 _SAMPLES = 20_000
 """Disparities of each frame from which the range of colours is found."""
 
@@ -119,7 +121,7 @@ class _Stream:
             raise ValueError(f"{path}: has no frames that can be decoded")
 
     def _open(self) -> None:
-        self._capture, self._next = cv2.VideoCapture(str(self._path)), 0
+        self._capture, self._next = cv2.VideoCapture(name_for_opencv(self._path)), 0
         if not self._capture.isOpened():
             raise ValueError(f"{self._path}: damaged, or not a video")
 
@@ -141,6 +143,22 @@ class _Stream:
         if not there:
             raise ValueError(f"{self._path}: frame {index} cannot be decoded")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def name_for_opencv(path: Path) -> str:
+    """Name of a video as OpenCV takes it: absolute, because FFmpeg reads `a:` as a protocol.
+
+    Raises:
+        ValueError: The path is not UTF-8, with which OpenCV crashes.
+    """
+    name = str(path.absolute())
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{printable(path)}: OpenCV takes no video whose path is not UTF-8: rename it"
+        ) from None
+    return name
 
 
 # The video of a prediction ------------------------------------------------------------------------
@@ -280,11 +298,17 @@ class _Writer:
         """Add a picture (h, w, 3) RGB."""
         if self._file is None:
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            size = picture.shape[1], picture.shape[0]
-            self._file = cv2.VideoWriter(str(self._temporary), code, self._fps, size)
+            name, size = name_for_opencv(self._temporary), picture.shape[1::-1]
+            self._file = cv2.VideoWriter(name, code, _encodable(self._fps), size)
             if not self._file.isOpened():
                 raise OSError(f"{self._path}: not written, OpenCV cannot encode .mp4 here")
         self._file.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def _encodable(fps: float) -> float:
+    """The nearest rate that MPEG-4 has room for: OpenCV writes n / 10^k, and n is below 65,536."""
+    digits = next((digits for digits in (3, 2, 1) if fps * 10**digits < _MOST_TICKS), 0)
+    return min(round(fps, digits), _MOST_TICKS)
 
 
 # Disparity over time ------------------------------------------------------------------------------

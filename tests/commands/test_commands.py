@@ -1,5 +1,6 @@
 """The commands as a user runs them: files in, files and one line out."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -65,14 +66,30 @@ def test_help_loads_nothing_slow():
     assert not {"torch", "cv2", "matplotlib", "numpy"} & set(loaded.split())
 
 
-def test_predict_never_overwrites_its_input(checkpoint, pair, tmp_path, capsys):
-    images = [tmp_path / "a_disparity.png", tmp_path / "right.png"]
+@pytest.mark.parametrize("folder", ["plain", "set#1", os.fsdecode(b"caf\xe9")])
+def test_predict_never_overwrites_its_input(checkpoint, pair, tmp_path, capsys, folder):
+    (tmp_path / folder).mkdir()
+    images = [tmp_path / folder / "a_disparity.png", tmp_path / folder / "right.png"]
     for path, view in zip(images, ("left", "right"), strict=True):
         path.write_bytes((pair / f"{view}.png").read_bytes())
-    fails(capsys, "would overwrite an input", "predict", *images, "--out", tmp_path,
+    fails(capsys, "would overwrite an input", "predict", *images, "--out", tmp_path / folder,
           "--checkpoint", checkpoint, "--name", "a", "--force")  # fmt: skip
     assert images[0].read_bytes() == (pair / "left.png").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(images[0].parent.iterdir())) == 2
+
+
+def test_results_may_lie_beside_images_that_are_named_like_other_outputs(
+    checkpoint, pair, tmp_path, capsys
+):
+    """The right image is `hall_right.png`, as what `--write right` makes would be."""
+    images = [tmp_path / f"hall_{view}.png" for view in ("left", "right")]
+    for path, view in zip(images, ("left", "right"), strict=True):
+        path.write_bytes((pair / f"{view}.png").read_bytes())
+    line = ("predict", *images, "--out", tmp_path, "--checkpoint", checkpoint)
+    assert main([str(part) for part in line]) == 0
+    capsys.readouterr()
+    fails(capsys, "hall_right.png: would overwrite an input", *line, "--write", "right")
+    assert images[1].read_bytes() == (pair / "right.png").read_bytes()
 
 
 def test_a_workers_error_is_one_line(pair, tmp_path, capfd):

@@ -13,6 +13,7 @@ from test_commands import fails
 
 from ea_psmnet import StereoMatcher, read_calibration
 from ea_psmnet.__main__ import main
+from ea_psmnet.commands.options import CalibrationOptions
 from ea_psmnet.files import read_image, read_pfm
 
 SIZE = (40, 72)
@@ -110,6 +111,18 @@ def test_a_baseline_replaces_that_of_the_file(checkpoint, pair, tmp_path):
     assert read_calibration(tmp_path / "noise_calib.txt").baseline == pytest.approx(0.2)
     record = json.loads((tmp_path / "noise_pair.json").read_text())
     assert set(record) == {"left", "right", "settings", "outputs"}
+
+
+@pytest.mark.parametrize(("camera", "baseline"), [("image_00", 0.54), ("image_02", 0.53)])
+def test_grey_cameras_of_kitti_have_a_baseline_of_their_own(tmp_path, camera, baseline):
+    """Raw sequences have their images one folder further down, `image_00/data`."""
+    rows = (f"P{i}: 70 0 36 {-70 * x} 0 70 20 0 0 0 1 0"
+            for i, x in enumerate((0.0, 0.54, -0.06, 0.47)))  # fmt: skip
+    calib = tmp_path / "calib.txt"
+    calib.write_text("\n".join(rows))
+    for image in (tmp_path / camera / "0.png", tmp_path / camera / "data" / "0.png"):
+        options = CalibrationOptions(calib=(calib,))
+        assert options.load(image, *SIZE).baseline == pytest.approx(baseline)
 
 
 def test_what_contradicts_or_lacks_is_refused_in_one_line(checkpoint, pair, tmp_path, capsys):

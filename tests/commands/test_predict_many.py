@@ -1,6 +1,7 @@
 """`predict` with many pairs and videos, as users and scripts run it."""
 
 import json
+import os
 import shutil
 
 import cv2
@@ -210,6 +211,13 @@ def test_a_video_leaves_results_that_it_did_not_write(pairs, predict, tmp_path, 
         assert made.read_bytes() == before
     assert predict(other, *common, "preview", "--force") == 0
     assert made.read_bytes() != before
+    mine = ("--name", "walk", "--force")
+    assert predict(made, *common, "preview", *mine) == 2
+    assert "would overwrite an input" in capsys.readouterr().err
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    assert predict(video, *common[:-2], folder, "--write", "preview") == 2
+    assert "OpenCV takes no video whose path is not UTF-8" in capsys.readouterr().err
+    assert not folder.exists()
 
 
 def test_a_video_leaves_no_frames_of_a_run_that_was_stopped(

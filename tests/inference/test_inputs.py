@@ -1,5 +1,6 @@
 """Pairs from what people have: every way to name them, and their names."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,11 @@ def test_a_list_may_not_lead_out_of_the_results(tmp_path):
 
 
 def test_a_wrong_line_is_named(tmp_path):
-    (tmp_path / "pairs.txt").write_text("a.png b.png\nc.png\n")
-    with pytest.raises(ValueError, match=r"pairs\.txt: line 2: expected LEFT RIGHT, got 'c\.png'"):
-        find_pairs([tmp_path / "pairs.txt"])
+    for wrong in ("c.png", ",c.png", "c.png,."):
+        (tmp_path / "pairs.txt").write_text(f"a.png b.png\n{wrong}\n")
+        message = f"pairs.txt: line 2: expected LEFT RIGHT, got '{wrong}'"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            find_pairs([tmp_path / "pairs.txt"])
 
 
 @pytest.mark.parametrize(

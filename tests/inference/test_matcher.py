@@ -181,6 +181,8 @@ def forms(image, folder):
     yield Image.fromarray(grey)
     yield Image.fromarray(grey).convert("RGBA")
     yield Image.fromarray(grey.astype(np.uint16) * 257)
+    yield (grey.astype(np.uint16) * 257).astype(">u2")
+    yield Image.fromarray(grey.astype(np.int32) * 257)
     turned = Image.fromarray(grey).transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x0112] = 6  # to be turned by 90 degrees to the right
     yield turned

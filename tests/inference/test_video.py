@@ -1,5 +1,8 @@
 """Videos made here: their frames as pairs, and the video that is written."""
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -83,6 +86,33 @@ def test_what_is_no_video_is_told(two, tmp_path):
         StereoVideo(two[:1])
     assert is_video(wrong)
     assert not is_video(tmp_path / "left.png")
+
+
+def test_what_ffmpeg_would_take_for_a_protocol_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "12:30.avi", [np.hstack([picture(0), picture(0, 1)])] * 2)
+    assert StereoVideo([Path("12:30.avi")], "side-by-side").count == 2
+
+
+def test_a_name_that_opencv_cannot_take_is_told(two, tmp_path):
+    wrong = tmp_path / os.fsdecode(b"caf\xe9.avi")
+    two[1].rename(wrong)
+    with pytest.raises(ValueError, match="takes no video whose path is not UTF-8: rename it"):
+        StereoVideo([two[0], wrong])
+
+
+@pytest.mark.parametrize("fps", [29.97, 65.4321, 119.4327, 240.123, 1000.123, 90000.0])
+def test_a_video_of_any_rate_is_written(two, tmp_path, monkeypatch, fps):
+    """MPEG-4 counts at most 65,535 ticks a second: OpenCV refuses some rates above 65.5."""
+    video = StereoVideo(two)
+    monkeypatch.setattr(video, "fps", fps)
+    out = tmp_path / "out.mp4"
+    write_disparity_video(
+        out, video, video.frames("x")[:2], left_of(video),
+        lambda frame: np.full(SIZE, 10, np.float32), name="x",
+    )  # fmt: skip
+    written = cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS)
+    assert written == pytest.approx(min(fps, 65535), rel=1e-4)
 
 
 def test_the_video_has_one_range_of_colours_and_states_its_flicker(two, tmp_path):
