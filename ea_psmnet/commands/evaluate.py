@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -90,8 +90,8 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     pictures = options.sheets or options.error_maps or options.worst
     if pictures and (options.out is None or options.report is not None):
         raise ValueError("pictures need --out, a folder for them, and pairs, not --report")
-    if options.report is not None and options.root is not None:
-        raise ValueError("--report reads what was measured: leave out --root, or --report")
+    if options.report is not None:
+        _check_only_read(options)
     earlier = EvaluationReport.read(options.against) if options.against else None
     report = EvaluationReport.read(options.report) if options.report else _measure(options)
     if process_index() > 0:
@@ -99,6 +99,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     print(report.to_text())
     if options.out is not None:
         _warn_of_replaced(options.out, report)
+        report = report.with_pictures_of(options.out)
         report.write(options.out)  # now: if the comparison is refused, the report is there
         if options.report is None:
             Store(options.out / _UNFINISHED).clear()
@@ -107,6 +108,17 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
         print(f"\n{report.comparisons_text()}")
         if options.out is not None:
             report.write(options.out)
+
+
+def _check_only_read(options: EvaluationOptions) -> None:
+    """Raise a ValueError if an option of measuring is given with `--report`."""
+    usual = EvaluationOptions()
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if each.name not in ("report", "against", "out") and value != getattr(usual, each.name):
+            option = f"--{each.name.replace('_', '-')}"
+            given = "options of networks" if each.name == "matcher" else option
+            raise ValueError(f"--report reads what was measured: leave out {given}, or --report")
 
 
 def _warn_of_replaced(folder: Path, report: EvaluationReport) -> None:
@@ -224,6 +236,12 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
     weights = [find_weights(path) for path in (*named, *options.checkpoints)]
     if "network" in options.method or not (weights or options.method or options.predictions):
         weights.append(find_weights(DEFAULT))
+    for name, wanted in (
+        ("confidence", options.confidence),
+        ("two-scales", options.matcher.two_scales),
+    ):
+        if wanted and not weights:
+            raise ValueError(f"--{name} is for networks, and there is none: add --method network")
     folders = [folder.resolve() for folder in options.predictions]
     bare = [path.with_suffix("") for path in weights]
     labels = _labels([*(weights if len(set(bare)) < len(bare) else bare), *folders])

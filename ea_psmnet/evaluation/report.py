@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class EvaluationReport:
     """Settings of the evaluation, such as device and versions of libraries."""
     comparisons: tuple[Comparison, ...] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
-    """Titles of the pictures, with their paths beside the page; not kept in the JSON."""
+    """Titles of the pictures, with their paths beside the page."""
 
     def against(self, earlier: EvaluationReport) -> list[Comparison]:
         """Compare every predictor with that of the same label in another report, or its only one.
@@ -93,6 +93,11 @@ class EvaluationReport:
             sections += ["## Made with", f"{made}."]
         return "\n\n".join(sections) + "\n"
 
+    def with_pictures_of(self, folder: Path) -> EvaluationReport:
+        """The report with those of its pictures that are in a folder."""
+        there = {title: path for title, path in self.pictures.items() if (folder / path).is_file()}
+        return replace(self, pictures=there)
+
     def write(self, folder: Path) -> None:
         """Write `report.json`, `report.md` and `images.csv`, with confidence `confidence.png`."""
         write_json(folder / "report.json", self.to_dict())
@@ -109,11 +114,12 @@ class EvaluationReport:
             "settings": dict(self.settings),
             "methods": [each.to_dict() for each in self.evaluations],
             "comparisons": [each.to_dict() for each in self.comparisons],
+            "pictures": dict(self.pictures),
         }
 
     @classmethod
     def read(cls, path: Path) -> EvaluationReport:
-        """Read a report that `write` wrote, without its comparisons and pictures.
+        """Read a report that `write` wrote, without its comparisons.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -121,7 +127,7 @@ class EvaluationReport:
         """
         record = read_record(path, _Record, remedy="it is not a report that `evaluate --out` wrote")
         evaluations = tuple(method.evaluation() for method in record.methods)
-        return cls(record.title, evaluations, record.settings)
+        return cls(record.title, evaluations, record.settings, pictures=record.pictures)
 
 
 def _counterpart(label: str, report: EvaluationReport) -> Evaluation:
@@ -213,6 +219,7 @@ class _Record:
     settings: dict[str, str]
     methods: tuple[_Method, ...]
     comparisons: tuple[dict[str, Any], ...]
+    pictures: dict[str, str] = field(default_factory=dict)  # older reports have none
 
     def __post_init__(self) -> None:
         if not self.methods:

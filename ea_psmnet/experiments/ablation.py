@@ -24,7 +24,7 @@ from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.efficientnet import EfficientNetFeatures
 from ea_psmnet.models.psmnet import build_model
-from ea_psmnet.models.weights import NotFiniteError, load_into, save_model
+from ea_psmnet.models.weights import NotFiniteError, load_into, load_state, save_model
 from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.store import Store
@@ -332,14 +332,17 @@ def _arguments(run: Run, config: AblationConfig, scenes: Path) -> list[str]:
 
 
 def base_network(config: AblationConfig) -> PSMNetConfig:
-    """Return the network without attention.
+    """Return the network without attention, whose corner alignment is that of the initial weights.
 
     Raises:
+        FileNotFoundError: The checkpoint `init` does not exist.
         ValueError: There is no such preset, or it does not allow these disparities.
     """
     chosen = preset(config.preset)
+    inherited = config.init is not None and load_state(config.init)[0].align_corners
     return replace(
         chosen,
+        align_corners=chosen.align_corners or inherited,
         width=chosen.width if config.width is None else config.width,
         attention="none",
         attention_sites=(),

@@ -51,7 +51,11 @@ class RunState:
         self.start = 0
         """Number of steps taken before this start."""
         self.best = math.inf
-        """Lowest EPE of all validations."""
+        """Lowest EPE of all validations on the present images."""
+        self.validated: int | None = None
+        """Step after which the present images were last validated on."""
+        chosen = (config.validate_data, config.validate_root, config.validate_count)
+        self._validated_on = [str(value) for value in chosen]
         self.validation_due = False
         """Whether the weights must be validated before the next step."""
         self._parts = dict(parts) | ({"average": self.average} if self.average else {})
@@ -89,7 +93,8 @@ class RunState:
             return
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         own = {"model": self.network.state_dict(), "best": self.best, "random": states}
-        own["validation_due"] = self.validation_due
+        own |= {"validation_due": self.validation_due, "validated": self.validated}
+        own["validated_on"] = self._validated_on
         save_checkpoint(self._checkpoints, done, own | parts, self.config.keep)
 
     def save_weights(self) -> None:
@@ -116,12 +121,27 @@ class RunState:
         state = {"truth": {"steps": 0, "found": 1}} | state  # older checkpoints lack it
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
-        self.best = float(state["best"])
-        due = state.get("validation_due", False)  # older checkpoints lack it
-        self.validation_due = bool(due and self.config.validate_every)
+        self._restore_validation(state, steps)
         own = self.accelerator.process_index
         if own < len(state["random"]):
             set_random_state(state["random"][own])
+
+    def _restore_validation(self, state: dict[str, Any], steps: int) -> None:
+        """Continue the search for the best weights, or begin it anew on other images."""
+        self.best = float(state["best"])
+        measured = self.start if math.isfinite(self.best) else None  # older checkpoints lack these
+        self.validated = state.get("validated", measured)
+        before = state.get("validated_on", self._validated_on)
+        if not self.config.validate_every:
+            self._validated_on = before
+        elif before != self._validated_on:
+            if math.isfinite(self.best) and self.accelerator.is_main_process:
+                told = "validation is on other images than before: the best weights are sought anew"
+                warnings.warn(told, stacklevel=2)
+            self.best, self.validated = math.inf, None
+        due = state.get("validation_due", False)
+        unmeasured = self.start == steps and self.validated != steps
+        self.validation_due = bool((due or unmeasured) and self.config.validate_every)
 
 
 # Checkpoint files ---------------------------------------------------------------------------------

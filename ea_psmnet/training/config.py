@@ -234,6 +234,13 @@ class TrainingConfig(
             raise ValueError(f"ema must lie between 0 and 1, not {self.ema}: 0.999 is usual")
         if any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(f"milestones are fractions between 0 and 1, not {self.milestones}")
+        for name, needed, used in (
+            ("milestones", "--schedule step", self.schedule == "step"),
+            ("decay", "--schedule step", self.schedule == "step"),
+            ("cross_entropy_target", "--cross-entropy", self.cross_entropy > 0),
+        ):
+            if getattr(self, name) != getattr(OptimisationOptions, name) and not used:
+                raise ValueError(f"{name} has no effect without {needed}")
         for name in ("cross_entropy", "likelihood"):
             if not 0 <= (weight := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, not {weight}")

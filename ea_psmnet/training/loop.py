@@ -279,7 +279,7 @@ class _Trainer:
         )
         if outcome is None:
             return
-        self.state.validation_due = False
+        self.state.validation_due, self.state.validated = False, done
         record.validation(done, outcome)
         epe = outcome.errors.epe
         if epe < self.state.best:

@@ -275,7 +275,9 @@ def _peak(
 
 def _network(config: PSMNetConfig, disparities: int) -> PSMNet:
     with torch.random.fork_rng(devices=[]):  # leaves the run's generator alone
-        return build_model(replace(config, max_disparity=disparities))
+        network = build_model(config)
+    network.config = replace(config, max_disparity=disparities)
+    return network
 
 
 def _drop_gradient(parameter: Tensor) -> None:

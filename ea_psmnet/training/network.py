@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from ea_psmnet.models.layers import to_channels_last
 from ea_psmnet.models.normalisation import freeze_statistics, synchronise
 from ea_psmnet.models.psmnet import PSMNet, build_model
 from ea_psmnet.models.weights import load_into, load_state
-from ea_psmnet.training.config import TrainingConfig
+from ea_psmnet.training.config import NetworkOptions, TrainingConfig
 
 
 def network_config(config: TrainingConfig) -> PSMNetConfig:
@@ -28,6 +28,7 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
             adopted, are missing.
     """
     base = config.base_network()
+    _refuse_replaced(config, base)
     inherited = config.init is not None and load_state(config.init)[0].align_corners
     structure = replace(
         base,
@@ -43,6 +44,19 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
             f"{structure.head}; take --preset ea-light, or leave it out"
         )
     return structure
+
+
+def _refuse_replaced(config: TrainingConfig, base: PSMNetConfig) -> None:
+    """Raise a ValueError if a default would replace what the file of the network says."""
+    defaults = {each.name: each.default for each in fields(NetworkOptions)}
+    for name in ("max_disparity", "normalisation"):
+        said, taken = getattr(base, name), getattr(config, name)
+        if config.network is not None and said != taken == defaults[name]:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"{config.network} has {name} {said}, and --{option} is {taken}: give --{option} "
+                f"{said}, or change the file"
+            )
 
 
 def initial_network(config: TrainingConfig, structure: PSMNetConfig) -> PSMNet:

@@ -65,8 +65,8 @@ def write_summary(folder: Path) -> Path:
 
 def _state(config: dict[str, Any], records: _Records, session: dict[str, Any]) -> str:
     taken, steps = records[-1]["step"], session["steps"]
-    last = "validation" if config["validate_every"] else "step"
-    if taken == steps and records[-1]["kind"] == last:
+    validated = records[-1]["kind"] == "validation"
+    if taken == steps and (validated or not config["validate_every"]):
         return f"Finished: {steps:,} steps."
     return f"Not finished: {taken:,} of {steps:,} steps; the same command continues."
 

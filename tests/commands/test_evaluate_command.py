@@ -222,6 +222,22 @@ def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
           "--no-pad")  # fmt: skip
     fails(capsys, "named twice", *root, "--predictions", theirs, theirs)
     fails(capsys, "leave out --root, or --report", *root, "--report", theirs / "report.json")
+    for option, value in (("--limit", 64), ("--protocols", "kitti"), ("--split", "test")):
+        fails(capsys, f"leave out {option}, or", "--report", theirs, option, value)
+    fails(capsys, "leave out options of networks", "--report", theirs, "--two-scales")
+    for option in ("--confidence", "--two-scales"):
+        fails(capsys, f"{option} is for networks", *root, "--method", "sgbm", option)
+
+
+def test_a_report_that_is_read_keeps_its_pictures(pairs, tmp_path):
+    out = tmp_path / "report"
+    assert run("--root", pairs, "--method", "bm", "--worst", "--out", out) == 0
+    page = (out / "report.md").read_text()
+    assert "## The worst pairs" in page
+    assert run("--report", out / "report.json", "--out", out) == 0
+    assert (out / "report.md").read_text() == page
+    assert run("--report", out / "report.json", "--out", tmp_path / "elsewhere") == 0
+    assert "## The worst pairs" not in (tmp_path / "elsewhere" / "report.md").read_text()
 
 
 def test_without_a_known_pixel_nothing_is_reported(pairs, tmp_path, capsys):

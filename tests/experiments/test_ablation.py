@@ -407,3 +407,11 @@ def test_the_report_is_json_and_a_picture(config):
     assert ablation_plot(made).std() > 5
     shifted = replace(made, results=[replace(r, figures={}) for r in made.results])
     assert ablation_plot(shifted).std() > 0
+
+
+def test_corner_alignment_comes_with_the_initial_weights(config, tmp_path):
+    old = replace(module.base_network(config), align_corners=True)
+    save_model(tmp_path / "old.safetensors", build_model(old))
+    started = replace(config, init=tmp_path / "old.safetensors")
+    assert module.base_network(started) == old
+    assert load_state(module.shared_weights(started, 0))[0].align_corners

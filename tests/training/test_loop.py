@@ -266,6 +266,19 @@ def test_alignment_comes_with_the_weights_or_the_network_file(config, tmp_path):
     assert network_config(given) == replace(aligned, max_disparity=16)
 
 
+@pytest.mark.parametrize(
+    ("said", "option"),
+    [({"max_disparity": 48}, "max-disparity 48"), ({"normalisation": "group"}, "n group")],
+)
+def test_no_default_replaces_what_the_networks_file_says(config, tmp_path, said, option):
+    write_json(tmp_path / "network.json", replace(TINY, **said).to_dict())
+    wide = replace(config, network=tmp_path / "network.json", crop=(64, 192), max_disparity=192)
+    with pytest.raises(ValueError, match=f"give --.*{option}, or change the file"):
+        network_config(wide)
+    ((name, value),) = said.items()
+    assert getattr(network_config(replace(wide, **said)), name) == value
+
+
 def test_attention_goes_to_other_sites(config):
     trained = load_model(train(replace(config, steps=1, attention_sites=("bottleneck",))))
     assert trained.config.attention == "efficient"

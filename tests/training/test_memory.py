@@ -53,6 +53,12 @@ def test_the_estimate_of_a_larger_volume_holds(name, width, deep_features):
     assert estimated == pytest.approx(measured, rel=0.25)
 
 
+def test_a_head_may_read_more_levels_than_small_probes_have():
+    config = replace(preset("light"), width=0.25, head_options={"top_k": 20})
+    assert memory._network(config, 16).config.max_disparity == 16
+    assert estimate_memory(config, (64, 192), torch.float32).sample > 0
+
+
 @pytest.mark.slow
 def test_memory_grows_with_what_is_kept():
     config = replace(TINY, max_disparity=48)

@@ -144,6 +144,39 @@ def test_a_resumed_run_knows_the_best_so_far(config, pairs, monkeypatch):
     assert next(errors, "none left") == "none left"
 
 
+def test_a_finished_run_validates_if_that_is_asked_for_later(config, pairs):
+    train(replace(config, steps=2))
+    later = replace(config, steps=2, validate_every=1, validate_root=pairs, validate_count=1)
+    train(later)
+    best = (config.out / "best.json").read_text()
+    assert '"step": 2' in best
+    assert "Finished: 2 steps." in (config.out / "summary.md").read_text()
+    (config.out / "best.json").unlink()
+    train(later)  # which has nothing left to do
+    assert not (config.out / "best.json").exists()
+    train(replace(config, steps=2))
+    assert "Finished: 2 steps." in (config.out / "summary.md").read_text()
+
+
+def test_the_best_weights_are_sought_anew_on_other_images(config, pairs, monkeypatch):
+    """Errors are made up: those on the second set are higher."""
+    errors = iter([1.0, 2.0, 5.0, 4.0])
+
+    def made_up(*arguments):
+        total = DisparityErrors(pixels=1, predicted=1, absolute=next(errors))
+        return replace(validate(*arguments), errors=total)
+
+    monkeypatch.setattr(loop, "validate", made_up)
+    run = replace(config, steps=2, validate_every=1, validate_root=pairs, validate_count=1)
+    train(run)
+    assert '"step": 1' in (config.out / "best.json").read_text()
+    with pytest.warns(UserWarning, match="the best weights are sought anew"):
+        train(replace(run, validate_count=2))
+    best = (config.out / "best.json").read_text()
+    assert '"step": 2' in best
+    assert '"EPE": 5.0' in best
+
+
 def test_the_data_to_validate_on_are_found_or_asked_for(config, pairs, monkeypatch):
     """A named folder without splits is taken whole; training pairs are never validated on."""
     wanted = replace(config, validate_every=1)
