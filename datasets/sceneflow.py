@@ -303,6 +303,11 @@ class SceneFlow(FrameDataset):
         check_choice("view", view, get_args(Side))
         passes = render_passes(render_pass)
         parts = find_parts(Path(root), split)
+        if not parts and split == "test" and find_parts(Path(root), "train"):
+            raise FileNotFoundError(
+                f"{root}: has parts of Scene Flow's train split alone (Monkaa and Driving have no "
+                "other): choose split train"
+            )
         if not parts:
             raise FileNotFoundError(
                 f"{root}: no part of Scene Flow's {split} split; expected FlyingThings3D, Monkaa "

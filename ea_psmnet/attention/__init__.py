@@ -27,6 +27,7 @@ __all__ = [
     "VolumeAttention",
     "build_attention",
     "closed_form",
+    "weightless",
 ]
 
 MECHANISMS: dict[str, type[VolumeAttention]] = {
@@ -82,6 +83,14 @@ def closed_form(
     check_choice("closed form", name, [*TABLE_1, *MECHANISMS])
     if name in TABLE_1:
         return TABLE_1[name](size, channels, **options)
+    return weightless(name, channels, **options).cost(size, published=published_order)
+
+
+def weightless(mechanism: str, channels: int, **options: Any) -> VolumeAttention:
+    """A module whose parameters take no memory (on torch's meta device), for its `cost`.
+
+    Raises:
+        ValueError: As `build_attention`.
+    """
     with torch.device("meta"):
-        module = build_choice("attention", MECHANISMS, name, options, channels)
-    return module.cost(size, published=published_order)
+        return build_choice("attention", MECHANISMS, mechanism, options, channels)

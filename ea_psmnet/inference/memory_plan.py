@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 
 import torch
 
-from ea_psmnet.attention import closed_form
+from ea_psmnet.attention import VolumeAttention, weightless
 from ea_psmnet.inference.tiles import BLEND, Span, spans
 from ea_psmnet.models.config import SCALE, PSMNetConfig
 from ea_psmnet.models.head import HEADS
@@ -79,29 +79,35 @@ class _Stages:
 
     def aggregation(self, cells: int) -> float:
         """Aggregation of a number of cells of the volume at once."""
-        alive = 4.3 * self.config.channels(32) + _stored_channels(self.config)
+        alive = 4.3 * self.config.channels(32) + self._stored_channels
         convolutions = alive * self.itemsize + 24 + 12 * self.config.excitation
-        sites = (self.config.site(name) for name in self.config.attention_sites)
-        maps = (self._map(cells * SCALE**3 // scale**3, channels) for scale, channels in sites)
+        # Weights between all pairs of positions, if the mechanism has them, and their logits.
+        maps = (
+            2 * 4 * module.cost((cells * SCALE**3 // scale**3,)).map_floats
+            for scale, module in self._sites
+        )
         return cells * convolutions + max(maps, default=0)
 
     def head(self) -> float:
         """Scores to disparity."""
         return HEADS[self.config.head].working_bytes(self.config, self.pixels, self.cells)
 
-    def _map(self, positions: int, channels: int) -> int:
-        """Weights between all pairs of positions, if the mechanism has them, and their logits."""
-        options = self.config.attention_options
-        cost = closed_form(self.config.attention, (positions,), channels, **options)
-        return 2 * 4 * cost.map_floats
+    @cached_property
+    def _stored_channels(self) -> int:
+        """Channels of the cost volume that is stored."""
+        with torch.device("meta"):
+            features = FEATURES[self.config.features].channels(self.config)
+            return build_volume(self.config, features).stored_channels
 
-
-@lru_cache(maxsize=16)
-def _stored_channels(config: PSMNetConfig) -> int:
-    """Channels of the cost volume that is stored."""
-    with torch.device("meta"):
-        features = FEATURES[config.features].channels(config)
-        return build_volume(config, features).stored_channels
+    @cached_property
+    def _sites(self) -> list[tuple[int, VolumeAttention]]:
+        """Scale and module of each attention site."""
+        config = self.config
+        sites = (config.site(name) for name in config.attention_sites)
+        return [
+            (scale, weightless(config.attention, channels, **config.attention_options))
+            for scale, channels in sites
+        ]
 
 
 def whole_bytes(config: PSMNetConfig, size: tuple[int, int], itemsize: int, pairs: int = 1) -> int:
