@@ -297,7 +297,7 @@ def test_a_part_without_the_split_is_an_error(tmp_path, layout):
     root = write_tree(tmp_path, layout, (*TEST, TRAIN[3]))
     with pytest.raises(FileNotFoundError, match="frames_cleanpass/TRAIN: no such folder"):
         SceneFlow(root)
-    with pytest.raises(FileNotFoundError, match="train split alone .*: choose split train"):
+    with pytest.raises(FileNotFoundError, match=r"train split alone .*: choose split train"):
         SceneFlow(write_tree(tmp_path / "monkaa", layout, TRAIN[3:]), split="test")
 
 
