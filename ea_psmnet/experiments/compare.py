@@ -436,7 +436,8 @@ def _at_the_bottleneck(results: Sequence[Result]) -> Iterator[str]:
         config = PSMNetConfig.from_dict(result.trial.network)
         shape = result.outcome.shape
         tried = any(site.endswith("bottleneck") for site in config.attention_sites)
-        if result.naive and result.outcome.end == "out of memory" and shape and not tried:
+        possible = config.aggregation == "hourglass" and not tried
+        if result.naive and result.outcome.end == "out of memory" and shape and possible:
             lower = replace(config, attention_sites=("bottleneck",))
             site = network_report(lower, shape[1:], batch=shape[0]).sites[0]
             yield (

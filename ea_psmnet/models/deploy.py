@@ -99,24 +99,30 @@ def fold_normalisation(modules: Iterable[nn.Module]) -> list[nn.Sequential]:
     Returns:
         Those modules that were a convolution and its normalisation, which is now an identity.
     """
-    sequences = (m for m in modules if isinstance(m, nn.Sequential) and len(m) == 2)
-    pairs = [m for m in sequences if isinstance(m[1], _BatchNorm)]
-    for pair in pairs:
-        _fold(pair)
-    return pairs
+    sequences = [module for module in modules if isinstance(module, nn.Sequential)]
+    folded = [
+        (sequence, index)
+        for sequence in sequences
+        for index in range(len(sequence) - 1)
+        if isinstance(sequence[index + 1], _BatchNorm)
+    ]
+    for sequence, index in folded:
+        _fold(sequence, index)
+    return [sequence for sequence, _ in folded if len(sequence) == 2]
 
 
-def _fold(pair: nn.Sequential) -> None:
-    conv, norm = cast(nn.Conv3d, pair[0]), cast(_BatchNorm, pair[1])
+def _fold(sequence: nn.Sequential, index: int) -> None:
+    """Fold the normalisation behind the convolution at an index."""
+    conv, norm = cast(nn.Conv3d, sequence[index]), cast(_BatchNorm, sequence[index + 1])
     transposed = isinstance(conv, nn.ConvTranspose3d)
     folded = fuse_conv_bn_eval(conv, norm, transpose=transposed).requires_grad_(False)
     if transposed:
-        pair[0] = DirectConvTranspose3d.like(folded)
+        sequence[index] = DirectConvTranspose3d.like(folded)
     elif isinstance(folded, nn.Conv3d) and not isinstance(folded, VolumeConv3d):
-        pair[0] = DirectConv3d.like(folded)
+        sequence[index] = DirectConv3d.like(folded)
     else:
-        pair[0] = folded
-    pair[1] = nn.Identity()
+        sequence[index] = folded
+    sequence[index + 1] = nn.Identity()
 
 
 def _compile(model: PSMNet, *, narrow: bool) -> None:

@@ -234,7 +234,9 @@ class _LinearBlock(torch.autograd.Function):
         matrix, constant = _collapse(summary, BlockWeights(*tensors).widened(), heads)
         matrix, constant = matrix.to(x.dtype), constant.to(x.dtype)
         if x.stride(1) == 1:  # channels-last: the product keeps that order only the other way round
-            return torch.baddbmm(x.mT, x.mT, matrix.mT).add_(constant.mT).mT
+            out = torch.empty_like(x)  # a view, `.mT`, could not be added to in place
+            torch.baddbmm(x.mT, x.mT, matrix.mT, out=out.mT)
+            return out.add_(constant)
         return torch.baddbmm(x, matrix, x).add_(constant)
 
     @staticmethod

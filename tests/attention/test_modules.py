@@ -200,6 +200,16 @@ def test_what_is_no_volume_of_these_channels_is_told(mechanism, shape, dtype):
     assert str(error.value).endswith(f"{dtype} {shape}")
 
 
+@pytest.mark.parametrize("normalisation", ["softmax", "scaling", "none"])
+def test_a_sum_in_place_may_follow_in_training(normalisation):
+    """As the network adds to what attention at the output returns."""
+    x = torch.rand(1, 8, 4, 6, 8).contiguous(memory_format=torch.channels_last_3d)
+    module = build_attention("efficient", 8, normalisation=normalisation)
+    out = module(x.requires_grad_()).add_(1)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert grad.isfinite().all()
+
+
 def test_sharp_keys_gather_from_few_positions_and_still_start_as_the_identity():
     volume = torch.randn(1, 8, 6, 7, 9, generator=torch.Generator().manual_seed(3))
     shares = {}

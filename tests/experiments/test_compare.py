@@ -332,6 +332,15 @@ def test_a_refusal_stands_beside_the_closed_form_of_the_module_that_asked():
     assert "one n x n map 256.0 KiB (262,144 bytes)" in line
 
 
+def test_a_network_without_hourglasses_has_no_bottleneck_to_tell_of():
+    basic = parse_variant("non-local@volume", aggregation="basic", **TINY)
+    refused = result("non-local", (64, 128), GIB, end="out of memory", requested=65536)
+    refused = replace(refused, trial=replace(refused.trial, network=basic.to_dict()))
+    text = comparison_markdown(Comparison(BUDGET, MACHINE, [refused]))
+    assert "does not fit at 64 x 128" in text
+    assert "bottleneck" not in text
+
+
 def test_the_report_is_fair_to_non_local_attention():
     text = comparison_markdown(some_comparison())
     assert (

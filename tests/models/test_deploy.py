@@ -33,6 +33,7 @@ CONFIGS = {
     "dot_product": PSMNetConfig(
         max_disparity=48, width=0.25, attention="dot_product", attention_sites=("bottleneck",)
     ),
+    "combined": PSMNetConfig(max_disparity=48, width=0.25, volume="combined"),
     "group": PSMNetConfig(max_disparity=48, width=0.25, normalisation="group"),
     "full width": PSMNetConfig(max_disparity=48),
 }
@@ -96,8 +97,9 @@ def test_the_arrangement_gives_the_networks_output(name):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-8)
 
 
-def test_nothing_is_left_to_normalise_and_the_network_stays_as_it_is():
-    model = network(CONFIGS["hourglass"])
+@pytest.mark.parametrize("name", ["hourglass", "combined"])
+def test_nothing_is_left_to_normalise_and_the_network_stays_as_it_is(name):
+    model = network(CONFIGS[name])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     arranged = arrange_for_inference(model)
     assert not any(isinstance(m, _BatchNorm) for m in arranged.modules())
