@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -48,10 +48,9 @@ def network_config(config: TrainingConfig) -> PSMNetConfig:
 
 def _refuse_replaced(config: TrainingConfig, base: PSMNetConfig) -> None:
     """Raise a ValueError if a default would replace what the file of the network says."""
-    defaults = {each.name: each.default for each in fields(NetworkOptions)}
     for name in ("max_disparity", "normalisation"):
         said, taken = getattr(base, name), getattr(config, name)
-        if config.network is not None and said != taken == defaults[name]:
+        if config.network is not None and said != taken == getattr(NetworkOptions, name):
             option = name.replace("_", "-")
             raise ValueError(
                 f"{config.network} has {name} {said}, and --{option} is {taken}: give --{option} "

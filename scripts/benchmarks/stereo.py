@@ -94,8 +94,9 @@ def benchmark(names: list[str], rounds: int, pairs: Path | None, out: Path) -> d
     machine = _machine()
     weights = [content_hash(path) for path in sorted(BUNDLED.glob("*.safetensors"))]
     settings = machine | {"code": code_hash(), "weights": weights, "methods": names}
-    folder = None if pairs is None else str(pairs.resolve())
-    answers = Answers(out.with_suffix(".unfinished"), _texts(settings | {"pairs": folder}))
+    settings["pairs"] = None if pairs is None else pairs.resolve()
+    texts = {name: str(value) for name, value in settings.items()}
+    answers = Answers(out.with_suffix(".unfinished"), texts)
     of_own = functools.partial(ask, __file__)
     report = {
         "machine": machine,
@@ -119,10 +120,6 @@ def benchmark(names: list[str], rounds: int, pairs: Path | None, out: Path) -> d
         write_image(out.with_suffix(".png"), plot(report))
     answers.clear()
     return report
-
-
-def _texts(settings: dict[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in settings.items()}
 
 
 def answer(request: Request) -> Request:
