@@ -16,7 +16,7 @@ from ea_psmnet.attention import VolumeAttention
 from ea_psmnet.models.aggregation import Classifier, Residual
 from ea_psmnet.models.efficientnet import SameConv2d
 from ea_psmnet.models.features import FeatureNetwork, ResidualBlock
-from ea_psmnet.models.layers import VolumeConv3d, to_channels_last
+from ea_psmnet.models.layers import SameSizeConv2d, VolumeConv3d, to_channels_last
 from ea_psmnet.models.psmnet import Features, PSMNet
 from ea_psmnet.models.volume import ConcatVolume
 from ea_psmnet.ops.convolutions import (
@@ -153,7 +153,7 @@ def _modules(*parts: nn.Module) -> set[nn.Module]:
 
 def _is_three_wide(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
     """Whether a convolution has three taps a side, stride 1 and a bias."""
-    if type(conv) not in (nn.Conv2d, DirectConv3d):
+    if type(conv) not in (nn.Conv2d, SameSizeConv2d, DirectConv3d):
         return False
     conv = cast(nn.Conv2d | DirectConv3d, conv)
     return (set(conv.kernel_size), set(conv.stride)) == ({3}, {1}) and conv.bias is not None
@@ -174,7 +174,7 @@ def _fuse(model: PSMNet, dtype: torch.dtype) -> None:
                     continue
                 if isinstance(conv, _Compiled) and isinstance(activation, nn.ReLU):
                     conv.positive, module[index + 1] = True, nn.Identity()
-                elif activated and type(conv) in (nn.Conv2d, SameConv2d):
+                elif activated and type(conv) in (nn.Conv2d, SameSizeConv2d, SameConv2d):
                     conv = cast(nn.Conv2d, conv)
                     if conv.weight.abs().max() > _LARGE:
                         continue

@@ -15,6 +15,11 @@ from ea_psmnet.models.normalisation import BatchNorm2d, BatchNorm3d
 from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
 from ea_psmnet.ops.cost_volume import PairVolume, volume_conv
 from ea_psmnet.ops.native.narrow_conv3d import narrow_conv3d
+from ea_psmnet.ops.trained_conv import (
+    learns_faster,
+    trained_conv,
+    trained_conv_transpose3d,
+)
 
 
 class _PointConv2d(nn.Conv2d):
@@ -28,6 +33,16 @@ class _PointConv2d(nn.Conv2d):
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         down, across = self.stride
         return F.conv2d(images[..., ::down, ::across], self.weight, self.bias)
+
+
+class SameSizeConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 1, padded by its dilation; in training by `trained_conv`."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        if self.bias is not None:
+            return super().forward(images)
+        return trained_conv(images, self.weight, dilation=self.dilation[0])
 
 
 class VolumeConv3d(nn.Conv3d):
@@ -53,7 +68,7 @@ class VolumeConv3d(nn.Conv3d):
 
     def _convolve(self, part: PairVolume | Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if isinstance(part, Tensor):
-            return narrow_conv3d(part, weight, bias)
+            return _convolve(part, weight, bias)
         volume = volume_conv(part, weight)
         return volume if bias is None else volume + bias.view(-1, 1, 1, 1)
 
@@ -66,7 +81,36 @@ class _Conv3d(nn.Conv3d):
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
-        return narrow_conv3d(volume, self.weight)
+        return _convolve(volume, self.weight)
+
+
+def _convolve(volume: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A padded 3x3x3 convolution of stride 1 in the fastest form there is."""
+    if bias is None and learns_faster(volume, weight):
+        return trained_conv(volume, weight)
+    return narrow_conv3d(volume, weight, bias)
+
+
+class _StridedConv3d(nn.Conv3d):
+    """A padded 3x3x3 convolution without a bias."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 3, stride, padding=1, bias=False)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
+        return trained_conv(volume, self.weight, stride=self.stride[0])
+
+
+class _DoublingConv3d(nn.ConvTranspose3d):
+    """A transposed 3x3x3 convolution without a bias that doubles all sides."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, 2, padding=1, output_padding=1, bias=False)
+
+    def forward(self, volume: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, inputs, D, H, W) to (B, outputs, 2D, 2H, 2W)."""
+        return trained_conv_transpose3d(volume, self.weight)
 
 
 class ScoreConv3d(nn.Conv3d):
@@ -87,7 +131,8 @@ def conv2d_bn(
 ) -> nn.Sequential:
     """(B, inputs, H, W) to (B, outputs, H / stride, W / stride); padded to keep the size."""
     padding = dilation * (kernel // 2)
-    convolution = _PointConv2d if kernel == 1 and stride > 1 else nn.Conv2d
+    kinds = {(1, 2): _PointConv2d, (3, 1): SameSizeConv2d}
+    convolution = kinds.get((kernel, stride), nn.Conv2d)
     return nn.Sequential(
         convolution(inputs, outputs, kernel, stride, padding, dilation, bias=False),
         BatchNorm2d(outputs),
@@ -98,16 +143,12 @@ def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
     if stride == 1:
         return nn.Sequential(_Conv3d(inputs, outputs), BatchNorm3d(outputs))
-    strided = nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(strided, BatchNorm3d(outputs))
+    return nn.Sequential(_StridedConv3d(inputs, outputs, stride), BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, 2D, 2H, 2W)."""
-    return nn.Sequential(
-        nn.ConvTranspose3d(inputs, outputs, 3, 2, padding=1, output_padding=1, bias=False),
-        BatchNorm3d(outputs),
-    )
+    return nn.Sequential(_DoublingConv3d(inputs, outputs), BatchNorm3d(outputs))
 
 
 def initialise(module: nn.Module) -> None:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.native.score_conv import add_score, is_compiled_for
+from ea_psmnet.ops.native import learns_in_float32
+from ea_psmnet.ops.native.score_conv import add_score, is_compiled_for, score_gradients
+from ea_psmnet.ops.precision import lean_backward
 
 # Depth-wise ---------------------------------------------------------------------------------------
 
@@ -150,14 +152,20 @@ def score_conv(volume: Tensor, weight: Tensor) -> Tensor:
     """`score_conv_reference` with a ninth of the work, its last sum in float32 at least.
 
     Convolutions compute 16 output channels or more at a time, so that one alone wastes most of the
-    work. Without gradients compiled code for CPUs sums over all taps and channels at once.
+    work. Compiled code for CPUs sums over all taps and channels at once, in training in float32.
     Otherwise the nine taps of kd and ky are nine output channels of a convolution along rows, and
     the score is their shifted sum. Exported graphs have the reference.
     """
     if torch.compiler.is_exporting():
         return score_conv_reference(volume, weight)
+    if learns_in_float32(volume, weight) and is_compiled_for(volume):
+        return _ScoreConv.apply(volume, weight)
     if torch.is_grad_enabled() and (volume.requires_grad or weight.requires_grad):
         return _ShiftedSum.apply(_score_taps(volume, weight)).unsqueeze(1)
+    return _scores(volume, weight)
+
+
+def _scores(volume: Tensor, weight: Tensor) -> Tensor:
     score = _zeros(volume)
     for sample, total in zip(volume.split(1), score.split(1), strict=True):
         _add_score(total, sample, weight, 0)
@@ -199,6 +207,25 @@ def _shifted(total: Tensor, taps: Tensor, start: int = 0) -> Iterator[tuple[Tens
         there = slice(max(first, 0), min(first + count, depth))
         here = slice(there.start - first, there.stop - first)
         yield total[:, there, kept[ky]], taps[:, tap, here, kept[2 - ky]]
+
+
+class _ScoreConv(torch.autograd.Function):
+    """The convolution and its gradients in compiled code."""
+
+    @staticmethod
+    def forward(ctx: Any, volume: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(volume, weight)
+        return _scores(volume, weight)
+
+    @staticmethod
+    @lean_backward
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        volume, weight = ctx.saved_tensors
+        samples = zip(grads[0].squeeze(1), volume, strict=True)
+        made = (score_gradients(grad, sample, weight) for grad, sample in samples)
+        of_volumes, of_weights = zip(*made, strict=True)
+        adjacent = torch.stack([part.movedim(0, -1) for part in of_volumes])
+        return adjacent.movedim(-1, 1), torch.stack(of_weights).sum(0)
 
 
 class _ShiftedSum(torch.autograd.Function):

@@ -16,7 +16,7 @@ def compiled():
         pytest.skip("no C compiler")
 
 
-def given(shape, offset=0.0, dtype=torch.bfloat16):
+def given(shape, dtype, offset=0.0):
     generator = torch.Generator().manual_seed(len(shape))
     layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
     x = (torch.randn(shape, generator=generator) + offset).to(dtype).to(memory_format=layout)
@@ -26,7 +26,8 @@ def given(shape, offset=0.0, dtype=torch.bfloat16):
 
 def everything(function, tensors, weights):
     channels = tensors[0].shape[1]
-    statistics = torch.full((channels,), 0.5), torch.full((channels,), 2.0)
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    statistics = [torch.full((channels,), value, dtype=dtype) for value in (0.5, 2.0)]
     out = function(*tensors, *statistics, 0.1, 1e-5)
     return [out, *torch.autograd.grad(out, tensors, weights.to(out)), *statistics]
 
@@ -34,18 +35,19 @@ def everything(function, tensors, weights):
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_everything_is_as_in_float32(shape, offset):
-    tensors = given(shape, offset)
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 2**-16), (torch.bfloat16, 2**-7)])
+def test_everything_is_as_in_float64(shape, offset, dtype, digits):
+    tensors = given(shape, dtype, offset)
     assert module._lanes(tensors[0]) is not None
-    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     ours = everything(batch_norm, tensors, weights)
-    exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     expected = everything(batch_norm_reference, exact, weights)
-    assert ours[0].dtype == torch.bfloat16
+    assert [tensor.dtype for tensor in ours] == [dtype] * 2 + [torch.float32] * 4
     for mine, theirs in zip(ours, expected, strict=True):
-        assert (mine.float() - theirs).abs().max() <= 2**-7 * theirs.abs().max()
-    for mine, theirs in zip(ours[2:], expected[2:], strict=True):  # in float32
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+        assert (mine - theirs).abs().max() <= digits * theirs.abs().max()
+    for mine, theirs in zip(ours[2:], expected[2:], strict=True):  # always in float32
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -58,16 +60,17 @@ def test_a_single_value_a_channel_is_refused_as_by_torch():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x: x.float(),
+        lambda x: x.double(),
         lambda x: x.contiguous(),
         lambda x: x[..., :3],
         lambda x: x[:, :7, :1, :1, :1].contiguous(memory_format=torch.channels_last_3d),
     ],
 )
 def test_what_it_does_not_know_is_left_to_torch(change):
-    x, weight, bias = given((2, 8, 4, 6, 5))
+    x, weight, bias = given((2, 8, 4, 6, 5), torch.bfloat16)
     x = change(x.detach())
-    weight, bias = weight[: x.shape[1]], bias[: x.shape[1]]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = weight[: x.shape[1]].to(dtype), bias[: x.shape[1]].to(dtype)
     expected = batch_norm_reference(x, weight, bias, None, None, 0.1, 1e-5)
     assert torch.equal(batch_norm(x, weight, bias, None, None, 0.1, 1e-5), expected)
 
@@ -81,7 +84,7 @@ def test_what_it_does_not_know_is_left_to_torch(change):
 )
 def test_the_modules_are_torchs(ours, theirs, shape):
     mine, reference = ours(shape[1]), theirs(shape[1])
-    x = given(shape)[0].detach()
+    x = given(shape, torch.bfloat16)[0].detach()
     for _ in range(3):
         out, expected = mine(x), reference(x.float())
         assert (out.float() - expected).abs().max() < 2**-6

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from ea_psmnet.ops import convolutions
 from ea_psmnet.ops.convolutions import score_conv, score_conv_reference
 from ea_psmnet.ops.native import score_conv as module
 from ea_psmnet.ops.native.score_conv import add_score, is_compiled_for
@@ -60,11 +61,21 @@ def test_other_channels_are_left_to_torch(channels):
     torch.testing.assert_close(score.double(), exact(volume, weight), rtol=0, atol=1e-4)
 
 
-def test_gradients_are_torchs():
-    volume, weight = given(8, (3, 4, 5))
-    weight.requires_grad_()
-    plain = score_conv_reference(volume, weight)
-    fast = score_conv(volume, weight)
-    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-4)
-    ours, theirs = (torch.autograd.grad(s.square().sum(), weight)[0] for s in (fast, plain))
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("channels", [8, 16, 32])
+def test_gradients_are_torchs(monkeypatch, channels, shape, compiled):
+    volume, weight = given(channels, shape, batch=2)
+    if not compiled:
+        monkeypatch.setattr(convolutions, "is_compiled_for", lambda volume: False)
+    elif not is_compiled_for(volume):
+        pytest.skip("no C compiler")
+    tensors = [tensor.requires_grad_() for tensor in (volume, weight)]
+    doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    ours, theirs = score_conv(*tensors), score_conv_reference(*doubles)
+    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-4)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(ours, tensors, weights)
+    expected = torch.autograd.grad(theirs, doubles, weights.double())
+    for mine, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine.double(), other, rtol=1e-5, atol=1e-4)

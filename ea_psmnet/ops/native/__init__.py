@@ -26,6 +26,10 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
 from ea_psmnet.files import atomic_path
 
 _PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -34,6 +38,19 @@ _PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "
 _OPTIONS = ("-O3", _PROCESSOR, "-fopenmp", "-ffp-contract=fast", "-shared", "-fPIC")
 
 _LIMIT_S = 120
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether compiled code can read a tensor: on the CPU, with numbers, and not traced."""
+    there = tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
+    return there and not torch.compiler.is_compiling()
+
+
+def learns_in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Whether gradients of an operation of two tensors are needed, and its type is float32."""
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    half = torch.is_autocast_enabled(x.device.type)
+    return learns and not half and x.dtype == weight.dtype == torch.float32
 
 
 @cache

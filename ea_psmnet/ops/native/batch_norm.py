@@ -1,4 +1,4 @@
-"""Batch normalisation in training with bfloat16 activations, on the CPU.
+"""Batch normalisation in training on the CPU, with float32 or bfloat16 activations.
 
 torch's own takes several times as long if channels are few and adjacent, as in a cost volume.
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.native import is_readable, load_library
 from ea_psmnet.ops.precision import lean_backward
 
 _LEAST_LANES, _MOST_LANES, _VECTOR = 32, 2048, 16
@@ -48,7 +48,7 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """`batch_norm_reference`, in C for bfloat16 activations that are channels-last on a CPU.
+    """`batch_norm_reference`, in C for activations that are channels-last on a CPU.
 
     Compiled code needs parameters and statistics in float32, and sums in float32.
     """
@@ -64,7 +64,7 @@ def _lanes(x: Tensor) -> int | None:
 
     None if compiled code cannot be used.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.bfloat16:
+    if not is_readable(x) or x.dtype not in (torch.float32, torch.bfloat16):
         return None
     channels = x.shape[1]
     if not x.detach().movedim(1, -1).is_contiguous() or x.numel() <= channels:
@@ -116,7 +116,7 @@ class _Norm(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("input", "gradient", "output", "weight", "bias")),
         *((name, ctypes.c_void_p) for name in ("mean", "scale", "running_mean", "running_var")),
         *((name, ctypes.c_void_p) for name in ("weight_gradient", "bias_gradient")),
-        *((name, ctypes.c_int64) for name in ("rows", "lanes", "channels", "threads")),
+        *((name, ctypes.c_int64) for name in ("rows", "lanes", "channels", "half", "threads")),
         *((name, ctypes.c_double) for name in ("momentum", "eps")),
     )
 
@@ -128,7 +128,8 @@ def _run(name: str, lanes: int, tensors: Sequence[Tensor | None], **numbers: flo
     assert x is not None
     job = _Norm(*(None if t is None else t.data_ptr() for t in tensors), **numbers)
     job.rows, job.lanes = x.numel() // lanes, lanes
-    job.channels, job.threads = x.shape[1], torch.get_num_threads()
+    job.channels, job.half = x.shape[1], x.dtype == torch.bfloat16
+    job.threads = torch.get_num_threads()
     if not getattr(library, f"batch_norm_{name}")(ctypes.byref(job)):
         raise MemoryError("batch normalisation: no memory for its sums")
 
@@ -136,4 +137,4 @@ def _run(name: str, lanes: int, tensors: Sequence[Tensor | None], **numbers: flo
 @cache
 def _library() -> ctypes.CDLL | None:
     functions = "batch_norm_forward", "batch_norm_backward"
-    return load_library(Path(__file__).with_suffix(".c"), functions, 1, _Norm)
+    return load_library(Path(__file__).with_suffix(".c"), functions, 2, _Norm)

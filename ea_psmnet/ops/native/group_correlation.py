@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.native import is_readable, load_library
 
 _MOST_GROUPS, _MOST_CHANNELS = 64, 512
 
@@ -35,7 +35,7 @@ def is_compiled_for(features: Tensor, dtype: torch.dtype) -> bool:
         features: (B, H, W, c, G).
         dtype: Type of the volume.
     """
-    if torch.compiler.is_compiling() or features.device.type != "cpu":
+    if not is_readable(features):
         return False
     channels, groups = features.shape[3:]
     fits = groups <= _MOST_GROUPS and channels * groups <= _MOST_CHANNELS

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.native import is_readable, load_library
 from ea_psmnet.ops.precision import lean_backward
 
 _CHANNELS, _LANES = 8, 16
@@ -62,9 +62,7 @@ def narrow_conv3d(
 
 def is_narrow(volume: Tensor, weight: Tensor) -> bool:
     """Whether `narrow_conv3d` has compiled code for a volume and a weight."""
-    if torch.compiler.is_compiling() or volume.device.type != "cpu":
-        return False
-    if weight.shape[:2] != (_CHANNELS, _CHANNELS):
+    if not is_readable(volume) or weight.shape[:2] != (_CHANNELS, _CHANNELS):
         return False
     half = volume.dtype == torch.bfloat16
     if torch.is_autocast_enabled("cpu"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.native import is_readable, load_library
 
 
 class _Head(ctypes.Structure):
@@ -41,9 +41,7 @@ class _Cells(ctypes.Structure):
 
 def is_compiled_for(scores: Tensor) -> bool:
     """Whether there is compiled code for these scores on this machine; it cannot be traced."""
-    if torch.compiler.is_compiling():
-        return False
-    return scores.device.type == "cpu" and scores.dtype == torch.float32 and _library() is not None
+    return is_readable(scores) and scores.dtype == torch.float32 and _library() is not None
 
 
 def compiled_expectation(eighths: Tensor, lowest: float) -> tuple[Tensor, Tensor]:

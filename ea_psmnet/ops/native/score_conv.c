@@ -3,6 +3,7 @@
  * A vector holds LANES adjacent channels of a cell; BLOCK cells of a row keep a vector of sums each,
  * whose lanes are added up at the end.
  */
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@ enum { LANES = 8, BLOCK = 8, SIDE = 3, MOST_CHANNELS = 32 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float Lanes __attribute__((vector_size(LANES * 4)));
+typedef Lanes Near __attribute__((aligned(4), may_alias)); /* in memory */
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 
@@ -21,8 +23,17 @@ typedef struct {
     int64_t depth, levels, height, width, channels, start, half, threads;
 } Score; /* start: the level of the volume's first plane */
 
+typedef struct {
+    const float *gradient; /* of the score, with a margin of zeros: (depth + 2, height + 2, width + 2) */
+    const float *volume;   /* (depth, height, width, channels) */
+    const float *weight;   /* (SIDE, SIDE, SIDE, channels) */
+    float *of_volume;      /* (depth, height, width, channels) */
+    float *of_weight;      /* (threads, SIDE, SIDE, SIDE, channels) */
+    int64_t depth, height, width, channels, threads;
+} Gradient;
+
 /* For the caller to compare: a version, and the sizes of the structures. */
-const int64_t score_conv_interface[] = {1, sizeof(Score)};
+const int64_t score_conv_interface[] = {2, sizeof(Score), sizeof(Gradient)};
 
 INLINE Lanes load(const char *values, const int half) {
     Lanes lanes;
@@ -102,6 +113,75 @@ void score_conv_add(const Score *s) {
             case 8: ADD_ROW(8); break;
             case 16: ADD_ROW(16); break;
             case 32: ADD_ROW(32); break;
+        }
+    }
+}
+
+/* Gradients in float32 ---------------------------------------------------------------------------
+ *
+ * A cell at (z, y, x) meets the scores at (z + 1 - kd, y + 1 - ky, x + 1 - kx).
+ */
+
+/* The row of scores' gradients that a row of cells meets by its taps of kx = 2. */
+INLINE const float *met(const Gradient *g, int64_t plane, int64_t row, int64_t kd, int64_t ky) {
+    return g->gradient + ((plane + 2 - kd) * (g->height + 2) + row + 2 - ky) * (g->width + 2);
+}
+
+/* Gradients of some channels of `count` cells. */
+INLINE void set_cells(const Gradient *g, int64_t plane, int64_t row, int64_t first, int64_t channel,
+                      const int count) {
+    const int64_t channels = g->channels;
+    Lanes sums[BLOCK] = {0};
+    for (int k = 0; k < SIDE * SIDE; k++) {
+        const float *scores = met(g, plane, row, k / SIDE, k % SIDE) + first;
+        const float *weight = g->weight + SIDE * k * channels + channel;
+        const Lanes left = *(const Near *)weight, middle = *(const Near *)(weight + channels);
+        const Lanes right = *(const Near *)(weight + 2 * channels);
+#pragma GCC unroll 8
+        for (int n = 0; n < count; n++)
+            sums[n] += right * scores[n] + middle * scores[n + 1] + left * scores[n + 2];
+    }
+    float *out = g->of_volume + ((plane * g->height + row) * g->width + first) * channels + channel;
+    for (int n = 0; n < count; n++) *(Near *)(out + n * channels) = sums[n];
+}
+
+void score_conv_of_volume(const Gradient *g) {
+#pragma omp parallel for num_threads(g->threads) schedule(static)
+    for (int64_t line = 0; line < g->depth * g->height; line++) {
+        const int64_t plane = line / g->height, row = line % g->height;
+        for (int64_t channel = 0; channel < g->channels; channel += LANES) {
+            int64_t x = 0;
+            for (; x + BLOCK <= g->width; x += BLOCK) set_cells(g, plane, row, x, channel, BLOCK);
+            for (; x < g->width; x++) set_cells(g, plane, row, x, channel, 1);
+        }
+    }
+}
+
+void score_conv_of_weight(const Gradient *g) {
+    const int64_t size = SIDE * SIDE * SIDE * g->channels;
+    memset(g->of_weight, 0, g->threads * size * sizeof(float));
+#pragma omp parallel num_threads(g->threads)
+    {
+        float *own = g->of_weight + omp_get_thread_num() * size;
+#pragma omp for schedule(static) /* the same sums every time */
+        for (int64_t line = 0; line < g->depth * g->height; line++) {
+            const int64_t plane = line / g->height, row = line % g->height;
+            for (int64_t n = 0; n < SIDE * g->channels; n += LANES) {
+                const int64_t kd = n / g->channels, channel = n % g->channels;
+                const float *cells = g->volume + line * g->width * g->channels + channel;
+                const float *scores[SIDE];
+                for (int ky = 0; ky < SIDE; ky++) scores[ky] = met(g, plane, row, kd, ky);
+                Lanes sums[SIDE][SIDE] = {0}; /* of one row, so that few digits are lost */
+                for (int64_t x = 0; x < g->width; x++) {
+                    const Lanes cell = *(const Near *)(cells + x * g->channels);
+                    for (int ky = 0; ky < SIDE; ky++)
+                        for (int kx = 0; kx < SIDE; kx++)
+                            sums[ky][kx] += cell * scores[ky][x + 2 - kx];
+                }
+                for (int k = 0; k < SIDE * SIDE; k++)
+                    *(Near *)(own + (kd * SIDE * SIDE + k) * g->channels + channel) +=
+                        sums[k / SIDE][k % SIDE];
+            }
         }
     }
 }

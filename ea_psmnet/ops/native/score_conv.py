@@ -1,4 +1,4 @@
-"""3x3x3 convolutions of volumes to one channel by `score_conv.c`, on CPUs and without gradients.
+"""3x3x3 convolutions of volumes to one channel by `score_conv.c`, on CPUs.
 
 Shapes: C channels, K disparity levels, h and w of the features.
 """
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ea_psmnet.ops.native import load_library
+from ea_psmnet.ops.native import is_readable, load_library
 
 _CHANNELS = (8, 16, 32)
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -30,9 +31,7 @@ class _Score(ctypes.Structure):
 
 def is_compiled_for(volume: Tensor) -> bool:
     """Whether there is compiled code for a volume (B, C, K, h, w); it cannot be traced."""
-    if torch.compiler.is_compiling() or volume.device.type != "cpu":
-        return False
-    fits = volume.shape[1] in _CHANNELS and volume.dtype in _DTYPES
+    fits = is_readable(volume) and volume.shape[1] in _CHANNELS and volume.dtype in _DTYPES
     return fits and _library() is not None
 
 
@@ -56,6 +55,45 @@ def add_score(total: Tensor, volume: Tensor, weight: Tensor, start: int) -> None
     library.score_conv_add(ctypes.byref(job))
 
 
+class _Gradient(ctypes.Structure):
+    """`Gradient` of score_conv.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gradient", "volume", "weight")),
+        *((name, ctypes.c_void_p) for name in ("of_volume", "of_weight")),
+        *((name, ctypes.c_int64) for name in ("depth", "height", "width", "channels", "threads")),
+    )
+
+
+def score_gradients(gradient: Tensor, volume: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a volume and a weight, in float32 as all tensors here.
+
+    Args:
+        gradient: Gradient of the score (K, h, w).
+        volume: (C, K, h, w); no copy is made if its channels are adjacent.
+        weight: (1, C, 3, 3, 3).
+
+    Returns:
+        (C, K, h, w), whose channels are adjacent, and (1, C, 3, 3, 3).
+    """
+    library = _library()
+    assert library is not None
+    cells = volume.movedim(0, -1).contiguous()
+    taps = weight[0].movedim(0, -1).contiguous()
+    made, margin, threads = (
+        torch.empty_like(cells),
+        F.pad(gradient, (1,) * 6),
+        torch.get_num_threads(),
+    )
+    terms = taps.new_empty(threads, *taps.shape)
+    pointers = (tensor.data_ptr() for tensor in (margin, cells, taps, made, terms))
+    job = _Gradient(*pointers, *cells.shape, threads)
+    library.score_conv_of_volume(ctypes.byref(job))
+    library.score_conv_of_weight(ctypes.byref(job))
+    return made.movedim(-1, 0), terms.sum(0).movedim(-1, 0).unsqueeze(0)
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
-    return load_library(Path(__file__).with_suffix(".c"), ("score_conv_add",), 1, _Score)
+    functions = "score_conv_add", "score_conv_of_volume", "score_conv_of_weight"
+    return load_library(Path(__file__).with_suffix(".c"), functions, 2, _Score, _Gradient)
