@@ -13,6 +13,7 @@ from benchmarking import Answers, Request, ask, code_hash, run, write_results
 
 # isort: split
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -130,7 +131,7 @@ def _training(sizes: Sizes, device: torch.device) -> list[NetworkCase]:
                 if batch == 1 and min(size) < 4 * _LARGEST_POOL:
                     continue  # the plain form normalises a single pooled value: nothing to train
                 case = NetworkCase("plain", size, disparities, network, batch, training=True)
-                made += _forms(case, ("plain", "fast"), device)
+                made += _forms(case, ("plain", "exact", "fast"), device)
     return made
 
 
@@ -186,8 +187,9 @@ def _accuracies(options: BenchmarkOptions, answers: Answers) -> list[Accuracy]:
 
 
 def measured(request: Request) -> Request:
-    """Let a fresh process measure."""
-    return ask(__file__, request)
+    """Let a fresh process measure, the published form without compiled code."""
+    plain = request.get("form") == "plain"
+    return ask(__file__, request, os.environ | {"EA_PSMNET_COMPILE": "0"} if plain else None)
 
 
 def answer(request: Request) -> Request:

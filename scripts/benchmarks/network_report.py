@@ -167,9 +167,9 @@ cases in turn, in several rounds: medians, and the best and worst round. In a ro
 than two seconds runs up to five times; a case of over half a minute is measured only in the first
 round. Inputs and weights are random, except for accuracy.
 
-- **form**: `plain` is the published form (eager float32, contiguous, volume filled by a loop, one
-  image after the other, head on the full volume); `exact` is the rearranged form in float32; `fast`
-  the same in bfloat16 (in training autocast).
+- **form**: `plain` is the published form (eager float32 by torch's operators, contiguous, volume
+  filled by a loop, one image after the other, head on the full volume); `exact` is the rearranged
+  form in float32; `fast` the same in bfloat16 (in training autocast).
 - **allocator**: `kept` is glibc told to keep freed memory, as by all commands.
 - **peak** is in addition to the loaded network and its inputs; for a step, in addition to what was
   held when it began.
