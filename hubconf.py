@@ -39,21 +39,22 @@ def stereo_matcher(weights: str = DEFAULT, **options: Any) -> StereoMatcher:
     return StereoMatcher.load(weights, **options)
 
 
-def from_pretrained(folder: str, **options: Any) -> StereoMatcher:
-    """A matcher with the weights of a local folder, such as that of a training run.
+def from_pretrained(path: str, **options: Any) -> StereoMatcher:
+    """A matcher with local weights, such as those of a training run.
 
     A description beside them, `NAME.json`, is available as `StereoMatcher.card`.
 
     Args:
-        folder: Folder that holds one `.safetensors` file, or `model.safetensors` among several.
+        path: File of weights, or a folder that holds one `.safetensors` file, or
+            `model.safetensors` among several.
         options: Keyword arguments of `StereoMatcher.load`.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it holds no weights.
+        FileNotFoundError: There is no such file or folder, or the folder holds no weights.
     """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    return StereoMatcher.load(folder, **options)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    return StereoMatcher.load(path, **options)
 
 
 def _network(preset: str, pretrained: bool | None = None) -> PSMNet:

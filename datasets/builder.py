@@ -45,7 +45,9 @@ def _splits_and_passes(root: Path) -> list[Options]:
 
 
 def _resolutions(root: Path) -> list[Options]:
-    return [{"split": "train", "resolution": size} for size in get_args(Resolution)]
+    named = middlebury.resolution_of(root)
+    sizes = get_args(Resolution) if named is None else (named,)
+    return [{"split": "train", "resolution": size} for size in sizes]
 
 
 def _sceneflow_variants(root: Path) -> list[Options]:

@@ -93,7 +93,7 @@ def _frames(folder: Path, require_truth: bool) -> Iterator[Frame]:
             _only(folder, "right", IMAGE_SUFFIXES),
             _at_most_one(folder, "disp_right", DISPARITY_SUFFIXES),
         ),
-        folder.resolve().name,
+        folder.name if folder.name not in ("", "..") else folder.resolve().name,
         layout=_LAYOUT,
     )
 

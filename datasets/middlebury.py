@@ -47,7 +47,7 @@ class Middlebury2014(FrameDataset):
         root: str | Path,
         *,
         split: Split = "train",
-        calibration: Calibration = "perfect",
+        calibration: Calibration | None = None,
         right: Exposure = "im1",
     ) -> None:
         """Find the scenes.
@@ -55,10 +55,14 @@ class Middlebury2014(FrameDataset):
         Args:
             root: The folder that holds the scenes.
             split: `train` only.
-            calibration: Rectification: `perfect`, `imperfect` or `both`.
+            calibration: Rectification: `perfect`, `imperfect` or `both`; default: `perfect`, unless
+                no scene is.
             right: Right image: `im1`, `im1E` (different exposure) or `im1L` (different lighting).
         """
         train_only(split, _NO_TEST)
+        if calibration is None:
+            perfect = (next(Path(root).glob(f"{above}*-perfect"), None) for above in ("", "*/"))
+            calibration = "perfect" if any(perfect) else "imperfect"
         check_choice("calibration", calibration, get_args(Calibration))
         check_choice("right", right, get_args(Exposure))
         kinds = ("imperfect", "perfect") if calibration == "both" else (calibration,)
@@ -123,7 +127,7 @@ class MiddEval3(FrameDataset):
             resolution: `F` (full), `H` (half) or `Q` (quarter); required if several exist.
         """
         train_only(split, _NO_TEST)
-        base, named = _base_middeval3(Path(root)), _resolution_of(Path(root))
+        base, named = _base_middeval3(Path(root)), resolution_of(Path(root))
         if resolution is None:
             resolution = named or _only_resolution(base)
         check_choice("resolution", resolution, get_args(Resolution))
@@ -204,14 +208,14 @@ def _scenes_2021(base: Path, name: str = "disp0.pfm") -> Iterator[Path]:
             yield path
 
 
-def _resolution_of(root: Path) -> Resolution | None:
+def resolution_of(root: Path) -> Resolution | None:
     """Return the resolution that a folder holds according to its name."""
     name = root.resolve().name
     return next((size for size in get_args(Resolution) if name == f"training{size}"), None)
 
 
 def _base_middeval3(root: Path) -> Path:
-    if _resolution_of(root):
+    if resolution_of(root):
         return root.resolve().parent
     return home(root, ("MiddEval3",), *(f"training{size}" for size in get_args(Resolution)))
 

@@ -152,7 +152,7 @@ def _side_by_side(home: Path, split: Split) -> Iterator[Part]:
     folders = [folder for folder in _image_folders(home).values() if folder.is_dir()]
     if any((folder / name).is_dir() for folder in folders for name in ("TRAIN", "TEST")):
         yield from _pooled(home, folders, split)
-    elif split == "train":  # the folder of one part of the release
+    if split == "train":  # one part of the release, or all of them unpacked into one folder
         for family in ("Monkaa", "Driving"):
             if scenes := _scenes(folders, family):
                 yield _part(family, "A", home, scenes=scenes)
@@ -218,7 +218,7 @@ def _first(home: Path, prefix: str, names: Sequence[str]) -> Path:
 
 def _scenes(folders: Sequence[Path], family: str) -> tuple[str, ...]:
     """Return the names of a family's scenes in the folders, sorted."""
-    names = {path.name for folder in folders for path in _folders(folder)}
+    names = {path.name for folder in folders for path in _folders(folder)} - {"TRAIN", "TEST"}
     return tuple(sorted(name for name in names if _family(name) == family))
 
 
@@ -252,6 +252,8 @@ class SceneFlow(FrameDataset):
     Monkaa/{frames_cleanpass,frames_finalpass}/a_rain_of_stones_x2/{left,right}/0000.png
     Driving/{frames_cleanpass,frames_finalpass}/15mm_focallength/scene_forwards/fast/{left,right}/0001.png
     ```
+
+    All archives may also be unpacked into one folder.
 
     PSMNet's: `frames_cleanpass`, `frames_disparity` (or `disparity`) for FlyingThings3D, beside
     `monkaa_frames_cleanpass`, `monkaa_disparity`, `driving_...`. Merged, as GwcNet, GANet and

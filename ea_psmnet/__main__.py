@@ -50,7 +50,8 @@ _ABOUT = """Stereo depth with attention.
 --version prints the version, --tyro-print-completion {bash,zsh,tcsh} the shell's completion script.
 
 Exit codes: 0 done; 1 done in part, or something was found, as the command's help says; 2 wrong
-input or options, or no memory; 130 and 143 ended by Ctrl-C and SIGTERM; 141 output unread.
+input or options, or no memory; 130, 143 and 129 ended by Ctrl-C, SIGTERM and SIGHUP; 141 output
+unread.
 """
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"check": check, "show": show, "render": render},

@@ -182,7 +182,7 @@ def _doubts(calibration: Calibration) -> list[str]:
     if not _BASELINES[0] <= baseline <= _BASELINES[1]:
         unit = "millimetres" if baseline > _BASELINES[1] else "another unit"
         doubts.append(
-            f"the baseline is {baseline:g} m: if the file's number is in {unit}, give --baseline "
+            f"the baseline is {baseline:g} m: if that number is in {unit}, give the baseline "
             "in metres"
         )
     if not _FOCAL_LENGTHS[0] <= f / width <= _FOCAL_LENGTHS[1]:

@@ -28,6 +28,7 @@ Found = tuple[Calibration | None, RawCalibration | None]
 """Calibrations of the rectified and of the unrectified images, as far as a file has them."""
 
 _MOST_BYTES = 2**20
+_MOST_LEVELS = 20
 _EXPECTED = (
     "expected Middlebury's or ETH3D's calib.txt, KITTI's P rows, K.txt (K and baseline), OpenCV's "
     "YAML or XML, or two camera_info files of ROS"
@@ -59,7 +60,7 @@ def read_calibration(
     texts = [_text(Path(path)) for path in paths]
     try:
         rectified, unrectified = _reader(texts[0])(texts, 2 if camera is None else camera)
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{told}: {what.removeprefix('calibration: ')}") from error
     if raw is None:
@@ -78,7 +79,19 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
     if len(data) > _MOST_BYTES or b"\0" in data:
         raise ValueError(f"{path}: not a calibration file: {_EXPECTED}")
-    return data.decode("utf-8", errors="replace").lstrip("\ufeff")
+    text = data.decode("utf-8", errors="replace").lstrip("\ufeff")
+    if _levels(text) > _MOST_LEVELS:  # parsers take minutes for them, or end the process
+        raise ValueError(f"{path}: nested too deeply for a calibration file: {_EXPECTED}")
+    return text
+
+
+def _levels(text: str) -> int:
+    """Depth of nested brackets and XML elements."""
+    deepest = depth = 0
+    for mark in re.finditer(r"[\[{]|[\]}]|<\w[^<>]*(?<!/)>|</", text):
+        depth += -1 if mark[0] in ("]", "}", "</") else 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _reader(text: str) -> Callable[[Sequence[str], int], Found]:

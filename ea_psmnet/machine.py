@@ -264,39 +264,44 @@ def single_opencv_thread() -> None:
 
 @contextmanager
 def ending_children() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that cleanup runs and child processes are ended.
+    """Turn SIGTERM and SIGHUP into an exception, so that cleanup runs and child processes end.
 
-    By default the signal ends this process alone, and its child processes continue. Where Python
-    ignores exceptions, in destructors and callbacks, the signal is sent again a moment later.
+    By default these signals end this process alone, and its child processes continue. Where Python
+    ignores exceptions, in destructors and callbacks, the signal is sent again a moment later. Under
+    `nohup` SIGHUP remains ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows it only there
         yield
         return
 
-    terminated = 128 + signal.SIGTERM
-    pending: list[threading.Timer] = []
+    endings = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        endings.append(signal.SIGHUP)  # a terminal was closed
+    signals = {128 + number: number for number in endings}
+    pending: dict[int, threading.Timer] = {}
 
     def report(ignored: sys.UnraisableHookArgs) -> None:
         error = ignored.exc_value
-        if not isinstance(error, SystemExit) or error.code != terminated:
+        if not isinstance(error, SystemExit) or error.code not in signals:
             return report_before(ignored)
-        again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM))
+        again = threading.Timer(0.01, os.kill, (os.getpid(), signals[error.code]))
         again.daemon = True
         again.start()
-        pending.append(again)
+        pending[error.code] = again
 
     report_before, sys.unraisablehook = sys.unraisablehook, report
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(terminated))
+    before = {n: signal.signal(n, lambda n, _: sys.exit(128 + n)) for n in endings}
     try:
         yield
     finally:
-        waiting = [timer for timer in pending if timer.is_alive()]
-        for timer in waiting:
+        waiting = {code: timer for code, timer in pending.items() if timer.is_alive()}
+        for timer in waiting.values():
             timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         sys.unraisablehook = report_before
         if waiting:
-            sys.exit(terminated)
+            sys.exit(next(iter(waiting)))
 
 
 def end_with_parent(parent: int) -> None:

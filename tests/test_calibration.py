@@ -186,7 +186,7 @@ def test_pixel_centres_keep_their_rays_when_images_are_resized():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"baseline": 193.0}, "the baseline is 193 m: if the file's number is in millimetres"),
+        ({"baseline": 193.0}, "the baseline is 193 m: if that number is in millimetres"),
         ({"baseline": 0.00012}, "the baseline is 0.00012 m"),
         ({"f": 4.2}, r"focal length of 4\.2 px means a field of view of 178\.5 degrees"),
         ({"f": 60000.0}, r"field of view of 0\.6 degrees in images 640 px wide"),

@@ -283,3 +283,18 @@ def test_yaml_may_not_repeat_itself(tmp_path):
     paths = [text_file(tmp_path / f"{i}.yaml", info) for i in (0, 1)]
     with pytest.raises(ValueError, match="has YAML aliases"):
         read_calibration(*paths)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "P: " + "[" * 2000 + "]" * 2000,
+        "%YAML:1.0\n---\na: " + "[" * 100_000,
+        '{"opencv_storage": ' + "[" * 100_000,
+        "<opencv_storage>" + "<a>" * 100_000,
+    ],
+)
+def test_deep_nesting_is_refused_before_it_is_parsed(tmp_path, text):
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(ValueError, match="nested too deeply for a calibration file"):
+        read_calibration(tmp_path / "c.yml")

@@ -40,7 +40,9 @@ def test_matchers_take_any_size(tmp_path):
     )
     write_json(tmp_path / "mine.json", {"samples": 7})
     matcher = hubconf.from_pretrained(str(tmp_path))
+    (file,) = tmp_path.glob("*.safetensors")
+    assert hubconf.from_pretrained(str(file)).card == matcher.card
     assert matcher.card == {"samples": 7}
     assert matcher(*images).disparity.shape == (37, 210)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
         hubconf.from_pretrained("ea-light")

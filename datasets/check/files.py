@@ -152,6 +152,9 @@ def _implausible(values: Values, role: Role, max_disparity: float) -> Iterator[P
         yield Problem("beyond", values.path, f"{told}: check the unit, or raise --max-disparity")
     elif values.zero == values.known:
         yield Problem("zeros", values.path, "every valid disparity is 0")
+    elif values.largest < 1:
+        told = f"every valid disparity is below 1 pixel (at most {values.largest:.3f})"
+        yield Problem("tiny", values.path, f"{told}: check the unit")
     elif values.zero > few and values.smallest > _GAP and not role.decoded:
         share = values.zero / values.pixels
         yield Problem(

@@ -61,12 +61,14 @@ class Order:
 class Engine:
     """Predicts orders, one at a time, and keeps the newest results.
 
-    It is a context manager: at its end all files are removed.
+    It is a context manager: at its end the prediction that runs is finished, later ones are refused
+    and all files are removed.
     """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ea_psmnet-app-"))
         self._lock = threading.Lock()
+        self._ended = False
         self._results: OrderedDict[str, Path] = OrderedDict()
         self._matchers: OrderedDict[tuple[str, Precision], StereoMatcher] = OrderedDict()
 
@@ -74,7 +76,9 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._ended = True
+        with self._lock:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def example(self, number: int) -> Pair:
         """Render a pair."""
@@ -113,6 +117,8 @@ class Engine:
 
         work = Work(lambda source: [], lambda source: source.read(), predict, write)
         with self._lock:
+            if self._ended:
+                raise OSError("the server ends: start it again")
             (outcome,) = predict_many([order.source], work)
             if outcome.error is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -174,7 +180,7 @@ def _write(folder: Path, name: str, result: StereoResult) -> list[Path]:
 def _described(result: StereoResult) -> dict[str, Any]:
     height, width = result.disparity.shape
     camera = result.calibration
-    fields = ("f", "cx", "cy", "baseline", "doffs")
+    fields = ("f", "fy", "cx", "cy", "baseline", "doffs")
     return {
         "width": width,
         "height": height,

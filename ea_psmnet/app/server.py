@@ -20,7 +20,7 @@ from werkzeug import Request, Response
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 from werkzeug.exceptions import RequestEntityTooLarge as TooLarge
-from werkzeug.routing import Map, Rule
+from werkzeug.routing import Map, RequestRedirect, Rule
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from ea_psmnet.app.engine import Engine, Order, weights
@@ -67,7 +67,8 @@ class StereoApp:
         self._hosts = {*_LOOPBACK, *names}
         self._any_address = bool(names & set(_EVERY_ADDRESS))
         if self._any_address:
-            self._hosts |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+            name = socket.gethostname().lower()
+            self._hosts |= {name, f"{name}.local", socket.getfqdn().lower()}
         answers: Mapping[str, tuple[str, Callable[..., Response]]] = {
             "/": ("GET", self._page),
             "/choices": ("GET", self._choices),
@@ -90,6 +91,8 @@ class StereoApp:
         except TooLarge:
             text = f"more than {format_bytes(self._limit)}: use smaller images"
             response = _json({"error": text}, 413)
+        except RequestRedirect as error:
+            response = error.get_response(environ)
         except HTTPException as error:
             response = _json({"error": error.description}, error.code or 500)
         except Exception as error:
@@ -103,7 +106,9 @@ class StereoApp:
         host = urlsplit(f"//{request.host}").hostname
         origin = request.headers.get("Origin")  # `null` from sandboxed pages of anywhere
         known = host in self._hosts or (self._any_address and _is_address(host))
-        if not known or (origin and urlsplit(origin).netloc != request.host):
+        if not known:
+            raise Forbidden(f"{host} is not an address of this server: give it as --host")
+        if origin and urlsplit(origin).netloc != request.host:
             raise Forbidden("requests from other pages are refused")
         endpoint, values = self._routes.bind_to_environ(request.environ).match()
         response: Response = endpoint(request, **values)
@@ -149,7 +154,9 @@ class StereoApp:
                 _saved(request, Path(folder), "calib", _CALIBRATION_SUFFIXES),
                 _numbers(form),
             )
-            return _json(self._engine.predict(order))
+            told = self._engine.predict(order)
+            told["warnings"] = [_without_folder(warning) for warning in told["warnings"]]
+            return _json(told)
 
     def _source(self, request: Request, folder: Path) -> PairSource:
         """The pair of a request, as files in a folder."""
@@ -168,6 +175,8 @@ class StereoApp:
                 "choose a left and a right image, or one file with both views and its layout"
             )
         left = views[0][0]
+        if layout != "separate" and views[1]:
+            raise BadRequest(f"{layout}: one file has both views: leave out the right image")
         if layout != "separate":
             return PairSource(_stem(request.files["left"]), left, left, layout)  # type: ignore[arg-type]
         names = [Path(_stem(request.files[view])) for view in ("left", "right")]
@@ -226,8 +235,8 @@ def _failure(error: Exception) -> Response:
 
 
 def _without_folder(message: str) -> str:
-    """A message that names uploads, and no folder of this machine."""
-    return re.sub(r"\S*ea_psmnet-upload-[^/\s]*/[^/\s]*/", "", message)
+    """A message that names uploads and results, and no folder of this machine."""
+    return re.sub(r"[^\s']*ea_psmnet-(upload|app)-[^/\s]*/([^/\s]*/)?", "", message)
 
 
 def _is_address(host: str | None) -> bool:

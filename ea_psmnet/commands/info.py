@@ -62,7 +62,11 @@ def _weights() -> dict[str, str]:
 
     found = {}
     for path in sorted(BUNDLED.glob("*.safetensors")):
-        stated = read_card(path).get("sha256")
+        try:
+            stated = read_card(path).get("sha256")
+        except ValueError:
+            found[path.stem] = "damaged description"
+            continue
         same = stated == content_hash(path)
         found[path.stem] = "intact" if same else "damaged" if stated else "without description"
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,12 @@ def submission(
             memory.
         options: Network that predicts, and its options.
     """
-    from ea_psmnet.evaluation.submission import BENCHMARKS, find_pairs, write_submission
+    from ea_psmnet.evaluation.submission import (
+        BENCHMARKS,
+        find_pairs,
+        stated_disparities,
+        write_submission,
+    )
     from ea_psmnet.files import content_hash
     from ea_psmnet.inference.matcher import DEFAULT
     from ea_psmnet.inference.pairs import predicted_at_scale
@@ -60,6 +66,13 @@ def submission(
             "archive of these"
         )
     matcher = options.load(memory)
+    stated, searched = stated_disparities(entries), matcher.max_disparity / scale
+    if stated > searched:
+        print(
+            f"{root}: calib.txt states up to {stated} disparities; larger ones than the "
+            f"{searched:g} px that are searched will be wrong: give --max-disparity or --scale",
+            file=sys.stderr,
+        )
 
     def predict(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
         return predicted_at_scale(matcher, (left, right), scale).disparity

@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_psmnet.datasets.names import BenchmarkName, Resolution
+from ea_psmnet.datasets.templates import home
 from ea_psmnet.files import atomic_path, write_disparity_png, write_pfm
 from ea_psmnet.inference.pairs import Pair, as_pair
 from ea_psmnet.progress import Progress
@@ -175,7 +176,17 @@ def _kitti(
     ]
 
 
+def stated_disparities(entries: Sequence[Entry]) -> int:
+    """Largest number of disparities that a calibration beside the images states; 0 if none does."""
+    files = {entry.left.with_name("calib.txt") for entry in entries}
+    texts = (file.read_text(errors="replace") for file in files if file.is_file())
+    stated = (re.search(r"^\s*ndisp\s*=\s*(\d+)", text, re.MULTILINE) for text in texts)
+    return max((int(found[1]) for found in stated if found), default=0)
+
+
 def _middlebury(root: Path, resolution: Resolution | None, method: str) -> list[Entry]:
+    splits = [f"{split}{size}" for split in ("training", "test") for size in get_args(Resolution)]
+    root = home(root, ("MiddEval3",), *splits)
     there = [size for size in get_args(Resolution) if any(root.glob(f"t*{size}/*/im0.png"))]
     if resolution is None:
         if len(there) > 1:

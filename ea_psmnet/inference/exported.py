@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -237,6 +238,12 @@ def _required(package: str) -> Any:
         ) from None
 
 
+def _stated_threads() -> int | None:
+    """Number of threads that the environment states, as torch reads it."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdecimal() and int(stated) > 0 else None
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -245,7 +252,7 @@ def _open_onnx(path: Path, _: Path, threads: int | None) -> Opened:
     runtime = _required("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0  # 0: the default
+    options.intra_op_num_threads = threads or _stated_threads() or 0  # 0: the default
     try:
         session = runtime.InferenceSession(
             path, options, providers=runtime.get_available_providers()
@@ -272,7 +279,8 @@ def _open_openvino(path: Path, weights: Path, threads: int | None) -> Opened:
         # OpenVINO's own choice is bfloat16 on processors that multiply it.
         hint = "bf16" if record.precision == "bfloat16" else "f32"
         settings = {"INFERENCE_PRECISION_HINT": hint}
-        settings |= {"INFERENCE_NUM_THREADS": str(threads)} if threads else {}
+        count = threads or _stated_threads()
+        settings |= {"INFERENCE_NUM_THREADS": str(count)} if count else {}
         compiled = core.compile_model(model, "CPU", settings)
         return lambda left, right: np.asarray(compiled([left, right])[0], np.float32)
 

@@ -63,7 +63,7 @@ _SCENES = 8
 _KEPT = (0, 3, 6)
 """Numbers of 2D convolutions, from the first on, that stay in float32."""
 _NO_EXTRA = {"extra": ""}
-_PICTURES = ("matplotlib", "numpy", "opencv-python", "pillow", "pydantic", "tqdm", "tyro")
+_PICTURES = ("matplotlib", "numpy", "opencv-python", "pillow", "psutil", "pydantic", "tqdm", "tyro")
 
 
 def main() -> None:

@@ -209,3 +209,27 @@ def test_two_users_at_once(engine):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_right_image_beside_a_file_of_both_views_is_refused(predict):
+    error = predict(pair(layout="side-by-side"), 400)["error"]
+    assert error == "side-by-side: one file has both views: leave out the right image"
+
+
+def test_warnings_name_no_folder_of_the_machine(predict):
+    told = predict(pair(focal="3000", baseline="10"))
+    assert any("exceed" in warning for warning in told["warnings"])
+    assert "/" not in " ".join(told["warnings"]).replace("depth/", "")
+
+
+def test_an_engine_that_has_ended_predicts_no_more(engine, predict):
+    predict(pair())
+    engine.__exit__()
+    assert predict(pair(), 400)["error"] == "the server ends: start it again"
+    assert not engine._folder.exists()
+
+
+def test_a_doubled_slash_is_redirected(client):
+    response = client.get("//choices")
+    assert response.status_code == 308
+    assert response.headers["Location"] == "http://localhost/"

@@ -29,12 +29,16 @@ def test_an_incomplete_benchmark_needs_consent(checkpoint, tmp_path, capsys):
     assert main(command) == 2
     assert "found 1 of eth3d's 47 pairs" in capsys.readouterr().err
     assert not out.exists()
+    calibration = tmp_path / "two_view_testing" / "lakeside_1l" / "calib.txt"
+    calibration.write_text("ndisp=64\n")
     assert main([*command, "--partial"]) == 0
     assert zipfile.ZipFile(out).namelist() == [
         "low_res_two_view/lakeside_1l.pfm",
         "low_res_two_view/lakeside_1l.txt",
     ]
-    assert "1 pairs" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "1 pairs" in told.out
+    assert "calib.txt states up to 64 disparities" in told.err
 
 
 def test_parts_of_another_folder_are_refused(checkpoint, tmp_path, capsys, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 from dataset_trees import SIZE, eth3d, middeval3, middlebury2014, shade, sintel, write_png
 
-from ea_psmnet.datasets.builder import build_dataset, detect_dataset
+from ea_psmnet.datasets.builder import build_dataset, dataset_entry, detect_dataset
 from ea_psmnet.datasets.middlebury import Eth3d, MiddEval3, Middlebury2014
 from ea_psmnet.datasets.sintel import Sintel
 from ea_psmnet.files import write_image
@@ -26,6 +28,9 @@ def test_rectifications(tmp_path):
         for kind in ("imperfect", "perfect")
     ]
     assert both[0].left[0, 0, 0] == shade(5)
+    for folder in tmp_path.rglob("*-perfect"):
+        shutil.rmtree(folder)
+    assert len(build_dataset("auto", tmp_path)) == 2  # imperfect ones, if there are no others
 
 
 def test_exposures_change_the_right_image_only(tmp_path):
@@ -51,6 +56,9 @@ def test_resolutions(tmp_path):
     assert len(MiddEval3(tmp_path / "MiddEval3", resolution="Q")) == 2
     assert len(MiddEval3(tmp_path / "MiddEval3/trainingQ")) == 2
     assert detect_dataset(tmp_path / "MiddEval3/trainingQ") == "middeval3"
+    for root, sizes in ((tmp_path / "MiddEval3/trainingQ", ["Q"]), (tmp_path, ["F", "H", "Q"])):
+        variants = dataset_entry("middeval3").variants(root)
+        assert [options["resolution"] for options in variants] == sizes
     with pytest.raises(FileNotFoundError, match="trainingF: no such folder; understood as MiddEv"):
         MiddEval3(tmp_path, resolution="F")
     with pytest.raises(ValueError, match="unknown resolution 'f': choose from F, H, Q"):

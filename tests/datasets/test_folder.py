@@ -181,3 +181,11 @@ def test_real_masks_tell_what_both_cameras_see(shared_data):
             assert error[visible].mean() < error[hidden].mean(), sample.name
             masked += 1
     assert masked >= 10
+
+
+def test_links_have_names_of_their_own(tmp_path):
+    for number, name in enumerate(("a", "b")):
+        write_pair(tmp_path / "real" / name / "0000", shade=50 + number)
+        (tmp_path / "farm").mkdir(exist_ok=True)
+        (tmp_path / "farm" / f"scene_{name}").symlink_to(tmp_path / "real" / name / "0000")
+    assert [sample.name for sample in PairFolder(tmp_path / "farm")] == ["scene_a", "scene_b"]

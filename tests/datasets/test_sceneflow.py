@@ -28,6 +28,7 @@ TEST_NAMES = ["/".join((part, scene, "left", number)) for part, scene, number in
 FOLDERS = {
     "A": {part: (f"{part}/{{}}", f"{part}/disparity") for part in ("FlyingThings3D", "Monkaa")}
     | {"Driving": ("driving/{}", "driving/disparity")},
+    "A in one folder": dict.fromkeys(("FlyingThings3D", "Monkaa", "Driving"), ("{}", "disparity")),
     "B": {
         "FlyingThings3D": ("{}", "frames_disparity"),
         "Monkaa": ("monkaa_{}", "monkaa_disparity"),

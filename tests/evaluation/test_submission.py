@@ -6,7 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ea_psmnet.evaluation.submission import BENCHMARKS, find_pairs, write_submission
+from ea_psmnet.evaluation.submission import (
+    BENCHMARKS,
+    find_pairs,
+    stated_disparities,
+    write_submission,
+)
 from ea_psmnet.files import read_disparity, write_image
 
 SIZE = (6, 9)
@@ -137,3 +142,17 @@ def test_a_missing_right_image_and_several_sizes(tmp_path):
     with pytest.raises(ValueError, match="choose a --resolution"):
         find_pairs("middlebury", tmp_path, method="A")
     assert len(find_pairs("middlebury", tmp_path, method="A", resolution="Q")) == 1
+
+
+def test_the_folder_may_lie_in_one_of_the_benchmarks_name(tmp_path):
+    write_pairs(tmp_path / "MiddEval3", TREES["middlebury"])
+    assert len(find_pairs("middlebury", tmp_path, method="A")) == 2
+
+
+def test_the_number_of_disparities_that_calibrations_state(tmp_path):
+    write_pairs(tmp_path, TREES["middlebury"])
+    entries = find_pairs("middlebury", tmp_path, method="A")
+    assert stated_disparities(entries) == 0
+    (tmp_path / "trainingH/Adirondack/calib.txt").write_text("doffs=0\nndisp=290\nisint=0\n")
+    (tmp_path / "testH/Crusade/calib.txt").write_text("ndisp=400\n")
+    assert stated_disparities(entries) == 400
