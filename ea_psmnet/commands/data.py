@@ -23,8 +23,8 @@ def check(
     """Open every file of a dataset and report what is wrong with it.
 
     The check covers damaged files, image sizes, implausible disparities and, for Scene Flow, the
-    published numbers of frames; and for some pairs, whether the views are swapped or not rectified, and
-    whether the ground truth maps one to the other. Pairs need no ground truth. Exit codes: 0
+    published numbers of frames; and for some pairs, whether the views are swapped or not rectified,
+    and whether the ground truth maps one to the other. Pairs need no ground truth. Exit codes: 0
     nothing is wrong; 1 something is wrong; 2 there is nothing to check.
 
     Args:

@@ -153,7 +153,7 @@ def _modules(*parts: nn.Module) -> set[nn.Module]:
 
 def _is_three_wide(conv: nn.Module) -> TypeGuard[nn.Conv2d | DirectConv3d]:
     """Whether a convolution has three taps a side, stride 1 and a bias."""
-    if type(conv) not in (nn.Conv2d, SameSizeConv2d, DirectConv3d):
+    if type(conv) not in (SameSizeConv2d, DirectConv3d):
         return False
     conv = cast(nn.Conv2d | DirectConv3d, conv)
     return (set(conv.kernel_size), set(conv.stride)) == ({3}, {1}) and conv.bias is not None

@@ -38,6 +38,9 @@ class _PointConv2d(nn.Conv2d):
 class SameSizeConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1, padded by its dilation; in training by `trained_conv`."""
 
+    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, 1, dilation, dilation, bias=False)
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
         if self.bias is not None:
@@ -74,13 +77,15 @@ class VolumeConv3d(nn.Conv3d):
 
 
 class _Conv3d(nn.Conv3d):
-    """A padded 3x3x3 convolution of stride 1 without a bias."""
+    """A padded 3x3x3 convolution without a bias."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 3, stride, padding=1, bias=False)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, inputs, D, H, W) to (B, outputs, D, H, W)."""
+        """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
+        if self.stride[0] > 1:
+            return trained_conv(volume, self.weight, stride=self.stride[0])
         return _convolve(volume, self.weight)
 
 
@@ -89,17 +94,6 @@ def _convolve(volume: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     if bias is None and learns_faster(volume, weight):
         return trained_conv(volume, weight)
     return narrow_conv3d(volume, weight, bias)
-
-
-class _StridedConv3d(nn.Conv3d):
-    """A padded 3x3x3 convolution without a bias."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__(inputs, outputs, 3, stride, padding=1, bias=False)
-
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
-        return trained_conv(volume, self.weight, stride=self.stride[0])
 
 
 class _DoublingConv3d(nn.ConvTranspose3d):
@@ -130,9 +124,10 @@ def conv2d_bn(
     inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
     """(B, inputs, H, W) to (B, outputs, H / stride, W / stride); padded to keep the size."""
+    if (kernel, stride) == (3, 1):
+        return nn.Sequential(SameSizeConv2d(inputs, outputs, dilation), BatchNorm2d(outputs))
     padding = dilation * (kernel // 2)
-    kinds = {(1, 2): _PointConv2d, (3, 1): SameSizeConv2d}
-    convolution = kinds.get((kernel, stride), nn.Conv2d)
+    convolution = _PointConv2d if kernel == 1 and stride > 1 else nn.Conv2d
     return nn.Sequential(
         convolution(inputs, outputs, kernel, stride, padding, dilation, bias=False),
         BatchNorm2d(outputs),
@@ -141,9 +136,7 @@ def conv2d_bn(
 
 def conv3d_bn(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """(B, inputs, D, H, W) to (B, outputs, ...), each side divided by the stride."""
-    if stride == 1:
-        return nn.Sequential(_Conv3d(inputs, outputs), BatchNorm3d(outputs))
-    return nn.Sequential(_StridedConv3d(inputs, outputs, stride), BatchNorm3d(outputs))
+    return nn.Sequential(_Conv3d(inputs, outputs, stride), BatchNorm3d(outputs))
 
 
 def deconv3d_bn(inputs: int, outputs: int) -> nn.Sequential:

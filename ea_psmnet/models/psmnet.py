@@ -189,7 +189,8 @@ class PlainPSMNet(PSMNet):
 
     Features of one image after the other, so that in training each is normalised by its own
     statistics; the concatenation volume filled by a loop over disparities; scores upsampled to
-    (B, D, H, W), then softmax and expectation; contiguous weights.
+    (B, D, H, W), then softmax and expectation; contiguous weights. With
+    `EA_PSMNET_COMPILE=0` its convolutions train by torch's operators.
 
     Args:
         network: The network whose configuration, weights and mode are copied.

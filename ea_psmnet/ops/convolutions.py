@@ -158,7 +158,7 @@ def score_conv(volume: Tensor, weight: Tensor) -> Tensor:
     """
     if torch.compiler.is_exporting():
         return score_conv_reference(volume, weight)
-    if learns_in_float32(volume, weight) and is_compiled_for(volume):
+    if is_compiled_for(volume, weight) and learns_in_float32(volume, weight):
         return _ScoreConv.apply(volume, weight)
     if torch.is_grad_enabled() and (volume.requires_grad or weight.requires_grad):
         return _ShiftedSum.apply(_score_taps(volume, weight)).unsqueeze(1)
@@ -180,7 +180,7 @@ def _zeros(volume: Tensor) -> Tensor:
 
 def _add_score(total: Tensor, volume: Tensor, weight: Tensor, start: int) -> None:
     """Add to a score (1, K, h, w) the part of the volume (1, C, k, h, w) from `start` on."""
-    if is_compiled_for(volume):
+    if is_compiled_for(volume, weight):
         add_score(total[0], volume[0], weight, start)
     else:
         _add_taps(total, _score_taps(volume, weight), start)
@@ -215,7 +215,7 @@ class _ScoreConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, volume: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(volume, weight)
-        return _scores(volume, weight)
+        return _scores(volume, weight).detach()  # a view cannot be changed in place
 
     @staticmethod
     @lean_backward

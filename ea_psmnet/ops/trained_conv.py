@@ -39,7 +39,7 @@ def trained_conv(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 
     Compiled code handles float32 and numbers of channels that fill the processor's registers. At
     stride 1 its output is channels-last.
     """
-    if learns_faster(x, weight, stride=stride):
+    if learns_faster(x, weight, stride=stride, dilation=dilation):
         return _Conv.apply(x, weight, stride, dilation)
     return trained_conv_reference(x, weight, stride=stride, dilation=dilation)
 
@@ -56,16 +56,22 @@ def trained_conv_transpose3d_reference(x: Tensor, weight: Tensor) -> Tensor:
 
 def trained_conv_transpose3d(x: Tensor, weight: Tensor) -> Tensor:
     """`trained_conv_transpose3d_reference`, as `trained_conv`."""
-    if learns_faster(x, weight, stride=2):
+    if learns_faster(x, weight, stride=2, transposed=True):
         return _ConvTranspose3d.apply(x, weight)
     return trained_conv_transpose3d_reference(x, weight)
 
 
-def learns_faster(x: Tensor, weight: Tensor, *, stride: int = 1) -> bool:
+def learns_faster(
+    x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1, transposed: bool = False
+) -> bool:
     """Whether compiled code computes some gradient."""
-    if not (is_readable(x) and learns_in_float32(x, weight)):
+    if not (is_readable(x) and is_readable(weight) and learns_in_float32(x, weight)):
         return False
     outputs, inputs = weight.shape[:2]
+    if x.dim() != weight.dim() or (x.dim() == 5 and dilation != 1):
+        return False
+    if x.shape[1] != (outputs if transposed else inputs):
+        return False
     kinds = (kernel_gradient, winograd) if stride == 1 else (kernel_gradient,)
     return all(kind.is_compiled_for(inputs, outputs) for kind in kinds)
 
@@ -80,7 +86,7 @@ class _Conv(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.dilation = stride, dilation
         if stride == 1:
-            return _winograd(x, weight, dilation)
+            return _winograd(x, weight, dilation).detach()  # a view cannot be changed in place
         return trained_conv_reference(x, weight, stride=stride, dilation=dilation)
 
     @staticmethod

@@ -19,7 +19,7 @@ import torch
 from ea_psmnet.files import write_json
 from ea_psmnet.losses import LOSS_WEIGHTS
 from ea_psmnet.models.config import PSMNetConfig
-from ea_psmnet.ops.native.regression import is_compiled_for
+from ea_psmnet.ops.native import compiled_libraries
 from ea_psmnet.records import read_record
 from ea_psmnet.training.config import TrainingConfig
 
@@ -231,7 +231,7 @@ def describe_environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "compiled": is_compiled_for(torch.empty(0)),
+        "compiled": ", ".join(k for k, v in compiled_libraries().items() if v) or "nothing",
     }
 
 

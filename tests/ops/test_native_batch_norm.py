@@ -75,6 +75,16 @@ def test_what_it_does_not_know_is_left_to_torch(change):
     assert torch.equal(batch_norm(x, weight, bias, None, None, 0.1, 1e-5), expected)
 
 
+def test_parameters_of_other_layouts_and_sizes_are_torchs():
+    x, weight, bias = given((2, 8, 4, 6, 5), torch.float32)
+    strided = torch.stack([weight.detach(), bias.detach()], 1)[:, 0]
+    expected = batch_norm_reference(x, weight, bias, None, None, 0.1, 1e-5)
+    found = batch_norm(x, strided, bias, None, None, 0.1, 1e-5)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(RuntimeError, match="weight"):
+        batch_norm(x, weight[:4], bias, None, None, 0.1, 1e-5)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "shape"),
     [

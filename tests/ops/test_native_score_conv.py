@@ -36,7 +36,7 @@ def exact(volume, weight):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_score_is_summed_in_float32(channels, shape, dtype):
     volume, weight = given(channels, shape, dtype, batch=2)
-    assert is_compiled_for(volume)
+    assert is_compiled_for(volume, weight)
     score = score_conv(volume, weight)
     assert score.dtype == torch.float32
     torch.testing.assert_close(score.double(), exact(volume, weight), rtol=0, atol=1e-4)
@@ -56,7 +56,7 @@ def test_parts_of_a_volume_add_up(bounds):
 @pytest.mark.parametrize("channels", [4, 24, 64])
 def test_other_channels_are_left_to_torch(channels):
     volume, weight = given(channels, (3, 4, 5))
-    assert not is_compiled_for(volume)
+    assert not is_compiled_for(volume, weight)
     score = score_conv(volume, weight)
     torch.testing.assert_close(score.double(), exact(volume, weight), rtol=0, atol=1e-4)
 
@@ -67,8 +67,8 @@ def test_other_channels_are_left_to_torch(channels):
 def test_gradients_are_torchs(monkeypatch, channels, shape, compiled):
     volume, weight = given(channels, shape, batch=2)
     if not compiled:
-        monkeypatch.setattr(convolutions, "is_compiled_for", lambda volume: False)
-    elif not is_compiled_for(volume):
+        monkeypatch.setattr(convolutions, "is_compiled_for", lambda *_: False)
+    elif not is_compiled_for(volume, weight):
         pytest.skip("no C compiler")
     tensors = [tensor.requires_grad_() for tensor in (volume, weight)]
     doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
@@ -79,3 +79,13 @@ def test_gradients_are_torchs(monkeypatch, channels, shape, compiled):
     expected = torch.autograd.grad(theirs, doubles, weights.double())
     for mine, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(mine.double(), other, rtol=1e-5, atol=1e-4)
+
+
+def test_meta_tensors_empty_batches_and_wrong_weights_are_torchs():
+    volume, weight = given(8, (3, 4, 5))
+    assert score_conv(volume.to("meta"), weight.to("meta")).shape == (1, 1, 3, 4, 5)
+    empty = volume[:0].requires_grad_()
+    score_conv(empty, weight.requires_grad_()).sum().backward()
+    assert empty.grad.shape == empty.shape
+    with pytest.raises(RuntimeError, match="channels"):
+        score_conv(volume, given(16, (3, 4, 5))[1])

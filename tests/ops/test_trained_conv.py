@@ -10,6 +10,7 @@ from ea_psmnet.models.config import PSMNetConfig
 from ea_psmnet.models.layers import SameSizeConv2d, conv2d_bn, conv3d_bn
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.ops import trained_conv as module
+from ea_psmnet.ops.convolutions import score_conv
 from ea_psmnet.ops.trained_conv import (
     learns_faster,
     trained_conv,
@@ -90,7 +91,7 @@ def test_everything_is_as_in_float64(size, outputs, settings, adjacent):
 def test_transposed_convolutions_are_as_in_float64(size, outputs):
     x, weight = tensors(size, outputs)
     weight = weight.detach().transpose(0, 1).requires_grad_()
-    assert learns_faster(x, weight, stride=2)
+    assert learns_faster(x, weight, stride=2, transposed=True)
     check(trained_conv_transpose3d, trained_conv_transpose3d_reference, [x, weight])
 
 
@@ -122,10 +123,50 @@ def test_what_it_does_not_know_is_left_to_torch():
     assert not learns_faster(*(tensor.to("meta") for tensor in tensors((1, 16, 4, 4), 16)))
     with FakeTensorMode():
         assert not learns_faster(*(torch.empty(size) for size in ((1, 16, 4, 4), (16, 16, 3, 3))))
+    assert not learns_faster(
+        tensors((1, 16, 4, 4), 16)[0], torch.empty(16, 16, 3, 3, device="meta")
+    )
+    assert not learns_faster(*tensors((1, 16, 2, 4, 4), 16), dilation=2)
+    assert not learns_faster(tensors((16, 4, 4, 4), 16)[0][:, 0], tensors((1, 16, 4, 4), 16)[1])
+    with pytest.raises(RuntimeError, match="channels"):
+        trained_conv(tensors((1, 32, 4, 4), 16)[0], tensors((1, 16, 4, 4), 16)[1])
+    with pytest.raises(RuntimeError, match="channels"):
+        trained_conv_transpose3d(*tensors((1, 32, 2, 2, 2), 16))
     with torch.autocast("cpu", torch.bfloat16):
         assert not learns_faster(*tensors((1, 16, 4, 4), 16))
     with torch.no_grad():
         assert not learns_faster(*tensors((1, 16, 4, 4), 16))
+
+
+@pytest.mark.usefixtures("compiled")
+def test_outputs_may_be_changed_in_place():
+    for x, weight in (tensors((1, 16, 4, 5), 16), tensors((1, 16, 2, 4, 5), 16)):
+        trained_conv(x, weight).relu_().sum().backward()
+    volume, weight = tensors((1, 8, 2, 4, 5), 1)
+    score_conv(volume, weight).add_(1).sum().backward()
+
+
+@pytest.mark.usefixtures("compiled", "threads")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_defaults_of_torch_change_nothing(dtype):
+    x, weight = tensors((2, 64, 6, 7), 64)
+    expected = everything(trained_conv, [x, weight], torch.ones(2, 64, 6, 7))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = everything(trained_conv, [x, weight], torch.ones(2, 64, 6, 7, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(before)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.usefixtures("compiled", "threads")
+def test_the_same_bits_every_time():
+    x, weight = tensors((2, 32, 4, 20, 21), 32)
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    first, *others = (everything(trained_conv, [x, weight], weights) for _ in range(4))
+    for other in others:
+        assert all(map(torch.equal, first, other))
 
 
 @pytest.mark.usefixtures("compiled")

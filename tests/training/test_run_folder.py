@@ -145,7 +145,7 @@ def test_a_finished_run_ends_well_though_the_file_is_damaged(config, capsys):
 def test_what_rounds_otherwise_than_before_is_told(tmp_path, capsys, monkeypatch):
     """Threads, as by OMP_NUM_THREADS, and compiled code, as by EA_PSMNET_COMPILE."""
     told = describe_environment()
-    changed = told | {"threads": told["threads"] + 1, "compiled": not told["compiled"]}
+    changed = told | {"threads": told["threads"] + 1, "compiled": "nothing"}
     for start, described in ((0, told), (2, told), (3, changed), (4, changed)):
         monkeypatch.setattr(run_folder, "describe_environment", lambda now=described: now)
         with RunRecord(tmp_path, start, 6, FACTS):
@@ -166,4 +166,4 @@ def test_settings_that_round_otherwise_are_recorded():
         capture_output=True,
         text=True,
     )
-    assert "'threads': 1, 'compiled': False" in ended.stdout
+    assert "'threads': 1, 'compiled': 'nothing'" in ended.stdout

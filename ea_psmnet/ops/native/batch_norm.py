@@ -53,10 +53,16 @@ def batch_norm(
     Compiled code needs parameters and statistics in float32, and sums in float32.
     """
     kept = [t for t in (weight, bias, running_mean, running_var) if t is not None]
-    lanes = _lanes(x) if all(t.dtype == torch.float32 for t in kept) else None
+    lanes = _lanes(x) if all(_is_vector(t, x.shape[1]) for t in kept) else None
     if lanes is None or _library() is None:
         return batch_norm_reference(x, weight, bias, running_mean, running_var, momentum, eps)
     return _BatchNorm.apply(x, lanes, weight, bias, running_mean, running_var, momentum, eps)
+
+
+def _is_vector(values: Tensor, channels: int) -> bool:
+    """Whether compiled code can read one float32 value a channel."""
+    fits = values.shape == (channels,) and values.dtype == torch.float32
+    return fits and values.is_contiguous() and is_readable(values)
 
 
 def _lanes(x: Tensor) -> int | None:
@@ -89,7 +95,7 @@ class _BatchNorm(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        made, (mean, scale) = torch.empty_like(x), torch.empty(2, x.shape[1])
+        made, (mean, scale) = torch.empty_like(x), weight.new_empty(2, x.shape[1])
         tensors = (x, None, made, weight, bias, mean, scale, running_mean, running_var)
         _run("forward", lanes, tensors, momentum=momentum, eps=eps)
         ctx.save_for_backward(x, weight, mean, scale)

@@ -50,7 +50,7 @@ def compiled_correlation(left: Tensor, right: Tensor, levels: int, dtype: torch.
         (B, K, H, W, G) of type `dtype`.
     """
     batch, height, width, _, groups = left.shape
-    volume = torch.empty(batch, levels, height, width, groups, dtype=dtype)
+    volume = left.new_empty(batch, levels, height, width, groups, dtype=dtype)
     _run("correlation_forward", left, right, volume)
     return volume
 

@@ -9,6 +9,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from ea_psmnet.ops.native import load_library
 
 _INPUTS = 4
 """`INPUTS` of kernel_gradient.c."""
+
+_LEAST_ROWS = 16
+"""Rows of the gradient for each thread, whose sums have to be cleared and added up."""
 
 
 def is_compiled_for(inputs: int, outputs: int) -> bool:
@@ -44,14 +48,18 @@ def kernel_gradient(
     """
     volume = inputs.dim() == 5
     seen, given = (_channels_last(tensor) for tensor in (inputs, gradient))
-    threads, sizes = torch.get_num_threads(), (seen.shape[-1], given.shape[-1])
-    sums = torch.empty(threads, *(3,) * (inputs.dim() - 2), *sizes)
-    job = _Job(_Layout.of(seen), _Layout.of(given), sums.data_ptr(), len(seen), *sizes)
+    sizes = seen.shape[-1], given.shape[-1]
+    taps = (3,) * (inputs.dim() - 2)
+    rows = given[..., 0, 0].numel()
+    threads = min(torch.get_num_threads(), max(1, rows // _LEAST_ROWS))
+    # Of NumPy: estimates of memory measure torch's tensors, and scale them with the images.
+    sums = np.empty((threads, *taps, *sizes), np.float32)
+    job = _Job(_Layout.of(seen), _Layout.of(given), sums.ctypes.data, len(seen), *sizes)
     job.stride, job.dilation, job.volume, job.threads = stride, dilation, volume, threads
     library = _library()
     assert library is not None
     library.kernel_gradient_compute(ctypes.byref(job))
-    return sums.sum(0).movedim((-1, -2), (0, 1))
+    return torch.from_numpy(sums.sum(0)).movedim((-1, -2), (0, 1))
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class _NarrowConv3d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, volume: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(volume, weight)
-        return _forward(volume, weight, None, True)
+        return _forward(volume, weight, None, True).detach()  # a view cannot be changed in place
 
     @staticmethod
     @lean_backward
@@ -128,7 +128,9 @@ def _forward(volume: Tensor, weight: Tensor, bias: Tensor | None, padded: bool) 
 def _weight_gradient(volume: Tensor, grad: Tensor) -> Tensor:
     """(8, 8, 3, 3, 3) in float32."""
     given, of_output = _channels_adjacent(volume), _channels_adjacent(grad)
-    terms = torch.empty(torch.get_num_threads(), 3, 3, 3, _CHANNELS, _CHANNELS, _LANES)
+    terms = given.new_empty(
+        torch.get_num_threads(), *(3, 3, 3), *(_CHANNELS, _CHANNELS, _LANES), dtype=torch.float32
+    )
     job = _Conv(_Volume.of(given), _Volume.of(of_output), padded=True)
     job.weight_gradient = terms.data_ptr()
     _run("weight_gradient", job, of_output)
@@ -147,7 +149,7 @@ def _run(name: str, job: _Conv, output: Tensor) -> None:
     job.images, job.depth, job.height, job.width = output.shape[:4]
     job.threads = torch.get_num_threads()
     at = ctypes.addressof(job)
-    scratch = torch.empty(job.threads, library.narrow_conv3d_scratch(at), dtype=torch.uint8)
+    scratch = output.new_empty(job.threads, library.narrow_conv3d_scratch(at), dtype=torch.uint8)
     getattr(library, f"narrow_conv3d_{name}")(at, scratch.data_ptr())
 
 

@@ -29,9 +29,11 @@ class _Score(ctypes.Structure):
     )
 
 
-def is_compiled_for(volume: Tensor) -> bool:
+def is_compiled_for(volume: Tensor, weight: Tensor) -> bool:
     """Whether there is compiled code for a volume (B, C, K, h, w); it cannot be traced."""
-    fits = is_readable(volume) and volume.shape[1] in _CHANNELS and volume.dtype in _DTYPES
+    if not (is_readable(volume) and is_readable(weight)) or volume.numel() == 0:
+        return False
+    fits = volume.shape[1] == weight.shape[1] in _CHANNELS and volume.dtype in _DTYPES
     return fits and _library() is not None
 
 
@@ -80,11 +82,8 @@ def score_gradients(gradient: Tensor, volume: Tensor, weight: Tensor) -> tuple[T
     assert library is not None
     cells = volume.movedim(0, -1).contiguous()
     taps = weight[0].movedim(0, -1).contiguous()
-    made, margin, threads = (
-        torch.empty_like(cells),
-        F.pad(gradient, (1,) * 6),
-        torch.get_num_threads(),
-    )
+    made, margin = torch.empty_like(cells), F.pad(gradient, (1,) * 6)
+    threads = torch.get_num_threads()
     terms = taps.new_empty(threads, *taps.shape)
     pointers = (tensor.data_ptr() for tensor in (margin, cells, taps, made, terms))
     job = _Gradient(*pointers, *cells.shape, threads)

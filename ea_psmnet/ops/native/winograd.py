@@ -169,7 +169,7 @@ def _convolve(
     job.kernels, job.bias = kernels.data_ptr(), bias.data_ptr()
     job.half, job.narrow = (t.dtype == torch.bfloat16 for t in (given, kernels))
     job.stream = out is None and not job.half and made.nbytes >= _STREAMED_BYTES
-    _run(job)
+    _run(job, kernels)
     return made
 
 
@@ -177,13 +177,13 @@ def _layout(tensor: Tensor) -> _Layout:
     return _Layout(tensor.data_ptr(), *tensor.stride()[:4])
 
 
-def _run(job: _Job) -> None:
+def _run(job: _Job, kernels: Tensor) -> None:
     library = _library()
     assert library is not None
     tiles = job.images * -(-job.height // _TILE) * -(-job.width // _TILE)
     job.threads = min(torch.get_num_threads(), -(-tiles // _STRIP))
     at = ctypes.addressof(job)
-    rooms = torch.empty(job.threads, library.winograd_room(at), dtype=torch.float32)
+    rooms = kernels.new_empty(job.threads, library.winograd_room(at), dtype=torch.float32)
     library.winograd_convolve(at, rooms.data_ptr())
 
 
