@@ -175,9 +175,9 @@ class StereoApp:
                 "choose a left and a right image, or one file with both views and its layout"
             )
         left = views[0][0]
-        if layout != "separate" and views[1]:
-            raise BadRequest(f"{layout}: one file has both views: leave out the right image")
         if layout != "separate":
+            if views[1]:
+                raise BadRequest(f"{layout}: one file has both views: leave out the right image")
             return PairSource(_stem(request.files["left"]), left, left, layout)  # type: ignore[arg-type]
         names = [Path(_stem(request.files[view])) for view in ("left", "right")]
         name = pair_name(names[0], names[1])

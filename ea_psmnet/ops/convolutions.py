@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.native import learns_in_float32
+from ea_psmnet.ops.native import learns_in_float32, needs_gradients
 from ea_psmnet.ops.native.score_conv import add_score, is_compiled_for, score_gradients
 from ea_psmnet.ops.precision import lean_backward
 
@@ -160,7 +160,7 @@ def score_conv(volume: Tensor, weight: Tensor) -> Tensor:
         return score_conv_reference(volume, weight)
     if is_compiled_for(volume, weight) and learns_in_float32(volume, weight):
         return _ScoreConv.apply(volume, weight)
-    if torch.is_grad_enabled() and (volume.requires_grad or weight.requires_grad):
+    if needs_gradients(volume, weight):
         return _ShiftedSum.apply(_score_taps(volume, weight)).unsqueeze(1)
     return _scores(volume, weight)
 

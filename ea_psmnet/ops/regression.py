@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_psmnet.ops.native import needs_gradients
 from ea_psmnet.ops.native.regression import (
     compiled_expectation,
     compiled_expectation_backward,
@@ -277,7 +278,7 @@ def soft_argmin(
     gradients with a `reach`.
     """
     exact = tuple(size) == tuple(_SCALE * n for n in score.shape[1:]) and score.shape[1] > 1
-    learning = torch.is_grad_enabled() and score.requires_grad
+    learning = needs_gradients(score)
     if align_corners or not exact or (reach and learning):
         return soft_argmin_reference(score, size, align_corners=align_corners, reach=reach)
     if torch.compiler.is_exporting():  # graphs have no slabs
@@ -328,7 +329,7 @@ def convex_upsampling(
 
     Falls back to the reference for scales other than 4 and for gradients.
     """
-    learning = torch.is_grad_enabled() and (cells.requires_grad or weights.requires_grad)
+    learning = needs_gradients(cells, weights)
     if scale == _SCALE and not learning and is_compiled_for(wide := widen(cells)):
         return compiled_upsampling(wide, weights.to(wide.dtype), reach)
     return convex_upsampling_reference(cells, weights, scale, reach=reach)

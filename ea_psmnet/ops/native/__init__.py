@@ -46,11 +46,15 @@ def is_readable(tensor: Tensor) -> bool:
     return there and not torch.compiler.is_compiling()
 
 
+def needs_gradients(*tensors: Tensor) -> bool:
+    """Whether gradients of an operation of these tensors are needed."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def learns_in_float32(x: Tensor, weight: Tensor) -> bool:
     """Whether gradients of an operation of two tensors are needed, and its type is float32."""
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     half = torch.is_autocast_enabled(x.device.type)
-    return learns and not half and x.dtype == weight.dtype == torch.float32
+    return needs_gradients(x, weight) and not half and x.dtype == weight.dtype == torch.float32
 
 
 @cache

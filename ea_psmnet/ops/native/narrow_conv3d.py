@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_psmnet.ops.native import is_readable, load_library
+from ea_psmnet.ops.native import is_readable, load_library, needs_gradients
 from ea_psmnet.ops.precision import lean_backward
 
 _CHANNELS, _LANES = 8, 16
@@ -47,7 +47,7 @@ def narrow_conv3d(
     gradients of padded convolutions without a bias. Its output is channels-last.
     """
     tensors = (volume, weight) if bias is None else (volume, weight, bias)
-    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    learns = needs_gradients(*tensors)
     if not is_narrow(volume, weight) or (learns and not (bias is None and padded)):
         if learns and padded and volume.shape[2] < weight.shape[2]:
             # The weight's gradient in bfloat16 by oneDNN (torch 2.14) has numbers from outside of
