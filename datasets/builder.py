@@ -23,6 +23,7 @@ from ea_psmnet.datasets import (
     tartanair,
 )
 from ea_psmnet.datasets.names import RENDERINGS, RenderPass, Resolution, Split
+from ea_psmnet.pair_lists import is_pair_list
 from ea_psmnet.sample import StereoSample
 from ea_psmnet.tables import check_choice
 
@@ -99,7 +100,7 @@ def _synthetic(root: Path, **options: Any) -> Sequence[StereoSample]:
 
 
 DATASETS = {
-    "list": Entry(listing.PairList, listing.is_pair_list),
+    "list": Entry(listing.PairList, is_pair_list),
     "sceneflow": Entry(
         sceneflow.SceneFlow,
         sceneflow.is_sceneflow,

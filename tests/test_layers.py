@@ -20,7 +20,7 @@ FLOORS = [
         "ea_psmnet.losses",
         "ea_psmnet.matches",
     },
-    {"ea_psmnet.figures", "ea_psmnet.store"},
+    {"ea_psmnet.figures", "ea_psmnet.pair_lists", "ea_psmnet.store"},
     {"ea_psmnet.ops"},
     {"ea_psmnet.attention"},
     {"ea_psmnet.models", "ea_psmnet.datasets"},
@@ -40,7 +40,9 @@ FREE = {
 }
 DATASETS_MAY_USE = {
     f"ea_psmnet.{name}"
-    for name in ("files", "machine", "matches", "progress", "records", "sample", "tables")
+    for name in (
+        *("files", "machine", "matches", "pair_lists", "progress", "records", "sample", "tables"),
+    )
 }
 MODULES = sorted([*ROOT.glob("ea_psmnet/**/*.py"), *ROOT.glob("datasets/**/*.py")])
 

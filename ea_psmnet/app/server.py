@@ -28,8 +28,8 @@ from ea_psmnet.console import is_out_of_memory
 from ea_psmnet.files import IMAGE_SUFFIXES, write_image
 from ea_psmnet.inference.inputs import Layout, PairSource
 from ea_psmnet.inference.outputs import colour_table
-from ea_psmnet.inference.prediction_files import pair_name
 from ea_psmnet.machine import Precision
+from ea_psmnet.pair_lists import pair_name
 from ea_psmnet.tables import check_choice, format_bytes
 
 _CALIBRATION_SUFFIXES = (".txt", ".yml", ".yaml", ".xml", ".json")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,14 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_psmnet.files import IMAGE_SUFFIXES, read_image, readable
+from ea_psmnet.files import IMAGE_SUFFIXES, read_image
 from ea_psmnet.inference.pairs import Pair, as_pair
-from ea_psmnet.inference.prediction_files import PairRecord, pair_name, pair_record, view_record
+from ea_psmnet.inference.prediction_files import PairRecord, pair_record, view_record
+from ea_psmnet.pair_lists import is_pair_list, pair_name, read_pair_list
 
 Layout = Literal["separate", "side-by-side", "top-bottom"]
 """Place of the two views of a pair: in two images, or in the halves of one, left or top first."""
 
-LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 _LEFT = re.compile(r"left|(?<![a-z])l(?![a-z])", re.IGNORECASE)
 _NO_VIEW = re.compile(
@@ -126,8 +124,9 @@ def find_pairs(inputs: Sequence[Path], layout: Layout = "separate") -> Found:
     if layout != "separate":
         paths = list(chain.from_iterable(groups))
         found = Found(list(_stacked(paths, layout)), [])
-    elif len(inputs) == 1 and inputs[0].suffix.lower() in LIST_SUFFIXES and inputs[0].is_file():
-        found = Found(list(_listed(inputs[0])), [])
+    elif len(inputs) == 1 and is_pair_list(inputs[0]):
+        pairs = read_pair_list(inputs[0])
+        found = Found([PairSource(p.name, p.files["left"], p.files["right"]) for p in pairs], [])
     else:
         found = _separate(groups)
     if not found.pairs:
@@ -300,53 +299,7 @@ def _images(folder: Path, *, deep: bool = True) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-# Lists, and two views in one image ----------------------------------------------------------------
-
-
-def _listed(path: Path) -> Iterator[PairSource]:
-    """Pairs of a list: LEFT RIGHT on each line, separated by blanks, a comma or a tab."""
-    try:
-        with readable(path):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            cells = _cells(line)
-        except ValueError as error:  # an unbalanced quotation mark
-            raise ValueError(f"{path}: line {number}: {error}: '{line.strip()}'") from None
-        if [cell.lower() for cell in cells[:2]] == ["left", "right"]:
-            continue
-        if len(cells) < 2 or not all(Path(cell).name for cell in cells[:2]):
-            raise ValueError(f"{path}: line {number}: expected LEFT RIGHT, got '{line.strip()}'")
-        left, right = (_beside(path, cell) for cell in cells[:2])
-        yield PairSource(_listed_name(cells[0], cells[1], left, right), left, right)
-
-
-def _cells(line: str) -> list[str]:
-    for separator in ("\t", ","):
-        if separator in line:
-            return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
-    return shlex.split(line)
-
-
-def _beside(listing: Path, name: str) -> Path:
-    """A path in a list: relative to the list's folder, or to the working directory."""
-    beside = listing.parent / name
-    return beside if beside.exists() or not Path(name).exists() else Path(name)
-
-
-def _listed_name(left: str, right: str, *paths: Path) -> str:
-    """Name of a listed pair, with the folders in which both views have the same names."""
-    names = [_without_side(Path(each).with_suffix("").as_posix()) for each in (left, right)]
-    return pair_name(*paths) if names[0] != names[1] or names[0] in ("", ".") else _inside(names[0])
-
-
-def _inside(name: str) -> str:
-    """A relative name that stays in the folder of the results."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+# Two views in one image ---------------------------------------------------------------------------
 
 
 def _stacked(paths: Sequence[Path], layout: Layout) -> Iterator[PairSource]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -148,23 +147,6 @@ RECORD = "_pair.json"
 """End of the name of the file with the record of a pair."""
 _LARGEST_DISPARITY, _LARGEST_DEPTH = 65535 / 256, 65535 / 1000
 """Largest values of the 16-bit PNG files, in pixels and metres."""
-_VIEWS = frozenset(("im", "img", "image", "view", "cam", "camera", "frame", "stereo", "rgb"))
-"""Common names of images, which do not identify a pair."""
-
-
-def pair_name(left: Path, right: Path) -> str:
-    """Name of a pair: the common part of its images' names, or the name of their folder.
-
-    `left/0006.png` and `right/0006.png` are 0006, `hall_left.png` and `hall_right.png` hall, and
-    `hall/im0.png` and `hall/im1.png` hall.
-    """
-    parts = [re.findall(r"\d+|[^\W\d_]+|[\W_]+", path.stem) for path in (left, right)]
-    alike = len(parts[0]) == len(parts[1])
-    shared = [a for a, b in zip(*parts, strict=True) if a == b] if alike else []
-    name = re.sub(r"([\W_])[\W_]+", r"\1", "".join(shared)).strip("_-. ")
-    if not name or name.lower() in _VIEWS:
-        name = left.resolve().parent.name
-    return name or left.stem
 
 
 def pair_record(left: Path, right: Path) -> PairRecord:

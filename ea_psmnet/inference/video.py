@@ -18,7 +18,8 @@ from ea_psmnet.files import atomic_path, printable, readable
 from ea_psmnet.inference.inputs import Layout, split_views
 from ea_psmnet.inference.outputs import colour_range, colourise, disparity_bar
 from ea_psmnet.inference.pairs import Pair, as_pair
-from ea_psmnet.inference.prediction_files import PairRecord, pair_name, view_record
+from ea_psmnet.inference.prediction_files import PairRecord, view_record
+from ea_psmnet.pair_lists import pair_name
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _DEFAULT_FPS = 25.0

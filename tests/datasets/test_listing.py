@@ -8,6 +8,7 @@ from dataset_trees import folder, kitti2015
 from ea_psmnet.datasets.builder import build_dataset, detect_dataset
 from ea_psmnet.datasets.listing import PairList
 from ea_psmnet.files import write_text
+from ea_psmnet.inference.inputs import find_pairs
 
 GWCNET = (
     "training/image_2/00000{0}_10.png training/image_3/00000{0}_10.png "
@@ -22,7 +23,7 @@ def test_others_lists_in_their_own_order(tmp_path, suffix):
     write_text(path, f"# training\n{GWCNET.format(1)}\n\n{GWCNET.format(0)} further columns\r\n")
     assert detect_dataset(path) == "list"
     dataset = build_dataset("list", path, base=tmp_path / "data")
-    assert [s.name for s in dataset] == [f"training/image_2/00000{k}_10" for k in (1, 0)]
+    assert [s.name for s in dataset] == [f"training/00000{k}_10" for k in (1, 0)]
     assert dataset[0].disparity.max() == 17
     assert not dataset.has_right_truth
 
@@ -30,6 +31,12 @@ def test_others_lists_in_their_own_order(tmp_path, suffix):
 def test_paths_are_relative_to_the_list(tmp_path):
     write_text(kitti2015(tmp_path) / "train.txt", GWCNET.format(0))
     assert len(PairList(tmp_path / "train.txt")) == 1
+
+
+def test_predictions_of_a_list_have_the_names_of_its_pairs(tmp_path):
+    path = kitti2015(tmp_path) / "a.txt"
+    write_text(path, f"{GWCNET.format(0)}\n{GWCNET.format(1)}\n")
+    assert [pair.name for pair in find_pairs([path]).pairs] == [s.name for s in PairList(path)]
 
 
 def test_paths_may_be_relative_to_where_the_program_runs(tmp_path, monkeypatch):
@@ -53,7 +60,7 @@ def test_a_table_with_blanks_in_names_and_empty_cells(tmp_path):
     ]
     write_text(tmp_path / "pairs.csv", "\ufeff" + "\n".join(rows))
     samples = list(PairList(tmp_path / "pairs.csv"))
-    assert [sample.name for sample in samples] == ["my pair 0/left", "my pair 1/left"]
+    assert [sample.name for sample in samples] == ["my pair 0", "my pair 1"]
     assert [list(sample.masks) for sample in samples] == [["nonocc"], []]
     assert (samples[0].left < samples[0].right).all()
 
@@ -67,7 +74,7 @@ def test_paths_with_blanks(tmp_path, between):
     write_text(
         tmp_path / "a.txt", f"{line} more columns\n{line.replace('my first  pair.2', 'pair1')}"
     )
-    assert [s.name for s in PairList(tmp_path / "a.txt")] == ["my first  pair.2/left", "pair1/left"]
+    assert [s.name for s in PairList(tmp_path / "a.txt")] == ["my first  pair.2", "pair1"]
 
 
 def test_pairs_without_truth_where_they_are_asked_for(tmp_path):
@@ -105,19 +112,6 @@ def test_a_truth_of_an_unknown_kind_is_not_dropped(tmp_path):
         build_dataset("list", tmp_path / "pairs.txt", require_truth=False)
 
 
-@pytest.mark.parametrize("column", ["", "left,right,disparity\n"])
-def test_a_huge_field_is_one_line(tmp_path, column):
-    write_text(tmp_path / "a.csv", f"{column}{'x' * 200_000}")
-    with pytest.raises(ValueError, match=r"a\.csv, line [12]: not a row of a table \(field larger"):
-        PairList(tmp_path / "a.csv")
-
-
-def test_a_list_that_is_no_text(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ValueError, match=r"a\.txt: not a list of pairs, not UTF-8 text"):
-        PairList(tmp_path / "a.txt")
-
-
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
@@ -125,7 +119,6 @@ def test_a_list_that_is_no_text(tmp_path):
         ("a.txt", "\n\nleft.png", r"a\.txt, line 3: no right and no disparity"),
         ("a.txt", "# nothing\n", r"a\.txt: no pairs"),
         ("a.csv", "left,right,disparity", r"a\.csv: no pairs"),
-        ("a.csv", "left,rihgt,disparity\n", r"a\.csv, line 1: unknown column 'rihgt'"),
         ("a.csv", "left,right,disparity\nl.png,,d.pfm", r"a\.csv, line 2: no right"),
     ],
 )
@@ -137,14 +130,14 @@ def test_wrong_lines_are_named(tmp_path, name, text, told):
 
 def test_a_frame_named_twice_is_refused(tmp_path):
     write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(0)}\n")
-    with pytest.raises(ValueError, match=r"line 2: training/image_2/000000_10\.png is listed"):
+    with pytest.raises(ValueError, match=r"line 2: .*training/image_2/000000_10\.png is listed"):
         PairList(tmp_path / "a.txt")
 
 
 def test_one_name_for_two_frames_or_for_both_views_is_refused(tmp_path):
     line = GWCNET.format(0)
     write_text(kitti2015(tmp_path) / "a.txt", f"{line}\n./{line}\n")
-    with pytest.raises(ValueError, match=r"line 2: \./training/image_2/000000_10\.png is listed"):
+    with pytest.raises(ValueError, match=r"line 2: .*training/image_2/000000_10\.png is listed"):
         PairList(tmp_path / "a.txt")
     write_text(tmp_path / "b.txt", line.replace("image_3", "image_2"))
     with pytest.raises(ValueError, match=r"line 1: .* is both left and right"):

@@ -15,6 +15,7 @@ from ea_psmnet.files import read_disparity, read_image, read_pfm, write_image
 from ea_psmnet.inference import prediction_files as files
 from ea_psmnet.inference.outputs import preview
 from ea_psmnet.inference.result import StereoResult
+from ea_psmnet.pair_lists import pair_name
 
 PAIR = {"left": {"path": "l.png", "sha256": "0"}, "right": {"path": "r.png", "sha256": "1"}}
 
@@ -86,25 +87,6 @@ def test_sizes_must_agree(tmp_path, left, disparity):
         files.write_prediction(tmp_path, "scene", StereoResult(disparity[1:], left), PAIR)
 
 
-@pytest.mark.parametrize(
-    ("left", "right", "name"),
-    [
-        ("a/left.png", "a/right.png", "a"),
-        ("a/im0.png", "a/im1.png", "a"),
-        ("a/view1.png", "a/view5.png", "a"),
-        ("left/0006.png", "right/0006.webp", "0006"),
-        ("image_2/000000_10.png", "image_3/000000_10.png", "000000_10"),
-        ("hall_left.png", "hall_right.png", "hall"),
-        ("left_0001.png", "right_0001.png", "0001"),
-        ("L0001.png", "R0001.png", "0001"),
-        ("day.left.01.jpg", "day.right.01.jpg", "day.01"),
-        ("b/one.png", "b/another one.png", "b"),
-    ],
-)
-def test_a_pair_is_called_what_tells_it_from_others(left, right, name):
-    assert files.pair_name(Path(left), Path(right)) == name
-
-
 def test_another_pairs_results_are_left_alone(tmp_path, left, disparity):
     for folder in ("a", "b", "copy of a"):
         write_image(tmp_path / folder / "left.png", left[:, :, :: -1 if folder == "b" else 1])
@@ -149,9 +131,7 @@ def test_a_name_that_is_no_utf8_is_known_again(tmp_path, left, disparity):
     view = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     write_image(view, left)
     pair = files.pair_record(view, view)
-    files.write_prediction(
-        tmp_path, files.pair_name(view, view), StereoResult(disparity, left), pair
-    )
+    files.write_prediction(tmp_path, pair_name(view, view), StereoResult(disparity, left), pair)
     write_image(view, left // 2)  # told by its path alone
     files.check_unclaimed(tmp_path, view.stem, files.pair_record(view, view))
 
