@@ -72,6 +72,13 @@ class Frame:
         assert self.left_view.disparity is not None
         return self.left_view.disparity
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that `read` reads."""
+        view = self.left_view
+        truth = [] if view.disparity is None else [view.disparity]
+        return [self.left, self.right, *truth, *(mask.path for mask in view.masks.values())]
+
     def mirror(self) -> Frame:
         """Return the mirrored frame: views swapped and flipped, ground truth of the right view.
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from ea_psmnet.datasets.decoders import is_set
 from ea_psmnet.datasets.frames import Frame, FrameDataset, Mask, View
-from ea_psmnet.pair_lists import (
-    COLUMNS,
-    ListedPair,
-    expected_form,
-    is_file,
-    read_pair_list,
-    shown,
-)
+from ea_psmnet.pair_lists import COLUMNS, ListedPair, is_file, read_pair_list, shown
 
 
 class PairList(FrameDataset):
@@ -51,36 +43,21 @@ class PairList(FrameDataset):
             require_truth: Whether a pair without ground truth is an error; otherwise it has no
                 valid pixels.
         """
-        path = Path(root)
         needed = COLUMNS[: 3 if require_truth else 2]
-        frames = tuple(_frames(read_pair_list(path, needed, base=base)))
-        if not frames:
-            raise ValueError(f"{path}: no pairs; {expected_form(needed)}")
-        super().__init__(frames)
+        super().__init__(map(_frame, read_pair_list(Path(root), needed, base=base)))
 
 
-def _frames(pairs: list[ListedPair]) -> Iterator[Frame]:
-    names: set[str] = set()
-    for pair in pairs:
-        files = pair.files
-        for file in files.values():
-            if not is_file(file):
-                raise FileNotFoundError(
-                    f"{pair.place}: {shown(file)} does not exist; run in the folder that the "
-                    "paths are relative to (in Python, pass base=)"
-                )
-        if files["left"] == files["right"]:
-            raise ValueError(
-                f"{pair.place}: {shown(files['left'])} is both left and right; give the right image"
+def _frame(pair: ListedPair) -> Frame:
+    files = pair.files
+    for file in files.values():
+        if not is_file(file):
+            raise FileNotFoundError(
+                f"{pair.place}: {shown(file)} does not exist; run in the folder that the paths are "
+                "relative to (in Python, pass base=)"
             )
-        if pair.name in names:
-            raise ValueError(
-                f"{pair.place}: {shown(files['left'])} is listed twice; keep one of the lines"
-            )
-        names.add(pair.name)
-        masks = {"nonocc": Mask(files["nonocc"], is_set)} if "nonocc" in files else {}
-        yield Frame(
-            View(files["left"], files.get("disparity"), masks=masks),
-            View(files["right"], files.get("disparity_right")),
-            pair.name,
-        )
+    masks = {"nonocc": Mask(files["nonocc"], is_set)} if "nonocc" in files else {}
+    return Frame(
+        View(files["left"], files.get("disparity"), masks=masks),
+        View(files["right"], files.get("disparity_right")),
+        pair.name,
+    )

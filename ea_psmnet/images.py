@@ -29,9 +29,9 @@ _OUT_OF_MEMORY = -4  # OpenCV's error code
 def read_image(path: str | Path, tell: Callable[[str], object] | None = None) -> NDArray[np.uint8]:
     """Read a PNG, JPEG, WebP, PGM, PPM, TIFF or BMP image.
 
-    Grey images are repeated over three channels, palettes are resolved, alpha is dropped, and
-    orientation tags (EXIF, TIFF) are applied. White is the maximum value that the file states, for
-    example 4095 in a 12-bit PGM; otherwise 255 or 65535.
+    Grey images are repeated over three channels, palettes are resolved, alpha is dropped (TIFF with
+    8 bits: multiplied), and orientation tags (EXIF, TIFF) are applied. White is the maximum value
+    that the file states, for example 4095 in a 12-bit PGM; otherwise 255 or 65535.
 
     Args:
         path: The file.

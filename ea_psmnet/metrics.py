@@ -55,6 +55,11 @@ class DisparityErrors:
     outliers: int = 0
     """Number of pixels with an error over 3 px and 5 % of the disparity (KITTI 2015), and holes."""
 
+    @property
+    def holes(self) -> int:
+        """Number of counted pixels without a prediction."""
+        return self.pixels - self.predicted
+
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ COLUMNS = ("left", "right", "disparity", "nonocc", "disparity_right")
 """Names of columns: the images, the left view's ground truth, an image that is not 0 where the
 pixel is non-occluded, and the right view's ground truth."""
 
-_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SUFFIXES = (".txt", ".lst", *_DELIMITERS)
 _PATH_SUFFIXES = (*IMAGE_SUFFIXES, *DISPARITY_SUFFIXES)
 _PATH = re.compile(
     rf"""[\s,]*(?:"([^"]*)"|'([^']*)'|([^\s,].*?(?:{"|".join(map(re.escape, _PATH_SUFFIXES))})))"""
@@ -65,30 +67,35 @@ def read_pair_list(
 
     Raises:
         FileNotFoundError: There is no such list.
-        ValueError: It is not text, or a row or the line of columns is wrong.
+        ValueError: It is not text, has no pairs, or a row or the line of columns is wrong.
     """
     rows = [(f"{path}, line {number}", row) for number, row in _rows(path, len(needed))]
     folder = _base(path, rows[0][1].get("left", "") if rows else "") if base is None else Path(base)
     pairs = []
+    seen: set[str] = set()
     for place, row in rows:
         if missing := [column for column in needed if not row.get(column)]:
-            raise ValueError(f"{place}: no {' and no '.join(missing)}; {expected_form(needed)}")
+            raise ValueError(f"{place}: no {' and no '.join(missing)}; {_form(path, needed)}")
         files = {column: folder / name for column, name in row.items() if name}
+        left, right = (os.path.normpath(files[view].absolute()) for view in COLUMNS[:2])
+        if left == right:
+            raise ValueError(f"{place}: {shown(left)} is both left and right; give the right image")
+        if left in seen:
+            raise ValueError(f"{place}: {shown(left)} is listed twice; keep one of the lines")
+        seen.add(left)
         pairs.append(ListedPair(place, files, _name(row["left"], row["right"], files)))
+    if not pairs:
+        raise ValueError(f"{path}: no pairs; {_form(path, needed)}")
     if len({pair.name.lower() for pair in pairs}) == len(pairs):
         return pairs
-    return [
-        replace(pair, name="/".join(_parts(row["left"])))
-        for pair, (_, row) in zip(pairs, rows, strict=True)
-    ]
-
-
-def expected_form(needed: Sequence[str]) -> str:
-    """Describe the lines of a list with these columns, for messages."""
-    return (
-        f"expected '{' '.join(needed).upper()}' on each line, or a first line that names the "
-        f"columns: {', '.join(COLUMNS)}"
-    )
+    names: set[str] = set()
+    for index, (pair, (place, row)) in enumerate(zip(pairs, rows, strict=True)):
+        name = "/".join(_parts(row["left"]))
+        if name.lower() in names:
+            raise ValueError(f"{place}: another pair is called {shown(name)}, too; use two lists")
+        names.add(name.lower())
+        pairs[index] = replace(pair, name=name)
+    return pairs
 
 
 def pair_name(left: Path, right: Path) -> str:
@@ -150,6 +157,15 @@ def _common(left: str, right: str) -> str:
     return "" if name.lower() in _VIEWS else name
 
 
+def _form(path: Path, needed: Sequence[str]) -> str:
+    """Describe the lines of a list with these columns, for messages."""
+    between = _DELIMITERS.get(path.suffix.lower(), " ").replace("\t", "<TAB>")
+    return (
+        f"expected '{between.join(needed).upper()}' on each line, or a first line that names the "
+        f"columns: {', '.join(COLUMNS)}"
+    )
+
+
 # Rows ---------------------------------------------------------------------------------------------
 
 _Row = dict[str, str]
@@ -164,13 +180,15 @@ def _rows(path: Path, needed: int) -> Iterator[tuple[int, _Row]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a list of pairs, not UTF-8 text ({error})") from error
     lines = ["" if line.lstrip().startswith("#") else line for line in text.splitlines()]
-    is_table = path.suffix.lower() in (".csv", ".tsv")
+    delimiter = _DELIMITERS.get(path.suffix.lower())
     columns: Sequence[str] = COLUMNS[:3]
     for index, (number, cells) in enumerate(
-        _table(path, lines) if is_table else _lines(lines, needed)
+        _table(path, lines, delimiter) if delimiter else _lines(lines, needed)
     ):
-        if index == 0 and _names_columns(cells, is_table):
+        if index == 0 and _names_columns(cells, delimiter is not None):
             columns = [cell.lower() for cell in cells]
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{path}, line {number}: a column is named twice")
             if unknown := [cell for cell in cells if cell.lower() not in COLUMNS]:
                 raise ValueError(
                     f"{path}, line {number}: unknown column {shown(unknown[0])!r}; the first line "
@@ -187,8 +205,7 @@ def _names_columns(cells: Sequence[str], is_table: bool) -> bool:
     return all(cell.lower() in COLUMNS for cell in cells)
 
 
-def _table(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+def _table(path: Path, lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     table = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         for cells in table:

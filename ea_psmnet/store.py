@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,3 +100,14 @@ class Store:
 def digest(text: str) -> str:
     """A short hash of a text, fit for names of files."""
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def stamp(paths: Iterable[Path]) -> str:
+    """A short hash of files' paths, sizes and times, fit for names of files; empty for none.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+    """
+    stats = [(os.fspath(path), path.stat()) for path in paths]
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return digest(repr(files)) if files else ""

@@ -54,7 +54,7 @@ def _smallest(values: Sequence[object]) -> float:
 def _cell(value: object, digits: int, *, bold: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    text = f"{value:.{digits}f}" if isinstance(value, float) else str(value).replace("|", "\\|")
     return f"**{text}**" if bold else text
 
 

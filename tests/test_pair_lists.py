@@ -96,10 +96,28 @@ def test_a_list_that_is_no_text(tmp_path):
         read_pair_list(tmp_path / "a.txt")
 
 
-def test_an_unknown_column_is_named(tmp_path):
-    (tmp_path / "a.csv").write_text("left,rihgt,disparity\nl.png,r.png,d.pfm\n")
-    with pytest.raises(ValueError, match=r"a\.csv, line 1: unknown column 'rihgt'"):
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [("left,rihgt,disparity", "unknown column 'rihgt'"), ("left,right,left", "named twice")],
+)
+def test_wrong_columns_are_named(columns, told, tmp_path):
+    (tmp_path / "a.csv").write_text(f"{columns}\nl.png,r.png,d.pfm\n")
+    with pytest.raises(ValueError, match=rf"a\.csv, line 1: .*{told}"):
         read_pair_list(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("again", ["a/left.png", "{here}/a/left.png", "b/../a/left.png"])
+def test_one_image_in_two_lines_is_refused(again, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(f"a/left.png a/right.png\n{again.format(here=tmp_path)} a/right.png\n")
+    with pytest.raises(ValueError, match=r"a\.txt, line 2: .*a/left\.png is listed twice"):
+        read_pair_list(path)
+
+
+def test_two_pairs_of_one_name_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("b/1.png c/1.png\n../b/1.png ../c/1.png\n")
+    with pytest.raises(ValueError, match=r"a\.txt, line 2: another pair is called b/1"):
+        read_pair_list(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class EvaluationOptions:
     """Options of `evaluate`."""
 
     root: Path | None = None
-    """Folder of the dataset."""
+    """Folder of the dataset, or a list of pairs."""
     data: DatasetName = "auto"
     """Kind of the dataset; auto recognises it by its files."""
     split: Split | None = None
@@ -52,7 +52,7 @@ class EvaluationOptions:
     pad: bool = True
     """Let sgbm and bm search the left border as well, where OpenCV alone gives no result."""
     predictions: tuple[Path, ...] = ()
-    """Folders of disparity maps from any system: NAME.pfm, .png (as KITTI's) or .npy."""
+    """Folders of disparity maps from any system: NAME.npy, .pfm or .png (as KITTI's)."""
     protocols: tuple[str, ...] = ()
     """Protocols: psmnet, gwcnet, raft, pooled, kitti, middlebury; default: all."""
     limit: int = 192
@@ -88,10 +88,10 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     from ea_psmnet.store import Store
 
     pictures = options.sheets or options.error_maps or options.worst
-    if pictures and (options.out is None or options.report is not None):
-        raise ValueError("pictures need --out, a folder for them, and pairs, not --report")
     if options.report is not None:
         _check_only_read(options)
+    if pictures and options.out is None:
+        raise ValueError("pictures need a folder: give --out")
     earlier = EvaluationReport.read(options.against) if options.against else None
     report = EvaluationReport.read(options.report) if options.report else _measure(options)
     if process_index() > 0:
@@ -151,6 +151,8 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     check_range("limit", options.limit, 1, 4096)
     check_range("batch", options.batch, 1, 2**16)
     root = options.root
+    if options.data == "synthetic":
+        raise ValueError("--data synthetic: write scenes by data render, and give their --root")
     if root is None:
         raise ValueError("nothing to evaluate: give the dataset's folder (--root)")
     protocols = find_protocols(options.protocols)

@@ -53,9 +53,10 @@ def submission(
     )
     from ea_psmnet.files import content_hash
     from ea_psmnet.inference.matcher import DEFAULT
-    from ea_psmnet.inference.pairs import predicted_at_scale
+    from ea_psmnet.inference.pairs import check_scale, predicted_at_scale
     from ea_psmnet.models.weights import find_weights
 
+    check_scale(scale)
     if out.suffix != ".zip":
         raise ValueError(f"{out}: an archive's name ends in .zip")
     entries = find_pairs(benchmark, root, method=method, resolution=resolution)

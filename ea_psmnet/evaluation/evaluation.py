@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ea_psmnet.datasets.frames import FrameDataset
 from ea_psmnet.evaluation.confidence import ConfidenceSums
 from ea_psmnet.evaluation.predictors import Predictor, network
 from ea_psmnet.evaluation.protocols import Protocol, Score
@@ -29,6 +31,7 @@ from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.metrics import DisparityErrors
 from ea_psmnet.progress import Progress
 from ea_psmnet.sample import StereoSample
+from ea_psmnet.store import stamp
 
 PROTOCOL_BATCH = 8
 """Number of images over which the published code of PSMNet and GwcNet averages first."""
@@ -63,7 +66,7 @@ class Evaluation:
     regions: Mapping[str, DisparityErrors]
     """Errors over parts of the pixels of all images; see `regions.regions`."""
     quantiles: Mapping[str, Mapping[str, float]]
-    """Median, A90, A95 and A99 of each region, accurate to 0.4 % (`ErrorHistogram`)."""
+    """Median, A90, A95 and A99 of each region, accurate as `ErrorHistogram` says."""
     protocols: tuple[ProtocolResult, ...] = ()
     visibility_known: int = 0
     """Number of images whose occlusion is known; the two regions of occlusion are of these."""
@@ -184,15 +187,27 @@ def evaluate_predictors(
     total = sum(map(len, mine))
     with Progress(total=total, desc="evaluate", unit="pair", disable=process_index() > 0) as bar:
         for places in mine:
-            found = journal.read(places, list(shares), len(protocols)) if journal else None
+            depends = stamp(_files(predictors, dataset, places)) if journal else ""
+            labels = list(shares)
+            found = journal.read(places, labels, len(protocols), depends) if journal else None
             if found is None:
                 found = _measured(predictors, dataset, places, measure, observer)
                 if journal:
-                    journal.write(places.start, found)
+                    journal.write(places.start, found, depends)
             for label, kept in shares.items():
                 kept.append(found[label])
             bar.update(len(places))
     return [_merge(label, kept, measure, protocol_batch) for label, kept in shares.items()]
+
+
+def _files(
+    predictors: Sequence[Predictor], dataset: Sequence[StereoSample], places: range
+) -> Iterator[Path]:
+    """Yield the files from which a batch is measured; none of samples that are not read."""
+    if isinstance(dataset, FrameDataset):
+        for frame in (dataset.frames[place] for place in places):
+            yield from frame.files
+            yield from (each.file(frame.name) for each in predictors if each.file is not None)
 
 
 def _measured(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from ea_psmnet.inference.exported import ExportedMatcher
 from ea_psmnet.inference.matcher import StereoMatcher
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.sample import StereoSample
-from ea_psmnet.store import digest
 
 _NAMED = 10
 """Number of missing files that an error names."""
@@ -40,6 +38,8 @@ class Predictor:
     """`predict` for several samples at once, with confidence, if the predictor can."""
     identity: str = ""
     """Everything that predictions depend on besides the pair, such as a hash of the weights."""
+    file: Callable[[str], Path] | None = None
+    """The file of a sample's prediction by the sample's name, if predictions are read."""
 
     def predict_all(self, samples: Sequence[StereoSample]) -> list[StereoResult]:
         """Return a prediction for every sample, in their order."""
@@ -90,7 +90,7 @@ def _naming(samples: Sequence[StereoSample]) -> Iterator[None]:
 
 
 def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample]) -> Predictor:
-    """Disparity maps in files named after the samples: `NAME.pfm`, `.png` or `.npy`.
+    """Disparity maps in files named after the samples: `NAME.npy`, `.pfm` or `.png`.
 
     A slash in a name is a folder or an underscore. Names written by `predict` and those of the
     benchmarks' results are also accepted: `NAME_disparity.pfm`, KITTI's `disp_0/000000_10.png` for
@@ -115,14 +115,13 @@ def saved_predictions(folder: Path, label: str, dataset: Sequence[StereoSample])
             f"{', '.join(missing[:_NAMED])}{more}; expected NAME{'|'.join(DISPARITY_SUFFIXES)}"
         )
     _check_owners(paths)
-    stats = [(str(path), path.stat()) for path in paths.values()]
-    files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     hint = cache(_warn_of_sign)  # once for each predictor
     return Predictor(
         label,
         lambda sample: _read(paths[sample.name], sample, lambda: hint(folder)),
         timed=False,
-        identity=f"{len(files)} files {digest(json.dumps(files))}",
+        identity=str(folder),
+        file=paths.__getitem__,
     )
 
 

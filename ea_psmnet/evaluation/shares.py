@@ -180,7 +180,7 @@ class Journal:
 
     Args:
         folder: The folder; made with the first measurement.
-        settings: Everything that the measurements depend on, by name.
+        settings: Everything that all measurements depend on, by name.
 
     Raises:
         ValueError: The folder holds measurements of other settings.
@@ -189,18 +189,21 @@ class Journal:
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self._store = Store(folder, settings)
 
-    def read(self, places: range, labels: Sequence[str], scores: int) -> dict[str, Share] | None:
+    def read(
+        self, places: range, labels: Sequence[str], scores: int, depends: str = ""
+    ) -> dict[str, Share] | None:
         """Read the measurements of a batch, by predictor, or return None if there are none.
 
         Args:
             places: Indices of the batch's pairs in the dataset.
             labels: Labels of the predictors.
             scores: Number of scores of each pair, one for every protocol.
+            depends: `stamp` of the files from which they were measured.
 
         Raises:
             ValueError: The file is damaged.
         """
-        name = _file_name(places.start)
+        name = _file_name(places.start, depends)
         remedy = "damaged: delete it, and its pairs are measured again"
         found = self._store.read(name, dict[str, Share], remedy)
         if found is None:
@@ -214,18 +217,18 @@ class Journal:
             raise ValueError(f"{path}: has other methods, pairs or scores; {remedy}")
         return found
 
-    def write(self, first: int, shares: Mapping[str, Share]) -> None:
+    def write(self, first: int, shares: Mapping[str, Share], depends: str = "") -> None:
         """Keep the measurements of the batch that begins at an index."""
         record = {label: asdict(share) for label, share in shares.items()}
-        self._store.write(_file_name(first), record)
+        self._store.write(_file_name(first, depends), record)
 
     def clear(self) -> None:
         """Delete all measurements."""
         self._store.clear()
 
 
-def _file_name(first: int) -> str:
-    return f"{first:06}.json.gz"
+def _file_name(first: int, depends: str) -> str:
+    return f"{first:06}{depends}.json.gz"
 
 
 # Processes that share the work --------------------------------------------------------------------

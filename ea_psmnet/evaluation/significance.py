@@ -24,6 +24,7 @@ _RATIOS = {
     "bad-3": ("over_3px", "pixels", 100.0),
     "bad-4": ("over_4px", "pixels", 100.0),
     "D1": ("outliers", "pixels", 100.0),
+    "holes": ("holes", "pixels", 100.0),
 }
 """Figures that are ratios of sums over images: numerator, denominator and scale."""
 
@@ -36,7 +37,8 @@ class Difference:
     before: float
     after: float
     low: float
-    """Lower end of the 95 % interval of `after - before`; NaN for fewer than two images."""
+    """Lower end of the 95 % interval of `after - before`; NaN for fewer than two images, and for
+    the EPE of different numbers of predicted pixels."""
     high: float
 
     @property
@@ -100,8 +102,10 @@ def compare_evaluations(after: Evaluation, before: Evaluation, *, seed: int = 0)
     draws = [_sums(errors, shared) for errors in (new, old)]
     differences = []
     resampled = _resampled_changes(draws[0], draws[1], seed)
-    for place, figure in enumerate(_RATIOS):
-        low, high = _interval(resampled[:, place]) if len(shared) > 1 else (np.nan, np.nan)
+    same_holes = all(new[name].holes == old[name].holes for name in shared)
+    for place, (figure, (_, counted, _)) in enumerate(_RATIOS.items()):
+        comparable = len(shared) > 1 and (same_holes or counted == "pixels")
+        low, high = _interval(resampled[:, place]) if comparable else (np.nan, np.nan)
         (now,), (then,) = (_ratios(sums.sum(axis=1)[None])[:, place] for sums in draws)
         differences.append(Difference(figure, float(then), float(now), float(low), float(high)))
     return Comparison(

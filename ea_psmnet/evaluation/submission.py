@@ -34,7 +34,7 @@ from ea_psmnet.datasets.templates import home
 from ea_psmnet.files import atomic_path, write_disparity_png, write_pfm
 from ea_psmnet.inference.pairs import Pair, as_pair
 from ea_psmnet.progress import Progress
-from ea_psmnet.store import Store, digest
+from ea_psmnet.store import Store, digest, stamp
 from ea_psmnet.tables import check_choice
 
 _METHOD = re.compile(r"[A-Za-z0-9_+-]{1,32}")
@@ -129,7 +129,9 @@ def write_submission(
     parts = out.with_name(f"{out.name}.parts")
     store = Store(parts, {"benchmark": name, **settings})
     maps = parts / "maps"
-    records = {entry: f"{digest(entry.map)}.json" for entry in entries}
+    records = {
+        entry: f"{digest(entry.map)}{stamp((entry.left, entry.right))}.json" for entry in entries
+    }
     read = partial(store.read, kind=_Result, remedy=f"damaged: delete {parts} to begin anew")
     done = {entry: result for entry, file in records.items() if (result := read(file))}
     todo = [entry for entry in entries if entry not in done]
@@ -159,7 +161,11 @@ def _pack(archive: Path, maps: Path, seconds: Mapping[Entry, float], name: Bench
 
 
 def _pair(entry: Entry) -> Pair:
-    return as_pair((entry.left, entry.right))
+    try:
+        return as_pair((entry.left, entry.right))
+    except ValueError as error:
+        named = str(entry.left.parent) in str(error)
+        raise ValueError(str(error) if named else f"{entry.left}: {error}") from None
 
 
 # Layouts ------------------------------------------------------------------------------------------

@@ -22,8 +22,10 @@ from ea_psmnet.pair_lists import is_pair_list, pair_name, read_pair_list
 Layout = Literal["separate", "side-by-side", "top-bottom"]
 """Place of the two views of a pair: in two images, or in the halves of one, left or top first."""
 
-_SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
-_LEFT = re.compile(r"left|(?<![a-z])l(?![a-z])", re.IGNORECASE)
+_LEFT_WORD = r"(?<!c)left|(?<![a-z])l(?![a-z])"  # not cleft
+_RIGHT_WORD = r"(?<![bf])(?<!up)(?<!copy)right|(?<![a-z])r(?![a-z])"  # not bright
+_SIDES = re.compile(f"{_LEFT_WORD}|{_RIGHT_WORD}", re.IGNORECASE)
+_LEFT = re.compile(_LEFT_WORD, re.IGNORECASE)
 _NO_VIEW = re.compile(
     r"(?<![a-z])(disp(arity|[lr])?|depth|mask|occ(luded)?|conf(idence)?|flow|preview)(?![a-z])",
     re.IGNORECASE,
@@ -264,7 +266,7 @@ def _pairs_in(folder: Path, prefix: str = "") -> Found:
             return Found([_prefixed(pair, prefix) for pair in found.pairs], found.alone)
     beside = _pairs_beside(folder)
     own = Found([_prefixed(pair, prefix) for pair in beside.pairs], beside.alone)
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_aside(path))
     inner = (_pairs_in(path, f"{prefix}/{path.name}".lstrip("/")) for path in folders)
     return _joined([own, *inner])
 
@@ -296,7 +298,13 @@ def _pairs_beside(folder: Path) -> Found:
 
 def _images(folder: Path, *, deep: bool = True) -> list[Path]:
     paths = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in images if not path.name.startswith("."))
+
+
+def _is_aside(folder: Path) -> bool:
+    """Return whether a folder is hidden, or a link to a folder that it lies in."""
+    return folder.name.startswith(".") or folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 # Two views in one image ---------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from command_line import ROOT, command
+from dataset_trees import SIZE, folder
 from made_pairs import made_pair, prediction
 
 from ea_psmnet.__main__ import main
+from ea_psmnet.datasets.folder import PairFolder
 from ea_psmnet.evaluation import evaluation
 from ea_psmnet.evaluation.evaluation import evaluate_predictors
 from ea_psmnet.evaluation.predictors import Predictor, baseline, network, saved_predictions
@@ -22,7 +24,7 @@ from ea_psmnet.evaluation.protocols import PROTOCOLS, find_protocols
 from ea_psmnet.evaluation.regions import ALL
 from ea_psmnet.evaluation.report import EvaluationReport
 from ea_psmnet.evaluation.shares import Journal
-from ea_psmnet.files import write_disparity_png, write_image, write_pfm
+from ea_psmnet.files import write_disparity_png, write_image, write_npy, write_pfm
 from ea_psmnet.inference.result import StereoResult
 from ea_psmnet.metrics import DisparityErrors, quantiles
 
@@ -162,6 +164,28 @@ def test_an_evaluation_that_died_goes_on_and_finds_the_same(batch, tmp_path):
     assert first == ["set/00", "set/01", "set/02"]
     assert second == (["set/02"] if batch == 2 else []) + ["set/03", "set/04"]
     assert figures(again) == figures(whole)
+
+
+@pytest.mark.parametrize(
+    "changed", ["data/pair1/disp.npy", "data/pair0/nonocc.png", "theirs/pair0.npy"]
+)
+def test_pairs_whose_files_have_changed_are_measured_again(changed, tmp_path):
+    pairs = PairFolder(folder(tmp_path / "data"))
+    for frame in pairs.frames:
+        write_npy(tmp_path / "theirs" / f"{frame.name}.npy", np.full(SIZE, 3, np.float32))
+
+    def measured(journal):
+        methods = [saved_predictions(tmp_path / "theirs", "theirs", pairs)]
+        return evaluate_predictors(methods, pairs, journal=Journal(tmp_path / journal, {}))
+
+    before = measured("kept")
+    if changed.endswith(".npy"):
+        write_npy(tmp_path / changed, np.full(SIZE, 7, np.float32))
+    else:
+        write_image(tmp_path / changed, np.zeros((*SIZE, 3), np.uint8))
+    again = measured("kept")
+    assert figures(again) == figures(measured("new")) != figures(before)
+    assert len(list((tmp_path / "kept").glob("0*.gz"))) == 3
 
 
 def test_methods_in_another_order_keep_their_own_measurements(tmp_path):
@@ -344,10 +368,7 @@ def test_predictions_are_found_by_name(tmp_path):
     np.testing.assert_array_equal(method.predict(pairs[0]), [[3, np.nan]])
     np.testing.assert_array_equal(method.predict(pairs[1]), [[5, -1]])
     assert not method.timed
-    again = saved_predictions(tmp_path, "theirs", pairs)
-    write_pfm(tmp_path / "b_left_1.pfm", prediction([5, 6]))
-    changed = saved_predictions(tmp_path, "theirs", pairs)
-    assert method.identity == again.identity != changed.identity
+    assert method.file(pairs[1].name) == tmp_path / "b_left_1.pfm"
 
 
 def test_a_finite_prediction_is_none_the_less_one_for_being_negative(tmp_path):

@@ -122,7 +122,7 @@ def test_a_comparison_names_what_it_left_out():
     unknown = Difference("D1", before=8.0, after=7.0, low=math.nan, high=math.nan)
     text = comparison_section(Comparison("new", "old", 7, (worse, unknown), ("a", "b"), ("c",)))
     rows = table(text, "figure")
-    assert [row["95 % interval"] for row in rows] == ["+0.250 to +0.750", "none for one image"]
+    assert [row["95 % interval"] for row in rows] == ["+0.250 to +0.750", "none"]
     assert [row["verdict"] for row in rows] == ["worse", "unclear"]
     assert "Not in the earlier report, and left out: a, b." in text
     assert "Not in the new report, and left out: c." in text

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,21 @@ def test_one_image_has_no_interval():
     assert math.isnan(epe.low)
     assert epe.verdict == "unclear"
     assert "low" not in comparison.to_dict()["differences"][0]
+
+
+def test_leaving_out_the_worst_pixels_is_not_better():
+    def with_holes(label, errors):
+        images = evaluation(label, numbered([1, 1, 9]), pixels=4).images
+        first = replace(images[0].errors, predicted=4 - errors, absolute=0)
+        return Evaluation(label, 192, (replace(images[0], errors=first), *images[1:]), {}, {})
+
+    comparison = compare_evaluations(with_holes("n", 3), with_holes("o", 0))
+    assert math.isnan(figure(comparison, "EPE").low)
+    assert figure(comparison, "EPE").verdict == "unclear"
+    holes = figure(comparison, "holes")
+    assert (holes.before, holes.after) == (0, 25)
+    assert holes.verdict == "unclear"  # in one image of three
+    assert figure(compare_evaluations(with_holes("n", 3), with_holes("o", 3)), "EPE").low == 0
 
 
 def test_what_cannot_be_compared_is_refused():

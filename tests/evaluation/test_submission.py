@@ -12,7 +12,7 @@ from ea_psmnet.evaluation.submission import (
     stated_disparities,
     write_submission,
 )
-from ea_psmnet.files import read_disparity, write_image
+from ea_psmnet.files import read_disparity, read_image, write_image
 
 SIZE = (6, 9)
 
@@ -118,6 +118,26 @@ def test_continues_after_an_interruption(tmp_path):
     write_submission(out, "eth3d", entries, failing, {"weights": "a"})
     assert calls == [20, 20]  # only the second pair
     assert len(zipfile.ZipFile(out).namelist()) == 4
+
+
+def test_a_pair_that_changed_meanwhile_is_predicted_again(tmp_path):
+    write_pairs(tmp_path / "images", TREES["eth3d"])
+    entries, calls = find_pairs("eth3d", tmp_path / "images", method="Ours"), []
+
+    def failing(left, right):
+        calls.append(left[0, 0, 0])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return disparity_of(left, right)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_submission(tmp_path / "out.zip", "eth3d", entries, failing, {})
+    write_image(entries[0].left, np.full_like(read_image(entries[0].left), 70))
+    write_submission(tmp_path / "out.zip", "eth3d", entries, disparity_of, {})
+    write_submission(tmp_path / "new.zip", "eth3d", entries, disparity_of, {})
+    archives = [zipfile.ZipFile(tmp_path / f"{name}.zip") for name in ("out", "new")]
+    first, second = (archive.read(entries[0].map) for archive in archives)
+    assert first == second
 
 
 @pytest.mark.parametrize(

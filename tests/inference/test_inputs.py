@@ -28,6 +28,16 @@ FOLDERS = {
         ["l", "r"],
         {"2": ("l/2.png", "r/2.png"), "a/1": ("l/a/1.png", "r/a/1.jpg")},
     ),
+    "hidden files and folders": (
+        ["h/a/left.png", "h/a/right.png", "h/a/._left.png", "h/.b/left.png", "h/.b/right.png"],
+        ["h"],
+        {"a": ("h/a/left.png", "h/a/right.png")},
+    ),
+    "words that contain left and right": (
+        ["w/bright_left.png", "w/bright_right.png", "w/cleft.png", "w/copyright.png"],
+        ["w"],
+        {"bright": ("w/bright_left.png", "w/bright_right.png")},
+    ),
     "two folders whose names say left and right": (
         ["x/left_01.png", "x/left_02.png", "y/right_02.png", "y/right_01.png"],
         ["x", "y"],
@@ -93,6 +103,13 @@ FOLDERS = {
 def test_pairs_are_found_and_named(case, tmp_path):
     files, inputs, expected = FOLDERS[case]
     assert found(tree(tmp_path, *files), *inputs) == expected
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    tree(tmp_path, "f/a/left.png", "f/a/right.png")
+    (tmp_path / "f" / "latest").symlink_to(".")
+    (tmp_path / "f" / "a" / "up").symlink_to("..")
+    assert found(tmp_path, "f") == {"a": ("f/a/left.png", "f/a/right.png")}
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
