@@ -91,7 +91,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     if options.report is not None:
         _check_only_read(options)
     if pictures and options.out is None:
-        raise ValueError("pictures need a folder: give --out")
+        raise ValueError("pictures need --out, a folder for them")
     earlier = EvaluationReport.read(options.against) if options.against else None
     report = EvaluationReport.read(options.report) if options.report else _measure(options)
     if process_index() > 0:

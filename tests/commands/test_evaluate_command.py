@@ -216,7 +216,7 @@ def test_what_cannot_be_done_is_one_line(pairs, theirs, tmp_path, capsys):
     fails(capsys, "none: no such folder", *root, "--predictions", tmp_path / "none")
     fails(capsys, "unknown protocol 'eth3d'", *root, "--method", "sgbm", "--protocols", "eth3d")
     fails(capsys, "pictures need --out", *root, "--method", "sgbm", "--worst")
-    fails(capsys, "and pairs, not --report", "--report", theirs, "--sheets", "--out", tmp_path)
+    fails(capsys, "leave out --sheets", "--report", theirs, "--sheets", "--out", tmp_path)
     fails(capsys, "none.json: no such file", *root, "--against", tmp_path / "none.json")
     fails(capsys, "cannot search 192 pixels in an image 96 wide", *root, "--method", "sgbm",
           "--no-pad")  # fmt: skip
