@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,19 @@ def printable(text: str | Path) -> str:
         caf\xe9\n
     """
     return _UNPRINTABLE.sub(lambda found: _escape(found[0]), str(text))
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as distinguish them, in printable characters.
+
+    Raises:
+        ValueError: Two paths are the same.
+    """
+    for count in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        names = [printable("/".join(path.parts[-count:])) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"named twice: {', '.join(map(str, paths))}")
 
 
 def _escape(character: str) -> str:

@@ -230,6 +230,7 @@ def _journal(
 
 def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> list[Predictor]:
     from ea_psmnet.evaluation.predictors import baseline, saved_predictions
+    from ea_psmnet.files import distinct_names
     from ea_psmnet.inference.baselines import BlockMatcher
     from ea_psmnet.inference.matcher import DEFAULT
     from ea_psmnet.models.weights import find_weights
@@ -246,7 +247,7 @@ def _predictors(options: EvaluationOptions, dataset: Sequence[StereoSample]) -> 
             raise ValueError(f"--{name} is for networks, and there is none: add --method network")
     folders = [folder.resolve() for folder in options.predictions]
     bare = [path.with_suffix("") for path in weights]
-    labels = _labels([*(weights if len(set(bare)) < len(bare) else bare), *folders])
+    labels = distinct_names([*(weights if len(set(bare)) < len(bare) else bare), *folders])
     search = -(-options.limit // 16) * 16  # OpenCV takes multiples of 16
     return [
         *(_network(options, path, label) for path, label in zip(weights, labels, strict=False)),
@@ -279,21 +280,6 @@ def _network(options: EvaluationOptions, weights: Path, label: str) -> Predictor
     if options.confidence and isinstance(matcher, StereoMatcher):
         identity += f", confidence {matcher.confidence_map.weights}"
     return network(matcher, label, identity, confidence=options.confidence)
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as distinguish them.
-
-    Raises:
-        ValueError: Two paths are the same.
-    """
-    from ea_psmnet.files import printable
-
-    for count in range(1, max((len(path.parts) for path in paths), default=1) + 1):
-        labels = [printable("/".join(path.parts[-count:])) for path in paths]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise ValueError(f"named twice: {', '.join(map(str, paths))}")
 
 
 def _settings(options: EvaluationOptions) -> dict[str, str]:

@@ -65,9 +65,11 @@ def train(
 
     use_threads(threads)
     try:
-        print(record(run)(config))  # reports an error that ends the run to torchrun
+        weights = record(run)(config)  # reports an error that ends the run to torchrun
     except TrainingStopped as stopped:
         if is_first_process():
             print(stopped, file=sys.stderr)
         return stopped.exit_code
+    if is_first_process():
+        print(weights)
     return 0

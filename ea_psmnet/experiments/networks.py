@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ea_psmnet.attention import closed_form
 from ea_psmnet.attention.base import Resources
 from ea_psmnet.experiments.resources import DTYPES, decimal, operation_counter
+from ea_psmnet.files import distinct_names
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import SIZE_MULTIPLE, PlainPSMNet, build_model
 from ea_psmnet.models.weights import find_weights, load_state
@@ -144,12 +145,10 @@ def named_networks(
     if not (variants or presets or checkpoints):
         variants = DEFAULT_VARIANTS
     checkpoints = [find_weights(path) for path in checkpoints]
-    stems = [path.stem for path in checkpoints]
+    names = distinct_names([path.absolute().with_suffix("") for path in checkpoints])
     trained = [
-        Network(
-            _label(path, stems), replace(load_state(path)[0], max_disparity=max_disparity), path
-        )
-        for path in checkpoints
+        Network(name, replace(load_state(path)[0], max_disparity=max_disparity), path)
+        for name, path in zip(names, checkpoints, strict=True)
     ]
     fresh = [
         Network(name, replace(preset(name), max_disparity=max_disparity)) for name in presets
@@ -162,11 +161,6 @@ def named_networks(
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise ValueError(f"two networks are called '{twice}': leave one out, or rename its file")
     return networks
-
-
-def _label(path: Path, stems: Sequence[str]) -> str:
-    """Return the file's name; with that of its folder if several files share it."""
-    return path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
 
 
 # Closed forms of their attention ------------------------------------------------------------------

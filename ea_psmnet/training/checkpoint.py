@@ -25,6 +25,7 @@ from ea_psmnet.files import atomic_path, remove_leftovers
 from ea_psmnet.models.psmnet import PSMNet
 from ea_psmnet.models.weights import save_model
 from ea_psmnet.training.config import TrainingConfig
+from ea_psmnet.training.logs import read_metrics
 from ea_psmnet.training.network import WeightAverage
 from ea_psmnet.training.processes import from_main
 
@@ -69,7 +70,7 @@ class RunState:
             steps: Number of steps of the whole run.
 
         Raises:
-            ValueError: The checkpoint belongs to another run.
+            ValueError: The checkpoint belongs to another run, or checkpoints have been deleted.
         """
         state, lacking = None, False
         if self.accelerator.is_main_process:
@@ -78,12 +79,25 @@ class RunState:
             state, lacking = load_newest(self._checkpoints), not self._weights.is_file()
         state, lacking = from_main((state, lacking))
         if state is None:
+            self._check_new()
             return
         self.start = state["step"]
         with refusing_strangers(self._checkpoints, self.start):
             self._restore(state, steps)
         if lacking:  # moved away: a finished run would end without them
             self.save_weights()
+
+    def _check_new(self) -> None:
+        """Refuse to begin a run anew that has taken more steps than it can without a checkpoint."""
+        due = min(self.config.save_every, self.config.validate_every or self.config.save_every)
+        records = self.config.out / "metrics.jsonl"
+        taken = read_metrics(records)[-1:] if records.is_file() else []
+        if taken and taken[0]["step"] > due and self._weights.is_file():
+            raise ValueError(
+                f"{self._checkpoints}: no checkpoint that can be read, but the run has taken "
+                f"{taken[0]['step']:,} steps: train on from {self._weights} by --init in another "
+                "--out, or delete it to begin anew"
+            )
 
     def save(self, done: int) -> None:
         """Save the weights, then the checkpoint, from which a run continues."""

@@ -133,7 +133,8 @@ class OptimisationOptions:
     """Learning rate of Adam (betas 0.9 and 0.999)."""
     schedule: Schedule = "constant"
     """Learning rate schedule: `step` multiplies the rate by --decay at each of --milestones,
-    `cosine` decays it to zero, `one-cycle` warms up to it and then decays to zero."""
+    `cosine` decays it to zero, `one-cycle` warms up to it in the first twentieth of the run and
+    then decays to zero."""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Fractions of the run after which `step` lowers the rate."""
     decay: float = 0.1

@@ -40,6 +40,8 @@ from ea_psmnet.training.validation import spread, validate
 
 _WORTH_TIMING = 500
 """Minimum number of samples of a run whose duration is estimated."""
+_NEARLY = 1e-6
+"""Steps by which a milestone may be missed, as 0.55 of 100 steps exceed 55 in floating point."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -231,7 +233,7 @@ class _Trainer:
         self.truth.saw(result.pixels)
         if result.skipped in ("loss", "gradient"):
             try:
-                record.note(self.guard.skip(step, result.skipped, result.names))
+                record.note(self.guard.skip(step + 1, result.skipped, result.names))
             except FloatingPointError:  # its message refers to these weights
                 self.state.save_weights()
                 raise
@@ -297,7 +299,9 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     linearly over the first twentieth of the run, and then follows it.
     """
     if config.schedule == "step":
-        return config.lr * config.decay ** sum(step >= share * steps for share in config.milestones)
+        return config.lr * config.decay ** sum(
+            step >= share * steps - _NEARLY for share in config.milestones
+        )
     rise = max(1, steps // 20) if config.schedule == "one-cycle" else 0
     if step < rise:
         return config.lr * ((step + 1) / rise)

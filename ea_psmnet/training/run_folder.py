@@ -177,7 +177,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 _LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "opencv-python", "safetensors")
 
 
-_ROUNDING = ("device", "processor", "precision", "threads", "compiled", "torch")
+_ROUNDING = ("device", "processor", "precision", "processes", "threads", "compiled", "torch")
 """Facts that decide the order of summation, and so the rounding."""
 
 

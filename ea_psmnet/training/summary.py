@@ -52,13 +52,13 @@ def write_summary(folder: Path) -> Path:
             f"# Training run {folder.absolute().name}",
             _state(config, records, sessions[-1]),
             _facts(config, records, sessions),
-            *_validation([record for record in records if record["kind"] == "validation"]),
+            *_validation(records, _best_step(folder)),
             "## Curves\n\n![loss, error, learning rate and validation](curves.png)",
         ]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         told = f"config.json, environment.json or metrics.jsonl is damaged ({error!r})"
         raise ValueError(f"{folder}: {told}") from error
-    write_curves(folder / "curves.png", records)
+    write_curves(folder / "curves.png", records, _best_step(folder))
     write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return folder / "summary.md"
 
@@ -86,6 +86,8 @@ def _recipe(config: dict[str, Any], session: dict[str, Any]) -> dict[str, str]:
     micro, processes = config["micro_batch"], session["processes"]
     accumulated = config["batch"] // (micro * processes)
     batch = f"{micro} at once x {accumulated} in turn x {_count(processes, 'process')}"
+    names = ("cross_entropy", "likelihood")
+    terms = [f"{config[n]:g} {n.replace('_', '-')}" for n in names if config.get(n)]
     optimiser = f"Adam, rate {config['lr']:g} ({config['schedule']})"
     for name, label in (("clip", "gradients clipped to"), ("ema", "weights averaged with")):
         optimiser += f", {label} {config[name]:g}" if config[name] else ""
@@ -95,6 +97,7 @@ def _recipe(config: dict[str, Any], session: dict[str, Any]) -> dict[str, str]:
         "data": _data(config),
         "samples": f"{height} x {width}, up to {config['max_disparity']} px of disparity",
         "batch": f"{config['batch']}: {batch}",
+        "loss": " + ".join(["smooth L1", *terms]),
         "optimiser": optimiser,
         "precision, normalisation": f"{session['precision']}, {config['normalisation']}",
     }
@@ -151,12 +154,19 @@ def _count(number: int, noun: str) -> str:
 # Validation --------------------------------------------------------------------------------------
 
 
-def _validation(records: _Records) -> list[str]:
+def _best_step(folder: Path) -> int | None:
+    """Number of steps of the best weights by the present images; None if there are none."""
+    path = folder / "best.json"
+    return read_record(path, dict[str, Any], remedy="damaged")["step"] if path.is_file() else None
+
+
+def _validation(records: _Records, best_step: int | None) -> list[str]:
     """The final and the best validation by true disparity; empty without validations."""
-    measured = [record for record in records if record.get("EPE") is not None]
+    measured = [r for r in records if r["kind"] == "validation" and r.get("EPE") is not None]
     if not measured:
         return []
-    final, best = measured[-1], min(measured, key=lambda record: record["EPE"])
+    final = measured[-1]
+    best = next((r for r in reversed(measured) if r["step"] == best_step), final)
     shown = {"final": final} if final is best else {"final": final, "best": best}
     parts = {"all pixels": shown}
     for band in final["by_range"]:
@@ -184,10 +194,11 @@ _BINS = 200
 """Maximum number of points of a curve."""
 
 
-def write_curves(path: Path, records: _Records) -> None:
+def write_curves(path: Path, records: _Records, best_step: int | None = None) -> None:
     """Plot the records of a `metrics.jsonl` as a PNG.
 
     Training curves are means over bins of steps, with bands from the 10th to the 90th percentile.
+    The validation after `best_step` is marked.
     """
     steps = [record for record in records if record["kind"] == "step"]
     validations = [record for record in records if record["kind"] == "validation"]
@@ -199,7 +210,7 @@ def write_curves(path: Path, records: _Records) -> None:
     _plot_training(loss, steps, "loss", "Training loss")
     _plot_training(epe, steps, "epe", "Training EPE, px")
     _plot_training(rate, steps, "lr", "Learning rate", logarithmic=False)
-    _plot_validation(validation, validations)
+    _plot_validation(validation, validations, best_step)
     write_image(path, to_image(figure))
 
 
@@ -232,7 +243,7 @@ def _plot_training(
         axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _plot_validation(axes: Axes, validations: _Records) -> None:
+def _plot_validation(axes: Axes, validations: _Records, best_step: int | None) -> None:
     """Plot the EPE of all pixels (thick, best circled) and by true disparity (thin)."""
     at = [record["step"] for record in validations]
     bands = list(validations[0]["by_range"]) if validations else []
@@ -243,8 +254,9 @@ def _plot_validation(axes: Axes, validations: _Records) -> None:
     total = _column(validations, "EPE")
     if np.isfinite(total).any():
         axes.plot(at, total, color=_BLACK, marker=".", linewidth=2, label="all pixels")
-        best = int(np.nanargmin(total))
-        axes.plot(at[best], total[best], "o", color=_BLACK, markersize=11, fillstyle="none")
+        for step, epe in zip(at, total, strict=True):
+            if step == best_step:
+                axes.plot(step, epe, "o", color=_BLACK, markersize=11, fillstyle="none")
         axes.legend(frameon=False, fontsize=9, ncols=2)
     _style(axes, "Validation EPE, px", logarithmic=True)
 

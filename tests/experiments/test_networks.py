@@ -19,6 +19,7 @@ from ea_psmnet.experiments.networks import (
 )
 from ea_psmnet.models.config import PSMNetConfig, preset
 from ea_psmnet.models.psmnet import PlainPSMNet, build_model
+from ea_psmnet.models.weights import save_model
 
 
 def test_a_text_names_mechanism_places_and_options():
@@ -73,6 +74,14 @@ def test_what_is_no_variant_is_refused(text, message):
 def test_networks_of_one_name_are_refused(given):
     with pytest.raises(ValueError, match=r"two networks are called '(ea-)?light'"):
         named_networks(*given, sites=["encoder"], width=1, max_disparity=192)
+
+
+def test_weights_of_equal_file_names_are_called_by_as_many_folders_as_it_takes(tmp_path):
+    paths = [tmp_path / run / "training" / "model.safetensors" for run in ("a", "b")]
+    for path in paths:
+        save_model(path, build_model(preset("ea-light")))
+    networks = named_networks([], [], paths, sites=["encoder"], width=1, max_disparity=192)
+    assert [network.label for network in networks] == ["a/training/model", "b/training/model"]
 
 
 def test_places_multiply_what_names_none():

@@ -201,7 +201,8 @@ def test_weights_that_the_result_would_replace_are_no_start(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--share", "0.4"], "--other, --share and --peak-reach need --ship"),
+        (["--peak-reach", "0"], "--other and --peak-reach need --ship"),
+        (["--ship", "a", "b", "--share", "0.4"], "--share needs --other"),
         (["--ship", "a", "b", "--share", "40"], "40 is not between 0 and 1"),
     ],
 )

@@ -36,7 +36,7 @@ def pictures():
 def no_pictures(request, monkeypatch):
     if "pictures" not in request.fixturenames:
         blank = np.zeros((1, 1, 3), np.uint8)
-        monkeypatch.setattr(summary, "write_curves", lambda path, records: None)
+        monkeypatch.setattr(summary, "write_curves", lambda *_: None)
         monkeypatch.setattr(logs, "_sheet", lambda *_: blank)
 
 

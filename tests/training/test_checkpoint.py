@@ -1,6 +1,7 @@
 """Which checkpoints are kept, and which a run goes on from."""
 
 import errno
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,19 @@ def test_a_whole_file_that_is_no_checkpoint_of_the_run_is_refused_in_a_line(conf
         first.write_bytes(good)
     train(config)
     assert second.is_file()
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(config):
+    config = replace(config, steps=3, save_every=1)
+    train(config)
+    weights = (config.out / "model.safetensors").read_bytes()
+    shutil.rmtree(config.out / "checkpoints")
+    with pytest.raises(ValueError, match=r"checkpoints: no checkpoint .* has taken 3 steps: train"):
+        train(config)
+    assert (config.out / "model.safetensors").read_bytes() == weights
+    (config.out / "model.safetensors").unlink()
+    train(config)
+    assert (config.out / "model.safetensors").read_bytes() == weights
 
 
 def test_a_checkpoint_after_the_last_step_is_refused(config):

@@ -152,6 +152,8 @@ def test_what_rounds_otherwise_than_before_is_told(tmp_path, capsys, monkeypatch
             pass
     (line,) = (x for x in capsys.readouterr().err.splitlines() if "warning" in x)
     assert f"continues with threads {changed['threads']} instead of {told['threads']}, comp" in line
+    described = run_folder.record_session(tmp_path / "environment.json", FACTS | {"processes": 7})
+    assert described == f"processes 7 instead of {FACTS['processes']}"
     (tmp_path / "environment.json").write_text("[{}]")  # an older run's tells less
     assert run_folder.record_session(tmp_path / "environment.json", {}) == ""
 

@@ -56,7 +56,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_told(config, spoil, ho
         assert torch.equal(tensor, after["model"][name]), name
     (line,) = (x for x in capsys.readouterr().err.splitlines() if "skipped:" in x)
     what = "loss" if how is nan_loss else "gradient"
-    assert f"step 1 skipped: the {what} is not finite; samples: " in line
+    assert f"step 2 skipped: the {what} is not finite; samples: " in line
     # Only the micro-batch whose loss it was; a gradient may be any sample's.
     assert line.partition("samples: ")[2].count(",") == (1 if how is nan_loss else 3)
 
@@ -67,7 +67,7 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(config, spoil,
     config = replace(config, save_every=1)
     with pytest.raises(FloatingPointError, match="3 steps in a row were not finite") as caught:
         train(config)
-    assert "step 4 skipped: the loss" in str(caught.value)
+    assert "step 5 skipped: the loss" in str(caught.value)
     assert "model.safetensors by --init" in str(caught.value)
     assert "\n" not in str(caught.value)
     model = safetensors.torch.load_file(config.out / "model.safetensors")

@@ -37,12 +37,20 @@ def folder(tmp_path):
     """Five steps of a run of eight, with a validation after each two."""
     folder = tmp_path / "run"
     config = TrainingConfig(
-        out=folder, data="folder", root=tmp_path, batch=12, micro_batch=2, steps=8, clip=1.0
+        out=folder,
+        data="folder",
+        root=tmp_path,
+        batch=12,
+        micro_batch=2,
+        steps=8,
+        clip=1.0,
+        likelihood=0.3,
     )
     write_json(folder / "config.json", config.to_dict())
     for before in (0, 3):
         record_session(folder / "environment.json", FACTS | {"steps": 8, "steps_before": before})
     records = [step(1), step(2), validation(2, 0.5), step(3), step(4), validation(4, 0.75)]
+    write_json(folder / "best.json", {"step": 2})
     write_records(folder, [*records, step(5, rate=1.0, waiting=0.6)])
     return folder
 
@@ -65,6 +73,7 @@ def test_the_page_tells_what_was_trained_from_what_and_for_how_long(folder, tmp_
     assert cells(page, "trained from") == ["scratch, seed 0"]
     assert cells(page, "data") == [f"folder {tmp_path}"]
     assert cells(page, "batch") == ["12: 2 at once x 3 in turn x 2 processes"]
+    assert cells(page, "loss") == ["smooth L1 + 0.3 likelihood"]
     assert cells(page, "optimiser") == ["Adam, rate 0.002 (constant), gradients clipped to 1"]
     assert cells(page, "precision, normalisation") == ["bfloat16, batch"]
     assert cells(page, "training time") == ["0:00:10, 2 starts"]
@@ -95,6 +104,12 @@ def test_the_final_and_the_best_validation_stand_side_by_side(folder):
     assert cells(page, "all pixels")[:2] == ["0.750", "0.500"]
     assert cells(page, "0 to 16 px")[:2] == ["0.375", "0.250"]
     assert "16 to 32 px" not in page
+
+
+def test_the_best_is_not_one_of_other_images(folder):
+    """As after a change of the validation's images, with which the search for it begins anew."""
+    write_json(folder / "best.json", {"step": 4})
+    assert "Final, after 4 steps, is the best" in write_summary(folder).read_text()
 
 
 def test_a_final_validation_that_is_the_best_stands_alone(folder):
