@@ -133,9 +133,12 @@ def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
     calls = recipe()
     runs = stages(calls)
     assert {run.preset for run in runs} == {"ea-light"}
-    first, second, third, fourth, fifth, last = (run.out / "model.safetensors" for run in runs)
-    mean, next_mean = (path.with_name("mean.safetensors") for path in (third, fourth))
-    assert [run.init for run in runs] == [None, first, second, mean, next_mean, fifth]
+    first, second, third, fourth, fifth, sixth, last = (
+        run.out / "model.safetensors" for run in runs
+    )
+    means = [path.with_name("mean.safetensors") for path in (third, fourth, sixth)]
+    starts = [None, first, second, means[0], means[1], fifth, means[2]]
+    assert [run.init for run in runs] == starts
     assert [(run.steps, run.crop, len(run.mix), run.lr) for run in runs] == [
         (2200, (192, 384), 2, 1e-3),
         (2100, (192, 384), 2, 1e-3),
@@ -143,22 +146,27 @@ def test_light_networks_have_a_recipe_of_their_own(recipe, tmp_path):
         (1000, (320, 640), 2, 8e-4),
         (2110, (320, 640), 2, 7e-4),
         (1180, (320, 640), 2, 7e-4),
+        (950, (320, 640), 2, 4e-4),
     ]
-    assert [run.likelihood for run in runs] == [0, 0, 0, 0, 0.3, 0.3]
+    assert [run.likelihood for run in runs] == [0, 0, 0, 0, 0.3, 0.3, 0.3]
+    assert [run.ema for run in runs] == [0.995] * 6 + [0.998]
     rendered = [call[5] for call in calls if "render" in call]
-    assert rendered == ["900", "1200", "500", "545", "700", "500", "800", "400", "1000", "500"]
-    means = [call[2:] for call in calls if "--ship" in call]
-    assert means == [
-        [str(third), str(mean), "--other", str(second), "--share", "0.35"],
-        [str(fourth), str(next_mean), "--other", str(mean), "--share", "0.5"],
-        [str(last), "checkpoints/ea-light.safetensors", "--other", str(fifth), "--share", "0.7"],
+    assert rendered == ["1000", "500", "900", "1200", "500", "545", "700", "500", "800", "400"]
+    shipped = Path("checkpoints/ea-light.safetensors")
+    expected = [
+        [third, means[0], "--other", second, "--share", "0.35"],
+        [fourth, means[1], "--other", means[0], "--share", "0.5"],
+        [sixth, means[2], "--other", fifth, "--share", "0.7"],
+        [last, shipped, "--other", means[2], "--share", "0.5"],
     ]
+    shares = [call[2:] for call in calls if "--ship" in call]
+    assert shares == [list(map(str, call)) for call in expected]
     given = tmp_path / "given.safetensors"
     given.touch()
     for preset in ("light", "nonlocal-light"):
         (tmp_path / "calls").unlink(missing_ok=True)
         (on,) = stages(recipe(preset, INIT=str(given)))
-        assert (on.preset, on.init, on.steps) == (preset, given, 1180)
+        assert (on.preset, on.init, on.steps) == (preset, given, 950)
 
 
 def test_preset_folder_length_and_photographs_may_be_given(recipe):
