@@ -31,7 +31,7 @@ NAMES = {
     "tartanair": ["hospital/hospital/Easy/P000/000001", "ocean/ocean/Hard/P000/000001"],
     "tartanair-v2": ["CarWelding/Data_easy/P000/000001", "Ocean/Data_hard/P000/000001"],
     "folder": ["pair0", "pair1"],
-    "list": ["pair0/left", "pair1/left"],
+    "list": ["pair0", "pair1"],
 }
 NUMBERS = {"crestereo": (1, 0)}
 RIGHT_TRUTH = set(TREES) - {"kitti2012", "kitti2015", "eth3d", "sintel"}
