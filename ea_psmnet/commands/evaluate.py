@@ -93,7 +93,7 @@ def evaluate(options: Annotated[EvaluationOptions, tyro.conf.arg(name="")]) -> N
     if pictures and options.out is None:
         raise ValueError("pictures need --out, a folder for them")
     earlier = EvaluationReport.read(options.against) if options.against else None
-    report = EvaluationReport.read(options.report) if options.report else _measure(options)
+    report = EvaluationReport.read(options.report) if options.report else _measure(options, earlier)
     if process_index() > 0:
         return
     print(report.to_text())
@@ -136,7 +136,7 @@ def _warn_of_replaced(folder: Path, report: EvaluationReport) -> None:
         )
 
 
-def _measure(options: EvaluationOptions) -> EvaluationReport:
+def _measure(options: EvaluationOptions, earlier: EvaluationReport | None) -> EvaluationReport:
     from ea_psmnet.datasets.builder import build_dataset, detect_dataset, measuring_split
     from ea_psmnet.evaluation.evaluation import evaluate_predictors
     from ea_psmnet.evaluation.pictures import Pictures
@@ -162,6 +162,8 @@ def _measure(options: EvaluationOptions) -> EvaluationReport:
     split = options.split or measuring_split(data, root)
     dataset = build_dataset(data, root, split=split, render_pass=options.render_pass)
     predictors = _predictors(options, dataset)
+    if earlier is not None:
+        earlier.check_comparable([each.label for each in predictors], sample_names(dataset))
     settings = {"data": data, "split": split} | _settings(options)
     pictures = Pictures(
         options.out or Path(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,22 @@ class EvaluationReport:
             compare_evaluations(each, _counterpart(each.label, earlier))
             for each in self.evaluations
         ]
+
+    def check_comparable(self, labels: Iterable[str], names: Iterable[str]) -> None:
+        """Check before measuring that predictors can be compared with those of this report.
+
+        Args:
+            labels: Labels of the predictors.
+            names: Names of the pairs.
+
+        Raises:
+            ValueError: A predictor has no counterpart here, or none of a pair.
+        """
+        pairs = set(names)
+        for label in labels:
+            here = _counterpart(label, self)
+            if not any(image.name in pairs for image in here.images):
+                raise ValueError(f"{label} and {here.label} share no image: nothing to compare")
 
     def to_text(self) -> str:
         """Return the tables, for a terminal."""

@@ -85,6 +85,7 @@ class AblationConfig:
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
             check_range(name, getattr(self, name), 1, most)
+        check_range("workers", self.workers, 0, 1024)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, not {self.lr}")
         if not 0 <= self.cross_entropy < math.inf:

@@ -124,6 +124,17 @@ def test_a_refused_comparison_costs_nothing_else(pairs, theirs, tmp_path, capsys
     assert methods(tmp_path / "out" / "report.json")["theirs"]["total"]["EPE"] == 1.5
 
 
+def test_a_report_of_other_pairs_is_refused_at_once(pairs, theirs, tmp_path, capsys):
+    common = ("--root", pairs, "--predictions", theirs)
+    assert run(*common, "--out", tmp_path / "before") == 0
+    path = tmp_path / "before" / "report.json"
+    text = path.read_text().replace('"name": "four"', '"name": "4"')
+    path.write_text(text.replace('"name": "eight"', '"name": "8"'))
+    fails(capsys, "theirs and theirs share no image", *common, "--against", path,
+          "--out", tmp_path / "out")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def until_killed(arguments, measured):
     """Start the command and kill it, as nothing can be caught, once so many batches are kept."""
     unfinished = Path(arguments[arguments.index("--out") + 1]) / "unfinished"

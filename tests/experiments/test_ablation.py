@@ -295,6 +295,7 @@ def test_the_options_are_those_of_train(config, pairs, tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps is 0, expected 1 to"),
+        ({"workers": -1}, "workers is -1, expected 0 to"),
         ({"seeds": ()}, "seeds must be different numbers"),
         ({"seeds": (1, 1)}, "seeds must be different numbers"),
         ({"crop": (30, 48)}, "multiples of 16"),
