@@ -86,6 +86,9 @@ def _recipe(config: dict[str, Any], session: dict[str, Any]) -> dict[str, str]:
     micro, processes = config["micro_batch"], session["processes"]
     accumulated = config["batch"] // (micro * processes)
     batch = f"{micro} at once x {accumulated} in turn x {_count(processes, 'process')}"
+    features = config.get("structure", {}).get("features", "")  # older runs lack it
+    pretrained = config.get("imagenet") and features.startswith("efficientnet")
+    origin = "ImageNet's features, the rest from scratch" if pretrained else "scratch"
     names = ("cross_entropy", "likelihood")
     terms = [f"{config[n]:g} {n.replace('_', '-')}" for n in names if config.get(n)]
     optimiser = f"Adam, rate {config['lr']:g} ({config['schedule']})"
@@ -93,7 +96,7 @@ def _recipe(config: dict[str, Any], session: dict[str, Any]) -> dict[str, str]:
         optimiser += f", {label} {config[name]:g}" if config[name] else ""
     return {
         "network": f"{network}, {session['parameters']:,} parameters",
-        "trained from": config["init"] or f"scratch, seed {config['seed']}",
+        "trained from": config["init"] or f"{origin}, seed {config['seed']}",
         "data": _data(config),
         "samples": f"{height} x {width}, up to {config['max_disparity']} px of disparity",
         "batch": f"{config['batch']}: {batch}",

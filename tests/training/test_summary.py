@@ -85,6 +85,18 @@ def test_the_page_tells_what_was_trained_from_what_and_for_how_long(folder, tmp_
     assert cells(page, "skipped steps") == ["1"]
 
 
+def test_features_of_imagenet_are_told(folder):
+    config = json.loads((folder / "config.json").read_text())
+    structure = {"features": "efficientnet-lite0"}
+    for imagenet, told in (
+        (True, "ImageNet's features, the rest from scratch"),
+        (False, "scratch"),
+    ):
+        changed = config | {"structure": structure, "imagenet": imagenet}
+        write_json(folder / "config.json", changed)
+        assert cells(write_summary(folder).read_text(), "trained from") == [f"{told}, seed 0"]
+
+
 def test_a_run_whose_last_validation_is_due_is_not_finished(folder):
     config = json.loads((folder / "config.json").read_text())
     records = [step(number) for number in range(1, 9)]
