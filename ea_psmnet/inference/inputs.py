@@ -22,8 +22,9 @@ from ea_psmnet.pair_lists import is_pair_list, pair_name, read_pair_list
 Layout = Literal["separate", "side-by-side", "top-bottom"]
 """Place of the two views of a pair: in two images, or in the halves of one, left or top first."""
 
-_LEFT_WORD = r"(?<!c)left|(?<![a-z])l(?![a-z])"  # not cleft
-_RIGHT_WORD = r"(?<![bf])(?<!up)(?<!copy)right|(?<![a-z])r(?![a-z])"  # not bright
+_LEFT_WORD = r"(?<!\bc)(?<!_c)left|(?<![a-z])l(?![a-z])"  # not cleft
+_OTHERS = "".join(rf"(?<!\b{start})(?<!_{start})" for start in ("b", "f", "up", "copy"))
+_RIGHT_WORD = rf"{_OTHERS}right|(?<![a-z])r(?![a-z])"  # not bright, but rgbright
 _SIDES = re.compile(f"{_LEFT_WORD}|{_RIGHT_WORD}", re.IGNORECASE)
 _LEFT = re.compile(_LEFT_WORD, re.IGNORECASE)
 _NO_VIEW = re.compile(

@@ -34,9 +34,15 @@ FOLDERS = {
         {"a": ("h/a/left.png", "h/a/right.png")},
     ),
     "words that contain left and right": (
-        ["w/bright_left.png", "w/bright_right.png", "w/cleft.png", "w/copyright.png"],
+        [
+            *("w/bright_left.png", "w/bright_right.png", "w/cleft.png", "w/copyright.png"),
+            *("w/the_bright.png", "w/rgbLeft.png", "w/rgbRight.png"),
+        ],
         ["w"],
-        {"bright": ("w/bright_left.png", "w/bright_right.png")},
+        {
+            "bright": ("w/bright_left.png", "w/bright_right.png"),
+            "rgb": ("w/rgbLeft.png", "w/rgbRight.png"),
+        },
     ),
     "two folders whose names say left and right": (
         ["x/left_01.png", "x/left_02.png", "y/right_02.png", "y/right_01.png"],
