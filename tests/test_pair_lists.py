@@ -75,11 +75,14 @@ def test_where_names_would_be_the_same_they_are_those_of_the_left_images(tmp_pat
     assert list(rows(path)) == ["image_2/0", "image_0/0"]
 
 
-@pytest.mark.parametrize("wrong", ["c.png", ",c.png", "'c.png'"])
-def test_a_wrong_line_is_named(wrong, tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "side"), [("c.png", "right"), (",c.png", "left"), ("'c.png'", "right")]
+)
+def test_a_wrong_line_is_named(wrong, side, tmp_path):
     path = tmp_path / "pairs.txt"
     path.write_text(f"a.png b.png\n{wrong}\n")
-    with pytest.raises(ValueError, match=r"pairs\.txt, line 2: no (left|right); expected 'LEFT "):
+    told = rf"pairs\.txt, line 2: no {side}; expected 'LEFT RIGHT' on"
+    with pytest.raises(ValueError, match=told):
         read_pair_list(path)
 
 

@@ -48,17 +48,18 @@ def write_summary(folder: Path) -> Path:
         raise FileNotFoundError(f"{folder}: no run that has taken a step is in this folder")
     config = read_record(folder / "config.json", dict[str, Any], remedy="damaged")
     try:
+        best_step = _best_step(folder)
         parts = [
             f"# Training run {folder.absolute().name}",
             _state(config, records, sessions[-1]),
             _facts(config, records, sessions),
-            *_validation(records, _best_step(folder)),
+            *_validation(records, best_step),
             "## Curves\n\n![loss, error, learning rate and validation](curves.png)",
         ]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         told = f"config.json, environment.json or metrics.jsonl is damaged ({error!r})"
         raise ValueError(f"{folder}: {told}") from error
-    write_curves(folder / "curves.png", records, _best_step(folder))
+    write_curves(folder / "curves.png", records, best_step)
     write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
     return folder / "summary.md"
 

@@ -130,14 +130,16 @@ def test_wrong_lines_are_named(tmp_path, name, text, told):
 
 def test_a_frame_named_twice_is_refused(tmp_path):
     write_text(kitti2015(tmp_path) / "a.txt", f"{GWCNET.format(0)}\n{GWCNET.format(0)}\n")
-    with pytest.raises(ValueError, match=r"line 2: .*training/image_2/000000_10\.png is listed"):
+    told = rf"line 2: {tmp_path}/training/image_2/000000_10\.png is listed"
+    with pytest.raises(ValueError, match=told):
         PairList(tmp_path / "a.txt")
 
 
 def test_one_name_for_two_frames_or_for_both_views_is_refused(tmp_path):
     line = GWCNET.format(0)
     write_text(kitti2015(tmp_path) / "a.txt", f"{line}\n./{line}\n")
-    with pytest.raises(ValueError, match=r"line 2: .*training/image_2/000000_10\.png is listed"):
+    told = rf"line 2: {tmp_path}/training/image_2/000000_10\.png is listed"
+    with pytest.raises(ValueError, match=told):
         PairList(tmp_path / "a.txt")
     write_text(tmp_path / "b.txt", line.replace("image_3", "image_2"))
     with pytest.raises(ValueError, match=r"line 1: .* is both left and right"):
